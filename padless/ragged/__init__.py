@@ -1,0 +1,7 @@
+"""Packed steps: which of a grid's steps are real, their values, and what may be done with them."""
+
+from padless.ragged import functions as functions
+from padless.ragged.index import Index as Index
+from padless.ragged.packed import Packed as Packed
+from padless.ragged.packed import pack as pack
+from padless.ragged.packed import unpack as unpack

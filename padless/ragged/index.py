@@ -1,0 +1,198 @@
+"""Which steps of a padded grid are real, and where they came from.
+
+An `Index` is built once per mask, on the host, and shared by reference by everything that runs on those steps. The real
+steps are numbered sequence after sequence in time order; all that a kernel asks for (time-major order, gaps, lengths)
+is derived on first use and kept, on the host as NumPy arrays and on each device as tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Name = Literal["flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before",
+               "gap_rows"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Packed steps in time-major order, longest sequence first: what a scan walks through.
+
+    `sizes[t]` sequences are alive at step t and are the first ones of the sorted rows; `take` brings packed steps into
+    this order, `back` undoes it; `rows` are the sorted rows, `rank` their inverse. With `reverse` each sequence
+    starts at its own last step.
+    """
+
+    take: torch.Tensor
+    back: torch.Tensor
+    rows: torch.Tensor
+    rank: torch.Tensor
+    sizes: tuple[int, ...]
+    starts: tuple[int, ...]
+
+
+class Index:
+    """The real steps of a `(B, T)` grid; `outer` is the level above when the rows are themselves steps of a grid.
+
+    `mask` is boolean, `(B, T)`; with an `outer` of shape `(B, S)` the rows are the `B * S` inner sequences.
+    `born` says in words where the mask came from, for messages.
+
+    >>> index = Index(np.array([[1, 0, 1, 0]], dtype=bool))
+    >>> index.steps, index.rows.tolist(), index.positions.tolist(), index.offsets.tolist()
+    (2, [0, 0], [0, 2], [0, 2])
+    """
+
+    def __init__(self, mask: NDArray[np.bool_], outer: Index | None = None, born: str = "a mask") -> None:
+        self.shape: tuple[int, int] = (mask.shape[0], mask.shape[1])
+        self.outer = outer
+        self.born = born
+        self.flat: Ints = np.flatnonzero(mask)
+        width = max(self.shape[1], 1)
+        self.rows: Ints = self.flat // width
+        self.positions: Ints = self.flat - self.rows * width
+        self.offsets: Ints = np.zeros(self.shape[0] + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.rows, minlength=self.shape[0]), out=self.offsets[1:])
+        self._device: dict[tuple[str, torch.device], torch.Tensor] = {}
+        self._orders: dict[tuple[bool, torch.device], Order] = {}
+
+    @staticmethod
+    def from_mask(mask: NDArray[np.bool_], born: str = "a mask") -> Index:
+        """The index of a boolean grid; each axis beyond two adds an outer level ("some inner step is real").
+
+        >>> inner = Index.from_mask(np.array([[[1, 1], [0, 0]]], dtype=bool))
+        >>> inner.shape, inner.grid, inner.outer.offsets.tolist()
+        ((2, 2), (1, 2, 2), [0, 1])
+        """
+        if mask.ndim == 2:
+            return Index(mask, born=born)
+        return Index(mask.reshape(-1, mask.shape[-1]), Index.from_mask(np.asarray(mask.any(-1)), born), born)
+
+    @staticmethod
+    def from_lengths(lengths: Ints, width: int | None = None, born: str = "lengths") -> Index:
+        """Right-padded sequences of these lengths on a grid `width` wide (the longest, unless given)."""
+        width = int(lengths.max(initial=0)) if width is None else width
+        return Index(np.arange(width) < np.asarray(lengths)[:, None], born=born)
+
+    @property
+    def steps(self) -> int:
+        """N, the number of real steps."""
+        return len(self.flat)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The leading axes of the padded array: `(B, T)`, or `(B, S, W)` under an outer level."""
+        return self.shape if self.outer is None else (*self.outer.grid, self.shape[1])
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """How many real steps each row has."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """The boolean grid, with the shape of `grid`."""
+        mask = np.zeros(self.shape[0] * self.shape[1], dtype=bool)
+        mask[self.flat] = True
+        return mask.reshape(self.grid)
+
+    @cached_property
+    def rank(self) -> Ints:
+        """For each cell of the flattened grid its number among the real steps, -1 where it is not real."""
+        rank = np.full(self.shape[0] * self.shape[1], -1, dtype=np.int64)
+        rank[self.flat] = np.arange(self.steps)
+        return rank
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether every cell of the grid is real."""
+        return self.steps == self.shape[0] * self.shape[1]
+
+    # Gaps: the runs of masked steps within a row. One row of `fill` stands for each.
+
+    @cached_property
+    def masked(self) -> Ints:
+        """The masked cells of the flattened grid."""
+        return np.flatnonzero(self.rank < 0)
+
+    @cached_property
+    def _gap_starts(self) -> NDArray[np.bool_]:
+        """Which of the masked cells open a gap."""
+        first = np.ones(len(self.masked), dtype=bool)
+        first[1:] = (np.diff(self.masked) > 1) | (self.masked[1:] % max(self.shape[1], 1) == 0)
+        return first
+
+    @cached_property
+    def gap_of(self) -> Ints:
+        """For each masked cell the number of its gap."""
+        return np.cumsum(self._gap_starts) - 1
+
+    @cached_property
+    def gap_cells(self) -> Ints:
+        """For each gap its first cell in the flattened grid."""
+        return self.masked[self._gap_starts]
+
+    @property
+    def gaps(self) -> int:
+        """G, the number of gaps."""
+        return len(self.gap_cells)
+
+    @cached_property
+    def gap_rows(self) -> Ints:
+        """For each gap its row."""
+        return self.gap_cells // max(self.shape[1], 1)
+
+    @cached_property
+    def gap_before(self) -> Ints:
+        """For each gap the real step just before it, -1 where the row begins with the gap."""
+        inside = self.gap_cells % max(self.shape[1], 1) > 0
+        return np.where(inside, self.rank[np.maximum(self.gap_cells - 1, 0)] if len(self.rank) else -1, -1)
+
+    # Device copies and orders
+
+    def at(self, name: Name, device: torch.device) -> torch.Tensor:
+        """One of the arrays above as an int64 tensor on a device, copied there once."""
+        key = (name, device)
+        if key not in self._device:
+            self._device[key] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(device)
+        return self._device[key]
+
+    def order(self, device: torch.device, reverse: bool = False) -> Order:
+        """Time-major order of the packed steps, longest sequence first."""
+        key = (reverse, device)
+        if key not in self._orders:
+            rows = np.argsort(-self.lengths, kind="stable")
+            rank = np.empty_like(rows)
+            rank[rows] = np.arange(len(rows))
+            longest = int(self.lengths.max(initial=0))
+            alive = np.bincount(np.maximum(self.lengths, 0), minlength=longest + 1)
+            sizes = self.shape[0] - np.cumsum(alive)[:longest]
+            starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+            time = np.arange(self.steps) - self.offsets[self.rows]
+            if reverse:
+                time = self.lengths[self.rows] - 1 - time
+            back = starts[time] + rank[self.rows]
+            take = np.empty_like(back)
+            take[back] = np.arange(self.steps)
+            moves: list[torch.Tensor] = [torch.from_numpy(a).to(device) for a in (take, back, rows, rank)]
+            self._orders[key] = Order(*moves, sizes=tuple(map(int, sizes)), starts=tuple(map(int, starts)))
+        return self._orders[key]
+
+    def coordinates(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """For each real step its place on every leading axis of the grid."""
+        columns = (self.at("positions", device),)
+        if self.outer is None:
+            return (self.at("rows", device), *columns)
+        return (*torch.unravel_index(self.at("rows", device), self.outer.grid), *columns)
+
+    def equals(self, other: Index) -> bool:
+        """Whether both mark the same steps of the same grid."""
+        return self is other or (self.grid == other.grid and np.array_equal(self.flat, other.flat))
+
+    def __repr__(self) -> str:
+        return f"Index({self.steps} of {' x '.join(map(str, self.grid))} steps, born of {self.born})"

@@ -1,0 +1,60 @@
+"""Rows from one place to another, with the cheap backward.
+
+Autograd's own backward of a gather adds into a zeroed buffer. Where every row is taken at most once, the backward is
+itself a move, three times cheaper; and both moves are differentiable again.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, chosen: Tensor, back: Tensor | None) -> Tensor:
+        ctx.save_for_backward(chosen, back)
+        ctx.n = rows.shape[0]
+        return rows.index_select(0, chosen)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        chosen, back = ctx.saved_tensors
+        if back is not None:
+            return _Take.apply(grads[0], back, chosen), None, None
+        return _Place.apply(grads[0], chosen, ctx.n), None, None
+
+
+class _Place(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, chosen: Tensor, n: int) -> Tensor:
+        ctx.save_for_backward(chosen)
+        return rows.new_zeros((n, *rows.shape[1:])).index_copy_(0, chosen, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (chosen,) = ctx.saved_tensors
+        return _Take.apply(grads[0].contiguous(), chosen, None), None, None
+
+
+def take(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
+    """`rows[chosen]`, for distinct rows."""
+    return _Take.apply(rows, chosen, None)  # pyright: ignore[reportReturnType]
+
+
+def permute(
+    rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], back: Int[Tensor, " n"]
+) -> Shaped[Tensor, "n *rest"]:
+    """`rows[order]`, where `back` is the inverse of the permutation `order`."""
+    return _Take.apply(rows, order, back)  # pyright: ignore[reportReturnType]
+
+
+def place(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) -> Shaped[Tensor, "n *rest"]:
+    """`n` rows of zeros with `rows` at the distinct places `chosen`; the inverse of `take`."""
+    return _Place.apply(rows, chosen, n)  # pyright: ignore[reportReturnType]
+
+
+def take_or_zero(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
+    """`rows[chosen]` with zeros where `chosen` is -1; rows may be taken more than once."""
+    return torch.cat([rows.new_zeros((1, *rows.shape[1:])), rows]).index_select(0, chosen + 1)

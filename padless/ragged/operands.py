@@ -1,0 +1,118 @@
+"""Who calls a torch function on a Packed, and how the other operands meet its steps.
+
+A plain operand broadcasts against the grid `(B, T, ...)` and is gathered, never taken as `(N, ...)`. What it is at
+masked steps is told to the fill where one row per gap can say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padless.errors import ShapeError
+from padless.ragged.index import Index
+from padless.ragged.packed import Packed
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Who is calling torch functions, and whether that layer may look at the grid."""
+
+    layer: str = ""
+    grid: bool = False
+
+
+_scope: ContextVar[Scope] = ContextVar("scope", default=Scope())
+
+
+@contextmanager
+def scope(layer: str, grid: bool) -> Iterator[None]:
+    """While this lasts, torch functions on a Packed are called by `layer`; with `grid` they may mix steps."""
+    token = _scope.set(Scope(layer, grid))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+class Refused(Exception):
+    """Within this room: the function would mix steps. Carries what is special about it, if anything."""
+
+
+@dataclass
+class Both:
+    """A plain operand brought to the steps: how it meets the values, and how the fill (None: it cannot)."""
+
+    values: Tensor
+    fill: Tensor | None
+
+
+def calling() -> Scope:
+    """Who is calling now."""
+    return _scope.get()
+
+
+def align(packed: Packed, operand: Tensor) -> Tensor | Both:
+    """A plain operand as it meets the values of `packed` when both are thought of on the grid."""
+    rank, lead = packed.ndim, packed.lead
+    if operand.ndim <= rank - lead:
+        return operand
+    if operand.ndim > rank:
+        raise Refused(f"The other operand has {operand.ndim} axes, more than the {rank} of the grid.")
+    shape = (1,) * (rank - operand.ndim) + tuple(operand.shape)
+    leading, grid = shape[:lead], packed.index.grid
+    if any(size not in (1, full) for size, full in zip(leading, grid, strict=True)):
+        if _scope.get().grid:
+            raise Refused
+        raise ShapeError(f"An operand of shape {tuple(operand.shape)} does not broadcast against the grid "
+                         f"{tuple(packed.shape)}. Values per real step are combined as padless.pack(x, like=packed).")
+    operand = operand.reshape(shape)
+    if all(size == 1 for size in leading):
+        return operand.reshape(1, *shape[lead:])
+    values = _picked(operand, packed.index.coordinates(operand.device))
+    return Both(values, shown(packed, operand))
+
+
+def _picked(operand: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """The rows of a grid at these places; an axis of size 1 stands for all."""
+    sizes = operand.shape[: len(places)]
+    return operand[tuple(p if size > 1 else torch.zeros_like(p) for p, size in zip(places, sizes, strict=True))]
+
+
+def shown(packed: Packed, operand: Tensor) -> Tensor | None:
+    """What an operand is at masked steps: one row per gap, if it is one number per sequence, else 0 (None).
+
+    A layer that looks at the grid sees all of it: a row per gap if that is enough, as for a mask, or one per cell.
+    """
+    index = packed.index
+    if not _scope.get().grid:
+        by_row = packed.fill is not None and packed.lead == 2 and operand.shape[1] == 1
+        return operand[index.at("gap_rows", operand.device), 0] if by_row else None
+    cells = _picked(operand, torch.unravel_index(index.at("masked", operand.device), index.grid))
+    firsts = _picked(operand, torch.unravel_index(index.at("gap_cells", operand.device), index.grid))
+    same = torch.equal(cells, firsts.index_select(0, index.at("gap_of", operand.device)))
+    return firsts if same else cells
+
+
+def fills_of(index: Index, operands: list[Any]) -> dict[int, Tensor] | None:
+    """What each operand shows at masked steps, as many rows for each; None if one cannot say.
+
+    For a layer that looks at the grid all can: what is not known shows zeros, or needs a row for each masked cell.
+    """
+    if _scope.get().grid:
+        found = {id(x): (x.values.new_zeros((index.gaps, *x.values.shape[1:])) if x.fill is None else x.fill)
+                 for x in operands}
+    elif any(x.fill is None for x in operands):
+        return None
+    else:
+        found = {id(x): x.fill for x in operands}
+    if len({len(fill) for fill in found.values()}) == 1:
+        return found
+    spread = index.at("gap_of", operands[0].values.device)
+    return {key: fill if len(fill) == len(index.masked) else fill.index_select(0, spread) for key, fill in found.items()}

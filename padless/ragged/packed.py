@@ -1,0 +1,357 @@
+"""The real steps and nothing else.
+
+    grid (B, T, ...) --pack--> Packed(values (N, ...), index) --layers--> Packed --unpack--> grid, only at the edge
+
+The law: `unpack(pack(x, mask))` is `x` wherever `mask` is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree
+
+from padless.errors import MaskError, ShapeError
+from padless.ragged.index import Index
+from padless.ragged.mask import as_mask, cut, narrow
+from padless.ragged.moves import place, take, take_or_zero
+from padless.ragged.operators import Operators
+
+_showing: ContextVar[bool] = ContextVar("showing", default=True)
+
+
+@contextmanager
+def showing(wanted: bool) -> Iterator[None]:
+    """While this lasts, whether anybody will look at what masked steps show; if not, layers make no fill."""
+    token = _showing.set(wanted)
+    try:
+        yield
+    finally:
+        _showing.reset(token)
+
+
+def shows() -> bool:
+    """Whether what is made now needs a fill."""
+    return _showing.get()
+
+
+@dataclass(eq=False, repr=False)
+class Packed(Operators):
+    """The N real steps of a padded grid, `values` `(N, ...)`, and the `index` that knows where they stand.
+
+    From outside it reads as the grid: `shape` is `(B, T, ...)`, `mask` the boolean grid, `numpy()` the padded array,
+    iteration gives one tensor per sequence. `fill` is what the grid shows where no step is, one row per gap `(G, ...)`;
+    None shows zeros (a layer that looks at the grid may need a row for each masked cell `(M, ...)`, and gets it while
+    it runs). Torch functions work on it as long as they keep the mask, and raise `MaskLost` otherwise.
+
+    >>> h = pack(torch.tensor([[1., 2., 9.], [3., 9., 9.]]), mask=[[1, 1, 0], [1, 0, 0]])
+    >>> h.values, tuple(h.shape)
+    (tensor([1., 2., 3.]), (2, 3))
+    >>> (h * 10).numpy().tolist()
+    [[10.0, 20.0, 0.0], [30.0, 0.0, 0.0]]
+    """
+
+    values: Tensor
+    index: Index
+    fill: Tensor | None = None
+
+    __array_ufunc__ = None  # NumPy must not take it apart
+    functions: ClassVar[Callable[..., Any]]  # the table of torch functions that keep a mask; functions.py puts it here
+
+    def __post_init__(self) -> None:
+        if self.values.shape[:1] != (self.index.steps,):
+            raise ShapeError(f"Packed values must have one row for each of the {self.index.steps} real steps; "
+                             f"got shape {tuple(self.values.shape)}. To pack a padded array use padless.pack.")
+
+    @staticmethod
+    def from_sequences(sequences: Sequence[Any], dtype: torch.dtype | None = None) -> Packed:
+        """Sequences of different lengths, each `(length, ...)`, side by side; the grid is as wide as the longest.
+
+        >>> Packed.from_sequences([[1, 2, 3], [], [4]]).numpy().tolist()
+        [[1, 2, 3], [0, 0, 0], [4, 0, 0]]
+        """
+        rows = [_row(s, number, dtype) for number, s in enumerate(sequences)]
+        if any(row.ndim == 0 for row in rows):
+            raise ShapeError("Packed.from_sequences expected a list of sequences, each with a time axis; got scalars. "
+                             "For one sequence give a list that holds it.")
+        full = [row for row in rows if len(row)]  # an empty list has no dtype and no features of its own
+        rest = {tuple(row.shape[1:]) for row in full} or {tuple(row.shape[1:]) for row in rows} or {()}
+        if len(rest) > 1:
+            raise ShapeError(f"All sequences must have the same feature shape; got {sorted(rest)}.")
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        values = torch.cat(full) if full else torch.zeros((0, *rest.pop()), dtype=rows[0].dtype if rows else dtype)
+        return Packed(values, Index.from_lengths(lengths, born="a list of sequences"))
+
+    @property
+    def lead(self) -> int:
+        """How many leading axes of the grid are batch and time: 2, or more under outer levels."""
+        return len(self.index.grid)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the padded grid, `(B, T, ...)`."""
+        return torch.Size((*self.index.grid, *self.values.shape[1:]))
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of the grid."""
+        return self.lead + self.values.ndim - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are; the index lives on the host."""
+        return self.values.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the values take part in autograd."""
+        return self.values.requires_grad
+
+    @property
+    def mask(self) -> Tensor:
+        """The boolean grid of real steps, on the device of the values."""
+        return torch.tensor(self.index.mask, device=self.device)  # a copy: the index is shared
+
+    @property
+    def lengths(self) -> Tensor:
+        """How many real steps each sequence has."""
+        return self.index.at("lengths", self.device).clone()
+
+    def with_values(self, values: Tensor, fill: Tensor | None = None) -> Packed:
+        """Other values on the same steps."""
+        return Packed(values, self.index, fill)
+
+    def unpack(self, padding: float | None = None) -> Tensor:
+        """The padded grid `(B, T, ...)`; masked steps show `fill`, or the number `padding` where one is given."""
+        index, rest = self.index, self.values.shape[1:]
+        grid = place(self.values, index.at("flat", self.device), index.shape[0] * index.shape[1])
+        if not index.full and (padding is not None or self.fill is not None):
+            if padding is not None or self.fill is None:
+                shown = self.values.new_full((len(index.masked), *rest), padding or 0)
+            else:
+                shown = self.fill_of_cells()
+            grid = grid.index_copy(0, index.at("masked", self.device), shown)
+        return grid.reshape(*index.grid, *rest)
+
+    def fill_of_cells(self) -> Tensor:
+        """What each masked cell of the grid shows, `(M, ...)`."""
+        index = self.index
+        if self.fill is None:
+            return self.values.new_zeros((len(index.masked), *self.values.shape[1:]))
+        if len(self.fill) == len(index.masked):
+            return self.fill
+        return self.fill.index_select(0, index.at("gap_of", self.device))
+
+    def sequences(self) -> list[Tensor]:
+        """One tensor `(length, ...)` per sequence, without padding."""
+        return list(torch.split(self.values, self.index.lengths.tolist()))
+
+    def numpy(self) -> NDArray[Any]:
+        """The padded grid as a NumPy array, detached."""
+        return self.unpack().detach().cpu().numpy()
+
+    def at_steps(self, index: Index) -> Packed:
+        """These values on the steps of another index of the same grid.
+
+        Fewer steps are a gather. A step that is not here is read from `fill`; without one it is a `MaskError`.
+        """
+        if self.index is index or self.index.equals(index):
+            return self
+        if index.grid != self.index.grid:
+            raise MaskError(f"A mask of shape {index.grid} does not fit steps on a grid of shape {self.index.grid}.")
+        found = self.index.rank[index.flat]
+        if (found >= 0).all():
+            return Packed(take(self.values, torch.from_numpy(found).to(self.device)), index)
+        if self.fill is None:
+            row, step = divmod(int(index.flat[found < 0][0]), index.shape[1])
+            raise MaskError(f"The given mask marks step {step} of row {row} as real, but the input, masked by "
+                            f"{self.index.born}, holds nothing there. Mark fewer steps, or mask the data differently "
+                            f"at the start.")
+        row = np.zeros(len(self.index.rank), dtype=np.int64)
+        row[self.index.masked] = self.index.gap_of if len(self.fill) == self.index.gaps else np.arange(len(self.fill))
+        source = np.where(found >= 0, found, self.index.steps + row[index.flat])
+        return Packed(torch.cat([self.values, self.fill])[torch.from_numpy(source).to(self.device)], index)
+
+    def rearranged(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:
+        """The grid seen through `cells`, flat cells of this grid arranged as another: slices, flips.
+
+        A gap that is put together from several shows zeros, or with `every_cell` what each of its cells showed.
+        """
+        index, steps, masked = cut(self.index, cells)
+        values = self.values.index_select(0, torch.from_numpy(steps).to(self.device))
+        if self.fill is None:
+            return Packed(values, index)
+        gaps = self.index.gap_of[masked]
+        first = np.full(index.gaps, -1, dtype=np.int64)
+        first[index.gap_of[::-1]] = np.arange(len(masked))[::-1]
+        mixed = gaps != gaps[first[index.gap_of]]
+        if every_cell and mixed.any() or len(self.fill) > self.index.gaps:
+            return Packed(values, index, self.fill_of_cells()[torch.from_numpy(masked).to(self.device)])
+        shown = gaps[first]
+        shown[index.gap_of[mixed]] = -1
+        return Packed(values, index, take_or_zero(self.fill, torch.from_numpy(shown).to(self.device)))
+
+    def widened(self, width: int) -> Packed:
+        """The same steps on a grid of this many columns, with more padding on the right; unchanged if it is too wide."""
+        index = self.index
+        if index.outer is not None or index.shape[1] >= width:
+            return self
+        mask = np.zeros((index.shape[0], width), dtype=bool)
+        mask[index.rows, index.positions] = True
+        return Packed(self.values, Index(mask, born=index.born))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def __len__(self) -> int:
+        return self.index.grid[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.sequences())
+
+    def __bool__(self) -> bool:
+        raise TypeError("The truth of a Packed is ambiguous; compare numbers, for example `packed.lengths.sum() > 0`.")
+
+    def __repr__(self) -> str:
+        return f"Packed(shape={tuple(self.shape)}, {self.index.steps} real steps, {self.dtype}, {self.device})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return cls.functions(func, args, kwargs or {})
+
+
+def pack(values: Any, mask: Any = None, lengths: Any = None, like: Packed | Index | None = None) -> Packed:
+    """Keep the real steps of a padded array `(B, T, ...)`.
+
+    Which steps are real is said by a boolean `mask` `(B, T)`, by `lengths` `(B,)` of right-padded rows, or by another
+    `Packed` or `Index` that it should be `like`; without any, by the sequences themselves if `values` is a list of
+    them, else all are real. What is already `Packed` is narrowed by a mask. What stands at masked steps is not looked at.
+
+    A `Packed` is brought to the steps of `like` by its place in the grid if it stands on more steps than those. Raises
+    `MaskError` if the mask does not fit the data, `ShapeError` if lengths disagree.
+
+    >>> pack([[1, 2], [3]]).index.steps
+    3
+    >>> pack(np.zeros((2, 3, 5)), lengths=[3, 1]).values.shape
+    torch.Size([4, 5])
+    """
+    if sum(given is not None for given in (mask, lengths, like)) > 1:
+        raise MaskError("pack takes one of `mask`, `lengths` and `like`; got more than one.")
+    mask = mask.unpack(padding=0) if isinstance(mask, Packed) else mask
+    if isinstance(values, Packed) or _is_ragged(values):
+        packed = values if isinstance(values, Packed) else Packed.from_sequences(values)
+        if like is not None:
+            return _like(packed, like if isinstance(like, Index) else like.index, packed is values)
+        if lengths is not None:
+            mask = _from_lengths(lengths, packed.index.grid)
+        if mask is None:
+            return packed
+        index = narrow(packed.index, _whole(as_mask(mask, tuple(packed.shape)), packed.index), "the given mask")
+        return packed.at_steps(index)
+    grid = values if isinstance(values, Tensor) else torch.as_tensor(_owned(np.asarray(values)))
+    if grid.ndim < 2:
+        raise ShapeError(f"pack expected an array of shape (batch, steps, ...); got {tuple(grid.shape)}.")
+    if like is not None:
+        index = like if isinstance(like, Index) else like.index
+        if tuple(grid.shape[: len(index.grid)]) != index.grid:
+            raise ShapeError(f"An array of shape {tuple(grid.shape)} cannot be packed like a grid of shape "
+                             f"{index.grid}: batch and steps must be the same.")
+    elif lengths is not None:
+        index = Index(_from_lengths(lengths, tuple(grid.shape)), born="lengths")
+    elif mask is not None:
+        index = Index.from_mask(as_mask(mask, tuple(grid.shape)), "the given mask")
+    else:
+        index = Index(np.ones(grid.shape[:2], dtype=bool), born="no mask: every step is real")
+    return Packed(gather(grid, index), index)
+
+
+def gather(grid: Tensor, index: Index) -> Tensor:
+    """The real steps `(N, ...)` of a grid `(B, T, ...)` that has the leading shape of the index."""
+    flat = grid.reshape(index.shape[0] * index.shape[1], *grid.shape[len(index.grid) :])
+    return flat if index.full else take(flat, index.at("flat", grid.device))
+
+
+def unpack(packed: Packed, padding: float | None = None) -> Tensor:
+    """The padded grid of a `Packed`; a plain tensor is a grid already."""
+    return packed.unpack(padding) if isinstance(packed, Packed) else packed
+
+
+def _row(sequence: Any, number: int, dtype: torch.dtype | None) -> Tensor:
+    """One sequence as a tensor; Python's floats get torch's default dtype."""
+    if isinstance(sequence, Tensor):
+        return sequence if dtype is None else sequence.to(dtype)
+    try:
+        array = np.asarray(sequence)
+    except ValueError as ragged:
+        raise ShapeError(f"Sequence {number} has steps of unequal size: each step must have the same feature shape. For "
+                         f"sequences of sequences give a padded array and a mask of three axes.") from ragged
+    if array.dtype.kind not in "iufbc":
+        raise ShapeError(f"Sequence {number} must hold numbers; got {array.dtype}.")
+    if dtype is None and array.dtype == np.float64 and not isinstance(sequence, np.ndarray):
+        dtype = torch.get_default_dtype()
+    return torch.as_tensor(_owned(array), dtype=dtype)
+
+
+def _owned(array: NDArray[Any]) -> NDArray[Any]:
+    """An array that torch can share: writeable, and without steps backwards."""
+    return array if array.flags.writeable and all(s >= 0 for s in array.strides) else array.copy()
+
+
+def _is_ragged(values: Any) -> bool:
+    """Whether this is a list of sequences: anything but a rectangular array under way."""
+    return isinstance(values, list | tuple) and all(isinstance(v, list | tuple | np.ndarray | Tensor) for v in values)
+
+
+def _like(packed: Packed, index: Index, by_place: bool) -> Packed:
+    """Sequences on the steps of `index`: equal lengths row by row, wherever the grid puts them; or fewer steps."""
+    if packed.index.grid == index.grid and (by_place or packed.index.full):
+        if (packed.index.rank[index.flat] >= 0).all():
+            return packed.at_steps(index)
+    if packed.index.shape[0] != index.shape[0] or not np.array_equal(packed.index.lengths, index.lengths):
+        theirs, ours = packed.index.lengths, index.lengths
+        row = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+        raise ShapeError(f"{len(theirs)} sequences cannot be packed like {len(ours)}: row {row} has "
+                         f"{theirs[row] if row < len(theirs) else 'no'} steps, expected "
+                         f"{ours[row] if row < len(ours) else 'no such row'}.")
+    return Packed(packed.values, index)
+
+
+def _from_lengths(lengths: Any, grid: tuple[int, ...]) -> NDArray[np.bool_]:
+    array = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths)
+    if array.shape != grid[:1] or array.dtype.kind not in "iu" or (array < 0).any() or (array > grid[1]).any():
+        raise ShapeError(f"`lengths` must be {grid[0]} integers between 0 and {grid[1]}, one per row of the data of "
+                         f"shape {grid}; got {array!r}.")
+    return np.arange(grid[1]) < array[:, None]
+
+
+def _whole(mask: NDArray[np.bool_], index: Index) -> NDArray[np.bool_]:
+    """A mask of the outer level spread over the inner steps."""
+    return np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(index.grid) - mask.ndim)), index.grid)
+
+
+_pytree.register_pytree_node(
+    Packed,
+    lambda p: ([p.values, p.fill], p.index),
+    lambda leaves, index: _rebuild(list(leaves), index),
+    serialized_type_name="padless.Packed",
+)
+
+
+def _rebuild(leaves: list[Any], index: Any) -> Packed:
+    """A Packed around whatever leaves a tree function made, tensors or not."""
+    packed = object.__new__(Packed)
+    packed.values, packed.fill, packed.index = leaves[0], leaves[1], index
+    return packed
