@@ -1,0 +1,1 @@
+"""Numbers without symbols: functions of packed values and an index."""

@@ -1,0 +1,234 @@
+"""A step sees its past: recurrent cells over packed steps.
+
+A masked step does not exist, so the state passes over it, and the last state of a sequence is the one after its last
+real step (the initial one if it has none). Steps go in time-major order, longest sequence first: at each time the
+sequences still alive are the first rows, and the others are through.
+
+Numbers are Keras's: LSTM gates i, f, c, o; GRU gates z, r, h with `h = z * h + (1 - z) * candidate`. Outputs stand in
+packed order, each where its input stands, also with `reverse`; states are `(B, U)` in the order of the batch, empty
+rows included. Under autocast inputs, weights and states all take its dtype, as in torch's own recurrent layers.
+
+`PATHS` names the ways to compute a cell: "reference" takes anything; "packed" (`scan_fast.py`) takes the usual
+activations and no recurrent dropout, and gives no second derivatives. A compiled one would be a further entry.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from padless.errors import ArgumentError, ShapeError, one_of
+from padless.kernels import scan_fast
+from padless.ragged.index import Index
+from padless.ragged.moves import permute
+
+Activation = Callable[[Tensor], Tensor]
+States = tuple[Tensor, ...]
+Step = Callable[[Tensor, States, Tensor], tuple[Tensor, States]]
+
+
+def scan(
+    values: Shaped[Tensor, "n *features"], index: Index, step: Step, states: States, *, reverse: bool = False
+) -> tuple[Shaped[Tensor, "n *outputs"], States]:
+    """Any cell over the packed steps: outputs in packed order and the last states.
+
+    `step(x, states, rows)` gets the inputs `(b, ...)` of the b sequences alive at this time, their states, each
+    `(b, ...)`, and which rows of the batch they are; it returns their outputs and new states. Over no steps at all it
+    is called once, with no rows, to know the shape of an output.
+
+    >>> index = Index.from_lengths(torch.tensor([2, 0, 1]).numpy())
+    >>> total = lambda x, states, rows: (states[0] + x, (states[0] + x,))
+    >>> scan(torch.tensor([1., 2., 5.]), index, total, (torch.zeros(3),))
+    (tensor([1., 3., 5.]), (tensor([3., 0., 5.]),))
+    """
+    order = index.order(values.device, reverse)
+    if not order.sizes:
+        return step(values, tuple(state[:0] for state in states), order.rows[:0])[0], states
+    states = tuple(state.index_select(0, order.rows) for state in states)
+    outputs, ended, width = [], [], index.shape[0]
+    for x in permute(values, order.take, order.back).split(order.sizes):
+        alive = x.shape[0]
+        if alive < width:
+            ended.append(tuple(state[alive:] for state in states))
+            states, width = tuple(state[:alive] for state in states), alive
+        out, states = step(x, states, order.rows[:alive])
+        outputs.append(out)
+    ended.append(states)
+    last = tuple(torch.cat(parts[::-1]).index_select(0, order.rank) for parts in zip(*ended, strict=True))
+    return permute(torch.cat(outputs), order.back, order.take), last
+
+
+def lstm(
+    values: Float[Tensor, "n features"],
+    index: Index,
+    kernel: Float[Tensor, "features gates"],
+    recurrent: Float[Tensor, "units gates"],
+    bias: Float[Tensor, " gates"] | None,
+    h0: Float[Tensor, "b units"],
+    c0: Float[Tensor, "b units"],
+    *,
+    reverse: bool = False,
+    activation: Activation = torch.tanh,
+    recurrent_activation: Activation = torch.sigmoid,
+    recurrent_masks: Float[Tensor, "4 b units"] | None = None,
+    path: str | None = None,
+) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"], Float[Tensor, "b units"]]:
+    """Keras's LSTM: outputs, last h, last c. `recurrent_masks` multiply the previous h on its way into each gate."""
+    usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
+    run = _path("lstm", path, values, usual)
+    weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, c0, recurrent_masks)
+    with unautocast:
+        return run(index, reverse, activation, recurrent_activation, *weights)
+
+
+def gru(
+    values: Float[Tensor, "n features"],
+    index: Index,
+    kernel: Float[Tensor, "features gates"],
+    recurrent: Float[Tensor, "units gates"],
+    bias: Float[Tensor, "2 gates"] | Float[Tensor, " gates"] | None,
+    h0: Float[Tensor, "b units"],
+    *,
+    reset_after: bool = True,
+    reverse: bool = False,
+    activation: Activation = torch.tanh,
+    recurrent_activation: Activation = torch.sigmoid,
+    recurrent_masks: Float[Tensor, "3 b units"] | None = None,
+    path: str | None = None,
+) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
+    """Keras's GRU: outputs, last h. With `reset_after` the bias has two rows, for inputs and state, else one axis."""
+    if bias is not None and bias.ndim != 1 + reset_after:
+        raise ShapeError(f"The bias of a GRU with reset_after={reset_after} has shape "
+                         f"{'(2, 3 * units)' if reset_after else '(3 * units,)'}; got {tuple(bias.shape)}.")
+    usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
+    run = _path("gru", path, values, usual and reset_after)
+    weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
+    with unautocast:
+        return run(index, reverse, activation, recurrent_activation, reset_after, *weights)
+
+
+def simple_rnn(
+    values: Float[Tensor, "n features"],
+    index: Index,
+    kernel: Float[Tensor, "features units"],
+    recurrent: Float[Tensor, "units units"],
+    bias: Float[Tensor, " units"] | None,
+    h0: Float[Tensor, "b units"],
+    *,
+    reverse: bool = False,
+    activation: Activation = torch.tanh,
+    recurrent_masks: Float[Tensor, "1 b units"] | None = None,
+    path: str | None = None,
+) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
+    """Keras's SimpleRNN: outputs, last h."""
+    usual = (activation is torch.tanh or activation is torch.relu) and recurrent_masks is None
+    run = _path("simple_rnn", path, values, usual)
+    weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
+    with unautocast:
+        return run(index, reverse, activation, *weights)
+
+
+# The reference
+
+
+def _lstm_reference(
+    index: Index, reverse: bool, activation: Activation, recurrent_activation: Activation, values: Tensor,
+    kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor, masks: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    def step(z: Tensor, states: States, rows: Tensor) -> tuple[Tensor, States]:
+        h, c = states
+        i, f, g, o = (z + _of_state(h, recurrent, masks, rows)).chunk(4, 1)
+        c = recurrent_activation(f) * c + recurrent_activation(i) * activation(g)
+        h = recurrent_activation(o) * activation(c)
+        return h, (h, c)
+
+    outputs, (h, c) = scan(_plus(values @ kernel, bias), index, step, (h0, c0), reverse=reverse)
+    return outputs, h, c
+
+
+def _gru_reference(
+    index: Index, reverse: bool, activation: Activation, recurrent_activation: Activation, reset_after: bool,
+    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, masks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    of_inputs, of_states = (bias[0], bias[1]) if bias is not None and reset_after else (bias, None)
+    both = 2 * h0.shape[1]  # the columns of the gates z and r
+
+    def step(x: Tensor, states: States, rows: Tensor) -> tuple[Tensor, States]:
+        (h,) = states
+        if reset_after:
+            inner = _plus(_of_state(h, recurrent, masks, rows), of_states)
+            z, r = recurrent_activation(x[:, :both] + inner[:, :both]).chunk(2, 1)
+            candidate = activation(x[:, both:] + r * inner[:, both:])
+        else:
+            inner = _of_state(h, recurrent[:, :both], None if masks is None else masks[:2], rows)
+            z, r = recurrent_activation(x[:, :both] + inner).chunk(2, 1)
+            masked = h if masks is None else h * masks[2, rows]
+            candidate = activation(x[:, both:] + (r * masked) @ recurrent[:, both:])
+        h = z * h + (1 - z) * candidate
+        return h, (h,)
+
+    outputs, (h,) = scan(_plus(values @ kernel, of_inputs), index, step, (h0,), reverse=reverse)
+    return outputs, h
+
+
+def _simple_rnn_reference(
+    index: Index, reverse: bool, activation: Activation, values: Tensor, kernel: Tensor, recurrent: Tensor,
+    bias: Tensor | None, h0: Tensor, masks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    def step(x: Tensor, states: States, rows: Tensor) -> tuple[Tensor, States]:
+        h = activation(x + _of_state(states[0], recurrent, masks, rows))
+        return h, (h,)
+
+    outputs, (h,) = scan(_plus(values @ kernel, bias), index, step, (h0,), reverse=reverse)
+    return outputs, h
+
+
+def _of_state(
+    h: Float[Tensor, "b units"],
+    recurrent: Float[Tensor, "units columns"],
+    masks: Float[Tensor, "parts batch units"] | None,
+    rows: Int[Tensor, " b"],
+) -> Float[Tensor, "b columns"]:
+    """The recurrent product; with masks each part of the columns sees the state through its own."""
+    if masks is None:
+        return h @ recurrent
+    parts = zip(masks, recurrent.chunk(len(masks), 1), strict=True)
+    return torch.cat([(h * mask[rows]) @ part for mask, part in parts], 1)
+
+
+def _plus(product: Tensor, bias: Tensor | None) -> Tensor:
+    return product if bias is None else product + bias
+
+
+# The paths
+
+PATHS: dict[str, dict[str, Callable[..., Any]]] = {
+    "packed": {"lstm": scan_fast.lstm, "gru": scan_fast.gru, "simple_rnn": scan_fast.simple_rnn},
+    "reference": {"lstm": _lstm_reference, "gru": _gru_reference, "simple_rnn": _simple_rnn_reference},
+}
+FAST_DEVICES = ("cpu", "cuda")
+FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _path(cell: str, forced: str | None, values: Tensor, usual: bool) -> Callable[..., Any]:
+    """The implementation of a cell: the forced one, else the fastest that can take this."""
+    if forced is not None and forced not in PATHS:
+        raise ArgumentError(one_of("path", forced, PATHS))
+    if forced == "packed" and not usual:
+        raise ArgumentError(f"The packed path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
+                            f"and (GRU) with reset_after; got something else. Use path='reference', or none.")
+    fast = usual and values.device.type in FAST_DEVICES and values.dtype in FAST_DTYPES
+    return PATHS[forced or ("packed" if fast else "reference")][cell]
+
+
+def _one_dtype(values: Tensor, *others: Tensor | None) -> tuple[list[Tensor | None], Any]:
+    """The tensors in the dtype of autocast, and the context in which nothing more is cast; unchanged without it."""
+    device = values.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return [values, *others], nullcontext()
+    dtype = torch.get_autocast_dtype(device)
+    cast = [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (values, *others)]
+    return cast, torch.autocast(device, enabled=False)
