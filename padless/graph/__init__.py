@@ -1,0 +1,5 @@
+"""Calls remembered while a model is built, and replayed on data."""
+
+from padless.graph.function import Function as Function
+from padless.graph.node import Node as Node
+from padless.graph.spec import Symbolic as Symbolic

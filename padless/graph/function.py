@@ -1,0 +1,146 @@
+"""Replay the calls that lead from some symbols to others, in order; know which of them need to show a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from padless.errors import ArgumentError
+from padless.graph.node import Node, TorchFunction
+from padless.graph.spec import Symbolic, infer, is_symbolic, leaves, map_leaves
+from padless.ragged.packed import Packed, showing
+
+
+class Function:
+    """The calls between `inputs` and `outputs`, both nests of symbols.
+
+    `nodes` are the calls in the order of their replay, `operations` what is called, inputs among them, in Keras's order:
+    the farthest from the outputs first. Raises `ArgumentError` if an output cannot be reached from the inputs.
+    """
+
+    def __init__(self, inputs: Any, outputs: Any) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.sources: list[Symbolic] = leaves(inputs)
+        self.results: list[Symbolic] = leaves(outputs)
+        for symbol in (*self.sources, *self.results):
+            if not is_symbolic(symbol):
+                raise ArgumentError(f"A model is made of the symbols that Input(...) and layers called on it give; got "
+                                    f"{type(symbol).__name__}.")
+        if len({id(symbol) for symbol in self.sources}) < len(self.sources):
+            raise ArgumentError(f"The inputs of a model must differ; got {[s.name for s in self.sources]}, some of them "
+                                f"twice. Give each once, and use it as often as you like.")
+        self.nodes = _sorted(self.sources, self.results)
+        self.operations = _listed(self.sources, self.results, self.nodes)
+        self._readers: dict[bool, dict[int, bool]] = {}
+        self.steps: int | None = None  # the real steps of the last call, where something was masked
+
+    def __call__(self, values: Sequence[Any], grid: bool = True) -> Any:
+        """The outputs for these values of the inputs, in the structure of `outputs`.
+
+        `grid` says whether somebody will look at the outputs' padded grid; where nobody does, no fill is carried.
+        """
+        known: dict[int, Any] = {id(s): v for s, v in zip(self.sources, values, strict=True)}
+        shown = self.shown(grid)
+        steps = [value.index.steps for value in values if isinstance(value, Packed)]
+        for node in self.nodes:
+            args, kwargs = map_leaves(lambda x: known[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
+            with showing(shown[id(node)]):
+                outputs = node.operation(*args, **kwargs)
+            for symbol, value in zip(leaves(node.outputs), leaves(outputs), strict=True):
+                if not shown[id(node)] and isinstance(value, Packed):
+                    value = value.with_values(value.values)
+                if not steps and isinstance(value, Packed):
+                    steps.append(value.index.steps)
+                if is_symbolic(symbol):
+                    known[id(symbol)] = value
+        self.steps = steps[0] if steps else None
+        return map_leaves(lambda s: known[id(s)], self.outputs)
+
+    def check(self, leads: Sequence[int]) -> list[Symbolic]:
+        """The outputs as symbols, where the masks of the inputs cover these numbers of axes (0: no mask).
+
+        Masks that come with the data are met on small probes, so that one which would be lost is refused at once.
+        """
+        if all(lead in (0, symbol.lead) for lead, symbol in zip(leads, self.sources, strict=True)):
+            return self.results
+        symbols = [Symbolic(s.shape, s.dtype, s.name, lead or s.lead, self.born(place))
+                   for place, (s, lead) in enumerate(zip(self.sources, leads, strict=True))]
+        return leaves(infer(lambda *values: self(values), tuple(symbols), {}))
+
+    def born(self, place: int) -> str:
+        """What a mask that comes with the data of an input is said to be born of."""
+        return self.sources[place].born or f"the data of input {self.sources[place].name!r}"
+
+    def reaching(self, symbol: Symbolic) -> list[int]:
+        """The places of the inputs from which this symbol comes."""
+        between = {id(s) for node in _sorted(self.sources, [symbol]) for s in node.inputs()} | {id(symbol)}
+        return [place for place, source in enumerate(self.sources) if id(source) in between]
+
+    def shown(self, grid: bool) -> dict[int, bool]:
+        """For each node whether anybody downstream looks at what its outputs show at masked steps."""
+        if grid not in self._readers:
+            wanted = {id(s) for s in self.results} if grid else set()
+            shown = {}
+            for node in reversed(self.nodes):
+                here = any(id(s) in wanted for s in leaves(node.outputs))
+                shown[id(node)] = here
+                if _reads(node, here):
+                    wanted.update(id(s) for s in node.inputs())
+            self._readers[grid] = shown
+        return self._readers[grid]
+
+
+def _reads(node: Node, shown: bool) -> bool:
+    """Whether this call looks at what its inputs show at masked steps, given whether its outputs are looked at."""
+    if isinstance(node.operation, TorchFunction):
+        return shown
+    if any(name == "mask" or name.endswith("_mask") for name in node.kwargs):
+        return True  # an explicit mask may widen, and then reads the fill
+    return node.operation.reads_grid(shown)
+
+
+def _sorted(sources: list[Symbolic], results: list[Symbolic]) -> list[Node]:
+    """The nodes between, each after those it needs; a stack instead of recursion, since graphs may be deep."""
+    given = {id(s) for s in sources}
+    done: set[int] = set()
+    order: list[Node] = []
+    stack: list[tuple[Node, bool]] = [(s.node, False) for s in reversed(results) if id(s) not in given]
+    while stack:
+        node, ready = stack.pop()
+        if id(node) in done:
+            continue
+        if ready:
+            done.add(id(node))
+            order.append(node)
+            continue
+        missing = [s for s in node.inputs() if id(s) not in given]
+        if not any(True for _ in node.inputs()):
+            raise ArgumentError(f"The graph is not connected: the output needs the input {node.operation.name!r}, "
+                                f"which is not among the inputs {[s.name for s in sources]}.")
+        stack.append((node, True))
+        stack.extend((s.node, False) for s in reversed(missing) if id(s.node) not in done)
+    return order
+
+
+def _listed(sources: list[Symbolic], results: list[Symbolic], nodes: list[Node]) -> list[Any]:
+    """The operations by their distance from the outputs, those equally far as a walk back from the outputs meets them."""
+    given = {id(s) for s in sources}
+    met: dict[int, Any] = {}
+    seen: set[int] = set()
+    stack = list(reversed(results))
+    while stack:
+        symbol = stack.pop()
+        if id(symbol.node) not in seen:
+            seen.add(id(symbol.node))
+            met.setdefault(id(symbol.node.operation), symbol.node.operation)
+            stack.extend(() if id(symbol) in given else reversed(list(symbol.node.inputs())))
+    far: dict[int, int] = {}  # node -> the longest way to an output
+    farthest: dict[int, int] = {}  # the same of operations, which may be called more than once
+    for node in (*reversed(nodes), *(s.node for s in sources)):
+        own = id(node.operation)
+        far[id(node)] = farthest[own] = max(far.get(id(node), 0), farthest.get(own, 0))
+        for symbol in () if node in (s.node for s in sources) else node.inputs():
+            far[id(symbol.node)] = max(far.get(id(symbol.node), 0), far[id(node)] + 1)
+    unused = [s.node.operation for s in sources if id(s.node.operation) not in met]
+    return sorted([*unused, *met.values()], key=lambda operation: -farthest[id(operation)])
