@@ -1,0 +1,34 @@
+"""All layers by name."""
+
+from padless.layers.bidirectional import Bidirectional as Bidirectional
+from padless.layers.birth import Embedding as Embedding
+from padless.layers.birth import Input as Input
+from padless.layers.birth import InputLayer as InputLayer
+from padless.layers.birth import Masking as Masking
+from padless.layers.cells import GRUCell as GRUCell
+from padless.layers.cells import LSTMCell as LSTMCell
+from padless.layers.cells import SimpleRNNCell as SimpleRNNCell
+from padless.layers.cells import StackedRNNCells as StackedRNNCells
+from padless.layers.combine import Add as Add
+from padless.layers.combine import Average as Average
+from padless.layers.combine import Concatenate as Concatenate
+from padless.layers.combine import Maximum as Maximum
+from padless.layers.combine import Minimum as Minimum
+from padless.layers.combine import Multiply as Multiply
+from padless.layers.combine import Subtract as Subtract
+from padless.layers.distributed import TimeDistributed as TimeDistributed
+from padless.layers.grid import DropMask as DropMask
+from padless.layers.grid import Flatten as Flatten
+from padless.layers.grid import Reshape as Reshape
+from padless.layers.layer import Layer as Layer
+from padless.layers.scan import GRU as GRU
+from padless.layers.scan import LSTM as LSTM
+from padless.layers.scan import RNN as RNN
+from padless.layers.scan import SimpleRNN as SimpleRNN
+from padless.layers.segment import FirstStep as FirstStep
+from padless.layers.segment import GlobalAveragePooling1D as GlobalAveragePooling1D
+from padless.layers.segment import LastStep as LastStep
+from padless.layers.stepwise import Activation as Activation
+from padless.layers.stepwise import Dense as Dense
+from padless.layers.stepwise import Dropout as Dropout
+from padless.layers.stepwise import LayerNormalization as LayerNormalization

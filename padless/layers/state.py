@@ -1,0 +1,231 @@
+"""What a layer knows about its weights: made, counted, read, set, frozen, regularized.
+
+Weights are `Parameter`s (buffers, if not trainable) with Keras's names, shapes and order. Until they exist, asking for
+them is an error, since an optimizer would miss them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from padless.errors import ArgumentError, NotBuilt, ShapeError
+from padless.graph.spec import leaves, probing
+from padless.layers import constraints, initializers, regularizers
+
+
+class Unbuilt(dict[str, Any]):
+    """Stands in for a module's parameters until they exist, so that nobody iterates over what would be missing."""
+
+    owner = "A layer"
+
+    def _refuse(self) -> Any:
+        raise NotBuilt(f"{self.owner} has no weights yet, so an optimizer or a file would miss them. Call the layer on "
+                       f"data, or build(input_shape), first.")
+
+    items = values = keys = __iter__ = _refuse  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> Any:
+        return _unbuilt, (self.owner,)
+
+    def __deepcopy__(self, memo: Any) -> Unbuilt:
+        return _unbuilt(self.owner)
+
+
+def _unbuilt(owner: str) -> Unbuilt:
+    parameters = Unbuilt()
+    parameters.owner = owner
+    return parameters
+
+
+def as_dtype(dtype: Any) -> torch.dtype:
+    """A dtype by torch's object, by name, or by a Keras policy such as "mixed_bfloat16" (whose weights are float32)."""
+    if isinstance(dtype, dict):
+        dtype = dtype.get("config", {}).get("name")
+    if dtype is None:
+        return torch.get_default_dtype()
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    name = "float32" if str(dtype).startswith("mixed_") else str(dtype)
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ArgumentError(f"Unknown dtype {dtype!r}. Expected a torch.dtype or its name, such as 'float32'.")
+    return found
+
+
+class State(nn.Module):
+    """The weights of a layer and of the layers inside it."""
+
+    name: str
+    built: bool
+    dtype: torch.dtype
+
+    def __init__(self, trainable: bool, has_weights: bool) -> None:
+        super().__init__()
+        self._trainable = bool(trainable)
+        self._regularized: dict[str, Any] = {}
+        self._constrained: dict[str, Any] = {}
+        self._losses: list[Tensor] = []
+        if has_weights:
+            self.__dict__["_parameters"] = _unbuilt(type(self).__name__)
+
+    def add_weight(
+        self,
+        shape: tuple[int, ...] = (),
+        initializer: Any = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        regularizer: Any = None,
+        constraint: Any = None,
+        name: str | None = None,
+    ) -> Tensor:
+        """A new weight: a Parameter if trainable, else a buffer; also an attribute of its `name`."""
+        own = () if isinstance(self._parameters, Unbuilt) else tuple(self._parameters)
+        name = name or f"weight_{len(own) + len(self._buffers)}"
+        initial: Any = initializers.get(initializer or "glorot_uniform")
+        dtype = self.dtype if dtype is None else as_dtype(dtype)
+        if initial is None or any(not isinstance(size, int) for size in shape):
+            raise ShapeError(f"Weight {name!r} of layer {self.name!r} needs a shape of integers; got {tuple(shape)}. An "
+                             f"axis of the input that decides the size of a weight must be known.")
+        with torch.no_grad():
+            value = initial(tuple(shape), dtype=dtype).to(torch.get_default_device())
+        self._lift()
+        if trainable:
+            self.register_parameter(name, nn.Parameter(value, requires_grad=self._trainable and dtype.is_floating_point))
+        else:
+            self.register_buffer(name, value)
+        if regularizer is not None:
+            self._regularized[name] = regularizers.get(regularizer)
+        if constraint is not None:
+            self._constrained[name] = constraints.get(constraint)
+        return getattr(self, name)
+
+    def add_loss(self, loss: Any) -> None:
+        """A term for the total loss of the present step: a scalar."""
+        if not probing():
+            self._losses.extend(leaves(loss))
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def _own(self, trainable: bool) -> list[Tensor]:
+        return list((self._parameters if trainable else self._buffers).values())  # pyright: ignore
+
+    def _states(self) -> list[State]:
+        self._adopt()
+        return [m for m in self.modules() if isinstance(m, State)]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """All weights: of each layer first the trainable, then the others."""
+        found = {id(w): w for m in self._states() for w in (*m._own(True), *m._own(False))}
+        found |= {id(w): w for w in (*self.parameters(), *self.buffers()) if id(w) not in found}
+        return list(found.values())
+
+    @property
+    def trainable_weights(self) -> list[Tensor]:
+        """The weights that an optimizer would change."""
+        return [w for w in self.weights if w.requires_grad]
+
+    @property
+    def non_trainable_weights(self) -> list[Tensor]:
+        """The weights that an optimizer leaves alone: frozen ones, and statistics."""
+        return [w for w in self.weights if not w.requires_grad]
+
+    variables = weights
+    trainable_variables = trainable_weights
+    non_trainable_variables = non_trainable_weights
+
+    def get_weights(self) -> list[NDArray[Any]]:
+        """The weights as NumPy arrays, copied."""
+        return [w.detach().cpu().numpy().copy() for w in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all weights, in the order of `get_weights`; raises `ShapeError` before any has changed."""
+        own = self.weights
+        if len(weights) != len(own):
+            raise ShapeError(f"{self.name!r} has {len(own)} weights; got {len(weights)} arrays.")
+        values = [torch.as_tensor(np.asarray(w) if not isinstance(w, Tensor) else w) for w in weights]
+        for number, (old, new) in enumerate(zip(own, values, strict=True)):
+            if old.shape != new.shape:
+                raise ShapeError(f"Weight {number} of {self.name!r} has shape {tuple(old.shape)}; got an array of shape "
+                                 f"{tuple(new.shape)}.")
+        with torch.no_grad():
+            for old, new in zip(own, values, strict=True):
+                old.copy_(new)
+
+    def count_params(self) -> int:
+        """How many numbers the weights are."""
+        return sum(w.numel() for w in self.weights)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the weights take part in training; setting it speaks for all layers inside."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for module in self._states():
+            module._trainable = bool(value)
+            if not isinstance(module._parameters, Unbuilt):
+                for weight in module._parameters.values():
+                    if weight is not None and weight.is_floating_point():
+                        weight.requires_grad_(bool(value))
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """Regularization of the weights, and what layers added during the last call."""
+        return [*self.weight_losses, *self.call_losses]
+
+    @property
+    def call_losses(self) -> list[Tensor]:
+        """What layers added during the last call, by `add_loss` or as activity regularization."""
+        return [loss for m in self._states() for loss in m._losses]
+
+    @property
+    def weight_losses(self) -> list[Tensor]:
+        """Regularization of the weights: these terms count once per step, whatever the data."""
+        found = {id(m._parameters[n]): (m, n) for m in self._states() for n in m._regularized if m._trainable}
+        return [m._regularized[n](m._parameters[n]) for m, n in found.values()]
+
+    @torch.no_grad()
+    def apply_constraints(self) -> None:
+        """Bring constrained weights back to where they may be; training does this after every step."""
+        for module in self._states():
+            for name, constraint in module._constrained.items():
+                weight = module._parameters[name]
+                if weight is not None:
+                    weight.copy_(constraint(weight))
+
+    # ------------------------------------------------------------------------------------------------ what is inside
+
+    def _lift(self) -> None:
+        """From now on the layer's parameters may be asked for."""
+        if isinstance(self._parameters, Unbuilt):
+            self.__dict__["_parameters"] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, list | tuple) and value and all(isinstance(v, nn.Module) for v in value):
+            value = nn.ModuleList(value)
+        elif isinstance(value, nn.Parameter):
+            self._lift()
+        super().__setattr__(name, value)  # pyright: ignore[reportArgumentType] - torch takes anything
+
+    def _adopt(self) -> None:
+        """Register layers that were put into a list or dictionary after it became an attribute."""
+        for name, value in list(self.__dict__.items()):
+            if name.startswith("_") or not isinstance(value, list | dict) or not value:
+                continue
+            inside = list(value.values()) if isinstance(value, dict) else value
+            if all(isinstance(v, nn.Module) for v in inside):
+                del self.__dict__[name]
+                setattr(self, name, nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(value))
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """As in torch; layers held in lists count."""
+        self._adopt()
+        return super().named_modules(*args, **kwargs)
