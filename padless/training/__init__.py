@@ -1,0 +1,1 @@
+"""From examples to trained weights: data, losses, metrics, optimizers, callbacks, the loop."""

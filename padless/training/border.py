@@ -1,0 +1,132 @@
+"""Bad data are refused at the border: all examples are looked at once, before any weight has changed.
+
+A plan says which inputs are ids of which table, where masks are born of the inputs, and which of these masks each
+output will have; so ids, and labels at real steps, can be checked without running the model. Nothing at masked steps
+is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padless.errors import ArgumentError, DataError
+from padless.ragged.index import Index
+from padless.ragged.packed import Packed, gather
+from padless.training.align import match_rank
+from padless.training.data import Batch, Examples, Stream, batches
+from padless.training.loop import flat
+from padless.training.objective import Objective, Output
+
+_ROWS = 4096  # examples looked at together
+
+
+@dataclass(frozen=True)
+class Birth:
+    """Steps that one input alone decides: its place, what a mask of them says that it is born of, and how they follow.
+
+    `index` also refuses ids that do not stand in their table.
+    """
+
+    source: int
+    born: str
+    index: Callable[[Any], Index | None]
+
+
+@dataclass(frozen=True)
+class End:
+    """An output yet to come: its shape, how many axes its mask covers (0: none), and the birth that the mask is of.
+
+    `birth` is None where nothing is masked, and where a mask came about on the way.
+    """
+
+    shape: Sequence[int | None]
+    lead: int = 0
+    birth: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a model before data run through it."""
+
+    births: Sequence[Birth] = ()
+    ends: Sequence[End] = ()
+
+
+def check(model: Any, plan: Plan, data: Examples, objective: Objective | None) -> None:
+    """Ids outside their table, labels or weights of another length than the mask of their output, labels that are no class.
+
+    Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
+    """
+    first = 0
+    for batch in batches(data, _ROWS):
+        values = model.arranged(batch.x)
+        try:
+            indexes = [birth.index(values[birth.source]) for birth in plan.births]
+        except DataError as wrong:
+            if not first:
+                raise
+            raise DataError(f"{wrong} Rows are counted from {first}.") from wrong
+        if objective is not None and batch.y is not None:
+            _outputs(batch, indexes, plan, objective, first)
+        first += batch.rows
+
+
+def has_targets(data: Examples | Stream, objective: Objective) -> None:
+    """Refuse data without targets where there is a loss for them."""
+    if any(output.loss is not None for output in objective.outputs) and data.head(1).y is None:
+        raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
+
+
+def _outputs(batch: Batch, indexes: list[Index | None], plan: Plan, objective: Objective, first: int) -> None:
+    targets, weights = flat(batch.y), flat(batch.sample_weight)
+    weights = weights if len(weights) == len(targets) else [None] * len(targets)
+    for target, weight, end, output in zip(targets, weights, plan.ends, objective.outputs, strict=False):
+        if target is None or output.loss is None or output.loss.whole:
+            continue
+        index = None if end.birth is None else indexes[end.birth]
+        if index is None and end.lead:
+            continue  # the loss of the batch compares the lengths
+        if index is not None and isinstance(weight, Packed):
+            _same_lengths(weight.index, index, f"sample weights of output {output.name!r}", "weights", first)
+        rows = _rows(target, index, output, first)
+        if rows is not None and None not in end.shape[-1:]:
+            _labels(rows, end, output)
+
+
+def _rows(target: Tensor | Packed, index: Index | None, output: Output, first: int) -> Tensor | None:
+    """The targets at real steps; None where only the loss can say whether they fit."""
+    if isinstance(target, Packed):
+        if index is not None and target.index.full and target.index.grid == index.grid:
+            return target.at_steps(index).values  # a rectangular list is a grid
+        if index is not None:
+            _same_lengths(target.index, index, f"targets of output {output.name!r}", "labels", first)
+        return target.values
+    if index is None:
+        return target
+    return gather(target, index) if tuple(target.shape[: len(index.grid)]) == index.grid else None
+
+
+def _same_lengths(given: Index, index: Index, what: str, ones: str, first: int) -> None:
+    if given.shape[0] != index.shape[0]:
+        return
+    wrong = np.flatnonzero(given.lengths != index.lengths)
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(f"The {what} have {given.lengths[row]} {ones} in row {first + row}, but its mask has "
+                        f"{index.lengths[row]} real steps. Give one for each real step, or a padded array of the width "
+                        f"of the input.")
+
+
+def _labels(rows: Tensor, end: End, output: Output) -> None:
+    """The loss's own check, on outputs that have a shape but no numbers."""
+    features = end.shape[max(end.lead, 1) :]
+    given = rows.shape[1:]
+    sizes = [given[axis] if size is None and axis < len(given) else size or 1 for axis, size in enumerate(features)]
+    loss: Any = output.loss
+    loss.check(*match_rank(rows, torch.empty((len(rows), *sizes), device="meta")))

@@ -1,0 +1,365 @@
+"""compile, fit, evaluate, predict: Keras's methods for whatever is a module with weights.
+
+Names become objects in `compile`, containers become batches here; steps and epochs are the loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from padless.errors import ArgumentError, NotBuilt
+from padless.graph.spec import still
+from padless.training import border, loop, optimizers
+from padless.training.callbacks import CallbackList, History, as_floats
+from padless.training.data import Batch, Examples, Stream, batches, gather_outputs, read, shuffled, validation_split
+from padless.training.objective import Objective
+from padless.training.progress import ProgressBar
+
+
+class Training:
+    """What a model can do with data, once it is compiled."""
+
+    name: str
+    optimizer: Any = None
+    stop_training: bool = False
+    compiled: bool = False
+    history: History | None = None
+    _compiled: dict[str, Any]
+    _objective: Objective | None = None
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Choose optimizer, losses and metrics: names, objects, functions, by output a list or a dictionary.
+
+        Unknown names are refused here. `run_eagerly`, `steps_per_execution`, `jit_compile` and `auto_scale_loss` are
+        taken for Keras's sake and change no number.
+        """
+        chosen = optimizers.get(optimizer)
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        names = self._names_of_outputs()
+        several = any(isinstance(part, dict | list | tuple) for part in (loss, loss_weights)) or any(
+            isinstance(entry, dict | list | tuple) for part in (metrics, weighted_metrics) for entry in _entries(part))
+        objective = None if names is None and several else Objective(names or ["output_1"], **given)
+        self.optimizer, self._compiled = chosen, given
+        self._objective = objective if names is not None else None
+        self.compiled = True
+
+    # ------------------------------------------------------------------------------------------------ the four verbs
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> History:
+        """Train for some epochs; returns the `History` of losses and metrics.
+
+        `x` and `y` are arrays, tensors, lists of sequences of different lengths or `Packed`, or an iterable of batches.
+        What is reported of an epoch are the exact means over all of its real steps.
+        """
+        self._must_be_compiled("fit")
+        _positive("epochs", epochs)
+        data, held = self._ready(x, y, sample_weight), None
+        if validation_data is not None:
+            held = self._read(*_triple(validation_data))
+        elif validation_split:
+            data, held = _split(data, validation_split)
+        if isinstance(data, Stream):
+            data.check(epochs - initial_epoch, steps_per_epoch)
+        objective = self._objective_for(data)
+        for part in (data, held):
+            if part is not None:
+                self._check(part, objective, trains=True)
+        self._equip()
+        size = batch_size if isinstance(data, Stream) else batch_size or 32
+        steps = _steps(data, size, steps_per_epoch)
+        bar = ProgressBar()
+        hooks = CallbackList(callbacks, add_history=True, model=self, verbose=verbose, epochs=epochs, steps=steps,
+                             real_steps=0)
+        hooks.callbacks.insert(0, bar)
+        bar.set_model(self)
+        bar.set_params(hooks.params or {})
+        self.stop_training = False
+        module: Any = self
+        source = _endless(data, size, shuffle) if steps_per_epoch is not None and isinstance(data, Examples) else None
+        try:
+            hooks.on_train_begin()
+            for epoch in range(initial_epoch, epochs):
+                hooks.on_epoch_begin(epoch)
+                order = shuffled(len(data)) if shuffle and isinstance(data, Examples) else None
+                if isinstance(data, Stream):
+                    todo = data.epoch(steps_per_epoch)
+                else:
+                    todo = islice(source, steps_per_epoch) if source is not None else batches(data, size, order)
+                logs: dict[str, Any] = loop.train_epoch(module, todo, objective, self.optimizer, hooks,
+                                                        lambda: self.stop_training)
+                if held is not None and _due(validation_freq, epoch):
+                    found = self._measure(held, validation_batch_size or batch_size, validation_steps, hooks)
+                    logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
+                hooks.on_epoch_end(epoch, logs)
+                if self.stop_training:
+                    break
+            hooks.on_train_end()
+        finally:
+            bar.close()
+        self.history = hooks.history
+        return hooks.history  # pyright: ignore[reportReturnType]
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The loss and the metrics over all real steps: a number, a list in Keras's order, or a dictionary."""
+        self._must_be_compiled("evaluate")
+        data = self._ready(x, y, sample_weight)
+        self._check(data, self._objective_for(data))
+        hooks, bar = self._hooks(callbacks, verbose, _steps(data, batch_size, steps))
+        try:
+            results = self._measure(data, batch_size, steps, hooks)
+        finally:
+            bar.close()
+        return _returned(results, return_dict)
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: int | str = "auto", steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """The outputs for `x`, in the container that `x` came in where they have steps, else as an array.
+
+        A padded array gives a padded array, a list of sequences a list of arrays, a `Packed` a `Packed`.
+        """
+        data = self._ready(x, None, None)
+        self._check(data, None)
+        hooks, bar = self._hooks(callbacks, verbose, _steps(data, batch_size, steps))
+        module: Any = self
+        parts: list[Any] = []
+        first: Any = None
+        try:
+            hooks.on_predict_begin()
+            for batch, outputs in loop.predict_epoch(module, _limited(data, batch_size, steps), hooks):
+                parts.append(outputs)
+                first = first or batch
+            hooks.on_predict_end()
+        finally:
+            bar.close()
+        flats = [loop.flat(part) for part in parts]
+        joined = [gather_outputs(list(column), kind)
+                  for column, kind in zip(zip(*flats, strict=True), self._kinds(first, flats[0]), strict=True)]
+        return loop.like(parts[0], joined)
+
+    # ------------------------------------------------------------------------------------------------ one batch
+
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """One step on one batch; the loss and the metrics of that batch."""
+        self._must_be_compiled("train_on_batch")
+        batch, objective = self._one(x, y, sample_weight)
+        self._equip()
+        module: Any = self
+        return _returned(loop.train_epoch(module, [batch], objective, self.optimizer), return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """The loss and the metrics of one batch."""
+        self._must_be_compiled("test_on_batch")
+        batch, objective = self._one(x, y, sample_weight)
+        module: Any = self
+        return _returned(loop.test_epoch(module, [batch], objective), return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The outputs for one batch."""
+        return self.predict(x, batch_size=2**62, verbose=0)
+
+    def _one(self, x: Any, y: Any, sample_weight: Any) -> tuple[Batch, Objective]:
+        data = self._ready(x, y, sample_weight)
+        if not isinstance(data, Examples):
+            raise ArgumentError("A single batch must be arrays, sequences or Packed; got an iterable of batches.")
+        objective = self._objective_for(data)
+        self._check(data, objective)
+        return data.batch(slice(0, len(data))), objective
+
+    # ------------------------------------------------------------------------------------------------ what they share
+
+    def _names_of_outputs(self) -> list[str] | None:
+        """The names of the outputs, None while only a call can tell."""
+        raise NotImplementedError
+
+    def _structure(self, x: Any, y: Any) -> dict[str, Any]:
+        """How many inputs and outputs there are, and what they are called."""
+        raise NotImplementedError
+
+    def _kinds(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
+        """For each of the outputs of this batch the kind of container of the input whose mask reaches it."""
+        raise NotImplementedError
+
+    def _plan(self, data: Examples | Stream, trains: bool) -> border.Plan:
+        """What is known of the model before these data run through it."""
+        raise NotImplementedError
+
+    def _read(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
+        return read(x, y, sample_weight, **self._structure(x, y))
+
+    def _must_be_compiled(self, verb: str) -> None:
+        if not self.compiled:
+            raise NotBuilt(f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) "
+                           f"before {verb}.")
+
+    def _ready(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
+        """The data, read; weights that still wait for a shape are made by a call that changes nothing else."""
+        data = self._read(x, y, sample_weight)
+        module: Any = self
+        if _complete(module):
+            return data
+        self._try(data.head(1).to(torch.get_default_device()))
+        return self._read(x, y, sample_weight) if isinstance(data, Examples) else data  # more is known of the inputs now
+
+    def _try(self, batch: Batch) -> Any:
+        """The outputs for a batch, from a call that changes nothing."""
+        module: Any = self
+        with torch.no_grad(), still():
+            return module(batch.x)
+
+    def _objective_for(self, data: Examples | Stream) -> Objective:
+        if self._objective is None:
+            names = self._names_of_outputs()
+            if names is None:
+                module: Any = self
+                outputs = self._try(data.head(1).to(loop.device_of(module)))
+                names = list(outputs) if isinstance(outputs, dict) else [
+                    f"output_{number + 1}" for number in range(len(loop.flat(outputs)))]
+            self._objective = Objective(names, **self._compiled)
+        return self._objective
+
+    def _check(self, data: Examples | Stream, objective: Objective | None, trains: bool = False) -> None:
+        """Refuse what can be known to be wrong before anything has happened."""
+        if objective is not None:
+            border.has_targets(data, objective)
+        if isinstance(data, Examples):
+            border.check(self, self._plan(data, trains), data, objective)
+
+    def _equip(self) -> None:
+        """Give the weights to the optimizer; one that trains other weights is refused."""
+        module: Any = self
+        if hasattr(self.optimizer, "build"):
+            self.optimizer.build(module.parameters())
+            return
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in trained for p in module.parameters()):
+            raise ArgumentError(f"The optimizer {type(self.optimizer).__name__} has no weight of model {self.name!r}, so "
+                                f"it would train nothing. Make it with model.parameters(), or give a name to compile.")
+
+    def _hooks(self, callbacks: Any, verbose: Any, steps: int | None) -> tuple[CallbackList, ProgressBar]:
+        hooks = CallbackList(callbacks, model=self, verbose=verbose, epochs=1, steps=steps, real_steps=0)
+        bar = ProgressBar()
+        hooks.append(bar)
+        return hooks, bar
+
+    def _measure(
+        self, data: Examples | Stream, batch_size: int | None, steps: int | None, hooks: CallbackList
+    ) -> dict[str, Any]:
+        module: Any = self
+        hooks.on_test_begin()
+        todo = _limited(data, batch_size, steps)
+        logs = loop.test_epoch(module, todo, self._objective_for(data), hooks)
+        hooks.on_test_end(dict(logs))
+        return logs
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of what `evaluate` returns, in order; complete once data has been seen."""
+        self._must_be_compiled("metrics_names")
+        return list(self._objective.results()) if self._objective is not None else ["loss"]
+
+
+def _complete(module: nn.Module) -> bool:
+    """Whether every layer has its weights."""
+    return all(getattr(m, "built", True) for m in module.modules())
+
+
+def _positive(what: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ArgumentError(f"`{what}` must be a positive integer; got {value!r}.")
+
+
+def _entries(metrics: Any) -> Sequence[Any]:
+    """What `metrics` holds; a dictionary is for several outputs, and stands for itself."""
+    return metrics if isinstance(metrics, list | tuple) else [metrics]
+
+
+def _triple(data: Any) -> tuple[Any, Any, Any]:
+    """`validation_data` as x, y and sample weights."""
+    if not isinstance(data, list | tuple):
+        return data, None, None
+    if not 2 <= len(data) <= 3:
+        raise ArgumentError(f"validation_data must be (x, y) or (x, y, sample_weight); got {len(data)} entries.")
+    return data[0], data[1], data[2] if len(data) == 3 else None
+
+
+def _split(data: Examples | Stream, fraction: float) -> tuple[Examples, Examples]:
+    return validation_split(data, fraction)  # pyright: ignore[reportArgumentType] - it refuses a Stream itself
+
+
+def _steps(data: Examples | Stream, size: int | None, given: int | None) -> int | None:
+    if given is not None:
+        _positive("steps", given)
+        return given
+    return data.steps if isinstance(data, Stream) else -(-len(data) // (size or 32))
+
+
+def _limited(data: Examples | Stream, size: int | None, steps: int | None) -> Any:
+    if isinstance(data, Stream):
+        return data.epoch(steps)
+    found = batches(data, size)
+    return islice(found, steps)
+
+
+def _endless(data: Examples, size: int | None, shuffle: bool) -> Any:
+    """Epoch after epoch, so that `steps_per_epoch` may be any number."""
+    while True:
+        yield from batches(data, size, shuffled(len(data)) if shuffle else None)
+
+
+def _due(frequency: int | Sequence[int], epoch: int) -> bool:
+    return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
+
+
+def _returned(results: dict[str, Any], return_dict: bool) -> Any:
+    values = as_floats(results)
+    if return_dict:
+        return values
+    numbers = list(values.values())
+    return numbers[0] if len(numbers) == 1 else numbers
+

@@ -1,0 +1,188 @@
+"""What a model is trained for: losses and metrics of its outputs, and their exact sums over everything seen so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padless.errors import ArgumentError
+from padless.training import losses, metrics
+from padless.training.loss import Loss, Term
+from padless.training.metric import Metric
+
+
+@dataclass
+class Output:
+    """One output of the model: its loss with a coefficient, its metrics, and its sums."""
+
+    name: str
+    loss: Loss | None = None
+    coefficient: float = 1.0
+    metrics: list[Any] = field(default_factory=list)
+    weighted: list[Any] = field(default_factory=list)
+    seen: Term | None = None
+
+
+class Objective:
+    """Losses and metrics for the outputs of a model, by their names, in order.
+
+    `loss`, `metrics` and `weighted_metrics` are for one output a name, an object, a function (or a list of metrics); for
+    several a list or a dictionary by output name. `loss_weights` are the coefficients. Names are resolved here, so
+    unknown ones are refused before training. `extra` are terms that belong to no output: regularization, `add_loss`.
+    """
+
+    def __init__(
+        self, names: Sequence[str], loss: Any = None, loss_weights: Any = None, metrics: Any = None,
+        weighted_metrics: Any = None,
+    ) -> None:
+        self.outputs = [Output(name) for name in names]
+        for what, given, put in (("loss", loss, _put_loss), ("loss_weights", loss_weights, _put_weight),
+                                 ("metrics", metrics, _put_metrics("metrics")),
+                                 ("weighted_metrics", weighted_metrics, _put_metrics("weighted"))):
+            for output, own in zip(self.outputs, self._by_output(what, given), strict=True):
+                if own is not None:
+                    put(output, own)
+        self.extra: Term | None = None
+        self.once: Term | None = None
+
+    def _by_output(self, what: str, given: Any) -> list[Any]:
+        """What is given, one entry for each output."""
+        names = [output.name for output in self.outputs]
+        several = len(names) > 1
+        if isinstance(given, dict):
+            unknown = sorted(set(given) - set(names))
+            if unknown:
+                raise ArgumentError(f"`{what}` names the outputs {unknown}; the model's outputs are {names}.")
+            return [given.get(name) for name in names]
+        if isinstance(given, list | tuple) and (several or what in ("loss", "loss_weights")):
+            if len(given) != len(names):
+                raise ArgumentError(f"`{what}` must have one entry for each of the outputs {names}; got {len(given)}.")
+            return list(given)
+        if not several and isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], list | tuple):
+            return list(given)  # the list of the one output's metrics
+        if several and what in ("metrics", "weighted_metrics") and given is not None:
+            raise ArgumentError(f"`{what}` of a model with the outputs {names} must be a list of lists or a dictionary by "
+                                f"output name; got {given!r}.")
+        return [given] * len(names)
+
+    # ------------------------------------------------------------------------------------------------ one batch
+
+    def terms(self, y: Sequence[Any], outputs: Sequence[Any], weights: Sequence[Any]) -> list[Term | None]:
+        """For each output what this batch adds to its loss."""
+        return [None if own.loss is None else own.loss.term(target, output, weight)
+                for own, target, output, weight in zip(self.outputs, y, outputs, weights, strict=True)]
+
+    def total(self, terms: Sequence[Term | None], extra: Sequence[Tensor]) -> Tensor:
+        """The loss of one batch: each output's, times its coefficient, and what belongs to none."""
+        parts = [own.coefficient * term.value for own, term in zip(self.outputs, terms, strict=True) if term is not None]
+        parts.extend(extra)
+        if not parts:
+            raise ArgumentError("There is nothing to train for: no output has a loss, and no layer adds one. Give `loss` "
+                                "to compile.")
+        return sum(parts[1:], parts[0])
+
+    @torch.no_grad()
+    def see(
+        self, y: Sequence[Any], outputs: Sequence[Any], weights: Sequence[Any], terms: Sequence[Term | None],
+        added: Sequence[Tensor] = (), once: Sequence[Tensor] = (), rows: int = 1,
+    ) -> None:
+        """Add one batch to all sums; `added` counts by rows, `once` by steps."""
+        for own, target, output, weight, term in zip(self.outputs, y, outputs, weights, terms, strict=True):
+            own.metrics = [_fitting(metric, target, output) for metric in own.metrics]
+            own.weighted = [_fitting(metric, target, output) for metric in own.weighted]
+            if term is not None:
+                own.seen = _plus(own.seen, Term(term.sum.detach().double(), _double(term.weight), term.adds))
+            for metric in own.metrics:
+                metric.update_state(target, output)
+            for metric in own.weighted:
+                metric.update_state(target, output, weight)
+        if added:
+            self.extra = _plus(self.extra, Term(_sum(added) * rows, float(rows)))
+        if once:
+            self.once = _plus(self.once, Term(_sum(once), 1.0))
+
+    # ------------------------------------------------------------------------------------------------ all so far
+
+    def reset(self) -> None:
+        """Forget all sums."""
+        self.extra = self.once = None
+        for output in self.outputs:
+            output.seen = None
+            for metric in (*output.metrics, *output.weighted):
+                if isinstance(metric, Metric):
+                    metric.reset_state()
+
+    def results(self) -> dict[str, Tensor]:
+        """The loss and the metrics of everything seen, in Keras's order of names."""
+        parts = [o.coefficient * o.seen.value for o in self.outputs if o.seen is not None]
+        parts += [term.value for term in (self.extra, self.once) if term is not None]
+        found: dict[str, Any] = {"loss": sum(parts[1:], parts[0]) if parts else torch.zeros(())}
+        if len(self.outputs) > 1:
+            found |= {f"{o.name}_loss": o.seen.value for o in self.outputs if o.seen is not None}
+        return found | dict(self._measured())
+
+    def _measured(self) -> Iterator[tuple[str, Any]]:
+        several = len(self.outputs) > 1
+        pairs = [(f"{output.name}_{name}" if several else name, metric)
+                 for output in self.outputs for name, metric in _named(output)]
+        for name, metric in sorted(pairs, key=lambda pair: pair[0]) if several else pairs:
+            value = metric.result()
+            if isinstance(value, dict):
+                yield from value.items()
+            else:
+                yield name, value
+
+
+def _named(output: Output) -> Iterator[tuple[str, Metric]]:
+    """The metrics of an output with the names that Keras gives them where several are called the same."""
+    taken: dict[str, int] = {}
+    for prefix, group in (("", output.metrics), ("weighted_", output.weighted)):
+        for metric in group:
+            if isinstance(metric, Metric):
+                name = prefix + metric.name if metric.name in taken else metric.name
+                count = taken[name] = taken.get(name, 0) + 1
+                yield name if count == 1 else f"{name}_{count - 1}", metric
+
+
+def _double(weight: Tensor | float) -> Tensor | float:
+    return weight.double() if isinstance(weight, Tensor) else weight
+
+
+def _plus(seen: Term | None, new: Term) -> Term:
+    return new if seen is None else seen + new
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack([part.detach().double().reshape(()) for part in parts]).sum()
+
+
+def _put_loss(output: Output, given: Any) -> None:
+    output.loss = losses.get(given)
+
+
+def _put_weight(output: Output, given: Any) -> None:
+    if not isinstance(given, int | float):
+        raise ArgumentError(f"`loss_weights` must be numbers; got {given!r} for output {output.name!r}.")
+    output.coefficient = float(given)
+
+
+def _put_metrics(where: str) -> Callable[[Output, Any], None]:
+    def put(output: Output, given: Any) -> None:
+        several = given if isinstance(given, list | tuple) else [given]
+        setattr(output, where, [name if _open(name) else metrics.get(name) for name in several])
+
+    return put
+
+
+def _open(identifier: Any) -> bool:
+    """Whether only the data say which metric this is."""
+    return isinstance(identifier, str) and identifier.lower() in ("accuracy", "acc")
+
+
+def _fitting(metric: Any, target: Any, output: Any) -> Metric:
+    """The metric, chosen now by the shapes of targets and outputs if it was left open."""
+    return metric if isinstance(metric, Metric) else metrics.get(metric, target, output)
