@@ -1,0 +1,29 @@
+"""padless: sequence models for PyTorch in the Keras style, in which padding does not exist."""
+
+from padless import errors as errors
+from padless import layers as layers
+from padless.graph.node import reset_names as _reset_names
+from padless.kernels import activations as activations
+from padless.layers import Input as Input
+from padless.layers import Layer as Layer
+from padless.layers import constraints as constraints
+from padless.layers import initializers as initializers
+from padless.layers import regularizers as regularizers
+from padless.model import Model as Model
+from padless.model import Sequential as Sequential
+from padless.model import load_model as load_model
+from padless.ragged import Index as Index
+from padless.ragged import Packed as Packed
+from padless.ragged import pack as pack
+from padless.ragged import unpack as unpack
+from padless.training import callbacks as callbacks
+from padless.training import losses as losses
+from padless.training import metrics as metrics
+from padless.training import optimizers as optimizers
+
+__version__ = "0.1.0"
+
+
+def clear_session() -> None:
+    """Begin counting layer names again: the next Dense is `dense`, as after Keras's `clear_session`."""
+    _reset_names()

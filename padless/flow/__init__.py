@@ -1,0 +1,1 @@
+"""Where a mask goes in a model."""

@@ -1,0 +1,149 @@
+"""Sequential: layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from padless.errors import ArgumentError, NotBuilt
+from padless.graph.function import Function
+from padless.graph.node import auto_name
+from padless.graph.spec import Symbolic, is_symbolic, leaves
+from padless.layers.birth import Input, InputLayer, is_input
+from padless.layers.layer import Layer
+from padless.model.model import Model
+from padless.ragged.packed import Packed
+from padless.registry import register
+from padless.saving.config import CustomObjectScope, deserialize, serialize
+
+
+@register("layer")
+class Sequential(Model):
+    """Layers one after the other, built by an Input in front or by the first data.
+
+    Built by data, the time axis stays open, unless a layer needs to know its size.
+
+    >>> from padless.layers import Dense, Embedding
+    >>> model = Sequential([Embedding(9, 3, mask_zero=True), Dense(2)])
+    >>> model.predict([[1, 2, 3], [4]], verbose=0)[1].shape
+    (1, 2)
+    """
+
+    relation = "graph"
+
+    def __init__(self, layers: Sequence[Any] = (), name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self._stack = nn.ModuleList()
+        self._start: Any = None
+        self._ends: list[Any] = []  # the symbol behind each layer, once the Input is known
+        self.built = False
+        for layer in layers or ():
+            self.add(layer)
+
+    def add(self, layer: Any, rebuild: bool = True) -> None:
+        """One more layer at the end; it is refused before anything has changed."""
+        if is_symbolic(layer) and is_input(layer):
+            layer = layer.node.operation
+        if isinstance(layer, InputLayer):
+            if self._start is not None or len(self._stack):
+                raise ArgumentError(f"Sequential {self.name!r} has its input already; an Input can only come first.")
+            self._start = layer.output
+            return
+        if not isinstance(layer, nn.Module):
+            raise ArgumentError(f"Sequential {self.name!r} takes layers; got {layer!r}.")
+        name = getattr(layer, "name", None)
+        if name is not None and any(getattr(other, "name", None) == name for other in self._stack):
+            raise ArgumentError(f"Layers of a model need different names; {name!r} is there already.")
+        ends = self._ends if self._start is None else [*self._ends, layer((self._ends or [self._start])[-1])]
+        self._stack.append(layer)
+        self._reach(ends)
+
+    def pop(self, rebuild: bool = True) -> Any:
+        """Take the last layer off."""
+        if not len(self._stack):
+            raise ArgumentError(f"Sequential {self.name!r} has no layer to take off.")
+        layer: Any = self._stack[-1]
+        del self._stack[-1]
+        for symbol in leaves(self._ends[-1:])[:1]:
+            if symbol.node.operation is layer:
+                layer._inbound.remove(symbol.node)
+        self._reach(self._ends[:-1])
+        return layer
+
+    def _reach(self, ends: list[Any]) -> None:
+        """Become the graph from the start to the last of these symbols."""
+        self._ends = ends
+        self._function = Function(self._start, ends[-1]) if ends else None
+        self._plans, self._objective = {}, None
+        self.built = bool(ends)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the weights for inputs of this shape, the batch in front."""
+        if self._function is None and input_shape is not None:
+            self._begin([tuple(input_shape)[1:]], None, False)
+
+    def _ensure_built(self, rule: Any, data: dict[str, Any]) -> None:
+        """The first input, symbol or data, says what comes in."""
+        if self._function is not None:
+            return
+        if not len(self._stack):
+            raise NotBuilt(f"Sequential {self.name!r} has no layers. Add some first.")
+        given = next(iter(data.values()), None)
+        if not isinstance(given, Symbolic | Tensor | Packed):
+            raise ArgumentError(f"Sequential {self.name!r} takes one input; got {type(given).__name__}.")
+        known = tuple(given.shape[1:])
+        shapes = [known] if isinstance(given, Symbolic) or not known else [(None, *known[1:]), known]
+        masked = isinstance(given, Packed) or isinstance(given, Symbolic) and given.lead == 2
+        self._begin(shapes, given.dtype, masked)
+
+    def _begin(self, shapes: list[Any], dtype: Any, masked: bool) -> None:
+        """Become the graph on an Input of the first of these shapes that all layers can work with."""
+        name = auto_name("input_layer")
+        own = [layer for layer in self._stack if isinstance(layer, Layer)]
+        before = [len(layer._inbound) for layer in own]
+        for shape in shapes:
+            start = Input(shape, dtype=dtype, masked=masked, name=name)
+            try:
+                ends = self._through(start)
+            except Exception:  # whatever a layer says of an open axis, it is asked again with the known size
+                for layer, count in zip(own, before, strict=True):
+                    del layer._inbound[count:]
+                if shape is shapes[-1]:
+                    raise
+            else:
+                self._start = start
+                self._reach(ends)
+                return
+
+    def _through(self, symbol: Any) -> list[Any]:
+        """The symbol behind each layer."""
+        ends = []
+        for layer in self._stack:
+            symbol = layer(symbol)
+            ends.append(symbol)
+        return ends
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers, without the Input."""
+        return list(self._stack)
+
+    def _named_layers(self) -> list[Any]:
+        return self.layers
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers' configs in order."""
+        if type(self) is not Sequential:
+            return Layer.get_config(self)
+        own = [serialize(layer, "layer") for layer in self._stack]
+        front = [] if self._start is None else [serialize(self._start.node.operation, "layer")]
+        return {"name": self.name, "trainable": self.trainable, "layers": front + own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """The model that has this config, with new weights."""
+        with CustomObjectScope(custom_objects):
+            made = [deserialize(c, "layer") if isinstance(c, dict) else c for c in config.get("layers", ())]
+        return cls(made, **{k: v for k, v in config.items() if k != "layers"})
