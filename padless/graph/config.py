@@ -57,16 +57,19 @@ def from_config(config: dict[str, Any]) -> tuple[Any, Any]:
         if not entry["inbound_nodes"]:
             made[name, 0] = leaves(operations[name].output)
     while waiting:
-        ready = [call for call in waiting if all(key in made for key in _needs(call[2]))]
-        if not ready:
-            raise ArgumentError(f"The saved graph has calls that wait for each other or for missing layers: "
-                                f"{[call[0] for call in waiting]}.")
-        for name, number, node in ready:
+        later = []
+        for name, number, node in waiting:
+            if not all(key in made for key in _needs(node)):
+                later.append((name, number, node))
+                continue
             args, kwargs = _read(node["args"], made), _read(node["kwargs"], made)
             outputs = operations[name](*args, **kwargs)
             own = next(s for s in leaves(outputs) if is_symbolic(s)).node
             made[name, number] = leaves(own.outputs)
-        waiting = [call for call in waiting if call not in ready]
+        if len(later) == len(waiting):
+            raise ArgumentError(f"The saved graph has calls that wait for each other or for missing layers: "
+                                f"{[call[0] for call in waiting]}.")
+        waiting = later
     return _read(config["input_layers"], made), _read(config["output_layers"], made)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from padless.errors import ArgumentError
 from padless.graph.node import Node, TorchFunction
-from padless.graph.spec import Symbolic, infer, is_symbolic, leaves, map_leaves
+from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves
 from padless.ragged.packed import Packed, showing
 
 
@@ -19,10 +19,10 @@ class Function:
     """
 
     def __init__(self, inputs: Any, outputs: Any) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self.sources: list[Symbolic] = leaves(inputs)
-        self.results: list[Symbolic] = leaves(outputs)
+        self.inputs = _by_key(inputs)
+        self.outputs = _by_key(outputs)
+        self.sources: list[Symbolic] = leaves(self.inputs)
+        self.results: list[Symbolic] = leaves(self.outputs)
         for symbol in (*self.sources, *self.results):
             if not is_symbolic(symbol):
                 raise ArgumentError(f"A model is made of the symbols that Input(...) and layers called on it give; got "
@@ -34,6 +34,28 @@ class Function:
         self.operations = _listed(self.sources, self.results, self.nodes)
         self._readers: dict[bool, dict[int, bool]] = {}
         self.steps: int | None = None  # the real steps of the last call, where something was masked
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the calls in order, since symbols that point back would make a deep recursion."""
+        given = {id(s) for s in self.sources}
+        made = [s for node in self.nodes for s in leaves(node.outputs) if is_symbolic(s) and id(s) not in given]
+        numbers = {id(s): _Number(n) for n, s in enumerate(made)}
+
+        def flat(tree: Any) -> Any:
+            return map_leaves(lambda x: numbers.get(id(x), x), tree)
+
+        plain = [Symbolic(s.shape, s.dtype, s.name, s.lead, s.born) for s in made]
+        calls = [(n.operation, flat(n.args), flat(n.kwargs), flat(n.outputs)) for n in self.nodes]
+        return {"inputs": self.inputs, "outputs": flat(self.outputs), "symbols": plain, "calls": calls}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        def back(tree: Any) -> Any:
+            return map_leaves(lambda x: state["symbols"][x.place] if isinstance(x, _Number) else x, tree)
+
+        for operation, args, kwargs, outputs in state["calls"]:
+            node = Node(operation, back(args), back(kwargs), back(outputs))
+            getattr(operation, "_inbound", []).append(node)
+        Function.__init__(self, state["inputs"], back(state["outputs"]))
 
     def __call__(self, values: Sequence[Any], grid: bool = True) -> Any:
         """The outputs for these values of the inputs, in the structure of `outputs`.
@@ -57,16 +79,26 @@ class Function:
         self.steps = steps[0] if steps else None
         return map_leaves(lambda s: known[id(s)], self.outputs)
 
-    def check(self, leads: Sequence[int]) -> list[Symbolic]:
-        """The outputs as symbols, where the masks of the inputs cover these numbers of axes (0: no mask).
+    def replayed(self, leads: Sequence[int]) -> dict[int, Symbolic]:
+        """Each symbol, by its identity, as it is where the masks of the inputs cover these numbers of axes (0: no mask).
 
         Masks that come with the data are met on small probes, so that one which would be lost is refused at once.
         """
-        if all(lead in (0, symbol.lead) for lead, symbol in zip(leads, self.sources, strict=True)):
-            return self.results
-        symbols = [Symbolic(s.shape, s.dtype, s.name, lead or s.lead, self.born(place))
-                   for place, (s, lead) in enumerate(zip(self.sources, leads, strict=True))]
-        return leaves(infer(lambda *values: self(values), tuple(symbols), {}))
+        known = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.sources}
+        if all(lead == symbol.lead for lead, symbol in zip(leads, self.sources, strict=True)):
+            return known
+        for place, (s, lead) in enumerate(zip(self.sources, leads, strict=True)):
+            known[id(s)] = Symbolic(s.shape, s.dtype, s.name, lead, self.born(place) if lead else "")
+
+        def meant(x: Any) -> Any:
+            return known[id(x)] if is_symbolic(x) else x
+
+        for node in self.nodes:
+            args, kwargs = map_leaves(meant, (node.args, node.kwargs))
+            outputs = infer(node.operation, args, kwargs, home(node.operation))
+            for old, new in zip(leaves(node.outputs), leaves(outputs), strict=True):
+                known[id(old)] = new
+        return known
 
     def born(self, place: int) -> str:
         """What a mask that comes with the data of an input is said to be born of."""
@@ -89,6 +121,13 @@ class Function:
                     wanted.update(id(s) for s in node.inputs())
             self._readers[grid] = shown
         return self._readers[grid]
+
+
+class _Number:
+    """Stands for a symbol, by its place among those that calls make."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
 
 
 def _reads(node: Node, shown: bool) -> bool:
@@ -121,6 +160,11 @@ def _sorted(sources: list[Symbolic], results: list[Symbolic]) -> list[Node]:
         stack.append((node, True))
         stack.extend((s.node, False) for s in reversed(missing) if id(s.node) not in done)
     return order
+
+
+def _by_key(tree: Any) -> Any:
+    """The same nest with dictionaries in the order of their keys, as Keras walks through them."""
+    return {key: _by_key(tree[key]) for key in sorted(tree)} if isinstance(tree, dict) else tree
 
 
 def _listed(sources: list[Symbolic], results: list[Symbolic], nodes: list[Node]) -> list[Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError
 from padless.graph.spec import Symbolic, infer, is_symbolic, leaves, map_leaves
+from padless.ragged.functions import writing
 from padless.ragged.packed import Packed
 from padless.registry import snake_case
 
@@ -82,15 +84,21 @@ _HOMES: dict[str, Any] = {"torch.nn.functional": torch.nn.functional, "torch.Ten
 
 
 def _place_of(function: Callable[..., Any]) -> str:
+    names = (function.__name__, f"__{function.__name__}__")  # torch calls `Tensor.__pow__` just "pow"
     for place, home in _HOMES.items():
-        if getattr(home, function.__name__, None) == function:
-            return f"{place}.{function.__name__}"
+        for name in names:
+            if getattr(home, name, None) == function:
+                return f"{place}.{name}"
     raise ArgumentError(f"The function {function!r} cannot be saved: it is none of torch's. Put it into a layer.")
 
 
 def record(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """A torch function on symbols: its result as symbols, the call kept as a node."""
-    args = map_leaves(lambda x: torch.from_numpy(x) if hasattr(x, "__array_interface__") else x, tuple(args))
+    writing(getattr(function, "__name__", ""), args, kwargs)
+    args, kwargs = map_leaves(lambda x: torch.tensor(x) if isinstance(x, np.ndarray) else x, (tuple(args), kwargs))
+    if getattr(function, "__name__", "") in ("reshape", "view", "expand") and None in leaves(args[1:]):
+        raise ArgumentError(f"`{function.__name__}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None in "
+                            f"`shape`. Write -1 for it, or use the Reshape layer.")
     operation = TorchFunction(function)
     return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 from padless.errors import PadlessError
@@ -94,11 +94,11 @@ def probing() -> bool:
     return _probing.get()
 
 
-def probe(symbol: Symbolic, sizes: tuple[int, int]) -> Tensor | Packed:
+def probe(symbol: Symbolic, sizes: tuple[int, int], device: torch.device | None = None) -> Tensor | Packed:
     """Zeros in the shape of the symbol, open axes filled in; if masked, with holes, padding and an empty row."""
     batch, other = sizes
     shape = [(batch if axis == 0 else other) if size is None else size for axis, size in enumerate(symbol.shape)]
-    values = torch.zeros(shape, dtype=symbol.dtype)
+    values = torch.zeros(shape, dtype=symbol.dtype, device=device)
     if not symbol.masked:
         return values
     mask = np.zeros(shape[: symbol.lead], dtype=bool)
@@ -109,24 +109,34 @@ def probe(symbol: Symbolic, sizes: tuple[int, int]) -> Tensor | Packed:
     return Packed(gather(values, index), index, fill)
 
 
-def infer(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What `fn` gives for these arguments, symbols among them, as a nest of new symbols."""
+def infer(fn: Callable[..., Any], args: Any, kwargs: Any, device: torch.device | None = None) -> Any:
+    """What `fn` gives for these arguments, symbols among them, as a nest of new symbols; probed on `device`."""
     symbols = [x for x in leaves((args, kwargs)) if is_symbolic(x)]
     results = []
     with torch.no_grad(), still():
         for sizes in _SIZES:
-            made = _probes(symbols, sizes)
+            made = _probes(symbols, sizes, device)
             inner_args, inner_kwargs = map_leaves(lambda x, made=made: made.get(id(x), x), (args, kwargs))
             results.append(fn(*inner_args, **inner_kwargs))
+    small, large = (_pytree.tree_structure(map_leaves(lambda _: None, result)) for result in results)
+    if small != large:
+        raise PadlessError(f"A call gave {small.num_leaves} results for one size of batch or time and {large.num_leaves} "
+                           f"for another: how many there are must not depend on the data.")
     return _pytree.tree_map(_symbol, *results, is_leaf=lambda x: isinstance(x, Packed))
 
 
-def _probes(symbols: list[Symbolic], sizes: tuple[int, int]) -> dict[int, Any]:
+def home(*modules: Any) -> torch.device | None:
+    """Where the weights of these modules are, if any exist: probes must be there too."""
+    inside = (m for module in modules if isinstance(module, nn.Module) for m in module.modules())
+    return next((w.device for m in inside for w in dict.values(m._parameters) if w is not None), None)
+
+
+def _probes(symbols: list[Symbolic], sizes: tuple[int, int], device: torch.device | None) -> dict[int, Any]:
     """A probe for each symbol; masks of the same grid are one index, as of two embeddings of the same ids."""
     made: dict[int, Any] = {}
     seen: dict[tuple[int, ...], Index] = {}
     for symbol in symbols:
-        value = probe(symbol, sizes)
+        value = probe(symbol, sizes, device)
         if isinstance(value, Packed):
             value.index = seen.setdefault(value.index.grid, value.index)
         made[id(symbol)] = value
@@ -146,6 +156,9 @@ def still() -> Iterator[None]:
 def _symbol(small: Any, large: Any) -> Any:
     """The symbol that stands for what two probes of different size gave."""
     if not isinstance(small, Tensor | Packed):
+        if isinstance(small, bool | int | float) and small != large:
+            raise PadlessError(f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "
+                               f"a symbol has no such size yet. Compute with it inside the `call` of a layer.")
         return small
     if small.ndim != large.ndim:
         raise PadlessError(f"A call gave shape {tuple(small.shape)} for one size of batch and {tuple(large.shape)} for "

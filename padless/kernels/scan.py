@@ -46,7 +46,9 @@ def scan(
     """
     order = index.order(values.device, reverse)
     if not order.sizes:
-        return step(values, tuple(state[:0] for state in states), order.rows[:0])[0], states
+        outputs, after = step(values, tuple(state[:0] for state in states), order.rows[:0])
+        # plus nothing, which is 0: so a loss on the states of an empty batch has a gradient, of zeros
+        return outputs, tuple(s + a.sum(0) if a.requires_grad else s for s, a in zip(states, after, strict=True))
     states = tuple(state.index_select(0, order.rows) for state in states)
     outputs, ended, width = [], [], index.shape[0]
     for x in permute(values, order.take, order.back).split(order.sizes):

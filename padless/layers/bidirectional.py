@@ -87,7 +87,7 @@ class Bidirectional(Layer):
             merged = [self._sequence(values, sequences, index) for values in merged]
         if self.return_state:
             return (*merged, *ended)
-        return merged[0] if self.merge_mode else merged
+        return merged[0] if self.merge_mode else tuple(merged)
 
     def _sequence(self, values: Tensor, sequences: Any, index: Index) -> Any:
         if not isinstance(sequences, Packed):

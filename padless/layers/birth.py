@@ -13,9 +13,10 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.graph.node import Node
-from padless.graph.spec import Shape, Symbolic, is_symbolic
+from padless.graph.spec import Shape, Symbolic, is_symbolic, probing
 from padless.layers import constraints, initializers, regularizers
 from padless.layers.layer import Layer
+from padless.layers.rule import as_data
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, narrow
 from padless.ragged.moves import take
@@ -138,10 +139,10 @@ class Embedding(Layer):
             return self._rows(packed)
         values = self._rows(packed.values, packed.index)
         fill = None
-        if self.mask_zero and shows() and (seen or packed.fill is None):
-            fill = self.embeddings[:1].expand(packed.index.gaps, -1)
-        elif not self.mask_zero and packed.fill is not None:
+        if not seen and packed.fill is not None:
             fill = self._rows(packed.fill)
+        elif self.mask_zero and shows():
+            fill = self.embeddings[:1].expand(packed.index.gaps, -1)
         return Packed(values, packed.index, fill)
 
     def index_of(self, inputs: Any) -> Index | None:
@@ -158,7 +159,7 @@ class Embedding(Layer):
         """`inputs != 0` with `mask_zero`, narrowed by a mask that the ids have already; else None."""
         if not self.mask_zero:
             return mask
-        real = inputs != 0
+        real = as_data(inputs, self._float) != 0
         real = real.unpack(padding=0) if isinstance(real, Packed) else real
         return real if mask is None else real & torch.as_tensor(mask, dtype=torch.bool)
 
@@ -201,10 +202,15 @@ def _born(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
                              f"{tuple(inputs.shape)}.")
         index = Index.from_mask(as_mask(real(inputs)), who)
         return Packed(gather(inputs, index), index), True
-    chosen = as_mask(real(inputs.values)[:, None])[:, 0]
-    if chosen.all():
-        return inputs, False
+    found = real(inputs.values)
+    if found.ndim != 1:
+        raise ShapeError(f"{who} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
+                         f"already. Make the finer mask first: it says which of the steps are real, too.")
+    chosen = as_mask(found[:, None])[:, 0]
     whole = inputs.index
+    if chosen.all():  # while a model is looked at, it shall show that the mask has passed here
+        index = Index.from_mask(whole.mask, who) if probing() else whole
+        return Packed(inputs.values, index, inputs.fill), False
     mask = whole.mask.copy()
     mask.reshape(-1)[whole.flat[~chosen]] = False
     index = narrow(whole, mask, who)
@@ -248,9 +254,10 @@ class Masking(Layer):
         return _born(inputs, self._real, f"Masking {self.name!r}")[0].index
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Which steps differ from the mask value."""
-        real = self._real(inputs)
-        return real.unpack(padding=0) if isinstance(real, Packed) else real
+        """Which steps differ from the mask value, narrowed by a mask that the inputs have already."""
+        real = self._real(as_data(inputs, self._float))
+        real = real.unpack(padding=0) if isinstance(real, Packed) else real
+        return real if mask is None else real & torch.as_tensor(mask, dtype=torch.bool)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

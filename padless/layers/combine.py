@@ -18,9 +18,9 @@ from padless.errors import ArgumentError, MaskError, ShapeError
 from padless.graph.spec import leaves
 from padless.kernels import combine
 from padless.layers.layer import Layer
-from padless.ragged.functions import align
 from padless.ragged.index import Index
 from padless.ragged.mask import union
+from padless.ragged.operands import align
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -93,7 +93,7 @@ def _showing(merged: Any, inputs: list[Any], shown: Callable[[Tensor], Tensor]) 
     """A merge that shows at masked steps what `shown` makes of the first input's; 0 if an input is plain."""
     if not isinstance(merged, Packed) or merged.fill is None:
         return merged
-    if any(not isinstance(x, Packed) for x in inputs):
+    if any(not isinstance(x, Packed) or x.fill is None or len(x.fill) != len(merged.fill) for x in inputs):
         return merged.with_values(merged.values)
     return merged.with_values(merged.values, shown(inputs[0].fill).expand_as(merged.fill))
 

@@ -96,12 +96,13 @@ def _regrid(x: Any, grid: tuple[int, int]) -> Any:
     """The results for B*T examples as a grid of steps; masked ones become inner sequences of two levels."""
     if not isinstance(x, Packed):
         return x.reshape(*grid, *x.shape[1:])
-    index = Index.from_mask(x.index.mask.reshape(*grid, -1), x.index.born)
+    index = Index.from_mask(x.index.mask.reshape(*grid, *x.index.grid[1:]), x.index.born)
     return Packed(x.values, index, x.fill)
 
 
 def _nested(inner: Packed, outer: Index) -> Packed:
     """Inner sequences, one for each step of `outer`, on a grid of both levels."""
-    mask = np.zeros((*outer.grid, inner.index.shape[1]), dtype=bool)
-    mask.reshape(-1, inner.index.shape[1])[outer.flat] = inner.index.mask
+    mask = np.zeros((len(outer.rank), *inner.index.grid[1:]), dtype=bool)
+    mask[outer.flat] = inner.index.mask
+    mask = mask.reshape(*outer.grid, *inner.index.grid[1:])
     return Packed(inner.values, Index.from_mask(mask, inner.index.born))

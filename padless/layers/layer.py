@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Self
 
@@ -18,11 +19,11 @@ from torch.utils import _pytree
 
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.node import Node, auto_name
-from padless.graph.spec import Symbolic, infer, is_symbolic, leaves, map_leaves, probing
+from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves, probing
 from padless.layers import regularizers
 from padless.layers.rule import Rule, as_data, is_data, mask_of, masked, remask, rule_of, same_steps
 from padless.layers.state import State, Unbuilt, as_dtype
-from padless.ragged.functions import align, scope
+from padless.ragged.operands import Refused, align, fills_of, scope
 from padless.ragged.packed import Packed, showing
 from padless.registry import register, snake_case
 from padless.saving.config import deserialize, serialize
@@ -46,6 +47,7 @@ class Layer(State):
 
     relation: str | None = None
     stepwise: bool = False
+    _said_to_support: bool | None = None  # what the class says by `supports_masking = True`
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         layer = super().__new__(cls)
@@ -59,6 +61,9 @@ class Layer(State):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if isinstance(vars(cls).get("supports_masking"), bool):
+            cls._said_to_support = vars(cls)["supports_masking"]
+            del cls.supports_masking  # pyright: ignore - the property of the base stays in force
         if "build" in vars(cls):
             cls.build = _built_after(cls.build)
 
@@ -69,6 +74,7 @@ class Layer(State):
         trainable: bool = True,
         dtype: Any = None,
         activity_regularizer: Any = None,
+        input_shape: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(trainable, type(self).build is not Layer.build)
@@ -80,7 +86,8 @@ class Layer(State):
         self.built = False
         self.dtype = as_dtype(dtype)
         self.activity_regularizer = regularizers.get(activity_regularizer)
-        self._supports_masking: bool | None = None
+        self._supports_masking = self._said_to_support
+        self._first_shape = input_shape  # the old way to say what comes into the first layer of a Sequential
         self._inbound: list[Node] = []
         if isinstance(self._parameters, Unbuilt):
             self._parameters.owner = f"Layer {self.name!r}"
@@ -104,7 +111,8 @@ class Layer(State):
         symbols = [_symbols(shape, self.dtype) for shape in shapes]
         if not self.built:
             self.build(*shapes)
-        return map_leaves(lambda symbol: symbol.shape, infer(lambda *inputs: self._run(inputs, {}), tuple(symbols), {}))
+        return map_leaves(lambda symbol: symbol.shape, infer(lambda *inputs: self._run(inputs, {}),
+                                                                   tuple(symbols), {}, home(self)))
 
     # ------------------------------------------------------------------------------------------------ calling
 
@@ -120,7 +128,10 @@ class Layer(State):
         always = {"mask", "training"} - set(rule.names)  # any layer may be called with these
         arguments = _bind(self, rule, args, {k: v for k, v in kwargs.items() if k not in always})
         self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})
-        node = Node(self, args, kwargs, infer(lambda *a, **k: self._run(a, k), args, kwargs))
+        if "mask" in rule.names[: len(args)]:  # by name, so that the graph sees that a mask was given
+            place = rule.names.index("mask")
+            args, kwargs = args[:place], {**kwargs, **dict(zip(rule.names[place:], args[place:], strict=False))}
+        node = Node(self, args, kwargs, infer(lambda *a, **k: self._run(a, k), args, kwargs, home(self)))
         self._inbound.append(node)
         return node.outputs
 
@@ -132,11 +143,13 @@ class Layer(State):
             explicit = kwargs.pop("mask")
         elif "mask" not in rule.names and "mask" in kwargs:
             kwargs = {k: v for k, v in kwargs.items() if k != "mask"}
-        training = kwargs.pop("training", None) if "training" not in rule.names and "training" in kwargs else None
+        training = kwargs.get("training")
+        if "training" not in rule.names:
+            kwargs = {k: v for k, v in kwargs.items() if k != "training"}
         arguments = _bind(self, rule, args, kwargs)
         for name in arguments:
             if name not in rule.mask_names:
-                arguments[name] = as_data(arguments[name])
+                arguments[name] = as_data(arguments[name], self._float)
         data = [name for name, value in arguments.items() if name not in rule.mask_names and is_data(value)]
         explicit = arguments.get("mask") if "mask" in rule.mask_names else explicit
         for position, name in enumerate(data):
@@ -166,7 +179,7 @@ class Layer(State):
                     module._losses.clear()
         token = _training.set(training)
         try:
-            with scope(self.name, rule.takes_mask(self)):
+            with scope(self.name, rule.takes_mask(self) and not rule.stepwise):
                 if rule.stepwise:
                     outputs = self._on_steps(arguments, data)
                 elif rule.relation is not None:
@@ -200,20 +213,32 @@ class Layer(State):
                     same_steps(self.name, packed, x)
                     meets[id(x)] = x
                 elif isinstance(x, Tensor):
-                    meets[id(x)] = align(packed, x)
+                    meets[id(x)] = self._met(packed, x)
+        operands = [met for met in meets.values() if not isinstance(met, Tensor)]
+        masks = [name for name in rule_of(type(self), Layer).mask_names if arguments.get(name) is not None]
 
-        def on(part: str, **more: Any) -> Any:
+        def on(rows: dict[int, Tensor], real: bool, **more: Any) -> Any:
             def view(x: Any) -> Any:
                 met = meets.get(id(x), x)
-                return getattr(met, part)[None] if hasattr(met, part) and not isinstance(met, Tensor) else met
+                return rows[id(met)][None] if id(met) in rows else met
 
             inner = {name: map_leaves(view, arguments[name]) if name in data else arguments[name] for name in arguments}
-            return self._invoke({**inner, **{k: v for k, v in more.items() if k in inner}})
+            row = torch.full((1, len(next(iter(rows.values())))), real, device=packed.device)
+            return self._invoke({**inner, **{k: v for k, v in more.items() if k in inner}, **dict.fromkeys(masks, row)})
 
-        outputs = on("values")
-        has_fill = all(m.fill is not None for m in meets.values() if not isinstance(m, Tensor))
-        fills = on("fill", training=False) if has_fill else map_leaves(lambda _: None, outputs)
+        outputs = on({id(x): x.values for x in operands}, True)
+        rows = fills_of(packed.index, operands)
+        fills = map_leaves(lambda _: None, outputs) if rows is None else on(rows, False, training=False)
         return _pytree.tree_map(lambda v, f: self._off_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
+
+    def _met(self, packed: Packed, x: Tensor) -> Any:
+        """A plain input of a stepwise layer, as it meets the one row of steps."""
+        try:
+            met = align(packed, x)
+        except Refused as why:
+            raise ShapeError(f"Layer {self.name!r} works step by step on {packed!r}, which an input of shape "
+                             f"{tuple(x.shape)} does not fit. {why}") from None
+        return met[None] if isinstance(met, Tensor) and x.ndim == packed.ndim else met
 
     def _off_row(self, packed: Packed, row: Tensor, fill: Tensor | None) -> Packed:
         if tuple(row.shape[:2]) != (1, packed.index.steps):
@@ -224,18 +249,27 @@ class Layer(State):
 
     def _in_training(self, given: Any) -> bool:
         enclosing = _training.get()
+        if isinstance(given, Tensor | Packed):
+            raise ArgumentError(f"Layer {self.name!r} got data of shape {tuple(given.shape)} for `training`, which is True "
+                                f"or False. Several inputs go into one list: layer([x, y]).")
         if probing():
             return False
         return bool(given if given is not None else self.training if enclosing is None else enclosing)
 
     def _cast(self, x: Any) -> Any:
-        """Floating inputs in the dtype of the layer's own weights, as Keras casts; autocast keeps its own order."""
+        """Floating inputs in the dtype of the layer's own weights, as Keras casts; autocast keeps its own order.
+
+        Integers are cast for built-in layers only: in a layer of the user's they may be ids.
+        """
         dtype = self._weight_dtype()
         if dtype is None or not dtype.is_floating_point:
             return x
+        whole = rule_of(type(self), Layer).relation is not None
 
         def cast(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor | Packed) or not leaf.dtype.is_floating_point or leaf.dtype == dtype:
+            if not isinstance(leaf, Tensor | Packed) or leaf.dtype == dtype:
+                return leaf
+            if not leaf.dtype.is_floating_point and (leaf.dtype.is_complex or not whole):
                 return leaf
             return leaf if torch.is_autocast_enabled(leaf.device.type) else leaf.to(dtype)
 
@@ -246,6 +280,12 @@ class Layer(State):
         if not self.built:
             return self.dtype if type(self).build is not Layer.build else None
         return next((w.dtype for w in self._parameters.values() if w is not None), None)
+
+    def _float(self) -> torch.dtype:
+        """The dtype that floats of NumPy and Python are brought to: that of the weights, of a model's layers too."""
+        known = (w.dtype for m in self.modules() if not isinstance(m._parameters, Unbuilt)
+                 for w in m._parameters.values() if w is not None and w.dtype.is_floating_point)
+        return next(known, self.dtype if self.dtype.is_floating_point else torch.float32)
 
     def _add_activity(self, outputs: Any) -> None:
         """The activity loss of real steps, per row of the batch as in Keras."""
@@ -270,10 +310,13 @@ class Layer(State):
             return
         shapes = {name: map_leaves(lambda x: None if x is None else tuple(x.shape), x) for name, x in data.items()}
         wanted = list(inspect.signature(self.build).parameters)
-        if len(wanted) > 1 and all(name.removesuffix("_shape") in rule.names for name in wanted):
-            self.build(**{name: shapes.get(name.removesuffix("_shape")) for name in wanted})
-        else:
-            self.build(next(iter(shapes.values()), None))
+        first = next((x for x in leaves(data) if isinstance(x, Tensor | Packed)), None)
+        elsewhere = first is not None and first.device.type != "cpu"
+        with first.device if elsewhere and first is not None else nullcontext():
+            if len(wanted) > 1 and all(name.removesuffix("_shape") in rule.names for name in wanted):
+                self.build(**{name: shapes.get(name.removesuffix("_shape")) for name in wanted})
+            else:
+                self.build(next(iter(shapes.values()), None))
 
     # ------------------------------------------------------------------------------------------------ who it is
 
@@ -319,12 +362,19 @@ class Layer(State):
         """The layer that has this config, with new weights."""
         return cls(**config)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: calls on symbols belong to the graphs, which bring them along (`Function`)."""
+        inbound = [node for node in self._inbound if not any(True for _ in node.inputs())]
+        arguments = self.__dict__.get("_arguments", {})
+        arguments = {name: value for name, value in arguments.items() if not any(map(is_symbolic, leaves(value)))}
+        return {**self.__dict__, "_inbound": inbound, "_arguments": arguments}
+
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
         return f"name={self.name!r}" + ("" if self.built else ", not built")
 
 
-_BASE = ("name", "trainable", "dtype", "activity_regularizer")
+_BASE = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # first weights are no setting
 
 
 def get(identifier: Any) -> Layer:
@@ -372,11 +422,15 @@ def _built_after(build: Callable[..., Any]) -> Callable[..., Any]:
     def once(self: Layer, *args: Any, **kwargs: Any) -> None:
         if self.__dict__.get("_building") or not self.built:
             outer, self.__dict__["_building"] = self.__dict__.get("_building", False), True
+            before = self._parameters
+            self._lift()
             try:
                 build(self, *args, **kwargs)
+            except BaseException:
+                self.__dict__["_parameters"] = before  # as if it had not been tried
+                raise
             finally:
                 self.__dict__["_building"] = outer
             self.built = True
-            self._lift()
 
     return once

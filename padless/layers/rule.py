@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -74,17 +75,20 @@ def is_data(x: Any) -> bool:
     return bool(found) and all(isinstance(leaf, Tensor | Packed) or leaf is None for leaf in found)
 
 
-def as_data(x: Any) -> Any:
-    """Arrays as tensors, a list of sequences as Packed (or a tensor, if it is rectangular); the rest as it is."""
+def as_data(x: Any, floats: Callable[[], torch.dtype] = torch.get_default_dtype) -> Any:
+    """Arrays as tensors, a list of sequences as Packed (or a tensor, if it is rectangular); the rest as it is.
+
+    `floats` says which dtype NumPy's and Python's own floats, which are all double, are brought to.
+    """
     if isinstance(x, np.ndarray):
-        x = x.astype(np.float32) if x.dtype == np.float64 else x
-        return torch.from_numpy(x)
+        tensor = torch.from_numpy(x if x.flags.writeable and all(s >= 0 for s in x.strides) else x.copy())
+        return tensor.to(floats()) if tensor.dtype == torch.float64 else tensor
     if isinstance(x, list) and x and all(isinstance(row, list | tuple) for row in x) and _numbers(x):
         packed = pack(x)
-        packed = packed.with_values(packed.values.float()) if packed.dtype == torch.float64 else packed
+        packed = packed.with_values(packed.values.to(floats())) if packed.dtype.is_floating_point else packed
         return packed.unpack() if packed.index.full else packed
     if isinstance(x, list | tuple | dict):
-        return map_leaves(lambda leaf: as_data(leaf) if isinstance(leaf, np.ndarray) else leaf, x)
+        return map_leaves(lambda leaf: as_data(leaf, floats) if isinstance(leaf, np.ndarray) else leaf, x)
     return x
 
 
@@ -97,6 +101,9 @@ def masked(x: Any, mask: Any, what: str) -> Any:
     if mask is None:
         return x
     if isinstance(x, dict):
+        if not isinstance(mask, dict):
+            raise MaskError(f"`{what}` must be a dictionary of masks with some of the keys {list(x)}; got "
+                            f"{type(mask).__name__}.")
         return {key: masked(value, mask.get(key), f"{what}[{key!r}]") for key, value in x.items()}
     if isinstance(x, list | tuple):
         if not isinstance(mask, list | tuple) or len(mask) != len(x):
@@ -131,7 +138,9 @@ def remask(layer: Any, rule: Rule, inputs: Any, previous: Any, outputs: Any) -> 
     flat = leaves(outputs)
     if rule.overrides_mask:
         given = layer.compute_mask(inputs, previous)
-        masks = given if isinstance(given, list | tuple) else [given] * len(flat)
+        if isinstance(given, dict) and isinstance(outputs, dict):
+            given = [given.get(key) for key in outputs]
+        masks = leaves(given) if isinstance(given, list | tuple) else [given] * len(flat)
         if len(masks) != len(flat):
             raise MaskError(f"compute_mask of layer {layer.name!r} gave {len(masks)} masks for {len(flat)} outputs.")
         fixed = iter([_with_mask(layer, out, m) for out, m in zip(flat, masks, strict=True)])
@@ -139,7 +148,14 @@ def remask(layer: Any, rule: Rule, inputs: Any, previous: Any, outputs: Any) -> 
         first = next((x for x in leaves(inputs) if isinstance(x, Packed)), None)
         strict = layer._supports_masking is True
         fixed = iter([_with_index(layer, out, first, strict) for out in flat])
-    return map_leaves(lambda _: next(fixed), outputs)
+    return map_leaves(lambda _: _by_gap(next(fixed)), outputs)
+
+
+def _by_gap(output: Any) -> Any:
+    """What each masked cell shows is known only inside the layer; outside one row per gap says it, or it is 0."""
+    if isinstance(output, Packed) and output.fill is not None and len(output.fill) != output.index.gaps:
+        return output.with_values(output.values)
+    return output
 
 
 def _with_mask(layer: Any, output: Any, mask: Any) -> Any:

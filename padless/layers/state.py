@@ -6,6 +6,7 @@ them is an error, since an optimizer would miss them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,14 +32,14 @@ class Unbuilt(dict[str, Any]):
     items = values = keys = __iter__ = _refuse  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> Any:
-        return _unbuilt, (self.owner,)
+        return _unbuilt, (self.owner, dict(dict.items(self)))
 
     def __deepcopy__(self, memo: Any) -> Unbuilt:
-        return _unbuilt(self.owner)
+        return _unbuilt(self.owner, copy.deepcopy(dict(dict.items(self)), memo))
 
 
-def _unbuilt(owner: str) -> Unbuilt:
-    parameters = Unbuilt()
+def _unbuilt(owner: str, held: dict[str, Any] | None = None) -> Unbuilt:
+    parameters = Unbuilt(held or {})
     parameters.owner = owner
     return parameters
 
@@ -85,8 +86,7 @@ class State(nn.Module):
         name: str | None = None,
     ) -> Tensor:
         """A new weight: a Parameter if trainable, else a buffer; also an attribute of its `name`."""
-        own = () if isinstance(self._parameters, Unbuilt) else tuple(self._parameters)
-        name = name or f"weight_{len(own) + len(self._buffers)}"
+        name = name or f"weight_{len(self._parameters) + len(self._buffers)}"
         initial: Any = initializers.get(initializer or "glorot_uniform")
         dtype = self.dtype if dtype is None else as_dtype(dtype)
         if initial is None or any(not isinstance(size, int) for size in shape):
@@ -94,7 +94,6 @@ class State(nn.Module):
                              f"axis of the input that decides the size of a weight must be known.")
         with torch.no_grad():
             value = initial(tuple(shape), dtype=dtype).to(torch.get_default_device())
-        self._lift()
         if trainable:
             self.register_parameter(name, nn.Parameter(value, requires_grad=self._trainable and dtype.is_floating_point))
         else:
@@ -113,7 +112,8 @@ class State(nn.Module):
     # ------------------------------------------------------------------------------------------------ reading
 
     def _own(self, trainable: bool) -> list[Tensor]:
-        return list((self._parameters if trainable else self._buffers).values())  # pyright: ignore
+        own = (self._parameters if trainable else self._buffers).values()
+        return [weight for weight in own if weight is not None]
 
     def _states(self) -> list[State]:
         self._adopt()
@@ -169,12 +169,12 @@ class State(nn.Module):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        for module in self._states():
-            module._trainable = bool(value)
-            if not isinstance(module._parameters, Unbuilt):
-                for weight in module._parameters.values():
-                    if weight is not None and weight.is_floating_point():
-                        weight.requires_grad_(bool(value))
+        for module in self.modules():
+            if isinstance(module, State):
+                module._trainable = bool(value)
+            for weight in dict.values(module._parameters):  # of torch's own modules too, and before the rest is built
+                if weight is not None and weight.is_floating_point():
+                    weight.requires_grad_(bool(value))
 
     @property
     def losses(self) -> list[Tensor]:
@@ -189,7 +189,8 @@ class State(nn.Module):
     @property
     def weight_losses(self) -> list[Tensor]:
         """Regularization of the weights: these terms count once per step, whatever the data."""
-        found = {id(m._parameters[n]): (m, n) for m in self._states() for n in m._regularized if m._trainable}
+        found = {id(m._parameters[n]): (m, n) for m in self._states() for n in m._regularized
+                 if m._trainable and n in m._parameters}
         return [m._regularized[n](m._parameters[n]) for m, n in found.values()]
 
     @torch.no_grad()
@@ -197,35 +198,55 @@ class State(nn.Module):
         """Bring constrained weights back to where they may be; training does this after every step."""
         for module in self._states():
             for name, constraint in module._constrained.items():
-                weight = module._parameters[name]
-                if weight is not None:
-                    weight.copy_(constraint(weight))
+                weight = getattr(module, name)
+                weight.copy_(constraint(weight))
 
     # ------------------------------------------------------------------------------------------------ what is inside
 
     def _lift(self) -> None:
         """From now on the layer's parameters may be asked for."""
         if isinstance(self._parameters, Unbuilt):
-            self.__dict__["_parameters"] = {}
+            self.__dict__["_parameters"] = dict(dict.items(self._parameters))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, list | tuple) and value and all(isinstance(v, nn.Module) for v in value):
-            value = nn.ModuleList(value)
-        elif isinstance(value, nn.Parameter):
-            self._lift()
+        if isinstance(value, list | tuple | dict):
+            value = _tracked(value)
         super().__setattr__(name, value)  # pyright: ignore[reportArgumentType] - torch takes anything
 
     def _adopt(self) -> None:
         """Register layers that were put into a list or dictionary after it became an attribute."""
         for name, value in list(self.__dict__.items()):
-            if name.startswith("_") or not isinstance(value, list | dict) or not value:
+            if name in ("_parameters", "_modules", "_arguments") or not isinstance(value, list | dict) or not value:
                 continue
-            inside = list(value.values()) if isinstance(value, dict) else value
-            if all(isinstance(v, nn.Module) for v in inside):
+            held = _tracked(value)
+            if held is not value:
                 del self.__dict__[name]
-                setattr(self, name, nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(value))
+                setattr(self, name, held)
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """As in torch; layers held in lists count."""
+        """As in torch; layers held in lists count, here and in what follows."""
         self._adopt()
         return super().named_modules(*args, **kwargs)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """As in torch."""
+        self._adopt()
+        return super().named_children()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in torch."""
+        self._adopt()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._adopt()
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def _tracked(value: Any) -> Any:
+    """A list or dictionary of nothing but layers, or of such lists, as torch's container; anything else as it is."""
+    inside = list(value.values()) if isinstance(value, dict) else value
+    inside = [_tracked(v) if isinstance(v, list | tuple) else v for v in inside]
+    if not inside or not all(isinstance(v, nn.Module) for v in inside):
+        return value
+    return nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(inside)

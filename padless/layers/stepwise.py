@@ -110,10 +110,6 @@ class Activation(Layer):
         """The function of each step."""
         return self.activation(inputs)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape of the input."""
-        return tuple(input_shape)
-
 
 @register("layer")
 class Dropout(Layer):

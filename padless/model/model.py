@@ -27,7 +27,7 @@ from padless.ragged.packed import Packed, shows
 from padless.registry import register
 from padless.saving import archive
 from padless.saving.config import CustomObjectScope, deserialize, serialize
-from padless.training.data import Batch, Examples, Stream
+from padless.training.data import Batch
 from padless.training.fit import Training
 from padless.training.loop import device_of
 
@@ -38,7 +38,7 @@ class Model(Training, Layer):
 
     Keras's `Model`. A padded batch is packed where its mask is born and stays so until somebody looks at the grid.
 
-    >>> from padless.layers import Dense, Embedding, LSTM
+    >>> from padless.layers import LSTM, Dense, Embedding, Input
     >>> x = Input((None,))
     >>> model = Model(x, Dense(2)(LSTM(4)(Embedding(9, 3, mask_zero=True)(x))))
     >>> model.predict([[1, 2, 3], [4]], verbose=0).shape
@@ -53,6 +53,7 @@ class Model(Training, Layer):
         self._lift()  # a model's weights are its layers', and those speak for themselves
         self._function: Function | None = None
         self._plans: dict[tuple[int, ...], plan.Plan] = {}  # by the axes of the masks that come with the data
+        self._met: list[Any] = []  # the forms of the first data that a `call` of one's own saw
         self._several: int | None = None  # how many inputs a `call` of one's own was trained on
         if graph:
             self._connect(inputs, outputs)
@@ -68,6 +69,9 @@ class Model(Training, Layer):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ArgumentError(f"Layers of a model need different names; {twice} occur more than once.")
+        if any(isinstance(leaf, nn.Parameter) for node in function.nodes for leaf in leaves((node.args, node.kwargs))):
+            raise ArgumentError("A torch module was called on a symbol, so its weights would be no part of the model. Call "
+                                "it in the `call` of a Layer that holds it, or put it into a Sequential.")
         self._function = function
         self._stack = nn.ModuleList(op for op in function.operations
                                     if isinstance(op, nn.Module) and not isinstance(op, InputLayer))
@@ -118,8 +122,7 @@ class Model(Training, Layer):
             raise ArgumentError(f"Model {self.name!r} has {len(names)} inputs {names}; got {len(given)}.")
         return given
 
-    def _plan(self, data: Examples | Stream, trains: bool) -> plan.Plan:
-        batch = data.head(1)
+    def _plan(self, batch: Batch, trains: bool) -> plan.Plan:
         if self._function is not None:
             return self._plan_for(self.arranged(batch.x))
         return plan.of_call(self, batch.to(device_of(self)).x) if trains else plan.Plan()
@@ -137,7 +140,7 @@ class Model(Training, Layer):
         """How data are to be read: so many inputs and outputs, of these names, in which lists are sequences."""
         function = self._function
         if function is None:
-            structure = _guessed(x, y, self._several)
+            structure = _guessed(x, y, self._several, self._compiled.get("loss") if self.compiled else None)
             self._several = structure.get("inputs", 1) if y is not None else self._several
             return structure
         names = list(function.inputs) if isinstance(function.inputs, dict) else self.input_names
@@ -160,6 +163,9 @@ class Model(Training, Layer):
             found.append(own[0] if len(set(own)) == 1 else mixed)
         return found
 
+    def _weight_dtype(self) -> None:
+        """The layers inside bring their inputs to their own dtypes."""
+
     def reads_grid(self, shown: bool) -> bool:
         """Some layer inside may."""
         return True
@@ -175,6 +181,8 @@ class Model(Training, Layer):
         """The call itself makes the weights of the layers inside; a `build` of one's own comes first."""
         if type(self).build is not Model.build:
             super()._ensure_built(rule, data)
+        if self._function is None and not self._met:
+            self._met = [map_leaves(_form, value) for value in data.values()]
         self.built = True
 
     # ------------------------------------------------------------------------------------------------ what is inside
@@ -183,7 +191,6 @@ class Model(Training, Layer):
     def layers(self) -> list[Any]:
         """The layers, inputs among them: in Keras's order, or where there is no graph as they became attributes."""
         if self._function is None:
-            self._adopt()
             return list(_layers_in(self))
         return [operation for operation in self._function.operations if isinstance(operation, Layer)]
 
@@ -274,14 +281,13 @@ class Model(Training, Layer):
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write config and weights to one safetensors file, for `padless.load_model`."""
-        config = {"class_name": type(self).__name__, **serialize(self, "layer")}
+        config = {**serialize(self, "layer"), "build_config": {"inputs": self._met}}
         archive.write(filepath, self._named_weights(), config)
 
     def _named_weights(self) -> dict[str, Tensor]:
         """The weights by layer and name; what several layers share is written once."""
         named: dict[str, Tensor] = {}
         seen: set[int] = set()
-        self._adopt()
         for place, layer in enumerate(self._named_layers()):
             prefix = "" if layer is self else f"{getattr(layer, 'name', place)}/"
             for name, weight in layer.state_dict(keep_vars=True).items():
@@ -314,6 +320,10 @@ def load_model(filepath: str | os.PathLike[str], custom_objects: dict[str, Any] 
     if config is None:
         raise ArgumentError(f"{os.fspath(filepath)!r} holds weights without a config. Make the model and use load_weights.")
     model = deserialize(config, "layer", custom_objects=custom_objects)
+    met = config.get("build_config", {}).get("inputs")
+    if met and model._function is None:
+        with torch.no_grad(), still():
+            model(*_zeros(met))
     model._set_named(arrays, os.fspath(filepath))
     return model
 
@@ -325,6 +335,20 @@ def _layers_in(module: nn.Module) -> Iterator[Layer]:
             yield child
         elif isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from _layers_in(child)
+
+
+def _form(value: Any) -> Any:
+    """What is kept of an input, so that a loaded model can make its weights."""
+    return None if value is None else {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+
+
+def _zeros(form: Any) -> Any:
+    """One example of zeros in each of these forms."""
+    if isinstance(form, list):
+        return [_zeros(inner) for inner in form]
+    if isinstance(form, dict) and set(form) == {"shape", "dtype"} and isinstance(form["dtype"], str):
+        return torch.zeros((1, *form["shape"][1:]), dtype=getattr(torch, form["dtype"]))
+    return {key: _zeros(inner) for key, inner in form.items()} if isinstance(form, dict) else form
 
 
 def map_shapes(shapes: Any, fn: Callable[[Any], Any]) -> Any:
@@ -354,22 +378,28 @@ def _fitted(value: Any, source: Symbolic) -> Any:
     return value
 
 
-def _guessed(x: Any, y: Any, several: int | None) -> dict[str, Any]:
+def _guessed(x: Any, y: Any, several: int | None, loss: Any) -> dict[str, Any]:
     """How data for a `call` of one's own are to be read: a dictionary by its names, a list of arrays as inputs.
 
-    A list or tuple whose entries all have as many rows as `y` are several inputs; any other list is sequences. Without
-    `y`, what the model was trained on decides.
+    `y` is for several outputs if it is a tuple, or if there are several losses. A list or tuple `x` whose entries all
+    have as many rows as `y` are several inputs; any other list is sequences. Without `y`, what the model was trained on
+    decides.
     """
     structure: dict[str, Any] = {}
     for what, given in (("input", x), ("output", y)):
         if isinstance(given, dict):
             structure |= {f"{what}s": len(given), f"{what}_names": list(given)}
-    first = next(iter(y.values())) if isinstance(y, dict) else y
-    if isinstance(x, list | tuple) and all(isinstance(a, np.ndarray | Tensor | Packed) and a.ndim for a in x) and len(x) > 1:
+    losses = len(loss) if isinstance(loss, list | tuple) else 1
+    if isinstance(y, tuple) and all(_is_array(a) for a in y) or losses > 1 and isinstance(y, list):
+        structure["outputs"] = len(y) if losses == 1 else losses
+    first = next(iter(y.values())) if isinstance(y, dict) else y[0] if structure.get("outputs", 1) > 1 else y
+    if isinstance(x, list | tuple) and all(_is_array(a) for a in x) and len(x) > 1:
         rows = len(first) if first is not None else len(x[0])
         fits = rows != len(x) and all(len(a) == rows for a in x)
         if fits if several is None or first is not None else several == len(x):
             structure["inputs"] = len(x)
-    if isinstance(y, tuple) and all(isinstance(a, np.ndarray | Tensor | Packed) for a in y):
-        structure["outputs"] = len(y)
     return structure
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray | Tensor | Packed) and x.ndim > 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from padless.errors import ArgumentError, NotBuilt
 from padless.graph.function import Function
 from padless.graph.node import auto_name
-from padless.graph.spec import Symbolic, is_symbolic, leaves
+from padless.graph.spec import Symbolic, is_symbolic
 from padless.layers.birth import Input, InputLayer, is_input
 from padless.layers.layer import Layer
 from padless.model.model import Model
@@ -37,7 +37,6 @@ class Sequential(Model):
         super().__init__(name=name, **kwargs)
         self._stack = nn.ModuleList()
         self._start: Any = None
-        self._ends: list[Any] = []  # the symbol behind each layer, once the Input is known
         self.built = False
         for layer in layers or ():
             self.add(layer)
@@ -46,6 +45,9 @@ class Sequential(Model):
         """One more layer at the end; it is refused before anything has changed."""
         if is_symbolic(layer) and is_input(layer):
             layer = layer.node.operation
+        first = getattr(layer, "_first_shape", None)
+        if first is not None and self._start is None and not len(self._stack):
+            self._start = Input(tuple(first))
         if isinstance(layer, InputLayer):
             if self._start is not None or len(self._stack):
                 raise ArgumentError(f"Sequential {self.name!r} has its input already; an Input can only come first.")
@@ -56,28 +58,28 @@ class Sequential(Model):
         name = getattr(layer, "name", None)
         if name is not None and any(getattr(other, "name", None) == name for other in self._stack):
             raise ArgumentError(f"Layers of a model need different names; {name!r} is there already.")
-        ends = self._ends if self._start is None else [*self._ends, layer((self._ends or [self._start])[-1])]
+        start = self._start if self._function is None else self._function.outputs
+        outputs = None if start is None else layer(start)
         self._stack.append(layer)
-        self._reach(ends)
+        self._reach(outputs)
 
     def pop(self, rebuild: bool = True) -> Any:
         """Take the last layer off."""
         if not len(self._stack):
             raise ArgumentError(f"Sequential {self.name!r} has no layer to take off.")
         layer: Any = self._stack[-1]
+        for node in () if self._function is None else self._function.nodes:
+            if isinstance(node.operation, Layer):
+                node.operation._inbound.remove(node)
         del self._stack[-1]
-        for symbol in leaves(self._ends[-1:])[:1]:
-            if symbol.node.operation is layer:
-                layer._inbound.remove(symbol.node)
-        self._reach(self._ends[:-1])
+        self._reach(None if self._function is None or not len(self._stack) else self._through(self._start))
         return layer
 
-    def _reach(self, ends: list[Any]) -> None:
-        """Become the graph from the start to the last of these symbols."""
-        self._ends = ends
-        self._function = Function(self._start, ends[-1]) if ends else None
+    def _reach(self, outputs: Any) -> None:
+        """Become the graph from the start to these symbols; None if the start is not known."""
+        self._function = None if outputs is None else Function(self._start, outputs)
         self._plans, self._objective = {}, None
-        self.built = bool(ends)
+        self.built = outputs is not None
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights for inputs of this shape, the batch in front."""
@@ -106,7 +108,7 @@ class Sequential(Model):
         for shape in shapes:
             start = Input(shape, dtype=dtype, masked=masked, name=name)
             try:
-                ends = self._through(start)
+                outputs = self._through(start)
             except Exception:  # whatever a layer says of an open axis, it is asked again with the known size
                 for layer, count in zip(own, before, strict=True):
                     del layer._inbound[count:]
@@ -114,16 +116,14 @@ class Sequential(Model):
                     raise
             else:
                 self._start = start
-                self._reach(ends)
+                self._reach(outputs)
                 return
 
-    def _through(self, symbol: Any) -> list[Any]:
-        """The symbol behind each layer."""
-        ends = []
+    def _through(self, symbol: Any) -> Any:
+        """What the layers make of a symbol."""
         for layer in self._stack:
             symbol = layer(symbol)
-            ends.append(symbol)
-        return ends
+        return symbol
 
     @property
     def layers(self) -> list[Any]:

@@ -183,7 +183,7 @@ class Sized(list[Any]):
 def flatten(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     start = args[1] if len(args) > 1 else kwargs.get("start_dim", 0)
     end = args[2] if len(args) > 2 else kwargs.get("end_dim", -1)
-    return [args[0], _feature(packed, start), _feature(packed, end)], {}
+    return [args[0], _feature(packed, start), _feature(packed, end), *args[3:]], {}
 
 
 def swap(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -8,30 +8,30 @@ that takes the mask: there it acts on the padded grid and returns a plain tensor
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
-from padless.ragged.index import Index
-from padless.ragged.packed import Packed, gather
+from padless.ragged import axes
+from padless.ragged.axes import Rule
+from padless.ragged.operands import Both, Refused, calling, fills_of
+from padless.ragged.packed import Packed
 
 
 def call(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """A torch function on arguments of which at least one is Packed."""
     name = getattr(func, "__name__", str(func))
-    _no_writing(name, args, kwargs)
+    writes = writing(name, args, kwargs)
+    kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     try:
         packed = _leading(args, kwargs)
+        if writes:
+            raise Refused
         if name in _ABOUT and packed is args[0]:
             return func(packed.values, *args[1:], **kwargs)
         rule = _rule(name)
@@ -39,25 +39,38 @@ def call(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
             raise Refused
         if rule is not axes.pointwise and rule is not axes.where:
             args, kwargs = _data_first(args, kwargs)
-        return _run(func, packed, *rule(packed, list(args), dict(kwargs)), name)
+        return _run(func, packed, *_on_values(rule, packed, args, kwargs, name), name)
     except Refused as why:
         if calling().grid:
             return func(*_grids(args), **_grids(kwargs))
         raise _lost(name, _leading(args, kwargs), str(why)) from None
 
 
-def _no_writing(name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    """Raises `ArgumentError` for functions that write into an argument: values are shared, and `fill` would not follow."""
-    into = args[0] if args else None
-    writes = name.endswith("_") and not name.endswith("__") or name in _WRITING
-    if kwargs.get("out") is None and (not writes or calling().grid and not isinstance(into, Packed)):
-        kwargs.pop("inplace", None)
-        return
-    if calling().grid and not writes:
-        return
-    what = "`out=`" if not writes else "a Packed" if isinstance(into, Packed) else "a plain tensor"
-    raise ArgumentError(f"`{name}` would write into {what}, and a Packed shares its values with others. Use the "
-                        f"function that returns its result, such as `x = x + 1` or `torch.relu(x)`.")
+def writing(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a function writes into a plain tensor, as a layer that looks at the grid may.
+
+    Otherwise it raises `ArgumentError`: values are shared, and what masked steps show would not follow.
+    """
+    here = name.endswith("_") and not name.endswith("__") or name in _WRITING
+    there = kwargs.get("out") is not None
+    if not here and not there:
+        return False
+    if calling().grid and not (here and isinstance(args[0], Packed)):
+        return True
+    raise ArgumentError(f"`{name}` would write its result {'into `out`' if there else 'in place'}, where other symbols or "
+                        f"Packed may share the values. Use the function that returns it, such as `x = x + 1` or "
+                        f"`torch.relu(x)`.")
+
+
+def _on_values(
+    rule: Rule, packed: Packed, args: Any, kwargs: dict[str, Any], name: str
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a rule makes of the arguments."""
+    try:
+        return rule(packed, list(args), dict(kwargs))
+    except (KeyError, IndexError, AttributeError) as missing:
+        raise TypeError(f"`{name}` on {packed!r} was not given the arguments that it takes; got {tuple(args[1:])} and "
+                        f"{kwargs}.") from missing
 
 
 def _data_first(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -87,6 +100,10 @@ def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
 
 def _grids(tree: Any) -> Any:
     return _pytree.tree_map(lambda x: x.unpack() if isinstance(x, Packed) else x, tree, is_leaf=_is_packed)
+
+
+def _is_packed(x: Any) -> bool:
+    return isinstance(x, Packed | Both)
 
 
 def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict[str, Any], name: str) -> Any:

@@ -7,6 +7,7 @@ is derived on first use and kept, on the host as NumPy arrays and on each device
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -71,7 +72,8 @@ class Index:
         """
         if mask.ndim == 2:
             return Index(mask, born=born)
-        return Index(mask.reshape(-1, mask.shape[-1]), Index.from_mask(np.asarray(mask.any(-1)), born), born)
+        rows = mask.reshape(math.prod(mask.shape[:-1]), mask.shape[-1])
+        return Index(rows, Index.from_mask(np.asarray(mask.any(-1)), born), born)
 
     @staticmethod
     def from_lengths(lengths: Ints, width: int | None = None, born: str = "lengths") -> Index:

@@ -28,7 +28,8 @@ class Scope:
     grid: bool = False
 
 
-_scope: ContextVar[Scope] = ContextVar("scope", default=Scope())
+_nobody = Scope()
+_scope: ContextVar[Scope] = ContextVar("scope", default=_nobody)
 
 
 @contextmanager
@@ -96,7 +97,8 @@ def shown(packed: Packed, operand: Tensor) -> Tensor | None:
         return operand[index.at("gap_rows", operand.device), 0] if by_row else None
     cells = _picked(operand, torch.unravel_index(index.at("masked", operand.device), index.grid))
     firsts = _picked(operand, torch.unravel_index(index.at("gap_cells", operand.device), index.grid))
-    same = torch.equal(cells, firsts.index_select(0, index.at("gap_of", operand.device)))
+    on_host = operand.device.type == "cpu"  # elsewhere the comparison would wait for the device
+    same = on_host and torch.equal(cells, firsts.index_select(0, index.at("gap_of", operand.device)))
     return firsts if same else cells
 
 

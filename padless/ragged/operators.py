@@ -21,11 +21,23 @@ class Operators:
     def __getattr__(self, name: str) -> Any:
         method = None if name.startswith("__") else getattr(Tensor, name, None)
         if not callable(method):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}. It is no torch.Tensor, though "
+                                 f"torch functions work on it; of a Packed, `.values` are the real steps and `.unpack()` "
+                                 f"is the padded grid.")
         return lambda *args, **kwargs: self.__torch_function__(method, (type(self),), (self, *args), kwargs)
+
+    def dim(self) -> int:
+        """The number of axes, as `ndim`."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one axis."""
+        return self.shape if dim is None else self.shape[dim]
 
     def __getitem__(self, key: Any) -> Any:
         return self.__torch_function__(Tensor.__getitem__, (type(self),), (self, key))
+
+    shape: Any
 
     # Written out for type checkers; the loop below fills in what they do.
     __hash__ = object.__hash__
@@ -75,5 +87,5 @@ def _operator(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in Operators.__annotations__:
+for _name in filter(lambda name: name.startswith("__"), Operators.__annotations__):
     setattr(Operators, _name, _operator(_name))

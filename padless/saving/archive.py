@@ -24,8 +24,10 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: An
     The file is written beside its place and then moved there, so that a reader, or a crash, meets the old or the new.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {os.fspath(target.parent)!r} to write {target.name!r} into.")
     metadata = {} if config is None else {_CONFIG: json.dumps(config)}
-    data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in arrays.items()}, metadata)
+    data = safetensors.torch.save(_apart(arrays), metadata)
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -53,6 +55,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
     except safetensors.SafetensorError as wrong:
         raise DataError(f"{os.fspath(path)!r} is not a whole safetensors file: {wrong}.") from wrong
     return arrays, None if config is None else json.loads(config)
+
+
+def _apart(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays on the host, each with memory of its own."""
+    seen: set[int] = set()
+    found = {}
+    for name, array in arrays.items():
+        array = array.detach().cpu().contiguous()
+        place = array.untyped_storage().data_ptr()
+        found[name] = array.clone() if place in seen else array
+        seen.add(place)
+    return found
 
 
 def _umask() -> int:

@@ -25,7 +25,7 @@ def pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | None]:
     """
     given, outputs = read(y_true, "y_true"), read(y_pred, "y_pred")
     if isinstance(given, Packed) and not isinstance(outputs, Packed):
-        outputs = pack(outputs, like=given)
+        outputs = pack(outputs, like=given.widened(outputs.shape[1]) if outputs.ndim > 1 else given)
     if isinstance(outputs, Packed):
         rows = outputs.values
         targets = on_steps(given if isinstance(given, Packed) else y_true, outputs.index, "y_true")
@@ -75,6 +75,8 @@ def on_steps(data: Any, index: Index, what: str) -> Tensor:
     if isinstance(found, Tensor):
         if tuple(found.shape[: len(index.grid)]) == index.grid:
             return gather(found, index)
+        if found.ndim > 1 and len(found) == index.shape[0] and (index.lengths == found.shape[1]).all():
+            return found.flatten(0, 1)  # a list of sequences that are all of one length
         if not isinstance(data, list | tuple) or found.ndim < 2:
             raise ShapeError(f"`{what}` of shape {tuple(found.shape)} does not fit outputs on a grid of shape "
                              f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "

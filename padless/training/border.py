@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, DataError
-from padless.ragged.index import Index
+from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather
 from padless.training.align import match_rank
 from padless.training.data import Batch, Examples, Stream, batches
@@ -30,12 +30,13 @@ _ROWS = 4096  # examples looked at together
 class Birth:
     """Steps that one input alone decides: its place, what a mask of them says that it is born of, and how they follow.
 
-    `index` also refuses ids that do not stand in their table.
+    `index` also refuses ids that do not stand in their table. `masks` is False for a table that makes no mask.
     """
 
     source: int
     born: str
     index: Callable[[Any], Index | None]
+    masks: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,15 @@ class Plan:
     ends: Sequence[End] = ()
 
 
-def check(model: Any, plan: Plan, data: Examples, objective: Objective | None) -> None:
+def check(model: Any, plan_of: Callable[[Batch], Plan], data: Examples, objective: Objective | None) -> None:
     """Ids outside their table, labels or weights of another length than the mask of their output, labels that are no class.
 
     Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
     """
-    first = 0
+    first, plan = 0, Plan()
     for batch in batches(data, _ROWS):
         values = model.arranged(batch.x)
+        plan = plan if first else plan_of(data.head(1))
         try:
             indexes = [birth.index(values[birth.source]) for birth in plan.births]
         except DataError as wrong:
@@ -93,7 +95,7 @@ def _outputs(batch: Batch, indexes: list[Index | None], plan: Plan, objective: O
         if index is None and end.lead:
             continue  # the loss of the batch compares the lengths
         if index is not None and isinstance(weight, Packed):
-            _same_lengths(weight.index, index, f"sample weights of output {output.name!r}", "weights", first)
+            _same_lengths(weight.index.lengths, index.lengths, f"sample weights of output {output.name!r}", "weights", first)
         rows = _rows(target, index, output, first)
         if rows is not None and None not in end.shape[-1:]:
             _labels(rows, end, output)
@@ -105,21 +107,27 @@ def _rows(target: Tensor | Packed, index: Index | None, output: Output, first: i
         if index is not None and target.index.full and target.index.grid == index.grid:
             return target.at_steps(index).values  # a rectangular list is a grid
         if index is not None:
-            _same_lengths(target.index, index, f"targets of output {output.name!r}", "labels", first)
+            _same_lengths(target.index.lengths, index.lengths, f"targets of output {output.name!r}", "labels", first)
         return target.values
     if index is None:
         return target
-    return gather(target, index) if tuple(target.shape[: len(index.grid)]) == index.grid else None
+    if tuple(target.shape[: len(index.grid)]) == index.grid:
+        return gather(target, index)
+    if index.outer is not None or target.ndim < 2:
+        return None
+    given = np.full(len(target), target.shape[1])  # a rectangular list, or an array that does not fit
+    _same_lengths(given, index.lengths, f"targets of output {output.name!r}", "labels", first)
+    return target.flatten(0, 1)
 
 
-def _same_lengths(given: Index, index: Index, what: str, ones: str, first: int) -> None:
-    if given.shape[0] != index.shape[0]:
+def _same_lengths(given: Ints, lengths: Ints, what: str, ones: str, first: int) -> None:
+    if len(given) != len(lengths):
         return
-    wrong = np.flatnonzero(given.lengths != index.lengths)
+    wrong = np.flatnonzero(given != lengths)
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(f"The {what} have {given.lengths[row]} {ones} in row {first + row}, but its mask has "
-                        f"{index.lengths[row]} real steps. Give one for each real step, or a padded array of the width "
+        raise DataError(f"The {what} have {given[row]} {ones} in row {first + row}, but its mask has "
+                        f"{lengths[row]} real steps. Give one for each real step, or a padded array of the width "
                         f"of the input.")
 
 

@@ -77,6 +77,7 @@ class Examples:
         self._columns = (_tree("x", x, inputs, input_names, sequences), _tree("y", y, outputs, output_names),
                          _tree("sample_weight", sample_weight, outputs, output_names))
         self._first, self._rows = 0, _same_length(_pytree.tree_leaves(self._columns))
+        _as_wide(*self._columns)
 
     def __len__(self) -> int:
         return self._rows
@@ -247,7 +248,7 @@ class _Ragged:
     """Flat values of all rows; row r of the grid holds those from `offsets[r]` to `offsets[r + 1]`.
 
     `inside` are the axes of the grid between batch and time, each example being that many rows. Without `positions` the
-    rows are right-padded, and the grid of a batch is as wide as its longest.
+    rows are right-padded, and the grid of a batch is as wide as its longest, but at least `width`.
     """
 
     what: str
@@ -271,7 +272,7 @@ class _Ragged:
         inner = (rows[:, None] * each + np.arange(each)).reshape(-1)
         chosen, lengths = _spans(self.offsets, inner)
         if self.positions is None:
-            width = int(lengths.max(initial=0))
+            width = max(self.width, int(lengths.max(initial=0)))
             mask = np.arange(width) < lengths[:, None]
         else:
             width = self.width
@@ -405,6 +406,15 @@ def _same_length(columns: list[_Dense | _Ragged | None]) -> int:
     if len(first) == 0:
         raise DataError(f"{first.what} holds 0 examples. Expected at least one.")
     return len(first)
+
+
+def _as_wide(x: Tree, y: Tree, sample_weight: Tree) -> None:
+    """Sequences beside padded arrays of targets or weights stand on a grid of the same width, in every batch."""
+    others = [c for c in _pytree.tree_leaves((y, sample_weight)) if isinstance(c, _Dense) and c.source.ndim > 1]
+    for column in _pytree.tree_leaves(x):
+        if isinstance(column, _Ragged) and column.positions is None and not column.inside:
+            longest = int(np.diff(column.offsets).max(initial=0))
+            column.width = min((c.source.shape[1] for c in others if c.source.shape[1] >= longest), default=0)
 
 
 def gather_outputs(outputs: Sequence[Tensor | Packed], kind: Kind | Literal["dense"] = "dense") -> Any:

@@ -87,6 +87,10 @@ class Training:
         """
         self._must_be_compiled("fit")
         _positive("epochs", epochs)
+        for what, number in (("batch_size", batch_size), ("validation_batch_size", validation_batch_size),
+                             ("validation_steps", validation_steps)):
+            if number is not None:
+                _positive(what, number)
         data, held = self._ready(x, y, sample_weight), None
         if validation_data is not None:
             held = self._read(*_triple(validation_data))
@@ -99,8 +103,7 @@ class Training:
             if part is not None:
                 self._check(part, objective, trains=True)
         self._equip()
-        size = batch_size if isinstance(data, Stream) else batch_size or 32
-        steps = _steps(data, size, steps_per_epoch)
+        steps = _steps(data, batch_size, steps_per_epoch)
         bar = ProgressBar()
         hooks = CallbackList(callbacks, add_history=True, model=self, verbose=verbose, epochs=epochs, steps=steps,
                              real_steps=0)
@@ -109,7 +112,7 @@ class Training:
         bar.set_params(hooks.params or {})
         self.stop_training = False
         module: Any = self
-        source = _endless(data, size, shuffle) if steps_per_epoch is not None and isinstance(data, Examples) else None
+        source = _endless(data, batch_size, shuffle) if steps_per_epoch is not None and isinstance(data, Examples) else None
         try:
             hooks.on_train_begin()
             for epoch in range(initial_epoch, epochs):
@@ -118,11 +121,12 @@ class Training:
                 if isinstance(data, Stream):
                     todo = data.epoch(steps_per_epoch)
                 else:
-                    todo = islice(source, steps_per_epoch) if source is not None else batches(data, size, order)
+                    todo = islice(source, steps_per_epoch) if source is not None else batches(data, batch_size, order)
                 logs: dict[str, Any] = loop.train_epoch(module, todo, objective, self.optimizer, hooks,
                                                         lambda: self.stop_training)
                 if held is not None and _due(validation_freq, epoch):
-                    found = self._measure(held, validation_batch_size or batch_size, validation_steps, hooks)
+                    found = self._measure(held, batch_size if validation_batch_size is None else validation_batch_size,
+                                          validation_steps, hooks)
                     logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
                 hooks.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -225,8 +229,8 @@ class Training:
         """For each of the outputs of this batch the kind of container of the input whose mask reaches it."""
         raise NotImplementedError
 
-    def _plan(self, data: Examples | Stream, trains: bool) -> border.Plan:
-        """What is known of the model before these data run through it."""
+    def _plan(self, batch: Batch, trains: bool) -> border.Plan:
+        """What is known of the model before data such as this example run through it."""
         raise NotImplementedError
 
     def _read(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
@@ -268,7 +272,7 @@ class Training:
         if objective is not None:
             border.has_targets(data, objective)
         if isinstance(data, Examples):
-            border.check(self, self._plan(data, trains), data, objective)
+            border.check(self, lambda batch: self._plan(batch, trains), data, objective)
 
     def _equip(self) -> None:
         """Give the weights to the optimizer; one that trains other weights is refused."""
@@ -333,10 +337,12 @@ def _split(data: Examples | Stream, fraction: float) -> tuple[Examples, Examples
 
 
 def _steps(data: Examples | Stream, size: int | None, given: int | None) -> int | None:
+    if size is not None:
+        _positive("batch_size", size)
     if given is not None:
         _positive("steps", given)
         return given
-    return data.steps if isinstance(data, Stream) else -(-len(data) // (size or 32))
+    return data.steps if isinstance(data, Stream) else -(-len(data) // (32 if size is None else size))
 
 
 def _limited(data: Examples | Stream, size: int | None, steps: int | None) -> Any:

@@ -230,10 +230,11 @@ class Loss:
         self, targets: Tensor, grid: Tensor, mask: Tensor, index: Index | None
     ) -> tuple[Tensor, Tensor | None]:
         """What `call` says of the sequences; those without a real step are not shown to it, and do not count."""
-        real = np.ones(len(grid), bool) if index is None else index.mask.reshape(len(grid), -1).any(-1)
+        here = np.ones(tuple(grid.shape[:2]), bool) if index is None else index.mask
+        real = here.any(axis=tuple(range(1, here.ndim)))
         n, kept = int(real.sum()), torch.from_numpy(np.flatnonzero(real)).to(grid.device)
         if not n:
-            return grid.reshape(len(grid), -1).sum(-1), torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
+            return grid.flatten(1).sum(-1), torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
         shown = (targets, grid, mask) if n == len(grid) else (targets[kept], grid[kept], mask[kept])
         values = torch.as_tensor(self.call(*shown[:2], **({"mask": shown[2]} if self.takes_mask else {})))
         if tuple(values.shape) not in ((), (n,)):

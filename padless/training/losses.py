@@ -216,6 +216,7 @@ def get(identifier: Any) -> Loss:
     ('mean_squared_error', 'sum_over_batch_size')
     """
     found = saving.get(identifier, "loss") if not isinstance(identifier, torch.nn.Module) else identifier
+    found = getattr(found, "of_steps", found)  # what `masked` wrapped: its sums can be split into batches
     if isinstance(found, Loss):
         return found
     if isinstance(found, TorchModule):
@@ -256,4 +257,5 @@ def masked(fn: Any) -> Callable[..., Tensor]:
             y_true = pack(y_true, mask=mask) if isinstance(y_true, Packed) else y_true
         return loss(y_true, y_pred, weights)
 
+    measured.of_steps = loss  # pyright: ignore[reportFunctionMemberAccess]
     return measured

@@ -18,6 +18,7 @@ from padless.ragged.packed import Packed
 from padless.registry import register
 from padless.saving import config as saving
 from padless.training import losses
+from padless.training.align import read
 from padless.training.loss import Loss
 from padless.training.loss_functions import (
     binary_crossentropy,
@@ -168,9 +169,12 @@ class F1Score(Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch."""
         measured = self.rows.measure(y_true, y_pred, sample_weight)
+        dtype = double(measured.values)
         if len(measured.values):
-            right_predicted_true = measured.weighted.to(double(measured.values)).sum(0)
-            self.counts = self.counts + right_predicted_true
+            right_predicted_true = measured.weighted.to(dtype).sum(0)
+        else:
+            right_predicted_true = measured.values.new_zeros((3, read(y_pred, "y_pred").shape[-1]), dtype=dtype)
+        self.counts = self.counts + right_predicted_true
 
     def _compare(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """For each row and class: right, predicted, true; `(N, 3, C)`."""
