@@ -1,0 +1,181 @@
+"""Check a layer, loss, metric or model of anyone's against the laws, and show the smallest example that breaks one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from padless.errors import ArgumentError, one_of
+from padless.testing import laws, models, objectives
+from padless.testing.laws import LawBroken
+from padless.testing.masks import Mask, as_draw, random_masks, special_masks
+from padless.testing.models import Task
+from padless.testing.objectives import Objective, Weights
+from padless.testing.subject import Subject
+from padless.training import losses, metrics
+
+LAYER_LAWS: dict[str, Callable[..., None]] = {
+    "presence": laws.presence,
+    "absence": laws.absence,
+    "independence": laws.independence,
+    "round trip": laws.round_trip,
+}
+OBJECTIVE_LAWS: dict[str, Callable[..., None]] = {
+    "presence": objectives.loss_presence,
+    "absence": objectives.loss_absence,
+    "independence": objectives.loss_independence,
+    "split": objectives.loss_split,
+    "round trip": objectives.loss_round_trip,
+}
+LAWS = ("presence", "absence", "independence", "round trip", "split")
+
+
+def check_layer(
+    layer: Any,
+    input_shape: Any = (3,),
+    *,
+    breaks: Mapping[str, str] | None = None,
+    born: bool = False,
+    rows: Mapping[str, Any] | None = None,
+    training: bool = False,
+    masks: int = 10,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> None:
+    """Run the laws of DESIGN on a layer, or on what a function makes; raises `LawBroken` with the smallest example.
+
+    `input_shape` is that of a step, without batch and time: a tuple, a function that draws numbers (as
+    `padless.testing.ids(9)`), or a list of them for several inputs. With `born` zeros in the input are its masked steps.
+    `rows` are further arguments, as `{"initial_state": ((4,), (4,))}`. A layer that cannot keep a law says so, with the
+    reason, in `breaks` or in an attribute of that name: then the law is skipped.
+
+    >>> from padless.layers import LSTM, Layer
+    >>> check_layer(LSTM(4, return_sequences=True), (3,))
+    >>> class Leak(Layer):
+    ...     stepwise = True
+    ...     def call(self, inputs):
+    ...         return inputs - inputs.mean(1, keepdim=True)
+    >>> check_layer(Leak(name="leak"), (1,))
+    Traceback (most recent call last):
+    ...
+    padless.testing.laws.LawBroken: presence: Leak 'leak' ... Smallest mask: [[1], [1]].
+    """
+    subject = Subject.of(layer, input_shape, born=born, rows=dict(rows or {}), training=training)
+    declared = {**getattr(subject.layer, "breaks", {}), **(breaks or {})}
+    more = {"round trip": {"custom_objects": custom_objects}}
+    for name in kept(LAYER_LAWS, declared):
+        hold(partial(LAYER_LAWS[name], subject, **more.get(name, {})), masks if name != "round trip" else 1)
+
+
+def check_loss(loss: Any, output_shape: Any = (3,), target_shape: Any = None, **options: Any) -> None:
+    """Run the laws on a loss: a name, an object, or a function that `compile` takes; raises `LawBroken`.
+
+    Shapes are those of one step: a tuple, or a function that draws numbers, such as `padless.testing.labels(4)`; targets
+    are drawn like outputs unless said otherwise. `weights` are the kinds of sample weights to try, `breaks` the laws that
+    it does not keep, with the reason, `masks` how many random masks are tried.
+
+    >>> check_loss("mae")
+    >>> from padless.testing import labels, probabilities
+    >>> check_loss("sparse_categorical_crossentropy", probabilities(4), labels(4))
+    """
+    _check_objective(lambda: losses.get(loss), output_shape, target_shape, **options)
+
+
+def check_metric(metric: Any, output_shape: Any = (3,), target_shape: Any = None, **options: Any) -> None:
+    """Run the laws on a metric: a name, an object (it is copied), or a function; as `check_loss`.
+
+    >>> from padless.testing import one_hot, probabilities
+    >>> check_metric("categorical_accuracy", probabilities(4), one_hot(4))
+    """
+    made = metrics.get(metric)
+    _check_objective(lambda: copy.deepcopy(made), output_shape, target_shape, **options)
+
+
+def _check_objective(
+    make: Callable[[], Any], output_shape: Any, target_shape: Any, *, breaks: Mapping[str, str] | None = None,
+    weights: Sequence[Weights] = ("none", "rows"), masks: int = 10,
+) -> None:
+    draw = as_draw(output_shape)
+    declared = {**getattr(make(), "breaks", {}), **(breaks or {})}
+    for kind in weights:
+        objective = Objective(make, draw, draw if target_shape is None else as_draw(target_shape), kind)
+        for name in kept(OBJECTIVE_LAWS, declared):
+            hold(partial(OBJECTIVE_LAWS[name], objective), masks if name != "round trip" else 1)
+
+
+def check_model(
+    model: Any, input_shape: Any = (3,), target_shape: Any = (1,), *, loss: Any = "mse", metrics: Any = None,
+    masks: int = 3, **options: Any,
+) -> None:
+    """Run the laws on a model, or on what a function makes: those of a layer, and of training, split and archive.
+
+    Shapes and options are `check_layer`'s; `target_shape` is a list for several outputs. Targets stand on the input's
+    steps.
+
+    >>> from padless import Input, Model
+    >>> from padless.layers import Dense
+    >>> x = Input((None, 3), masked=True)
+    >>> check_model(Model(x, Dense(1)(x)), masks=1)
+    """
+    check_layer(model, input_shape, masks=masks, **options)
+    subject = Subject.of(model, input_shape, born=options.get("born", False))
+    targets = tuple(as_draw(shape) for shape in (target_shape if isinstance(target_shape, list) else [target_shape]))
+    task = Task(subject, targets, loss, metrics)
+    declared = {**getattr(subject.layer, "breaks", {}), **(options.get("breaks") or {})}
+    if "absence" not in declared:
+        hold(partial(models.training_absence, task), masks)
+    if "split" not in declared:
+        hold(partial(models.model_split, task), masks)
+    if "round trip" not in declared:
+        hold(partial(models.archive, subject), masks)
+
+
+def kept(known: Mapping[str, Any], declared: Mapping[str, str]) -> Iterator[str]:
+    """The laws that are not declared broken; a declaration needs a reason."""
+    for name, reason in declared.items():
+        if name not in LAWS:
+            raise ArgumentError(one_of("law", name, LAWS))
+        if not reason or not isinstance(reason, str):
+            raise ArgumentError(f"To break the law {name!r} takes a reason, in words; got {reason!r}.")
+    return (name for name in known if name not in declared)
+
+
+def hold(law: Callable[[Mask], None], count: int = 10) -> None:
+    """A law on the special masks and on `count` random ones; raises `LawBroken` with the smallest mask that breaks it."""
+    for mask in (*special_masks().values(), *random_masks(count)):
+        broken = _breaks(law, mask)
+        if broken is not None:
+            mask, broken = smallest(law, mask, broken)
+            raise LawBroken(f"{broken} Smallest mask: {mask.astype(int).tolist()}.") from broken
+
+
+def smallest(law: Callable[[Mask], None], mask: Mask, broken: LawBroken) -> tuple[Mask, LawBroken]:
+    """A mask from which no row, column or masked step can be taken without the law holding again."""
+    for smaller in _smaller(mask):
+        found = _breaks(law, smaller)
+        if found is not None:
+            return smallest(law, smaller, found)
+    return mask, broken
+
+
+def _smaller(mask: Mask) -> Iterator[Mask]:
+    rows, columns = mask.shape
+    if rows > 1:
+        yield from (np.delete(mask, row, axis=0) for row in range(rows))
+    if columns > 1:
+        yield from (np.delete(mask, column, axis=1) for column in range(columns))
+    for cell in np.flatnonzero(~mask):
+        fuller = mask.copy()
+        fuller.reshape(-1)[cell] = True
+        yield fuller
+
+
+def _breaks(law: Callable[[Mask], None], mask: Mask) -> LawBroken | None:
+    try:
+        law(mask)
+    except LawBroken as broken:
+        return broken
+    return None

@@ -1,0 +1,191 @@
+"""The laws of a layer: presence, absence, independence, round trip. Each raises `LawBroken` where it does not hold.
+
+They share one way to look: run the layer in two ways that should not differ, and compare outputs, gradients of inputs
+and weights, and added losses, by row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padless.errors import ArgumentError, PadlessError
+from padless.graph.spec import leaves
+from padless.ragged.packed import Packed
+from padless.saving.config import custom_object_scope
+from padless.testing.masks import Mask
+from padless.testing.subject import Result, Sample, Subject, Way, enter, joined
+
+Masks = Mask | Sequence[Mask]
+CONTENTS = (3.5, float("nan"), float("inf"), -float("inf"), -1e30)  # at masked steps of numbers
+IDS = (1, -7, 10**9, 0, -1)  # and of ids
+PADDINGS: tuple[tuple[int, int, Way], ...] = (  # more columns left and right, and how the mask is given
+    (0, 1, "packed"), (3, 0, "mask"), (0, 3, "packed"), (1, 0, "packed"), (2, 1, "mask"))
+
+
+class LawBroken(PadlessError, AssertionError):
+    """A law of padless does not hold for a layer, loss, metric or model."""
+
+
+def presence(subject: Subject, masks: Masks, seed: int = 0) -> None:
+    """Packed equals what each sequence gives alone, without any padding: outputs and gradients, to rounding."""
+    sample = subject.sample(masks, seed)
+    together = subject.run(sample)
+    pulls = subject.pulls(together)
+    bare = [sample.alone(row, subject.spans) for row in range(sample.batch)]
+    alone = [subject.run(part, _bare_way(subject, part), [[p[row]] for p in pulls]) for row, part in enumerate(bare)]
+    what = f"{subject.label} run on a batch is not what it is on each sequence alone"
+    finite(together, f"{subject.label} gives numbers that are not finite")
+    if alone:
+        compare(joined(alone), together, "presence", what)
+    _word(subject, sample, together)
+
+
+def _bare_way(subject: Subject, part: Sample) -> Way | None:
+    """How a sequence alone comes in: without a mask, unless a window has to know of its holes."""
+    bare = not subject.spans or all(mask.all() and mask.size for mask in part.masks)
+    return "plain" if bare else None
+
+
+def absence(subject: Subject, masks: Masks, seed: int = 0) -> None:
+    """What stands at masked steps, and how many they are, changes no bit; where a layer looks at the grid, to rounding."""
+    sample = subject.sample(masks, seed)
+    base = subject.run(sample)
+    pulls = subject.pulls(base)
+    if base.stray:
+        raise LawBroken(f"absence: {subject.label} sends gradients to {base.stray} masked numbers of its inputs.")
+    numbers = all(grid.is_floating_point() for grid in sample.grids)
+    for (left, right, way), number, word in zip(PADDINGS, CONTENTS, IDS, strict=True):
+        number, word = (0, 0) if subject.born else (number, word)
+        other = subject.run(sample.holding(number, word).widened(left, right, number, word),
+                            None if subject.born else way, pulls)
+        what = (f"{subject.label}, given its mask {_WAYS[way]}, changes with {left} more columns on the left and {right} "
+                f"on the right, and {number if numbers else word} at masked steps")
+        compare(base, other, "absence", what, exact=not subject.looks)
+        for gap in base.shown.keys() & other.shown.keys() if way == "packed" else ():
+            same(base.shown[gap], other.shown[gap], "absence",
+                 f"{what}: what is shown after step {gap[2]} of row {gap[1]}")
+        if other.stray:
+            raise LawBroken(f"absence: {what}: they get gradients.")
+    for content in () if subject.born or not numbers else CONTENTS[:1] if subject.looks else CONTENTS[:3]:
+        compare(base, subject.run(sample, "fill", pulls, content), "absence",
+                f"{subject.label} changes with gaps that show {content}", exact=not subject.looks)
+
+
+_WAYS = {"packed": "as Packed", "mask": "as `mask=`"}
+
+
+def independence(subject: Subject, masks: Masks, seed: int = 0) -> None:
+    """Rows may be permuted, and batches split: batch-mates do not matter, to rounding."""
+    sample = subject.sample(masks, seed)
+    whole = subject.run(sample)
+    pulls = subject.pulls(whole)
+    order = np.random.default_rng(seed).permutation(sample.batch).tolist()
+    permuted = subject.run(sample.chosen(order), pulls=[[part[r] for r in order] for part in pulls])
+    compare(whole.chosen(order), permuted, "independence", f"{subject.label} changes with the rows in the order {order}")
+    parts = [order[: sample.batch // 2], order[sample.batch // 2 :]]
+    halves = [subject.run(sample.chosen(rows), pulls=[[part[r] for r in rows] for part in pulls]) for rows in parts]
+    compare(whole.chosen(order), joined(halves), "independence", f"{subject.label} changes with its batch-mates; the "
+                                                                 f"rows {parts[0]} and {parts[1]} run apart")
+
+
+def round_trip(
+    subject: Subject, masks: Masks, seed: int = 0, custom_objects: Mapping[str, Any] | None = None
+) -> None:
+    """Config through JSON and weights by value give the same layer back, to the bit."""
+    sample = subject.sample(masks, seed)
+    try:
+        text = json.dumps(subject.layer.get_config())
+    except (TypeError, ArgumentError) as odd:
+        raise LawBroken(f"round trip: {subject.label} has no config that is JSON: {odd}") from None
+    with custom_object_scope(custom_objects):
+        again = type(subject.layer).from_config(json.loads(text))
+    if json.dumps(again.get_config()) != text:
+        raise LawBroken(f"round trip: the config of {subject.label} becomes another one: {text} gives "
+                        f"{json.dumps(again.get_config())}.")
+    other = Subject.of(lambda: again, list(subject.inputs), born=subject.born, rows=subject.rows,
+                       training=subject.training, dtype=subject.dtype)
+    again.set_weights(subject.layer.get_weights())
+    result = subject.run(sample)
+    renamed = other.run(sample, pulls=subject.pulls(result))
+    names = dict(zip(renamed.weights, result.weights, strict=True))
+    renamed = Result(renamed.outputs, renamed.inputs, {names[k]: g for k, g in renamed.weights.items()},
+                     renamed.penalty, renamed.shown, renamed.stray, renamed.raw)
+    compare(result, renamed, "round trip", f"{subject.label} made again from its config and weights differs", exact=True)
+
+
+def _word(subject: Subject, sample: Sample, result: Result) -> None:
+    """What the layer says of its outputs is true: their masks, their shapes."""
+    layer = subject.layer
+    if getattr(layer, "relation", None) == "graph":
+        return
+    entered = [enter(g, m, "born" if subject.born else "packed") for g, m in zip(sample.grids, sample.masks, strict=True)]
+    masks: list[Any] = [None if subject.born else torch.from_numpy(m) for m in sample.masks]
+    one = len(entered) == 1
+    said = layer.compute_mask(entered[0] if one else entered, masks[0] if one else masks)
+    outputs = result.raw if isinstance(result.raw, list | tuple) else [result.raw]
+    listed = list(said) if isinstance(said, list | tuple) else [said] * len(outputs)
+    beside = [(leaf, mask) for part, mask in zip(outputs, listed, strict=True) for leaf in leaves(part)]
+    for number, (output, mask) in enumerate(beside):
+        own = output.mask if isinstance(output, Packed) else None
+        if (own is None) != (mask is None) or own is not None and not torch.equal(own, torch.as_tensor(mask).bool()):
+            raise LawBroken(f"presence: output {number} of {subject.label} has the mask {_listed(own)}, but compute_mask "
+                            f"says {_listed(mask)}.")
+    shapes = [tuple(g.shape) for g in sample.grids]
+    told = leaves_of_shapes(layer.compute_output_shape(shapes[0] if one else shapes))
+    for number, (output, shape) in enumerate(zip(leaves(result.raw), told, strict=True)):
+        if len(shape) != output.ndim or any(a not in (None, b) for a, b in zip(shape, output.shape, strict=True)):
+            raise LawBroken(f"presence: output {number} of {subject.label} has the shape {tuple(output.shape)}, but "
+                            f"compute_output_shape says {shape}.")
+
+
+def leaves_of_shapes(shapes: Any) -> list[tuple[Any, ...]]:
+    """All shapes in a nest of them."""
+    if not any(isinstance(size, list | tuple) for size in shapes):
+        return [tuple(shapes)]
+    return [leaf for shape in shapes for leaf in leaves_of_shapes(shape)]
+
+
+def _listed(mask: Any) -> Any:
+    return None if mask is None else torch.as_tensor(mask).int().tolist()
+
+
+# ------------------------------------------------------------------------------------------------ comparing
+
+
+def compare(expected: Result, given: Result, law: str, what: str, exact: bool = False) -> None:
+    """Raises `LawBroken` where two results differ."""
+    for (name, a), (_, b) in zip(expected.parts(), given.parts(), strict=True):
+        same(a, b, law, f"{what}: {name}", exact)
+
+
+def same(expected: Tensor, given: Tensor, law: str, what: str, exact: bool = False) -> None:
+    """Raises `LawBroken` unless both are equal, to the bit or to rounding."""
+    tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-5
+    equal = expected.shape == given.shape and (
+        bits(expected) == bits(given) if exact
+        else torch.allclose(expected, given, rtol=tolerance, atol=tolerance, equal_nan=True))
+    if not equal:
+        raise LawBroken(f"{law}: {what} is {_short(given)}, expected {_short(expected)}.")
+
+
+def bits(x: Tensor) -> bytes:
+    """A tensor as its bytes: NaN equals NaN, 0 is not -0."""
+    return x.detach().contiguous().cpu().numpy().tobytes()
+
+
+def finite(result: Result, what: str) -> None:
+    """Raises `LawBroken` for NaN or infinity."""
+    for name, part in result.parts():
+        if not bool(torch.isfinite(part).all()):
+            raise LawBroken(f"presence: {what}: {name} is {_short(part)}.")
+
+
+def _short(x: Tensor) -> str:
+    numbers = np.array2string(x.detach().cpu().numpy(), threshold=40, precision=6)
+    return f"{numbers} of shape {tuple(x.shape)}" if x.ndim > 1 else numbers
