@@ -1,5 +1,7 @@
 """padless: sequence models for PyTorch in the Keras style, in which padding does not exist."""
 
+import sys as _sys
+
 from padless import errors as errors
 from padless import layers as layers
 from padless.graph.node import reset_names as _reset_names
@@ -20,6 +22,10 @@ from padless.training import callbacks as callbacks
 from padless.training import losses as losses
 from padless.training import metrics as metrics
 from padless.training import optimizers as optimizers
+
+for _room in (activations, callbacks, constraints, initializers, losses, metrics, optimizers, regularizers):
+    # `from padless.callbacks import EarlyStopping`, as one writes with Keras
+    _sys.modules[f"padless.{_room.__name__.rpartition('.')[2]}"] = _room
 
 __version__ = "0.1.0"
 

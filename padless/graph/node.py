@@ -97,8 +97,8 @@ def record(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> A
     writing(getattr(function, "__name__", ""), args, kwargs)
     args, kwargs = map_leaves(lambda x: torch.tensor(x) if isinstance(x, np.ndarray) else x, (tuple(args), kwargs))
     if getattr(function, "__name__", "") in ("reshape", "view", "expand") and None in leaves(args[1:]):
-        raise ArgumentError(f"`{function.__name__}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None in "
-                            f"`shape`. Write -1 for it, or use the Reshape layer.")
+        raise ArgumentError(f"`{function.__name__}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None "
+                            f"in `shape`. Write -1 for it, or use the Reshape layer.")
     operation = TorchFunction(function)
     return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
 

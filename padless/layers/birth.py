@@ -76,7 +76,7 @@ def Input(
 ) -> Any:
     """A symbol for data of this shape, without the batch; None where sizes vary.
 
-    `masked=True` declares that the data come with a mask (a list of sequences, a Packed, `mask=` in `fit`), so that a
+    `masked=True` declares that the data come with a mask (a list of sequences, a Packed), so that a
     layer which would lose it is refused while the model is built.
 
     >>> Input(shape=(None, 8)).shape
