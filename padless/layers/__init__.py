@@ -1,5 +1,7 @@
 """All layers by name."""
 
+from padless.layers.attend import AdditiveAttention as AdditiveAttention
+from padless.layers.attend import Attention as Attention
 from padless.layers.bidirectional import Bidirectional as Bidirectional
 from padless.layers.birth import Embedding as Embedding
 from padless.layers.birth import Input as Input
@@ -16,11 +18,21 @@ from padless.layers.combine import Maximum as Maximum
 from padless.layers.combine import Minimum as Minimum
 from padless.layers.combine import Multiply as Multiply
 from padless.layers.combine import Subtract as Subtract
+from padless.layers.convolution import Conv1D as Conv1D
+from padless.layers.convolution import Conv1DTranspose as Conv1DTranspose
+from padless.layers.convolution import DepthwiseConv1D as DepthwiseConv1D
+from padless.layers.convolution import SeparableConv1D as SeparableConv1D
 from padless.layers.distributed import TimeDistributed as TimeDistributed
 from padless.layers.grid import DropMask as DropMask
 from padless.layers.grid import Flatten as Flatten
 from padless.layers.grid import Reshape as Reshape
 from padless.layers.layer import Layer as Layer
+from padless.layers.multi_head import GroupQueryAttention as GroupQueryAttention
+from padless.layers.multi_head import MultiHeadAttention as MultiHeadAttention
+from padless.layers.positions import PositionEmbedding as PositionEmbedding
+from padless.layers.positions import RotaryEmbedding as RotaryEmbedding
+from padless.layers.positions import SinePositionEncoding as SinePositionEncoding
+from padless.layers.positions import TokenAndPositionEmbedding as TokenAndPositionEmbedding
 from padless.layers.scan import GRU as GRU
 from padless.layers.scan import LSTM as LSTM
 from padless.layers.scan import RNN as RNN
@@ -32,3 +44,10 @@ from padless.layers.stepwise import Activation as Activation
 from padless.layers.stepwise import Dense as Dense
 from padless.layers.stepwise import Dropout as Dropout
 from padless.layers.stepwise import LayerNormalization as LayerNormalization
+from padless.layers.transformer import TransformerDecoder as TransformerDecoder
+from padless.layers.transformer import TransformerEncoder as TransformerEncoder
+from padless.layers.window import AveragePooling1D as AveragePooling1D
+from padless.layers.window import Cropping1D as Cropping1D
+from padless.layers.window import MaxPooling1D as MaxPooling1D
+from padless.layers.window import UpSampling1D as UpSampling1D
+from padless.layers.window import ZeroPadding1D as ZeroPadding1D
