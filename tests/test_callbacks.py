@@ -1,0 +1,285 @@
+"""Callbacks: called in order, called cheaply, and Keras's decisions made again."""
+
+import math
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padless.errors import ArgumentError
+from padless.registry import entries
+from padless.training.callbacks import (
+    Callback,
+    CallbackList,
+    EarlyStopping,
+    History,
+    LambdaCallback,
+    LearningRateScheduler,
+    TerminateOnNaN,
+)
+
+
+class Weights:
+    """As much of a model as callbacks ask for; its weights are the number of the epoch, in one array that is reused."""
+
+    def __init__(self):
+        self.stop_training = False
+        self.weights = np.zeros(1)
+        self.optimizer = SimpleNamespace(learning_rate=0.1)
+
+    def get_weights(self):
+        return [self.weights]
+
+    def set_weights(self, weights):
+        self.weights[:] = weights[0]
+
+
+def run(callback, values, model=None, name="val_loss"):
+    """Epochs with these results, until somebody stops them; the number of epochs run and the model."""
+    model = model or Weights()
+    callbacks = CallbackList([callback], model=model)
+    callbacks.on_train_begin()
+    epoch = -1
+    for epoch, value in enumerate(values):
+        model.weights[:] = epoch
+        callbacks.on_epoch_end(epoch, {name: value})
+        if model.stop_training:
+            break
+    callbacks.on_train_end()
+    return epoch + 1, model
+
+
+# The law: the same epochs as Keras, the same weights at the end.
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.5, 0.75, 1.0, 1.25, 2.0]), min_size=1, max_size=12),
+    options=st.fixed_dictionaries({
+        "min_delta": st.sampled_from([0, 0.25, -0.25]),
+        "patience": st.integers(0, 3),
+        "baseline": st.sampled_from([None, 0.75, 1.125]),
+        "restore_best_weights": st.booleans(),
+        "start_from_epoch": st.integers(0, 3),
+    }),
+    mode=st.sampled_from(["min", "max", "auto"]),
+)
+def test_early_stopping_decides_as_keras(values, options, mode):
+    os.environ["KERAS_BACKEND"] = "torch"
+    keras = pytest.importorskip("keras")
+    ours, our_model = run(EarlyStopping(mode=mode, monitor="loss", **options), values, name="loss")
+    theirs, their_model = run(keras.callbacks.EarlyStopping(mode=mode, monitor="loss", **options), values,
+                              Copying(), name="loss")
+    assert (ours, float(our_model.weights[0])) == (theirs, float(their_model.weights[0]))
+
+
+class Copying(Weights):
+    """Keras keeps what get_weights gives it, without a copy."""
+
+    metrics = ()
+
+    def get_weights(self):
+        return [self.weights.copy()]
+
+
+def test_nan_is_never_an_improvement():
+    stopping = EarlyStopping(patience=2)
+    assert run(stopping, [math.nan, 1.0, math.nan, math.nan, 0.5])[0] == 4
+    assert stopping.best == 1.0
+    assert run(EarlyStopping(), [math.nan, 1.0, 0.5])[0] == 3
+    restoring = EarlyStopping(patience=1, restore_best_weights=True)
+    assert run(restoring, [math.nan, math.nan, 1.0])[1].weights.tolist() == [0]
+
+
+def test_what_does_not_beat_the_baseline_does_not_renew_the_patience():
+    assert run(EarlyStopping(patience=2, baseline=0.75), [2.0, 1.25, 1.25, 1.0])[0] == 3
+    assert run(EarlyStopping(patience=2, baseline=1.5), [2.0, 1.25, 1.25, 1.0])[0] == 4
+
+
+@pytest.mark.parametrize("monitor, better", [
+    ("val_accuracy", 1.0), ("tags_sparse_categorical_accuracy", 1.0), ("auc", 1.0), ("f1", 1.0),
+    ("val_loss", -1.0), ("tags_loss", -1.0), ("mae", -1.0), ("val_mean_squared_error", -1.0),
+])  # fmt: skip
+def test_auto_mode_knows_the_direction_from_the_name(monitor, better):
+    assert run(EarlyStopping(monitor), [better * epoch for epoch in range(5)], name=monitor)[0] == 5
+    assert run(EarlyStopping(monitor), [-better * epoch for epoch in range(5)], name=monitor)[0] == 2
+
+
+def test_auto_mode_asks_the_metric_of_that_name_first():
+    model = Weights()
+    model.metrics = [SimpleNamespace(name="loss"), SimpleNamespace(name="agreement", higher_is_better=True)]
+    assert run(EarlyStopping("val_agreement"), [1.0, 2.0, 3.0], model, "val_agreement")[0] == 3
+
+
+def test_auto_mode_refuses_before_training_what_it_cannot_tell():
+    with pytest.raises(ArgumentError, match="monitor='zest'.*mode='max'"):
+        CallbackList(EarlyStopping("zest"), model=Weights()).on_train_begin()
+    with pytest.raises(ArgumentError, match="Unknown mode 'mim'"):
+        EarlyStopping(mode="mim")
+
+
+def test_a_monitor_that_is_not_there_is_a_warning_and_no_stop():
+    with pytest.warns(UserWarning, match="'val_loss'.*loss"):
+        assert run(EarlyStopping(), [1.0, 1.0], name="loss")[0] == 2
+
+
+def test_early_stopping_can_be_used_again(capsys):
+    stopping = EarlyStopping(patience=1, verbose=1, restore_best_weights=True)
+    assert run(stopping, [1.0, 2.0, 3.0])[0] == 2
+    assert run(stopping, [6.0, 5.0, 4.0])[0] == 3
+    assert "Epoch 2: early stopping" in capsys.readouterr().out
+
+
+# The list
+
+
+def test_the_list_calls_all_in_order_and_each_sees_what_the_one_before_added():
+    calls = []
+
+    class First(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["added"] = 1.0
+            calls.append("first")
+
+    second = LambdaCallback(on_epoch_end=lambda epoch, logs: calls.append(dict(logs)))
+    given = {"loss": torch.tensor(2.0)}
+    callbacks = CallbackList([First(), [second]], add_history=True, model=Weights(), epochs=1)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_end(0, given)
+    assert calls == ["first", {"loss": 2.0, "added": 1.0}]
+    assert callbacks.history.history == {"loss": [2.0], "added": [1.0]}
+    assert list(given) == ["loss"]
+
+
+def test_a_hook_that_nobody_overrides_is_not_called_and_its_logs_are_not_read():
+    class Unreadable(dict):
+        def items(self):
+            raise AssertionError("logs were read")
+
+    callbacks = CallbackList([Callback(), History()], model=Weights())
+    callbacks.on_train_batch_end(0, Unreadable(loss=1.0))
+    assert not callbacks.wants("on_train_batch_end")
+    callbacks.append(LambdaCallback(on_batch_end=lambda batch, logs: None))
+    assert callbacks.wants("on_train_batch_end")
+    assert not callbacks.wants("on_test_batch_end")
+    with pytest.raises(AssertionError, match="logs were read"):
+        callbacks.on_train_batch_end(0, Unreadable(loss=1.0))
+
+
+@pytest.mark.parametrize("hook", [
+    "on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end", "on_predict_batch_begin",
+    "on_predict_batch_end", "on_epoch_begin", "on_epoch_end",
+])  # fmt: skip
+def test_every_numbered_hook_arrives_with_floats(hook):
+    seen = []
+    callbacks = CallbackList(LambdaCallback(**{hook: lambda number, logs: seen.append((number, logs))}))
+    getattr(callbacks, hook)(3, {"loss": torch.tensor(0.5)})
+    assert seen == [(3, {"loss": 0.5})]
+    assert type(seen[0][1]["loss"]) is float
+
+
+@pytest.mark.parametrize("run_kind", ["train", "test", "predict"])
+def test_begin_and_end_arrive(run_kind):
+    seen = []
+    hooks = {f"on_{run_kind}_{edge}": lambda logs, edge=edge: seen.append(edge) for edge in ("begin", "end")}
+    callbacks = CallbackList(LambdaCallback(**hooks))
+    for edge in ("begin", "end"):
+        getattr(callbacks, f"on_{run_kind}_{edge}")()
+    assert seen == ["begin", "end"]
+
+
+def test_whole_outputs_stay_what_they_are():
+    seen = []
+    callbacks = CallbackList(LambdaCallback(on_predict_batch_end=lambda batch, logs: seen.append(logs["outputs"])))
+    outputs = torch.ones(1, 1)
+    callbacks.on_predict_batch_end(0, {"outputs": outputs})
+    assert seen[0] is outputs
+
+
+def test_keras_callbacks_are_welcome():
+    os.environ["KERAS_BACKEND"] = "torch"
+    keras = pytest.importorskip("keras")
+    history = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)
+    callbacks = CallbackList([history], model=Weights(), verbose=0)
+    assert not callbacks.wants("on_train_batch_end")
+    assert CallbackList([keras.callbacks.TerminateOnNaN()]).wants("on_train_batch_end")
+
+
+def test_what_is_no_callback_is_refused():
+    with pytest.raises(ArgumentError, match="'history'"):
+        CallbackList(["history"])
+    with pytest.raises(ArgumentError, match="on_epoch_ends.*Did you mean 'on_epoch_end'"):
+        LambdaCallback(on_epoch_ends=print)
+
+
+def test_history_keeps_epochs_params_and_stands_on_the_model():
+    model = Weights()
+    callbacks = CallbackList(add_history=True, model=model, epochs=5, steps=1)
+    callbacks.on_train_begin()
+    for epoch in (3, 4):
+        callbacks.on_epoch_end(epoch, {"loss": epoch / 2})
+    history = callbacks.history
+    assert (history.epoch, history.history) == ([3, 4], {"loss": [1.5, 2.0]})
+    assert history.params == {"epochs": 5, "steps": 1}
+    assert model.history is history
+    mine = History()
+    assert CallbackList([mine], add_history=True).history is mine
+
+
+# The others
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, torch.tensor(math.nan)])
+def test_terminate_on_nan_stops_or_raises(loss, capsys):
+    model = Weights()
+    callbacks = CallbackList(TerminateOnNaN(), model=model)
+    callbacks.on_train_batch_end(0, {"loss": 1.0})
+    assert not model.stop_training
+    callbacks.on_train_batch_end(1, {"loss": loss})
+    assert model.stop_training
+    assert "Batch 1" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="batch 2"):
+        CallbackList(TerminateOnNaN(raise_error=True), model=model).on_train_batch_end(2, {"loss": loss})
+
+
+@pytest.mark.parametrize("torch_optimizer", [False, True])
+def test_learning_rate_scheduler_sets_and_logs(torch_optimizer, capsys):
+    model = Weights()
+    if torch_optimizer:
+        model.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    halve = LearningRateScheduler(lambda epoch, rate: rate / 2, verbose=1)
+    callbacks = CallbackList(halve, add_history=True, model=model)
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        callbacks.on_epoch_end(epoch, {})
+    assert callbacks.history.history["learning_rate"] == pytest.approx([0.05, 0.025])
+    assert "Epoch 2: learning rate 0.025" in capsys.readouterr().out
+
+
+def test_a_schedule_may_take_the_epoch_alone_and_its_own_errors_are_its_own():
+    model = Weights()
+    CallbackList(LearningRateScheduler(lambda epoch: 0.5), model=model).on_epoch_begin(0)
+    assert model.optimizer.learning_rate == 0.5
+
+    def broken(epoch, rate):
+        raise TypeError("mine")
+
+    with pytest.raises(TypeError, match="mine"):
+        CallbackList(LearningRateScheduler(broken), model=model).on_epoch_begin(0)
+
+
+@pytest.mark.parametrize("rate", [None, "fast", math.nan, -1.0])
+def test_a_schedule_that_gives_no_rate_is_refused(rate):
+    model = Weights()
+    with pytest.raises(ArgumentError, match="learning rate"):
+        CallbackList(LearningRateScheduler(lambda epoch, now: rate), model=model).on_epoch_begin(0)
+    assert model.optimizer.learning_rate == 0.1
+
+
+def test_callbacks_are_registered():
+    assert {"Callback", "History", "EarlyStopping", "LearningRateScheduler"} <= set(entries("callback"))

@@ -1,0 +1,454 @@
+"""Where padless is not Keras 3.15.1, on purpose: for each line of docs/differences.md one test, with both numbers.
+
+If an assertion about Keras fails here, Keras has changed: strike the line.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from keras_parity import (
+    B,
+    D,
+    T,
+    V,
+    all_ids,
+    close,
+    embed,
+    equal_masks,
+    ids_of,
+    keras,
+    losing,
+    mask_on,
+    numbers,
+    shown,
+    table,
+    twin_models,
+    twins,
+)
+
+import padless
+from padless.errors import DataError, MaskLost, NotBuilt
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
+L, K = padless.layers, keras.layers
+ids = np.array([[3, 1, 2, 0, 0], [4, 0, 0, 0, 0]])
+
+
+def both(make, shape=(None, T, D)):
+    """The same layer in both libraries, and embedded ids for each."""
+    mine, theirs = twins(make, shape)
+    return mine, theirs, embed(padless, ids)[0], embed(keras, ids)[0]
+
+
+def tests_of(name):
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return set(re.findall(r"^def test_(\w+)\(", text, re.MULTILINE))
+
+
+def test_every_line_has_its_test():
+    text = (Path(__file__).parent.parent / "docs" / "differences.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    own = tests_of("test_differences.py") - {"every_line_has_its_test"}
+    assert len(lines) == len(set(lines))
+    assert own <= set(lines) <= own | tests_of("test_window.py") | tests_of("test_attend.py")
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+def test_lost_mask():
+    class Sum:
+        def __new__(cls, lib):
+            class Total(lib.layers.Layer):
+                def call(self, x):
+                    return x.sum(1)
+
+            return Total()
+
+    mine, theirs, x, y = *(Sum(lib) for lib in (padless, keras)), embed(padless, ids)[0], embed(keras, ids)[0]
+    with pytest.warns(UserWarning, match="does not support masking"):
+        assert np.allclose(shown(theirs(y))[1], (table()[4] + 4 * table()[0]), atol=1e-6)  # with the padding
+    with pytest.raises(MaskLost, match="total"):
+        mine(x)
+
+
+def test_arithmetic():
+    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2))
+    assert mask_on(y * 2.0) is None and mask_on(x * 2.0) is not None
+    close(mine(x * 2.0), theirs(y * 2.0, mask=torch.from_numpy(ids != 0)))
+    assert not np.allclose(shown(theirs(y * 2.0)), shown(mine(x * 2.0)), atol=1e-3)  # Keras has run over the padding
+
+
+def test_flatten():
+    x, y = embed(padless, ids)[0], embed(keras, ids)[0]
+    with pytest.warns(UserWarning, match="does not support masking"):
+        kerass = K.Flatten()(y)
+    close(L.Flatten()(x), kerass)
+    assert L.Flatten().compute_mask(x, x.mask) is None and K.Flatten().compute_mask(y, x.mask) is not None
+
+
+def test_reshape():
+    x, y = embed(padless, ids)[0], embed(keras, ids)[0]
+    with pytest.warns(UserWarning, match="does not support masking"):
+        kerass = K.Reshape((T, D, 1))(y)
+    mine = L.Reshape((T, D, 1))(x)
+    close(mine, kerass)
+    assert mask_on(kerass) is None and np.array_equal(mask_on(mine), ids != 0)
+    with pytest.raises(MaskLost):
+        L.Reshape((D, T))(x)
+
+
+def test_layer_normalization_over_time():
+    mine, theirs, x, y = both(lambda lib: lib.layers.LayerNormalization(axis=1))
+    with pytest.raises(RuntimeError, match="normalized_shape"):  # on torch, masked or not
+        theirs(y)
+    with pytest.raises(MaskLost):
+        mine(x)
+    assert mine(x.unpack()).shape == (2, T, D)
+
+
+def test_initial_state():
+    mine, theirs, x, y = both(lambda lib: lib.layers.GRU(2))
+    h = torch.from_numpy(numbers(2, 2))
+    close(mine(x, initial_state=h), theirs(y, initial_state=h, mask=torch.from_numpy(ids != 0)))
+    close(mine(x.unpack(), initial_state=h), theirs(y, initial_state=h))  # as if there were no mask
+    assert not np.allclose(shown(mine(x, initial_state=h)), shown(theirs(y, initial_state=h)), atol=1e-3)
+
+
+def test_go_backwards():
+    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, go_backwards=True, return_sequences=True))
+    a, b = mine(x), theirs(y)
+    close(a, b)
+    assert mask_on(b).tolist() == (ids != 0).tolist() and mask_on(a).tolist() == (ids != 0)[:, ::-1].tolist()
+    assert (shown(b)[1, :4] == 0).all() and (shown(b)[1, 4] != 0).all()  # the one real step has moved to the end
+
+
+def test_zero_output_for_mask():
+    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, zero_output_for_mask=True))
+    last = twins(lambda lib: lib.layers.LSTM(2), (None, T, D))[1](y)
+    assert (shown(theirs(y)) == 0).all()
+    close(mine(x), last)
+
+
+def test_unroll():
+    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, unroll=True, go_backwards=True))
+    with pytest.raises((AttributeError, TypeError)):
+        theirs(y)
+    close(mine(x), twins(lambda lib: lib.layers.LSTM(2, go_backwards=True), (None, T, D))[1](y))
+
+
+def test_bidirectional_with_state_and_stateful():
+    mine, theirs, x, y = both(lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(2, return_state=True, stateful=True)),
+                              (2, T, D))
+    with pytest.raises(TypeError):
+        theirs(y)
+    assert len(mine(x)) == 5
+
+
+def test_empty_rows_in_pooling():
+    nothing = np.array([[0, 0, 0, 0, 0], [1, 2, 0, 0, 0]])
+    mine = shown(L.GlobalAveragePooling1D()(embed(padless, nothing)[0]))
+    kerass = shown(K.GlobalAveragePooling1D()(embed(keras, nothing)[0]))
+    assert np.isnan(kerass[0]).all() and (mine[0] == 0).all()
+    close(mine[1], kerass[1])
+
+
+def test_masking_nan():
+    x = torch.tensor([[[1.0, 2.0], [float("nan"), float("nan")]]])
+    assert mask_on(K.Masking(float("nan"))(x)).tolist() == [[True, True]]
+    assert mask_on(L.Masking(float("nan"))(x)).tolist() == [[True, False]]
+
+
+def test_second_masking():
+    x, y = embed(padless, ids)[0], embed(keras, ids)[0]
+    assert mask_on(K.Masking()(y)).all()  # row 0 of the table is not 0
+    equal_masks(mask_on(L.Masking()(x)), ids != 0)
+    mask = torch.from_numpy(ids != 0)
+    assert K.Masking().compute_mask(y, mask).all() and torch.equal(L.Masking().compute_mask(x, mask), mask)
+
+
+def test_mask_by_position():
+    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, return_sequences=True))
+    mask = torch.tensor([[1, 0, 1, 1, 0]] * 2).bool()
+    a, b = mine(x.unpack(), None, mask), theirs(torch.from_numpy(shown(y)), None, mask)
+    close(a, b)
+    assert mask_on(b) is None and np.array_equal(mask_on(a), mask)
+
+
+def test_mask_ended_by_compute_mask():
+    def stopper(lib):
+        class Stop(lib.layers.Layer):
+            def call(self, x):
+                return x
+
+            def compute_mask(self, x, mask=None):
+                return None
+
+        return Stop()
+
+    assert mask_on(stopper(keras)(embed(keras, ids)[0])) is not None
+    assert mask_on(stopper(padless)(embed(padless, ids)[0])) is None
+
+
+def test_embedding_in_time_distributed():
+    words = np.array([[[1, 2, 0], [3, 0, 0]], [[4, 5, 6], [0, 0, 0]]])
+    mine, theirs = twins(lambda lib: lib.layers.TimeDistributed(lib.layers.Embedding(V, D, mask_zero=True)), (None, 2, 3))
+    a, b = mine(torch.from_numpy(words)), theirs(torch.from_numpy(words))
+    assert mask_on(b) is None and np.array_equal(mask_on(a), words != 0)
+    close(a.values, b[torch.from_numpy(words != 0)])
+
+
+def test_merge_with_an_unmasked_input():
+    x, y, plain = embed(padless, ids)[0], embed(keras, ids)[0], torch.from_numpy(numbers(2, T, D))
+    assert mask_on(K.Add()([y, plain])) is None and mask_on(K.Concatenate()([y, plain])).all()
+    for layer in (L.Add(), L.Concatenate()):
+        assert np.array_equal(mask_on(layer([x, plain])), ids != 0)
+    close(L.Add()([x, plain]).values, K.Add()([y, plain])[torch.from_numpy(ids != 0)])
+
+
+def test_merge_of_unequal_masks():
+    other = np.array([[1, 2, 0, 4, 0], [0, 6, 0, 0, 0]])
+    (x, y), (u, v) = ([embed(lib, i)[0] for i in (ids, other)] for lib in (padless, keras))
+    row = table()
+    assert np.allclose(shown(K.Add()([u, v]))[0, 3], row[0] + row[4], atol=1e-6)  # the embedding of nothing counts
+    assert np.allclose(shown(L.Add()([x, y]))[0, 3], row[4], atol=1e-6)
+    for name in ("Add", "Subtract", "Average", "Concatenate"):
+        a, b = getattr(L, name)()([x, y]), getattr(K, name)()([u, v])
+        equal_masks(mask_on(a), mask_on(b))
+        together = torch.from_numpy((ids != 0) & (other != 0))
+        close(a.unpack()[together], b[together])
+        assert not np.allclose(shown(a), shown(b), atol=1e-3)
+
+
+def test_zeros_in_gaps():
+    x, y, plain = embed(padless, ids)[0], embed(keras, ids)[0], torch.from_numpy(numbers(2, T, D))
+    other = [embed(lib, np.array([[1, 2, 0, 4, 0], [0, 6, 0, 0, 0]]))[0] for lib in (padless, keras)]
+    mine, theirs, *_ = both(lambda lib: lib.layers.Dense(2))
+    packed = padless.pack(y.detach(), mask=ids != 0)  # values with a mask of their own
+    cases = [(mine(packed), theirs(y)),
+             (L.Add()([x, plain]), K.Add()([y, plain])),
+             (L.Maximum()([x, other[0]]), K.Maximum()([y, other[1]])),
+             (L.Concatenate(axis=1)([x, other[0]]), K.Concatenate(axis=1)([y, other[1]]))]
+    for a, b in cases:
+        nothing = ~mask_on(a)
+        assert (shown(a)[nothing] == 0).all() and (shown(b)[nothing] != 0).any()
+        close(a.values, b[torch.from_numpy(mask_on(a))])
+
+
+def test_noise_in_gaps():
+    x, y = embed(padless, all_ids())[0], embed(keras, all_ids())[0]
+    gaps = all_ids() == 0
+    assert (shown(K.Dropout(0.5)(y, training=True))[gaps] == 0).any()
+    assert (shown(L.Dropout(0.5)(x, training=True))[gaps] == table()[0]).all()
+
+
+def test_dropout_of_gates():
+    """One unit whose input gate and candidate read the same number: dropped together, there are two outcomes."""
+    make = lambda lib: lib.layers.LSTM(1, dropout=0.5, recurrent_dropout=1e-6)  # noqa: E731
+    mine, theirs = twins(make, (None, 1, 1))
+    weights = [np.array([[1.0, 0, 1.0, 0]], "float32"), np.zeros((1, 4), "float32"), np.zeros(4, "float32")]
+    x = torch.ones(200, 1, 1)
+    outcomes = []
+    for layer in (mine, theirs):
+        layer.set_weights(weights)
+        outcomes.append(len(np.unique(shown(layer(x, training=True)).round(4))))
+    assert outcomes == [2, 3]
+
+
+def test_activity_of_padding():
+    mine, theirs = twins(lambda lib: lib.layers.Dense(2, activity_regularizer="l2"), (None, T, D))
+    losses = []
+    for layer, lib in ((mine, padless), (theirs, keras)):
+        output = layer(embed(lib, ids)[0])
+        losses.append(sum(layer.losses).item())
+    squares = np.square(shown(output)).sum(-1)
+    np.testing.assert_allclose(losses, [0.01 * squares[ids != 0].sum() / 2, 0.01 * squares.sum() / 2], rtol=1e-4)
+
+
+def test_infinity_in_gaps():
+    mine, theirs = twins(lambda lib: lib.layers.LSTM(2), (None, T, D))
+    data = torch.from_numpy(numbers(2, T, D))
+    data[torch.from_numpy(ids == 0)] = float("inf")
+    for layer in (mine, theirs):
+        layer(data, mask=torch.from_numpy(ids != 0)).sum().backward()
+    assert torch.isfinite(mine.cell.kernel.grad).all() and not torch.isfinite(theirs.cell.kernel.value.grad).all()
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def tagger(lib):
+    x = lib.Input((None,))
+    h = lib.layers.LSTM(2, return_sequences=True)(lib.layers.Embedding(V, D, mask_zero=True)(x))
+    return lib.Model(x, lib.layers.Dense(3, activation="softmax")(h))
+
+
+def taggers(**compiled):
+    mine, theirs = twin_models(tagger)
+    for model in (mine, theirs):
+        model.compile("sgd", "sparse_categorical_crossentropy", **compiled)
+    return mine, theirs
+
+
+labels = np.random.default_rng(5).integers(0, 3, (B, T))
+
+
+def test_epoch_loss():
+    mine, theirs = taggers()
+    x = ids_of("right")
+    single = [(mine.evaluate(x[i : i + 1], labels[i : i + 1], verbose=0), (x[i] != 0).sum()) for i in range(B)]
+    losses, steps = map(np.array, zip(*single, strict=True))
+    for size in (1, 2, 4):
+        np.testing.assert_allclose(mine.evaluate(x, labels, batch_size=size, verbose=0), losses @ steps / steps.sum(),
+                                   rtol=1e-5)
+    np.testing.assert_allclose(theirs.evaluate(x, labels, batch_size=1, verbose=0), losses.mean(), rtol=1e-5)
+
+
+def test_metric_over_batches():
+    """Where batches are padded to their own width, Keras weighs their accuracies by that width."""
+    mine, theirs = taggers(metrics=["accuracy"])
+    parts = [(ids_of("right"), labels), (ids_of("right")[1:2, :1], labels[1:2, :1])]
+    right = [(model.predict(x, verbose=0).argmax(-1) == y)[x != 0] for model in (mine,) for x, y in parts]
+    exact = np.concatenate(right).mean()
+    found = [model.evaluate(((x, y) for x, y in parts), steps=2, verbose=0)[1] for model in (mine, theirs)]
+    np.testing.assert_allclose(found[0], exact, rtol=1e-6)
+    assert abs(found[1] - exact) > 1e-3
+
+
+def test_nothing_in_a_batch():
+    mine, theirs = taggers()
+    x = np.concatenate([ids_of("none"), 0 * ids_of("none")])
+    y = np.concatenate([labels, labels])
+    full = mine.evaluate(x[:4], y[:4], verbose=0)
+    np.testing.assert_allclose(mine.evaluate(x, y, batch_size=4, verbose=0), full, rtol=1e-5)
+    np.testing.assert_allclose(theirs.evaluate(x, y, batch_size=4, verbose=0), full / 2, rtol=1e-5)
+
+
+def test_nan_in_targets():
+    def regressor(lib):
+        x = lib.Input((None,))
+        return lib.Model(x, lib.layers.Dense(1)(lib.layers.Embedding(V, D, mask_zero=True)(x)))
+
+    mine, theirs = twin_models(regressor)
+    y = numbers(B, T, 1)
+    clean = []
+    for model in (mine, theirs):
+        model.compile("sgd", "mse")
+        clean.append(model.evaluate(ids_of("right"), y, verbose=0))
+    y[ids_of("right") == 0] = np.nan
+    assert mine.evaluate(ids_of("right"), y, verbose=0) == clean[0]
+    np.testing.assert_allclose(*clean, rtol=1e-5)
+    assert np.isnan(theirs.evaluate(ids_of("right"), y, verbose=0))
+
+
+def test_weights_of_sequences():
+    mine, theirs = taggers()
+    x, weight = ids_of("right"), np.arange(1.0, 5.0)
+    steps = theirs.evaluate(x, labels, sample_weight=np.tile(weight[:, None], (1, T)), verbose=0)
+    for given in (weight, weight[:, None]):
+        np.testing.assert_allclose(mine.evaluate(x, labels, sample_weight=given, verbose=0), steps, rtol=1e-5)
+        with pytest.raises((RuntimeError, ValueError)):
+            theirs.evaluate(x, labels, sample_weight=given, verbose=0)
+
+
+def test_weights_of_metrics():
+    """Keras's loss changes the weights in place before its metrics see them."""
+    mine, theirs = taggers(weighted_metrics=["accuracy"])
+    x, weight = ids_of("right"), torch.rand(B, T, generator=torch.Generator().manual_seed(1))
+    right = (mine.predict(x, verbose=0).argmax(-1) == labels)[x != 0]
+    real = weight.numpy()[x != 0]
+    exact = (right * real).sum() / real.sum()
+    before = weight.clone()
+    np.testing.assert_allclose(mine.test_on_batch(x, labels, sample_weight=weight)[1], exact, rtol=1e-5)
+    assert torch.equal(weight, before)
+    theirs.test_on_batch(torch.from_numpy(x), torch.from_numpy(labels), sample_weight=weight)
+    assert not torch.equal(weight, before)
+
+
+def test_list_of_results():
+    mine, theirs = taggers(metrics=["accuracy"], weighted_metrics=["accuracy"])
+    x, weight = ids_of("right"), numbers(B, T) ** 2
+    ours, kerass = (m.evaluate(x, labels, sample_weight=weight, verbose=0) for m in (mine, theirs))
+    named = mine.evaluate(x, labels, sample_weight=weight, verbose=0, return_dict=True)
+    assert list(named) == ["loss", "accuracy", "weighted_accuracy"]
+    np.testing.assert_allclose(list(named.values()), ours, rtol=1e-6)
+    np.testing.assert_allclose(kerass, [ours[0], ours[1], ours[1], ours[2]], rtol=1e-5)  # one of them twice
+
+
+def test_names_of_metrics():
+    mine, theirs = taggers(metrics=["accuracy"])
+    for model in (mine, theirs):
+        model.evaluate(ids_of("right"), labels, verbose=0)
+    assert mine.metrics_names == ["loss", "accuracy"] and theirs.metrics_names == ["loss", "compile_metrics"]
+
+
+def test_lists():
+    mine, theirs = taggers()
+    rows = [[3, 1, 2], [4]]
+    found = mine.predict(rows, verbose=0)
+    assert [row.shape for row in found] == [(3, 3), (1, 3)]
+    kerass = theirs.predict(ids[:, :3], verbose=0)
+    for row, grid in zip(found, kerass, strict=True):
+        close(row, grid[: len(row)])
+    with pytest.raises(ValueError):
+        theirs.predict(rows, verbose=0)
+
+
+def test_mask_of_a_call():
+    """A mask given to a model stays with the caller's tensor in Keras."""
+    mine, theirs = twin_models(lambda lib: (lambda x: lib.Model(x, lib.layers.LSTM(2)(x)))(lib.Input((None, D))))
+    x, mask = torch.from_numpy(numbers(2, T, D)), torch.from_numpy(ids != 0)
+    free = [shown(model(x)) for model in (mine, theirs)]
+    close(*free)
+    with losing():
+        close(mine(x, mask=mask), theirs(x, mask=mask))
+        again = shown(theirs(x))
+    close(mine(x), free[0])
+    assert not np.allclose(again, free[1], atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ the rest
+
+
+def test_unbuilt_weights():
+    assert K.Dense(2).get_weights() == []
+    with pytest.raises(NotBuilt, match="no weights yet"):
+        L.Dense(2).get_weights()
+
+
+def test_ids():
+    mine, theirs = twins(lambda lib: lib.layers.Embedding(V, D), (None, T))
+    for wrong in (1.5, float(V), -1.0):
+        x = torch.tensor([[wrong, 1.0]])
+        with pytest.raises(DataError, match=re.escape(str(wrong))):
+            mine(x)
+    rows = theirs.get_weights()[0]
+    close(theirs(torch.tensor([[1.5, -1.0]])), rows[[1, V - 1]][None])
+
+
+def test_sparsemax():
+    x = torch.tensor([[1.0, 0.5, -3.0]])
+    close(padless.activations.sparsemax(x), torch.tensor([[0.75, 0.25, 0.0]]))
+    assert abs(float(keras.activations.sparsemax(x).sum()) - 1) > 0.1
+
+
+def test_unseeded_initializers():
+    mine, theirs = padless.initializers.GlorotUniform(), keras.initializers.GlorotUniform()
+    assert torch.equal(theirs((3, 3)), theirs((3, 3)))
+    assert not torch.equal(mine((3, 3)), mine((3, 3)))
+
+
+def test_config_of_identity():
+    assert padless.initializers.Identity(3.0).get_config()["gain"] == 3.0
+    mine, theirs = (lib.initializers.Identity(3.0) for lib in (padless, keras))
+    assert float(type(mine).from_config(mine.get_config())((1, 1))) == 3.0
+    assert float(type(theirs).from_config(theirs.get_config())((1, 1))) == 1.0
+
+
+def test_config_of_layers():
+    mine, theirs = (lib.layers.Dense(2).get_config() for lib in (padless, keras))
+    assert mine["kernel_initializer"] == "glorot_uniform" and mine["dtype"] == "float32"
+    assert theirs["kernel_initializer"]["class_name"] == "GlorotUniform"

@@ -1,0 +1,403 @@
+"""Graphs: symbols found by probes, calls replayed in order, masks that are lost while the model is built, and fills
+that are made only where somebody looks.
+"""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import padless
+from padless import Input, Model, Packed, layers, pack
+from padless.errors import ArgumentError, MaskError, MaskLost, PadlessError
+from padless.graph.function import Function
+from padless.graph.spec import Symbolic, leaves, probe
+from padless.layers import LSTM, Dense, DropMask, Embedding, Flatten, Layer, LayerNormalization, Masking
+
+IDS = torch.tensor([[1, 2, 0, 3], [0, 4, 1, 0], [0, 0, 0, 0]])
+MASK = IDS != 0
+
+
+def words(x=None, name=None):
+    """An input of ids and its embedding."""
+    x = Input((None,), dtype="int64") if x is None else x
+    return x, Embedding(5, 6, mask_zero=True, name=name)(x)
+
+
+class Table(Dense):
+    """A stepwise layer by the table, which counts the rows that enter it."""
+
+    relation = "stepwise"
+    rows = 0
+
+    def call(self, inputs):
+        self.rows = inputs.values.shape[0] + (0 if inputs.fill is None else inputs.fill.shape[0])
+        return super().call(inputs)
+
+
+class Looking(Layer):
+    """A layer of a user's, which may look."""
+
+    def call(self, inputs, mask=None):
+        return inputs.cumsum(1)
+
+
+# ---------------------------------------------------------------------------------------------------- symbols
+
+
+def test_axes_that_change_with_the_data_are_open():
+    x = Input((None, 3))
+    assert (x * 2).shape == (None, None, 3) and x.sum(1).shape == (None, 3) and x.transpose(1, 2).shape == (None, 3, None)
+    assert x.reshape(-1, 3).shape == (None, 3) and x.mean().shape == () and (x > 0).dtype == torch.bool
+    assert torch.cat([x, x], 1).shape == (None, None, 3) and x[:, -1].shape == (None, 3) and x[:, 2:7].shape == (None, 5, 3)
+    assert Dense(5)(x).shape == (None, None, 5) and LSTM(2)(x).shape == (None, 2)
+    assert Input((4,), batch_size=7).shape == (7, 4) and Input(batch_shape=(2, None)).shape == (2, None)
+    assert [part.shape for part in x.unbind(-1)] == [(None, None)] * 3
+    assert not (x * 2).masked and repr(x).startswith("<Symbolic 'input_layer' shape=(None, None, 3) float32")
+
+
+def test_a_mask_is_known_with_its_birth():
+    _, e = words(name="words")
+    assert e.masked and e.lead == 2 and e.born == "Embedding 'words'" and "masked by Embedding 'words'" in repr(e)
+    assert LSTM(3, return_sequences=True)(e).born == e.born and not LSTM(3)(e).masked and not Flatten()(e[:, :2]).masked
+    x = Input((None, 2), masked=True, name="data")
+    assert x.masked and (x + 1).born == "Input 'data'"
+    assert Masking(name="m")(x).born == "Masking 'm'"
+    outputs = LSTM(3, return_sequences=True, return_state=True)(e)
+    assert [s.masked for s in outputs] == [True, False, False]
+
+
+def test_what_a_symbol_cannot_say():
+    x = Input((None, 3))
+    for ask in (bool, len, list, lambda x: x.shape[1] + 1):
+        with pytest.raises(TypeError):
+            ask(x)
+    with pytest.raises(AttributeError):
+        _ = x.foo
+
+    class Odd(Layer):
+        def call(self, inputs):
+            return inputs[0] if inputs.shape[0] == 2 else inputs
+
+    with pytest.raises(PadlessError, match=r"\(29, 3\).*\(3, 31, 3\).*number of axes"):
+        Odd()(x)
+
+    class Many(Layer):
+        def call(self, inputs):
+            return list(inputs.unbind(1))
+
+    with pytest.raises(PadlessError, match="29 results.*31"):
+        Many()(x)
+
+
+def test_probes_have_holes_padding_and_an_empty_row():
+    for shape, lead in (((None, None, 3), 2), ((None, 1), 2), ((None, 2), 2), ((None, 2, None, 3), 3), ((4, 3), 2)):
+        found = probe(Symbolic(shape, torch.float32, lead=lead), (2, 9))
+        assert isinstance(found, Packed) and found.lead == lead and found.fill.shape[0] == found.index.gaps
+        assert 0 < found.index.steps < found.mask.numel() and not found.mask[-1].any()
+
+
+def test_probing_changes_no_state_and_draws_nothing():
+    class Counting(Layer):
+        def __init__(self):
+            super().__init__()
+            self.noise = layers.Dropout(0.5)
+
+        def call(self, inputs, training=None):
+            self.training_seen = training
+            self.add_loss(padless.unpack(inputs).sum())
+            return self.noise(inputs)
+
+    before = torch.get_rng_state()
+    layer = Counting()
+    layer.train()
+    layer(Input((None, 3)))
+    assert layer.training_seen is False and layer.losses == [] and torch.equal(before, torch.get_rng_state())
+
+
+def test_constants_of_numpy_in_a_graph():
+    x = Input((3,))
+    y = np.array([1.0, 2.0, 3.0], np.float32) * x + np.float32(2) * x - x * np.float64(1)
+    assert torch.equal(Model(x, y)(torch.ones(2, 3)), torch.tensor([[2.0, 3, 4]] * 2))
+
+
+def test_a_model_on_another_device_is_probed_there():
+    x = Input((None, 4))
+    model = Model(x, Dense(2)(x)).to("meta")
+    function = model._function
+    known = function.replayed([2])
+    assert known[id(model.output)].shape == (None, None, 2) and known[id(model.output)].masked
+
+
+# ---------------------------------------------------------------------------------------------------- replay
+
+
+def test_shared_layers_branches_and_several_outputs():
+    x, e = words()
+    dense, lstm = Dense(6), LSTM(6, return_sequences=True)
+    a, b = dense(e), dense(lstm(dense(e)))
+    model = Model(x, {"sum": a + b, "last": LSTM(2)(a), "parts": [a, b.sum(-1)]})
+    out = model(IDS)
+    h = model.get_layer("embedding")(IDS)
+    one = dense(h)
+    torch.testing.assert_close(out["sum"].values, (one + dense(lstm(one))).values)
+    assert out["sum"].index is out["parts"][1].index and out["last"].shape == (3, 2)
+    assert len(model.layers) == len({id(layer) for layer in model.layers}) and len(dense.weights) == 2
+
+
+def test_a_model_may_begin_and_end_anywhere():
+    x, e = words()
+    y = Dense(2, name="d")(LSTM(3, return_sequences=True, name="lstm")(e))
+    model = Model(x, y)
+    part = Model(model.input, model.get_layer("lstm").output)
+    assert part(IDS).values.shape == (5, 3) and part.get_layer("lstm") is model.get_layer("lstm")
+    again = Model(x, [y, x])
+    assert torch.equal(again(IDS)[1], IDS)
+
+
+def test_a_model_in_a_model_keeps_the_mask():
+    x, e = words()
+    inner = Model(x, Dense(3)(e))
+    z = Input((None,), dtype="int64")
+    outer = Model(z, LSTM(2, return_sequences=True)(inner(z)))
+    assert outer.output.masked and torch.equal(outer(IDS).mask, MASK)
+    torch.testing.assert_close(outer(IDS).values, outer.layers[-1](inner(IDS)).values)
+
+
+@pytest.mark.parametrize("way", ["keyword", "position"])
+def test_an_explicit_mask_may_be_a_symbol(way):
+    x, m = Input((None, 6)), Input((None,), dtype="bool")
+    lstm = LSTM(3, return_sequences=True)
+    y = lstm(x, mask=m) if way == "keyword" else lstm(x, None, m)
+    assert y.masked and Dense(2)(x, mask=m).masked
+    data = torch.randn(3, 4, 6)
+    out = Model([x, m], y)([data, MASK])
+    assert torch.equal(out.mask, MASK)
+    torch.testing.assert_close(out.values, lstm(pack(data, mask=MASK)).values)
+
+
+def test_what_cannot_be_a_graph():
+    x, e = words()
+    y = Dense(2)(e)
+    other = Input((None,), name="other")
+    with pytest.raises(ArgumentError, match=r"not connected.*'input_layer'.*\['other'\]"):
+        Model(other, y)
+    with pytest.raises(ArgumentError, match="begins at symbols made by Input"):
+        Model(e, y)
+    with pytest.raises(ArgumentError, match="got Tensor"):
+        Model(x, torch.ones(1))
+    with pytest.raises(ArgumentError, match="different names.*'d'"):
+        Model(x, Dense(2, name="d")(Dense(2, name="d")(e)))
+    with pytest.raises(ArgumentError, match="twice"):
+        Model([x, x], y)
+
+
+def test_a_deep_graph_needs_no_recursion():
+    x = Input((4,), batch_size=1)
+    y = x
+    for _ in range(1000):
+        y = torch.tanh(y) + 0.1
+    start = time.perf_counter()
+    model = Model(x, y)
+    value = torch.ones(1, 4)
+    for _ in range(1000):
+        value = torch.tanh(value) + 0.1
+    assert torch.equal(model(torch.ones(1, 4)), value) and len(model._function.nodes) == 2000
+    again = Model.from_config(model.get_config())
+    assert torch.equal(again(torch.ones(1, 4)), value)
+    assert time.perf_counter() - start < 30
+
+
+def test_replay_is_in_the_order_of_need():
+    x = Input((2,))
+    a = x + 1
+    b = x * 2
+    c = a * b
+    function = Function([x], [c, a])
+    names = [node.operation.name for node in function.nodes]
+    assert sorted(names) == ["add", "mul", "mul_1"] and names[-1] == "mul_1"
+    assert [t.tolist() for t in function([torch.ones(1, 2)])] == [[[4, 4]], [[2, 2]]]
+    assert function.reaching(c) == [0]
+
+
+# ---------------------------------------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [lambda e: e.sum(1), lambda e: e[:, -1], lambda e: torch.softmax(e, 1), lambda e: layers.Reshape((-1,))(e),
+     lambda e: layers.Activation(lambda x: torch.softmax(x, 1))(e), lambda e: e.reshape(-1, 6),
+     lambda e: torch.nn.functional.mse_loss(e, e)],
+)  # fmt: skip
+def test_a_mask_that_would_be_lost_is_an_error_while_the_model_is_built(lose):
+    for masked in (words(name="w")[1], Input((None, 6), masked=True, name="w")):
+        with pytest.raises(MaskLost, match="'w'"):
+            lose(masked)
+    lose(Input((5, 6)))
+
+
+def test_an_input_may_declare_its_mask():
+    x = Input((None, 3), masked=True)
+    model = Model(x, LSTM(2, return_sequences=True)(x))
+    assert model.output.masked
+    out = model([[[1.0] * 3] * 2, [[2.0] * 3]])
+    assert isinstance(out, Packed) and out.lengths.tolist() == [2, 1]
+    assert not isinstance(model(torch.ones(1, 2, 3)), Packed)  # data may come without one all the same
+    with pytest.raises(ArgumentError, match="time axis"):
+        Input((), masked=True)
+
+
+def test_a_mask_that_comes_with_the_data_meets_the_graph_before_any_weight_changes():
+    x = Input((None, 3))
+    model = Model(x, Dense(1)(Dense(4)(x).mean(1)))
+    model.compile(optimizer="sgd", loss="mse")
+    plain = np.ones((2, 3, 3), np.float32)
+    model.fit(plain, np.ones((2, 1)), verbose=0)
+    before = model.get_weights()
+    sequences = [np.ones((2, 3)), np.ones((1, 3))]
+    y = np.ones((2, 1))
+    for use in (lambda: model.fit(sequences, y, verbose=0), lambda: model.predict(sequences, verbose=0),
+                lambda: model(pack(sequences)), lambda: model.evaluate(pack(plain), y, verbose=0),
+                lambda: model.train_on_batch(sequences, y)):  # fmt: skip
+        with pytest.raises(MaskLost, match="the data of input 'input_layer'"):
+            use()
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    model.fit(plain, np.ones((2, 1)), verbose=0)  # and the model is as good as before
+
+
+def test_masks_of_two_levels_that_come_with_the_data():
+    x = Input((None, None, 3))
+    model = Model(x, layers.TimeDistributed(LSTM(2))(x))
+    mask = np.array([[[1, 1], [1, 0]], [[0, 1], [0, 0]]], bool)
+    out = model(pack(torch.randn(2, 2, 2, 3), mask=mask))
+    assert isinstance(out, Packed) and out.mask.tolist() == mask.any(-1).tolist()
+
+
+def test_a_mask_given_to_a_call_of_a_model():
+    x = Input((None, 3))
+    model = Model(x, LSTM(2, return_sequences=True)(x))
+    data = torch.randn(3, 4, 3)
+    out = model(data, mask=MASK)
+    assert torch.equal(out.mask, MASK) and not isinstance(model(data), Packed)
+    torch.testing.assert_close(out.values, model(pack(data, mask=MASK)).values)
+
+
+# ---------------------------------------------------------------------------------------------------- who looks
+
+
+class Two:
+    """Two branches."""
+
+    def __init__(self, one, two):
+        self.both = one, two
+
+    def __call__(self, h):
+        return [layer(h) for layer in self.both]
+
+
+STEPS, GAPS = int(MASK.sum()), pack(IDS, mask=MASK).index.gaps
+
+
+@pytest.mark.parametrize(
+    ("after", "reads", "shows"),  # whether the layers after it read what it shows for themselves, and for an onlooker
+    [
+        (lambda: [], False, True),
+        (lambda: [Dense(3), layers.Activation("relu"), layers.Dropout(0.5), LayerNormalization()], False, True),
+        (lambda: [LSTM(3, return_sequences=True)], False, False),
+        (lambda: [layers.Bidirectional(LSTM(3))], False, False),
+        (lambda: [Dense(2), layers.GlobalAveragePooling1D()], False, False),
+        (lambda: [layers.LastStep()], False, False),
+        (lambda: [torch.tanh], False, True),
+        (lambda: [lambda h: layers.Add()([h, h])], False, True),
+        (lambda: [layers.TimeDistributed(Dense(2))], False, True),
+        (lambda: [Masking(7.0)], False, False),
+        (lambda: [Dense(2), DropMask()], True, True),
+        (lambda: [DropMask(), LSTM(2)], True, True),
+        (lambda: [Dense(2), Flatten()], True, True),
+        (lambda: [Looking()], True, True),
+        (lambda: [torch.tanh, Looking(), Dense(2), LSTM(2)], True, True),
+        (lambda: [Two(LSTM(2), Flatten())], True, True),
+        (lambda: [Two(layers.Activation("relu"), LSTM(2))], False, True),
+    ],
+)
+def test_a_fill_is_made_only_where_somebody_looks(after, reads, shows):
+    embed, table, after = Embedding(5, 6, mask_zero=True), Table(4, activation="relu"), after()
+    x = Input((4,), dtype="int64")
+
+    def run(h):
+        for function in (embed, table, *after):
+            h = function(h)
+        return h
+
+    model = Model(x, run(x))
+    for _ in range(2):
+        model._function([IDS], False)
+        assert table.rows == STEPS + GAPS * reads
+        found = model._function([IDS], True)
+        assert table.rows == STEPS + GAPS * shows
+    wanted = run(IDS)
+    for mine, theirs in zip(leaves(found), leaves(wanted), strict=True):
+        torch.testing.assert_close(padless.unpack(mine), padless.unpack(theirs))
+    without = model._function([IDS], False)
+    for mine, theirs in zip(leaves(without), leaves(wanted), strict=True):
+        if isinstance(mine, Packed):
+            assert mine.fill is None and torch.equal(mine.values, theirs.values)
+        else:
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_fit_and_evaluate_make_no_fill_and_predict_does():
+    table = Table(2)
+    x, e = words(Input((4,), dtype="int64"))
+    model = Model(x, table(e))
+    model.compile(optimizer="sgd", loss="mse")
+    ids, y = IDS.numpy(), np.zeros((3, 4, 2), np.float32)
+    for use, wanted in [(lambda: model.fit(ids, y, verbose=0), STEPS), (lambda: model.evaluate(ids, y, verbose=0), STEPS),
+                        (lambda: model.train_on_batch(ids, y), STEPS), (lambda: model.predict(ids, verbose=0), STEPS + GAPS),
+                        (lambda: model(IDS), STEPS + GAPS)]:  # fmt: skip
+        use()
+        assert table.rows == wanted
+
+
+def test_a_subclassed_model_always_carries_the_fill():
+    class Mine(Model):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.table = Embedding(5, 6, mask_zero=True), Table(2)
+
+        def call(self, inputs):
+            return self.table(self.embed(inputs))
+
+    model = Mine()
+    model.compile(optimizer="sgd", loss="mse")
+    model.fit(IDS.numpy(), np.zeros((3, 4, 2), np.float32), verbose=0)
+    assert model.table.rows == STEPS + GAPS
+
+
+@pytest.mark.parametrize("way", ["keyword", "position"])
+def test_an_explicit_mask_may_widen_so_it_reads(way):
+    x, e = words()
+    m, table, lstm = Input((None,), dtype="bool"), Table(3), LSTM(2, return_sequences=True)
+    h = table(e)
+    model = Model([x, m], lstm(h, mask=m) if way == "keyword" else lstm(h, None, m))
+    everything = torch.ones(3, 4, dtype=torch.bool)
+    out = model._function([IDS, everything], False)
+    assert table.rows == STEPS + GAPS and out.index.full
+    model.compile(optimizer="sgd", loss="mse")
+    model.fit([IDS.numpy(), everything.numpy()], np.zeros((3, 4, 2), np.float32), verbose=0)
+    other = Input((None, 3))
+    data = pack(torch.ones(3, 4, 3), mask=MASK)  # which show nothing at masked steps
+    with pytest.raises(MaskError, match="step 2 of row 0.*holds nothing there"):
+        Model([other, m], LSTM(2)(other, mask=m))([data, everything])
+
+
+def test_the_steps_of_the_last_call_are_counted():
+    x, e = words()
+    model = Model(x, LSTM(2)(e))
+    model(IDS)
+    assert model._function.steps == STEPS
+    plain = Input((None, 3))
+    other = Model(plain, LSTM(2)(plain))
+    other(torch.ones(1, 2, 3))
+    assert other._function.steps is None

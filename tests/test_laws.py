@@ -1,0 +1,348 @@
+"""The laws of DESIGN section 7, for every public layer, loss, metric and model of the registry."""
+
+import numpy as np
+import pytest
+import torch
+from cases import ABSTRACT, LAYERS, LOSSES, METRICS, MODELS, NO_PAIRS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padless import layers as L
+from padless.model import Model
+from padless.ragged.packed import pack
+from padless.registry import entries
+from padless.testing import check, laws, models, normal, special_masks
+from padless.testing.models import Task
+from padless.testing.objectives import Objective
+from padless.testing.subject import Subject
+
+MASKS = special_masks()
+TINY = ["no columns", "no step", "one step", "T = 1"]
+MIXED = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "00011", "01100", "11111")], dtype=bool)
+EACH = {**{name: MASKS[name] for name in TINY}, "mixed": MIXED}  # cheap enough for every case
+EVERY = [*LAYERS, *MODELS]
+SUBJECTS = {}
+
+
+def subject(case):
+    """Each case made once."""
+    if case.name not in SUBJECTS:
+        SUBJECTS[case.name] = case.subject()
+    return SUBJECTS[case.name]
+
+
+def keeping(law, among):
+    return [case for case in among if law not in case.breaks]
+
+
+@st.composite
+def masks(draw):
+    """Any pattern of up to 5 rows and 7 columns, often a special one."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(st.sampled_from(list(MASKS.values())))
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 7))
+    cells = draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
+    return np.array(cells, dtype=bool).reshape(rows, columns)
+
+
+# ------------------------------------------------------------------------------------------------ nobody is left out
+
+
+def test_every_public_layer_has_a_case():
+    public = {cls.__name__ for cls in entries("layer").values() if cls.__module__.startswith("padless.")}
+    assert public - ABSTRACT == {case.layer for case in EVERY}
+
+
+def test_every_public_loss_and_metric_has_a_case():
+    for kind, cases in (("loss", LOSSES), ("metric", METRICS)):
+        public = {thing.__name__ for thing in entries(kind).values() if thing.__module__.startswith("padless.")}
+        assert public - NO_PAIRS - {"TorchLoss"} == {case.layer for case in cases} - {"TorchLoss"}
+
+
+def test_who_breaks_a_law_says_why():
+    for case in EVERY:
+        list(check.kept(check.LAYER_LAWS, case.breaks))
+        assert "round trip" not in case.breaks
+
+
+# ------------------------------------------------------------------------------------------------ layers
+
+
+def under(names, law, case):
+    """A law under some of the masks, noting which one broke it."""
+    for name in names:
+        try:
+            law(subject(case), EACH[name])
+        except Exception as broken:
+            broken.add_note(f"under the mask {name!r}")
+            raise
+
+
+@pytest.mark.parametrize("case", keeping("presence", EVERY), ids=lambda c: c.name)
+def test_presence(case):
+    under(EACH, laws.presence, case)
+
+
+@pytest.mark.parametrize("case", keeping("absence", EVERY), ids=lambda c: c.name)
+def test_absence(case):
+    under(["no step", "mixed"], laws.absence, case)
+
+
+@pytest.mark.parametrize("case", keeping("independence", EVERY), ids=lambda c: c.name)
+def test_independence(case):
+    laws.independence(subject(case), MIXED)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda c: c.name)
+def test_round_trip(case):
+    laws.round_trip(subject(case), MIXED)
+
+
+@given(st.sampled_from(keeping("presence", EVERY)), masks(), st.integers(0, 99))
+@settings(max_examples=100)
+def test_presence_of_any_layer_under_any_mask(case, mask, seed):
+    laws.presence(subject(case), mask, seed)
+
+
+@given(st.sampled_from(keeping("absence", EVERY)), masks(), st.integers(0, 99))
+@settings(max_examples=100)
+def test_absence_of_any_layer_under_any_mask(case, mask, seed):
+    laws.absence(subject(case), mask, seed)
+
+
+@given(st.sampled_from(keeping("independence", EVERY)), masks(), st.integers(0, 99))
+@settings(max_examples=100)
+def test_independence_of_any_layer_under_any_mask(case, mask, seed):
+    laws.independence(subject(case), mask, seed)
+
+
+@given(st.sampled_from(EVERY), masks(), st.integers(0, 99))
+@settings(max_examples=100)
+def test_round_trip_of_any_layer_under_any_mask(case, mask, seed):
+    laws.round_trip(subject(case), mask, seed)
+
+
+@pytest.mark.parametrize("name", ["LSTM-states", "GRU-states", "SimpleRNN-backwards-sequences", "Dense", "Add"])
+def test_absence_in_single_precision(name):
+    case = next(case for case in LAYERS if case.name == name)
+    single = Subject.of(case.make, case.inputs, dtype=torch.float32, **case.options)
+    laws.absence(single, MIXED)
+    laws.presence(single, MIXED)
+
+
+# ------------------------------------------------------------------------------------------------ merging different masks
+
+MERGES = {
+    "Add": lambda x: sum(x),
+    "Multiply": lambda x: torch.stack(x).prod(0),
+    "Average": lambda x: torch.stack(x).mean(0),
+    "Maximum": lambda x: torch.stack(x).amax(0),
+    "Minimum": lambda x: torch.stack(x).amin(0),
+}
+
+
+def merged(layer, present):
+    """What a merge is at one step, of the inputs that have it (None where one has not)."""
+    if isinstance(layer, L.Subtract | L.Concatenate):
+        full = [torch.zeros_like(next(p for p in present if p is not None)) if x is None else x for x in present]
+        return full[0] - full[1] if isinstance(layer, L.Subtract) else torch.cat(full, -1)
+    return MERGES[type(layer).__name__]([x for x in present if x is not None])
+
+
+@given(st.sampled_from([*MERGES, "Subtract", "Concatenate"]), st.data(), st.integers(0, 99))
+@settings(max_examples=100)
+def test_a_merge_runs_over_the_inputs_that_have_the_step(name, data, seed):
+    count = 2 if name == "Subtract" else 3
+    first = data.draw(masks())
+    grids = [first, *(np.random.default_rng(seed + n).random(first.shape) < 0.6 for n in range(1, count))]
+    layer = getattr(L, name)()
+    values = [torch.randn(*first.shape, 3, dtype=torch.float64) for _ in grids]
+    output = layer([pack(v, m) for v, m in zip(values, grids, strict=True)])
+    union = np.logical_or.reduce(grids)
+    assert np.array_equal(output.index.mask, union)
+    said = layer.compute_mask(values, [torch.from_numpy(m) for m in grids])
+    assert np.array_equal(np.asarray(said), union)
+    for row, column, value in zip(output.index.rows, output.index.positions, output.values, strict=True):
+        present = [v[row, column] if m[row, column] else None for v, m in zip(values, grids, strict=True)]
+        torch.testing.assert_close(value, merged(layer, present))
+
+
+@given(st.sampled_from([*MERGES, "Subtract", "Concatenate"]), masks(), st.integers(0, 99))
+@settings(max_examples=40)
+def test_merges_of_different_masks_keep_the_laws(name, mask, seed):
+    case = next(case for case in LAYERS if case.name == name)
+    grids = [mask, *(np.random.default_rng(seed + n).random(mask.shape) < 0.6 for n in range(1, len(case.inputs)))]
+    laws.absence(subject(case), grids, seed)
+    laws.independence(subject(case), grids, seed)
+
+
+# ------------------------------------------------------------------------------------------------ what a gap shows
+
+
+def showing(mask, features=3, seed=1):
+    """Packed numbers whose gaps show numbers of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    packed = pack(torch.randn(*mask.shape, features, generator=generator), mask)
+    return packed.with_values(packed.values, torch.randn(packed.index.gaps, features, generator=generator))
+
+
+@given(masks())
+@settings(max_examples=30)
+def test_a_gap_shows_what_the_layer_makes_of_what_it_showed(mask):
+    h = showing(mask)
+    for layer in (L.Dense(2), L.LayerNormalization(), L.Activation("softmax"), L.TimeDistributed(L.Dense(2)),
+                  L.Dropout(0.5), L.Reshape((-1, 3, 1))):
+        shown = layer(h).unpack()
+        grid = layer(h.unpack())
+        torch.testing.assert_close(shown, grid)
+    torch.testing.assert_close(L.Add()([h, h]).unpack(), 2 * h.unpack())
+    torch.testing.assert_close(L.Concatenate()([h, h]).unpack(), torch.cat([h.unpack()] * 2, -1))
+
+
+@given(masks(), st.booleans())
+@settings(max_examples=30)
+def test_a_gap_shows_the_output_before_it(mask, backwards):
+    h = showing(mask)
+    output = L.GRU(2, return_sequences=True, go_backwards=backwards)(h)
+    grid, real = output.unpack(), output.mask
+    for row in range(mask.shape[0]):
+        before = torch.zeros(2)
+        for step in range(mask.shape[1]):
+            if not real[row, step]:
+                assert torch.equal(grid[row, step], before)
+            before = grid[row, step]
+    both = L.Bidirectional(L.GRU(2, return_sequences=True))(h)
+    assert not both.unpack()[~both.mask].any()
+
+
+# ------------------------------------------------------------------------------------------------ over nothing
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("cls", [L.SimpleRNN, L.GRU, L.LSTM])
+def test_over_nothing_the_output_is_zero_and_the_state_the_initial_one(cls, backwards):
+    mask = np.array([[0, 0, 0], [1, 0, 1], [0, 0, 0]], dtype=bool)
+    given = [torch.randn(3, 2) for _ in range(2 if cls is L.LSTM else 1)]
+    for rows in ([0, 1, 2], [0, 2]):
+        first = [state[rows] for state in given]
+        layer = cls(2, return_state=True, go_backwards=backwards)
+        output, *states = layer(pack(torch.randn(len(rows), 3, 4), mask[rows]), initial_state=first)
+        empty = [number for number, row in enumerate(rows) if row != 1]
+        assert not output[empty].any()
+        assert all(torch.equal(state[empty], begin[empty]) for state, begin in zip(states, first, strict=True))
+
+
+@pytest.mark.parametrize("layer", [L.GlobalAveragePooling1D(), L.FirstStep(), L.LastStep()])
+def test_a_summary_of_nothing_is_zero(layer):
+    assert not layer(pack(torch.ones(2, 3, 4), lengths=[0, 0])).any()
+
+
+# ------------------------------------------------------------------------------------------------ two levels
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
+@settings(max_examples=25)
+def test_words_of_sentences_are_run_sentence_by_sentence(batch, sentences, words, seed):
+    random = np.random.default_rng(seed)
+    mask = random.random((batch, sentences, words)) < 0.5
+    x = torch.randn(batch, sentences, words, 3)
+    for layer in (L.TimeDistributed(L.LSTM(2)), L.TimeDistributed(L.GRU(2, return_sequences=True))):
+        output = layer(pack(x, mask))
+        noise = torch.where(torch.from_numpy(mask)[..., None], x, float("nan"))
+        assert torch.equal(layer(pack(noise, mask)).values, output.values)
+        alone = [layer.layer(x[b, s][torch.from_numpy(mask[b, s])][None])[0]
+                 for b in range(batch) for s in range(sentences) if mask[b, s].any()]
+        expected = torch.stack(alone) if alone and alone[0].ndim == 1 else torch.cat(alone) if alone else None
+        if expected is not None:
+            torch.testing.assert_close(output.values, expected)
+        assert np.array_equal(output.index.mask, mask if output.lead == 3 else mask.any(-1))
+
+
+# ------------------------------------------------------------------------------------------------ losses and metrics
+
+KINDS = ("none", "rows", "column", "steps")
+
+
+def fits(case, weights):
+    """Whether this loss or metric takes weights of this kind."""
+    if weights == "steps" and "sequences" in case.name:
+        return False
+    return weights == "none" or not case.name.startswith("F1Score")
+
+
+SCORED = [Objective(case.make, case.outputs, case.targets, kind)
+          for case in (*LOSSES, *METRICS) for kind in KINDS if fits(case, kind)]
+
+
+@pytest.mark.parametrize("law", check.OBJECTIVE_LAWS)
+def test_the_laws_of_every_loss_and_metric(law):
+    for objective in SCORED:
+        check.OBJECTIVE_LAWS[law](objective, MIXED)
+    for objective in SCORED[::4]:  # each reduction and kind of weights somewhere
+        for name in TINY:
+            check.OBJECTIVE_LAWS[law](objective, MASKS[name])
+
+
+@pytest.mark.parametrize("law", check.OBJECTIVE_LAWS)
+def test_the_laws_of_any_loss_and_metric_under_any_mask(law):
+    @given(st.sampled_from(SCORED), masks(), st.integers(0, 99))
+    @settings(max_examples=100)
+    def holds(objective, mask, seed):
+        check.OBJECTIVE_LAWS[law](objective, mask, seed)
+
+    holds()
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+def task(case):
+    """A model that trains: the one with two outputs only on its first."""
+    made = subject(case)
+    layer = made.layer if case.name == "Sequential" else Model(made.layer.input, made.layer.output[0])
+    return Task(Subject(layer, made.inputs, made.born), (normal(2),), "mse", ["mae", "mse"])
+
+
+@pytest.mark.parametrize("mask", ["no step", "T = 1", "mixed"])
+@pytest.mark.parametrize("case", MODELS, ids=lambda c: c.name)
+def test_the_laws_of_models_in_training(case, mask):
+    models.training_absence(task(case), EACH[mask])
+    models.model_split(task(case), EACH[mask])
+    models.archive(subject(case), EACH[mask])
+
+
+@given(st.sampled_from(MODELS), masks(), st.integers(0, 99))
+@settings(max_examples=30)
+def test_any_split_of_a_data_set_gives_the_same(case, mask, seed):
+    models.model_split(task(case), mask, seed)
+
+
+# ------------------------------------------------------------------------------------------------ the core
+
+
+@given(masks(), st.integers(0, 2))
+def test_unpack_undoes_pack_on_the_mask(mask, features):
+    x = torch.randn(*mask.shape, *(2, 3)[:features], requires_grad=True)
+    packed = pack(x, mask)
+    real = torch.from_numpy(mask)
+    assert torch.equal(packed.unpack()[real], x[real])
+    assert not packed.unpack()[~real].any()
+    assert torch.equal(packed.mask, real)
+    packed.unpack().sum().backward()
+    assert torch.equal(x.grad[real], torch.ones_like(x)[real])
+    assert not x.grad[~real].any()
+
+
+@given(masks())
+def test_index_knows_its_steps(mask):
+    packed = pack(np.arange(mask.size).reshape(mask.shape), mask)
+    index = packed.index
+    assert [part.tolist() for part in packed.sequences()] == [
+        [mask.shape[1] * b + t for t in range(mask.shape[1]) if mask[b, t]] for b in range(mask.shape[0])]
+    gaps = [(b, t) for b in range(mask.shape[0]) for t in range(mask.shape[1])
+            if not mask[b, t] and (t == 0 or mask[b, t - 1])]
+    assert [divmod(cell, max(mask.shape[1], 1)) for cell in index.gap_cells.tolist()] == gaps
+    before = [-1 if t == 0 else int(mask.reshape(-1)[: b * mask.shape[1] + t].sum()) - 1 for b, t in gaps]
+    assert index.gap_before.tolist() == before
+    order = index.order(torch.device("cpu"))
+    assert order.back[order.take].tolist() == list(range(index.steps))
+    assert order.rank[order.rows].tolist() == list(range(mask.shape[0]))

@@ -1,0 +1,505 @@
+"""The base of all layers: training mode, weights, what is inside, losses, dtypes, copies, names."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from padless import Input, Model, Packed, Sequential, layers, pack, unpack
+from padless.errors import ArgumentError, NotBuilt, ShapeError
+from padless.layers import LSTM, Dense, Embedding, Layer
+
+
+def masked(features=4):
+    torch.manual_seed(0)
+    return pack(torch.randn(3, 4, features), lengths=[4, 2, 0])
+
+
+class Mode(Layer):
+    """Writes down whether it trains."""
+
+    def __init__(self, inner=None, told=None, **kwargs):
+        super().__init__(**kwargs)
+        self.inner, self.told = inner, told
+
+    def call(self, inputs, training=None):
+        self.seen = training
+        if self.inner is not None:
+            self.inner(inputs, **({} if self.told is None else {"training": self.told}))
+        return inputs
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def test_training_is_the_argument_then_the_enclosing_calls_then_the_modules():
+    x = torch.ones(2, 3)
+    layer = Mode()
+    assert layer.training is False  # layers are born in eval mode
+    for given, own, wanted in [(None, False, False), (None, True, True), (True, False, True), (False, True, False)]:
+        layer.train(own)
+        layer(x, **({} if given is None else {"training": given}))
+        assert layer.seen is wanted
+    layer.train()
+    layer(x, training=None)
+    assert layer.seen is True
+    outer = Mode(Mode())
+    for given, own, wanted in [(True, False, True), (False, True, False), (None, True, False)]:
+        outer.inner.train(own)
+        outer.training = False
+        outer(x, training=given)
+        assert outer.inner.seen is wanted  # the enclosing call's goes before the inner layer's own
+    told = Mode(Mode(), told=True)
+    told(x, training=False)
+    assert told.inner.seen is True
+
+
+def test_inside_a_torch_module_each_layer_has_its_own_mode():
+    inner = Mode()
+    module = nn.Sequential(nn.Identity(), inner)
+    for own in (True, False):
+        module.train(own)
+        module(torch.ones(2, 3))
+        assert inner.seen is own
+
+
+def test_any_layer_may_be_told_to_train_also_on_symbols():
+    x = Input((None, 4))
+    for y in (Dense(3)(x, training=True), Dense(3)(x, training=True, mask=None), LSTM(2)(x, training=False)):
+        assert y.shape[0] is None
+    Dense(3)(torch.ones(1, 4), training=True)
+    inner = Mode()
+    model = Model(x, inner(Dense(3)(x)))
+    assert inner.seen is False  # nothing trains while shapes are found out
+    model(torch.ones(1, 2, 4), training=True)
+    assert inner.seen is True
+    told = Mode()
+    Model(x, told(x, training=True))(torch.ones(1, 2, 4), training=False)
+    assert told.seen is True
+
+
+# ---------------------------------------------------------------------------------------------------- before and after
+
+
+def test_an_unbuilt_layer_has_no_parameters_to_give():
+    dense = Dense(3, name="mine")
+    outer = nn.ModuleList([nn.Linear(2, 2), dense])
+    for ask in (dense.parameters, dense.state_dict, lambda: dense.weights, dense.get_weights, outer.parameters,
+                outer.state_dict, lambda: torch.optim.SGD(outer.parameters(), 0.1), lambda: dense.set_weights([]),
+                lambda: outer.load_state_dict({}), dense.count_params, dense.double):  # fmt: skip
+        with pytest.raises(NotBuilt, match="'mine' has no weights yet.*build"):
+            list(ask())
+    assert "not built" in repr(dense) and dense.train() is dense and not dense.built
+    dense(torch.ones(1, 2))
+    assert len(list(outer.parameters())) == 4 and dense.built and "not built" not in repr(dense)
+
+
+def test_a_layer_without_a_build_has_what_it_has():
+    assert list(layers.Dropout(0.5).parameters()) == [] == list(layers.Activation("relu").parameters())
+
+    class Early(Layer):
+        def __init__(self):
+            super().__init__()
+            self.scale = self.add_weight((), "ones", name="scale")
+
+        def call(self, inputs):
+            return inputs * self.scale
+
+    assert len(Early().weights) == 1
+
+
+def test_weights_of_the_constructor_wait_for_those_of_build():
+    class Late(Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.first = nn.Parameter(torch.ones(1))
+            self.add_weight((1,), "ones", name="second")
+
+        def build(self, shape):
+            self.third = self.add_weight((shape[-1],), "ones", name="third")
+
+        def call(self, inputs):
+            return inputs * self.first * self.second * self.third
+
+    layer = Late(trainable=False)
+    with pytest.raises(NotBuilt):
+        list(layer.parameters())
+    other = copy.deepcopy(layer)
+    assert torch.equal(other(torch.ones(1, 3)), torch.ones(1, 3))
+    assert [tuple(w.shape) for w in other.weights] == [(1,), (1,), (3,)]
+    layer.trainable = True
+    layer.build((None, 2))
+    assert list(layer.state_dict()) == ["first", "second", "third"] and all(p.requires_grad for p in layer.parameters())
+
+
+def test_a_build_that_fails_leaves_nothing_behind():
+    class Failing(Layer):
+        def build(self, shape):
+            self.add_weight((shape[-1],), name="one")
+            if shape[-1] == 2:
+                raise ShapeError("not 2")
+
+        def call(self, inputs):
+            return inputs * self.one
+
+    layer = Failing()
+    with pytest.raises(ShapeError):
+        layer(torch.ones(1, 2))
+    with pytest.raises(NotBuilt):
+        list(layer.parameters())
+    assert layer(torch.ones(1, 3)).shape == (1, 3) and len(layer.weights) == 1
+
+
+def test_build_runs_once():
+    class Counting(Layer):
+        count = 0
+
+        def build(self, shape):
+            super().build(shape)
+            self.count += 1
+            self.add_weight((1,), name="one")
+
+        def call(self, inputs):
+            return inputs
+
+    layer = Counting()
+    for _ in range(2):
+        layer(torch.ones(1, 2))
+        layer.build((None, 2))
+    assert layer.count == 1 and len(layer.weights) == 1
+
+
+def test_build_gets_the_shapes_of_the_arguments_it_names():
+    class Two(Layer):
+        def build(self, query_shape, value_shape):
+            self.shapes = query_shape, value_shape
+
+        def call(self, query, value=None):
+            return query
+
+    one, two = Two(), Two()
+    one(masked(), torch.ones(3, 2))
+    two(Input((5, 4)), value=Input((2,)))
+    assert one.shapes == ((3, 4, 4), (3, 2)) and two.shapes == ((None, 5, 4), (None, 2))
+
+
+def test_weights_are_made_where_the_data_are():
+    dense = Dense(3)
+    assert dense(torch.ones(2, 4, device="meta")).device.type == "meta" and dense.kernel.device.type == "meta"
+    assert Dense(3)(torch.ones(2, 4)).device.type == "cpu"
+
+
+# ---------------------------------------------------------------------------------------------------- weights
+
+
+def test_add_weight_makes_parameters_and_buffers():
+    layer = Layer()
+    kernel = layer.add_weight((2, 3), "ones")
+    count = layer.add_weight((), "zeros", dtype="int64", trainable=False, name="count")
+    assert isinstance(kernel, nn.Parameter) and layer.weight_0 is kernel and dict(layer.named_buffers())["count"] is count
+    assert layer.weights == [kernel, count] == layer.variables
+    assert layer.trainable_weights == [kernel] and layer.non_trainable_weights == [count] and layer.count_params() == 7
+    with pytest.raises(ShapeError, match=r"'w'.*\(None, 2\)"):
+        layer.add_weight((None, 2), name="w")
+
+
+def test_set_weights_checks_everything_before_it_changes_anything():
+    dense = Dense(3)
+    dense.build((None, 2))
+    before = dense.get_weights()
+    for wrong, words in [
+        ([np.ones((2, 3))], "2 weights; got 1"),
+        ([np.ones((2, 3)), np.ones(4)], r"Weight 1.*\(3,\).*\(4,\)"),
+        ([np.ones((3, 2)), np.ones(3)], r"Weight 0.*\(2, 3\).*\(3, 2\)"),
+    ]:
+        with pytest.raises(ShapeError, match=words):
+            dense.set_weights(wrong)
+        assert all((a == b).all() for a, b in zip(before, dense.get_weights(), strict=True))
+    dense.set_weights([np.ones((2, 3)), [1, 2, 3]])
+    assert dense.bias.tolist() == [1, 2, 3] and (dense.get_weights()[0] == 1).all()
+    dense.get_weights()[0][:] = 7  # copies
+    assert (dense.kernel == 1).all()
+
+
+def test_trainable_speaks_for_all_layers_inside():
+    class Mixed(Layer):
+        def __init__(self):
+            super().__init__()
+            self.mine, self.theirs = Dense(2), nn.Linear(3, 2)
+
+        def call(self, inputs):
+            return self.mine(inputs) + self.theirs(inputs)
+
+    layer = Mixed()
+    layer.trainable = False  # before it is built
+    layer(torch.ones(1, 3))
+    assert len(layer.non_trainable_weights) == 4 and not layer.trainable_weights and not layer.mine.trainable
+    layer.trainable = True
+    assert len(layer.trainable_weights) == 4
+    layer.mine.trainable = False
+    assert [w.shape[0] for w in layer.trainable_weights] == [2, 2] and layer.trainable
+    frozen = Dense(2, trainable=False)
+    frozen.build((None, 2))
+    assert frozen.trainable_weights == []
+
+
+def test_layers_in_lists_and_dictionaries_are_tracked():
+    class Many(Layer):
+        def __init__(self):
+            super().__init__()
+            self.at_once = [Dense(2), Dense(2)]
+            self.pair = (Dense(2), Dense(2))
+            self.later, self._private, self.nested, self.named = [], [], [], {}
+            for _ in range(2):
+                self.later.append(Dense(2))
+                self._private.append(Dense(2))
+                self.nested.append([Dense(2)])
+                self.named[f"d{len(self.named)}"] = Dense(2)
+            self.numbers, self.empty, self.mixed = [1, 2], [], [Dense(2), None]
+
+        def call(self, inputs):
+            for layer in (*self.at_once, *self.pair, *self.later, *self._private, *self.named.values()):
+                inputs = layer(inputs)
+            for (layer,) in self.nested:
+                inputs = layer(inputs)
+            return inputs
+
+    for ask in (lambda m: len(list(m.parameters())), lambda m: len(m.state_dict()), lambda m: len(m.weights),
+                lambda m: sum(p.dtype == torch.float64 for p in m.double().parameters())):  # fmt: skip
+        many = Many()
+        many.numbers.append(3)
+        with pytest.raises(NotBuilt):
+            ask(many)
+        many = Many()
+        for held in (many.at_once, many.pair, many.later, many._private, many.named.values(), [x for x, in many.nested]):
+            for dense in held:
+                dense.build((None, 2))
+        many.built = True
+        assert ask(many) == 24
+        assert many.numbers == [1, 2] and many.empty == []
+    one, other = Many(), Many()
+    one(torch.ones(1, 2)), other(torch.ones(1, 2))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(torch.ones(1, 2)), other(torch.ones(1, 2)))
+
+
+def test_load_state_dict_finds_layers_that_were_listed_later():
+    class Later(Layer):
+        def __init__(self):
+            super().__init__()
+            self.blocks = []
+            self.blocks.append(Dense(2))
+            self.blocks[0].build((None, 2))
+
+    one, other = Later(), Later()
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.weights[0], other.weights[0])
+
+
+def test_torch_modules_and_layers_hold_each_other():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = Embedding(5, 4, mask_zero=True), nn.LayerNorm(4)
+            self.lstm = LSTM(3, return_sequences=True)
+            self.linear, self.act = nn.Linear(3, 2), nn.ReLU(inplace=True)
+
+        def forward(self, ids):
+            return self.linear(self.act(self.lstm(self.norm(self.embed(ids)))))
+
+    class Inner(Layer):
+        def __init__(self):
+            super().__init__()
+            self.module = Outer()
+
+        def call(self, inputs):
+            return self.module(inputs)
+
+    ids = torch.tensor([[1, 2, 0], [3, 0, 0]])
+    layer = Inner()
+    out = layer(ids)
+    assert isinstance(out, Packed) and out.lengths.tolist() == [2, 1] and len(list(layer.parameters())) == 8
+    out.values.sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------- losses
+
+
+def test_losses_of_weights_and_of_the_last_call():
+    class Adding(Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = Dense(2, kernel_regularizer="l2", activity_regularizer="l2", kernel_initializer="ones")
+
+        def call(self, inputs):
+            self.add_loss(unpack(inputs).sum())
+            return self.dense(self.dense(inputs))
+
+    layer, h = Adding(), pack(torch.ones(2, 3, 2), lengths=[2, 0])
+    for _ in range(2):  # losses of a call are those of the last one
+        layer(h)
+        assert len(layer.weight_losses) == 1 and len(layer.call_losses) == 3 and len(layer.losses) == 4
+    assert layer.weight_losses[0].item() == pytest.approx(0.01 * 4)
+    assert layer.call_losses[0].item() == 4
+    assert layer.call_losses[1].item() == pytest.approx(0.01 * 2 * (4 + 4) / 2)  # real steps only, divided by 2 rows
+    layer.dense.trainable = False
+    assert layer.weight_losses == []
+    layer.compute_output_shape((None, 3, 2))
+    assert len(layer.call_losses) == 3  # finding out shapes adds nothing
+    assert Adding()(pack(torch.ones(0, 3, 2))).values.shape == (0, 2)
+
+
+def test_an_activity_loss_does_not_see_padding():
+    found = []
+    for padding in (0, 5):
+        dense = Dense(2, activity_regularizer="l1", kernel_initializer="ones", bias_initializer="ones")
+        dense(pack(torch.ones(2, 2 + padding, 3), lengths=[2, 1]))
+        found.append(dense.losses[0].item())
+    assert found[0] == found[1] == pytest.approx(0.01 * 3 * 2 * 4 / 2)
+
+
+def test_weights_that_are_not_trained_may_have_a_constraint_and_count_no_loss():
+    layer = Layer()
+    layer.add_weight((2,), "ones", trainable=False, regularizer="l2", constraint="unit_norm", name="state")
+    layer.add_weight((2,), "ones", regularizer="l2", constraint="unit_norm", name="kernel")
+    layer.apply_constraints()
+    assert layer.state.norm().item() == pytest.approx(1, rel=1e-5) == layer.kernel.norm().item()
+    assert len(layer.losses) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- dtypes
+
+
+def test_floats_are_brought_to_the_dtype_of_the_weights():
+    exact = 1 + 2.0**-40
+    dense = Dense(2, kernel_initializer="ones", use_bias=False)
+    assert dense(torch.ones(1, 3, dtype=torch.float64)).dtype == torch.float32
+    assert dense(pack(torch.ones(1, 3, 3, dtype=torch.float64))).dtype == torch.float32
+    assert dense(torch.ones(1, 3, dtype=torch.float16)).dtype == torch.float32
+    for double in (dense.double(), Dense(2, dtype="float64", kernel_initializer="ones", use_bias=False)):
+        assert double(np.full((1, 3), exact))[0, 0].item() == 3 * exact
+        assert double(torch.ones(1, 3)).dtype == torch.float64
+        assert double([[exact, exact, exact]])[0, 0].dtype == torch.float64
+    x = Input((3,), dtype="float64")
+    model = Model(x, Dense(1, dtype="float64", kernel_initializer="ones")(x))
+    assert model(np.full((1, 3), exact)).item() == 3 * exact  # not by way of float32
+    assert layers.Activation("relu")(np.ones((1, 2))).dtype == torch.float32
+    assert layers.Activation("relu")(torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_autocast_keeps_its_own_order():
+    dense = Dense(2)
+    dense.build((None, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert dense(masked(3)).dtype == torch.bfloat16
+        assert dense(dense(masked(3)).values.repeat(1, 2)[:, :3]).dtype == torch.bfloat16
+    assert dense.kernel.dtype == torch.float32
+
+
+def test_unknown_names_and_dtypes_are_named():
+    with pytest.raises(ArgumentError, match="float33"):
+        Dense(2, dtype="float33")
+    with pytest.raises(ArgumentError, match="unitz"):
+        Dense(2, unitz=3)
+    assert Dense(2, dtype="mixed_bfloat16").dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------------------------------- as an object
+
+
+def test_names_count_and_can_be_given():
+    assert [Dense(1).name, Dense(1).name, LSTM(1).name, Dense(1, name="d").name, Dense(1).name] == [
+        "dense", "dense_1", "lstm", "d", "dense_2"]  # fmt: skip
+
+
+def test_input_and_output_of_the_only_call():
+    x, dense = Input((3,)), Dense(2)
+    with pytest.raises(ArgumentError, match="nothing yet"):
+        _ = dense.output
+    y = dense(x)
+    assert dense.input is x and dense.output is y
+    dense(x)
+    with pytest.raises(ArgumentError, match="no single one"):
+        _ = dense.input
+
+
+def test_output_shapes_without_data():
+    assert Dense(2).compute_output_shape((None, 7, 3)) == (None, 7, 2)
+
+    class Doubled(Layer):
+        def call(self, inputs):
+            return {"a": torch.cat([inputs, inputs], -1), "b": [inputs.sum(-1)]}
+
+    assert Doubled().compute_output_shape((None, None, 3)) == {"a": (None, None, 6), "b": [(None, None)]}
+    assert layers.Add().compute_output_shape([(None, 3), (None, 3)]) == (None, 3)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_layers_can_be_copied_built_or_not(again):
+    for built in (True, False):
+        dense = Dense(2, name="mine", kernel_regularizer="l2")
+        x = Input((3,))
+        if built:
+            dense(x)
+        other = again(dense)
+        assert other.name == "mine" and other.built == built and other.get_config() == dense.get_config()
+        if not built:
+            with pytest.raises(NotBuilt, match="'mine'"):
+                list(other.parameters())
+        y = torch.ones(1, 3)
+        first = other(y)
+        assert torch.equal(first, dense(y)) == built
+
+
+def test_copies_of_models_are_whole_and_apart():
+    x = Input((None,), dtype="int64")
+    h = Embedding(5, 3, mask_zero=True)(x)
+    shared = Dense(3)
+    model = Model(x, LSTM(2, name="last")(shared(shared(h)) + h * 2))
+    ids = torch.tensor([[1, 2, 0], [0, 3, 4]])
+    for again in (copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded):
+        other = again(model)
+        assert torch.equal(other(ids), model(ids)) and other.output_names == model.output_names == ["last"]
+        part = Model(other.input, other.get_layer("last").output)  # the calls came along
+        assert torch.equal(part(ids), model(ids))
+        with torch.no_grad():
+            other.get_layer("dense").kernel.zero_()
+        assert not torch.equal(other(ids), model(ids))
+        assert len(list(other.parameters())) == len(list(model.parameters()))
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def test_a_copied_sequential_can_grow():
+    model = Sequential([Input((3,)), Dense(2)])
+    other = copy.deepcopy(model)
+    other.add(Dense(4))
+    assert other(torch.ones(1, 3)).shape == (1, 4) and model(torch.ones(1, 3)).shape == (1, 2)
+
+
+def test_hooks_are_torchs():
+    dense, seen = Dense(2), []
+    dense.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    handle = dense.register_forward_hook(lambda module, args, out: out * 0)
+    h = masked()
+    out = dense(h)
+    assert seen[0] is h and isinstance(out, Packed) and not out.values.any()
+    handle.remove()
+    assert dense(h).values.any()
+
+
+def test_an_argument_that_is_no_layer_is_refused():
+    with pytest.raises(ArgumentError, match="got 3"):
+        layers.Bidirectional(3)
+    with pytest.raises(NotImplementedError, match="must define `call"):
+        Layer()(torch.ones(1))

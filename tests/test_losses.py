@@ -1,0 +1,535 @@
+"""Losses: sums over real steps, Keras's numbers, and targets and weights in any container."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padless.errors import ArgumentError, DataError, MaskError, MaskLost, ShapeError
+from padless.ragged.packed import Packed, pack
+from padless.registry import register
+from padless.saving import config as saving
+from padless.training import losses
+from padless.training.loss import Loss, Term
+from padless.training.loss_functions import sparse_values
+from padless.training.losses import LossFunctionWrapper, TorchLoss, get, masked
+
+keras = pytest.importorskip("keras")
+B, T, D = 4, 5, 3
+
+MASKS = {
+    "full": np.ones((B, T), bool),
+    "right": np.arange(T) < np.array([[5], [2], [3], [1]]),
+    "left": np.arange(T) >= np.array([[0], [3], [2], [4]]),
+    "holes": np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool),
+    "empty rows": np.array([[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0]], bool),
+    "nothing": np.zeros((B, T), bool),
+}
+CASES = [
+    ("MeanSquaredError", {}, "numbers"),
+    ("MeanAbsoluteError", {}, "numbers"),
+    ("BinaryCrossentropy", {}, "chances"),
+    ("BinaryCrossentropy", {"from_logits": True, "label_smoothing": 0.2}, "bits"),
+    ("CategoricalCrossentropy", {"label_smoothing": 0.1}, "onehot chances"),
+    ("CategoricalCrossentropy", {"from_logits": True}, "onehot"),
+    ("SparseCategoricalCrossentropy", {}, "ids chances"),
+    ("SparseCategoricalCrossentropy", {"from_logits": True}, "ids"),
+    ("SparseCategoricalCrossentropy", {"from_logits": True, "ignore_class": 1}, "ids"),
+    ("SparseCategoricalCrossentropy", {"ignore_class": -1}, "void chances"),
+]
+WEIGHTS = {
+    "none": None,
+    "rows": np.array([0.5, 2.0, 0.0, 1.5], "float32"),
+    "rows, as a column": np.array([[0.5], [2.0], [0.0], [1.5]], "float32"),
+    "steps": np.random.default_rng(3).uniform(0, 2, (B, T)).astype("float32"),
+}
+
+
+def data(kind, seed=0, shape=(B, T)):
+    rng = np.random.default_rng(seed)
+    pred = rng.normal(size=(*shape, D)).astype("float32")
+    if "chances" in kind:
+        pred = 1 / (1 + np.exp(-pred))
+        pred.reshape(-1)[:2] = 0, 1  # where Keras clips
+    ids = rng.integers(-1 if "void" in kind else 0, D, shape)
+    if kind.startswith("onehot"):
+        return np.eye(D, dtype="float32")[ids], pred
+    if kind in ("chances", "bits"):
+        return rng.integers(0, 2, (*shape, D)).astype("float32"), pred
+    return (rng.normal(size=(*shape, D)).astype("float32"), pred) if kind == "numbers" else (ids, pred)
+
+
+def outputs(pred, mask):
+    leaf = torch.tensor(pred, requires_grad=True)
+    return leaf, pack(leaf, mask=mask)
+
+
+def expand(weight):
+    if weight is None:
+        return None
+    return np.broadcast_to(weight.reshape(B, -1), (B, T)).copy()
+
+
+# -------------------------------------------------------------------------------------------------------- against Keras
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", None])
+@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
+def test_one_batch_is_kerass(name, arguments, kind, reduction, mask, weights):
+    """Keras itself is given its weights as (B, T): on torch it crashes on (B, 1), and it refuses (B,)."""
+    y, pred = data(kind)
+    theirs, weight = torch.tensor(pred, requires_grad=True), WEIGHTS[weights]
+    # an alias of the leaf carries the mask, so that the leaf itself stays clean
+    keras.src.backend.set_keras_mask(carrier := theirs * 1.0, torch.from_numpy(MASKS[mask].copy()))
+    expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
+        torch.from_numpy(y).float(), carrier, None if weight is None else torch.from_numpy(expand(weight)))
+    leaf, packed = outputs(pred, MASKS[mask])
+    got = getattr(losses, name)(**arguments, reduction=reduction)(y, packed, weight)
+    got = got.unpack() if isinstance(got, Packed) else got
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    got.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(leaf.grad, torch.nan_to_num(theirs.grad), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["none", "rows", "steps"])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", None])
+@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
+def test_plain_outputs_are_kerass(name, arguments, kind, reduction, weights):
+    y, pred = data(kind)
+    weight = expand(WEIGHTS[weights])
+    expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
+        torch.from_numpy(y).float(), torch.from_numpy(pred), None if weight is None else torch.from_numpy(weight))
+    got = getattr(losses, name)(**arguments, reduction=reduction)(y, torch.from_numpy(pred), WEIGHTS[weights])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
+def test_functions_are_kerass(name, arguments, kind):
+    y, pred = data(kind)
+    snake = getattr(losses, name)().name
+    torch.testing.assert_close(getattr(losses, snake)(y, pred, **arguments),
+                               getattr(keras.losses, snake)(torch.from_numpy(y).float(), torch.from_numpy(pred),
+                                                            **arguments), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
+def test_configs_are_kerass(name):
+    mine, theirs = getattr(losses, name)().get_config(), getattr(keras.losses, name)().get_config()
+    assert {key: mine[key] for key in theirs} == theirs
+    assert list(mine)[:2] == ["name", "reduction"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- laws
+
+
+masks = st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=1, max_size=6).map(np.array)
+
+
+@settings(max_examples=100, deadline=None)
+@given(mask=masks, cut=st.integers(0, 6), case=st.sampled_from(CASES), weighted=st.booleans(),
+       reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]))
+def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
+    name, arguments, kind = case
+    y, pred = data(kind, shape=mask.shape)
+    weight = np.random.default_rng(1).uniform(0, 2, mask.shape).astype("float32") if weighted else None
+    loss = getattr(losses, name)(**arguments, reduction=reduction)
+
+    def term(rows):
+        return loss.term(y[rows], pack(torch.from_numpy(pred[rows]), mask=mask[rows]),
+                         None if weight is None else weight[rows])
+
+    whole, parts = term(slice(None)), sum([term(slice(0, cut)), term(slice(cut, None))])
+    torch.testing.assert_close(parts.value, whole.value, rtol=1e-5, atol=1e-6)
+    assert float(parts.weight) == pytest.approx(float(whole.weight))
+
+
+@settings(max_examples=100, deadline=None)
+@given(mask=masks, case=st.sampled_from(CASES), poison=st.sampled_from([np.nan, np.inf, -7.0]),
+       extra=st.integers(0, 3), reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]))
+def test_masked_steps_change_no_bit(mask, case, poison, extra, reduction):
+    name, arguments, kind = case
+    y, pred = data(kind, shape=mask.shape)
+    weight = np.random.default_rng(1).uniform(0, 2, mask.shape).astype("float32")
+    loss = getattr(losses, name)(**arguments, reduction=reduction)
+
+    def run(y, pred, weight, mask):
+        leaf, packed = outputs(pred, mask)
+        value = loss(y, packed, weight)
+        value.backward()
+        return value.detach().numpy(), leaf.grad.numpy()[mask]
+
+    def bad(array):
+        array = np.where(mask.reshape(*mask.shape, *(1,) * (array.ndim - 2)), array, poison).astype("float32")
+        return np.concatenate([np.full_like(array[:, :1], poison)] * extra + [array], axis=1)
+
+    clean = run(y.astype("float32"), pred, weight, mask)
+    dirty = run(bad(y), bad(pred), bad(weight), np.pad(mask, ((0, 0), (extra, 0))))
+    assert clean[0].tobytes() == dirty[0].tobytes() and clean[1].tobytes() == dirty[1].tobytes()
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "bce", "categorical_crossentropy", "sparse_categorical_crossentropy"])
+def test_nothing_costs_nothing(name):
+    for shape in ((0, T, D), (B, T, D), (B, 0, D)):
+        leaf = torch.rand(shape, requires_grad=True)
+        loss = get(name)
+        y = np.zeros(shape[:2] if name.startswith("sparse") else shape)
+        value = loss(y, pack(leaf, mask=np.zeros(shape[:2], bool)), np.ones(shape[:1]))
+        value.backward()
+        assert value.item() == 0 and leaf.grad.abs().sum() == 0
+    plain = torch.rand(0, D, requires_grad=True)
+    loss(np.zeros(0), plain).backward() if name.startswith("sparse") else loss(np.zeros((0, D)), plain).backward()
+    value = get("mse")([[1.0]], torch.ones(1, 1), [0.0])
+    assert value.item() == 0
+    assert losses.MeanSquaredError(reduction="mean_with_sample_weight")([[1.0]], torch.ones(1, 1), [0.0]).item() == 0
+
+
+# --------------------------------------------------------------------------------------------- targets in any container
+
+
+HOLES = MASKS["holes"]
+
+
+@pytest.mark.parametrize("container", ["numpy", "tensor", "Packed", "full Packed", "list", "tensors", "(B, T)"])
+def test_targets_come_in_any_container(container):
+    y, pred = data("numbers")
+    y, pred = y[..., :1], pred[..., :1]
+    given = {
+        "numpy": y, "tensor": torch.from_numpy(y), "Packed": pack(y, mask=HOLES), "full Packed": pack(y),
+        "list": [list(row[m]) for row, m in zip(y, HOLES, strict=True)],
+        "tensors": [torch.from_numpy(row[m]) for row, m in zip(y, HOLES, strict=True)],
+        "(B, T)": y[..., 0],
+    }[container]
+    expected = ((y - pred)[HOLES] ** 2).mean()
+    got = get("mse")(given, pack(torch.from_numpy(pred), mask=HOLES))
+    assert got.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_targets_of_rank_b_t_1_fit_outputs_of_rank_b_t():
+    y, pred = data("numbers")
+    packed = pack(torch.from_numpy(pred[..., 0]), mask=HOLES)
+    expected = ((y - pred)[..., 0][HOLES] ** 2).mean()
+    assert get("mse")(y[..., :1], packed, np.ones((B, T))).item() == pytest.approx(expected, rel=1e-6)
+    assert get("mse")(y[..., 0], packed, np.ones(B)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_plain_outputs_take_the_steps_of_packed_targets():
+    y, pred = data("numbers")
+    got = get("mae")(pack(y, mask=HOLES), torch.from_numpy(pred))
+    assert got.item() == pytest.approx(np.abs(y - pred)[HOLES].mean(), rel=1e-6)
+
+
+def test_rectangular_lists_are_grids_and_lists_of_the_real_lengths_are_sequences():
+    packed = pack(torch.zeros(2, 3, 1), lengths=[2, 2])
+    assert get("mse")([[1, 1, 9], [1, 1, 9]], packed).item() == 1
+    assert get("mse")([[1, 1], [1, 1]], packed).item() == 1
+    assert get("mse")([[1.0], [2.0]], torch.zeros(2, 1)).item() == 2.5
+
+
+def test_float64_and_half_outputs():
+    assert get("mse")(np.ones((1, 2)), torch.zeros(1, 2, dtype=torch.float64)).dtype == torch.float64
+    assert get("mse")(np.ones((1, 2)), torch.zeros(1, 2, dtype=torch.bfloat16)).dtype == torch.float32
+    assert losses.MeanSquaredError(dtype="float64")([[1.0]], torch.zeros(1, 1)).dtype == torch.float64
+
+
+def test_outer_levels_take_weights_of_every_level():
+    mask = np.random.default_rng(0).random((2, 3, 4)) < 0.6
+    y, pred = np.random.default_rng(1).normal(size=(2, 2, 3, 4, 1)).astype("float32")
+    packed = pack(torch.from_numpy(pred), mask=mask)
+    rng = np.random.default_rng(2)
+    for shape in ((2,), (2, 1), (2, 1, 1), (2, 3), (2, 3, 1), (2, 3, 4), (2, 1, 4)):
+        weight = rng.uniform(1, 2, shape)
+        wide = np.broadcast_to(weight.reshape(*shape, *(1,) * (3 - len(shape))), (2, 3, 4))
+        expected = ((y - pred)[..., 0] ** 2 * wide)[mask].sum() / mask.sum()
+        assert get("mse")(y, packed, weight).item() == pytest.approx(expected, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- weights are not guessed
+
+
+def test_a_weight_of_rank_one_belongs_to_sequences_also_where_b_is_t():
+    y, pred, mask = np.zeros((3, 3, 1)), torch.ones(3, 3, 1), np.tril(np.ones((3, 3), bool))
+    weight = np.array([1.0, 10.0, 100.0])
+    for packed in (pack(pred, mask=mask), pack(pred, mask=np.ones((3, 3), bool)), pred):
+        steps = mask.sum(1) if isinstance(packed, Packed) and not packed.index.full else np.full(3, 3)
+        expected = (weight * steps).sum() / steps.sum()
+        assert get("mse")(y, packed, weight).item() == pytest.approx(expected)
+        assert get("mse")(y, packed, weight[:, None]).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("weight", [np.ones(T), np.ones((B, T + 1)), np.ones((1, T)), np.ones((T, B)),
+                                    np.ones((B, T, D)), [[1.0]] * 3])
+@pytest.mark.parametrize("masked_outputs", [True, False])
+def test_a_weight_of_another_shape_is_refused(weight, masked_outputs):
+    y, pred = data("numbers")
+    with pytest.raises(ShapeError, match="sample_weight"):
+        get("mse")(y, pack(pred, mask=HOLES) if masked_outputs else pred, weight)
+
+
+def test_weights_come_as_sequences_too_and_are_left_as_they_were():
+    y, pred = data("numbers")
+    weight = torch.rand(B, T)
+    before, packed = weight.clone(), pack(pred, mask=HOLES)
+    expected = get("mse")(y, packed, weight)
+    ragged = [list(map(float, row[m])) for row, m in zip(weight.numpy(), HOLES, strict=True)]
+    torch.testing.assert_close(get("mse")(y, packed, ragged), expected)
+    torch.testing.assert_close(get("mse")(y, packed, pack(weight, mask=HOLES)), expected)
+    torch.testing.assert_close(get("mse")(y, packed, 2.0), 2 * get("mse")(y, packed))
+    assert torch.equal(weight, before)
+
+
+def test_weights_of_single_values():
+    def squares(y_true, y_pred):
+        return (y_true - y_pred) ** 2
+
+    y, pred = data("numbers")
+    weight = np.random.default_rng(5).random((B, T, D)).astype("float32")
+    got = get(squares).term(y, pack(pred, mask=HOLES), weight)
+    assert got.weight == HOLES.sum() * D
+    assert got.sum.item() == pytest.approx(((y - pred) ** 2 * weight)[HOLES].sum(), rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------- functions and masks
+
+
+def test_a_scalar_stands_for_all_real_rows():
+    y, pred = data("numbers")
+    term = get(lambda y_true, y_pred: (y_true - y_pred).abs().mean()).term(y, pack(pred, mask=HOLES))
+    assert term.weight == HOLES.sum() and term.value.item() == pytest.approx(np.abs(y - pred)[HOLES].mean(), rel=1e-6)
+
+
+def test_a_function_sees_real_rows_as_floats():
+    seen = []
+
+    def look(y_true, y_pred):
+        seen.append((y_true.shape, y_true.dtype, y_pred.shape))
+        return y_pred.sum(-1)
+
+    get(look)(np.ones((B, T), int), pack(torch.zeros(B, T, 1), mask=HOLES))
+    n = int(HOLES.sum())
+    assert seen == [((n, 1), torch.float32, (n, 1))]
+
+
+def test_a_function_with_a_mask_sees_clean_grids_and_no_empty_rows():
+    mask = MASKS["empty rows"]
+
+    def per_sequence(y_true, y_pred, mask):
+        assert y_true.shape == (2, T, D) and mask.dtype == torch.bool and mask.shape == (2, T)
+        return ((y_true - y_pred).square().mean(-1) * mask).sum(1) / mask.sum(1)  # 0 / 0 for an empty row
+
+    y, pred = data("numbers")
+    y[~mask] = np.nan
+    leaf, packed = outputs(np.where(mask[..., None], pred, np.inf).astype("float32"), mask)
+    means = np.array([np.square((y - pred)[b][mask[b]]).mean() if mask[b].any() else 0 for b in range(B)])
+    for weight, expected in ((None, means.sum() / 2), (np.array([5.0, 2.0, 5.0, 1.0]), means @ [5, 2, 5, 1] / 2)):
+        value = get(per_sequence)(y, packed, weight)
+        assert value.item() == pytest.approx(expected, rel=1e-6)
+    value.backward()
+    assert torch.isfinite(leaf.grad).all()
+    none = LossFunctionWrapper(per_sequence, reduction=None)(y, packed)
+    np.testing.assert_allclose(none.detach().numpy(), means, rtol=1e-6)
+    with pytest.raises(ShapeError, match="sample_weight"):
+        get(per_sequence)(y, packed, np.ones((B, T)))
+    assert get(per_sequence)(y, pack(pred, mask=MASKS["nothing"])).item() == 0
+
+
+def test_a_sequence_loss_gets_its_targets_as_they_are():
+    class Count(Loss):
+        relation, aligned = "sequence", False
+
+        def call(self, y_true, y_pred, mask):
+            return mask.sum(1) - y_true.sum(1)
+
+    labels = np.array([[1, 1, 1, 1, 1]] * B)  # as wide as the grid by chance, not on its steps
+    assert Count(reduction="sum")(labels, pack(torch.zeros(B, T, D), mask=HOLES)).item() == HOLES.sum() - 5 * B
+    assert Count(reduction="sum")(labels, torch.zeros(B, T, D)).item() == 0
+
+
+def test_what_a_function_returns_is_checked():
+    with pytest.raises(ShapeError, match="one value per row"):
+        get(lambda y_true, y_pred: y_pred[:2, 0])(np.ones((B, T)), pack(torch.zeros(B, T, 1), mask=HOLES))
+    with pytest.raises(ShapeError, match="one value for each"):
+        get(lambda y_true, y_pred, mask: y_pred[..., 0])(np.ones((B, T, 1)), pack(torch.zeros(B, T, 1), mask=HOLES))
+
+
+@pytest.mark.parametrize("fn", ["mse", "function", "object"])
+def test_masked_alone_with_weights_with_a_mask_both_and_neither(fn):
+    fn = {"mse": "mse", "function": lambda y_true, y_pred: (y_true - y_pred) ** 2, "object": get("mse")}[fn]
+    y, pred = data("numbers")
+    squares, weight, loss = (y - pred) ** 2, WEIGHTS["steps"], masked(fn)
+    expected = {
+        (False, False): squares.mean(), (True, False): (squares * weight[..., None]).mean(),
+        (False, True): squares[HOLES].mean(), (True, True): (squares * weight[..., None])[HOLES].mean(),
+    }
+    for (weighted, hidden), number in expected.items():
+        for mask in (HOLES, torch.from_numpy(HOLES), HOLES.tolist(), HOLES.astype("float32")):
+            got = loss(y, pred, weight if weighted else None, mask if hidden else None)
+            assert got.item() == pytest.approx(number, rel=1e-5)
+    right = MASKS["right"]
+    assert loss(y, pack(pred, mask=right)).item() == pytest.approx(squares[right].mean(), rel=1e-5)
+    for targets in (y, pack(y, mask=right)):
+        both = loss(targets, pack(pred, mask=right), mask=HOLES)
+        assert both.item() == pytest.approx(squares[right & HOLES].mean(), rel=1e-5)
+    with pytest.raises(MaskError, match=r"\(4, 4\)"):
+        loss(y, pred, mask=HOLES[:, :4])
+
+
+# ---------------------------------------------------------------------------------------------------------- torch's own
+
+
+@pytest.mark.parametrize("module", ["MSELoss", "L1Loss", "BCEWithLogitsLoss", "SmoothL1Loss"])
+def test_torch_modules_of_numbers(module):
+    y, pred = data("bits")
+    module = getattr(torch.nn, module)(reduction="none")
+    expected = module(torch.from_numpy(pred), torch.from_numpy(y))[torch.from_numpy(HOLES)].mean()
+    torch.testing.assert_close(get(module)(y.astype(int), pack(pred, mask=HOLES)), expected)
+
+
+def test_torch_modules_of_classes():
+    ids, pred = data("ids")
+    module = torch.nn.CrossEntropyLoss(reduction="none", ignore_index=2)
+    rows, mask = torch.from_numpy(pred[HOLES]), torch.from_numpy(ids[HOLES])
+    expected = torch.nn.functional.cross_entropy(rows, mask, ignore_index=2)
+    for y in (ids, ids[..., None], ids.astype("float32")):
+        torch.testing.assert_close(get(module)(y, pack(pred, mask=HOLES)), expected)
+    torch.testing.assert_close(get(torch.nn.CrossEntropyLoss(reduction="none"))(np.eye(D)[ids], pack(pred, mask=HOLES)),
+                               torch.nn.functional.cross_entropy(rows, torch.eye(D)[mask]))
+    torch.testing.assert_close(get(torch.nn.CrossEntropyLoss(reduction="none"))(ids, pred),
+                               get("sparse_categorical_crossentropy").__class__(from_logits=True)(ids, pred))
+    with pytest.raises(DataError, match="holds [345]"):
+        get(module)(ids + 3, pack(pred, mask=HOLES))
+
+
+def test_torch_losses_that_average_are_refused():
+    with pytest.raises(ArgumentError, match=r"reduction='mean'.*MSELoss\(reduction='none'\)"):
+        get(torch.nn.MSELoss())
+    with pytest.raises(ArgumentError, match="other way round"):
+        get(torch.nn.functional.mse_loss)
+
+
+# -------------------------------------------------------------------------------------------------- bad data is refused
+
+
+@pytest.mark.parametrize(("value", "shown"), [(3, "3"), (-1, "-1"), (-100, "-100"), (1.5, "1.5"), (np.nan, "nan")])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_ids_that_are_no_class_are_named_at_real_steps_only(value, shown, from_logits):
+    ids, pred = data("ids chances")
+    ids, loss = ids.astype("float32"), losses.SparseCategoricalCrossentropy(from_logits)
+    expected = loss(ids, pack(pred, mask=HOLES))
+    ids[~HOLES] = value
+    assert torch.equal(loss(ids, pack(pred, mask=HOLES)), expected)
+    ids[0, 0] = value
+    with pytest.raises(DataError, match=f"holds {shown}"):
+        loss(ids, pack(pred, mask=HOLES))
+    with pytest.raises(DataError, match=f"holds {shown}"):
+        losses.sparse_categorical_crossentropy(ids, pred, from_logits)
+
+
+def test_no_id_is_ignored_in_silence_where_ids_are_not_looked_at():
+    """On an accelerator only torch's kernels look at the ids; left alone they would skip -100."""
+    for from_logits in (True, False):
+        with pytest.raises(IndexError):
+            sparse_values(torch.tensor([-100]), torch.ones(1, D), from_logits, None, -1)
+
+
+def test_targets_of_other_lengths_are_named():
+    packed = pack(torch.zeros(2, 4, 1), lengths=[2, 3])
+    with pytest.raises(ShapeError, match="row 1: length 4 against 3"):
+        get("mse")([[1, 1], [1, 1, 1, 1]], packed)
+    with pytest.raises(ShapeError, match="row 1: length no such row against 3"):
+        get("mse")([[1, 1]], packed)
+    with pytest.raises(ShapeError, match="row 0: length 3 against 2"):  # on the same grid, but of other lengths
+        get("mse")(pack(np.zeros((2, 4)), lengths=[3, 3]), packed)
+    with pytest.raises(ShapeError, match=r"\(2, 5, 1\).*\(2, 4\)"):
+        get("mse")(np.zeros((2, 5, 1)), packed)
+    with pytest.raises(ShapeError, match="3 examples, the outputs 2"):
+        get("mse")(np.zeros((3, 1)), torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize(("name", "shape", "message"), [
+    ("mse", (B, T, 2), "same shape"), ("bce", (B, T, 1), "same shape"),
+    ("categorical_crossentropy", (B, T), "use sparse_categorical_crossentropy"),
+    ("sparse_categorical_crossentropy", (B, T, D), "use categorical_crossentropy"),
+])
+def test_targets_of_other_features_are_not_broadcast(name, shape, message):
+    with pytest.raises(ShapeError, match=message):
+        get(name)(np.zeros(shape), pack(torch.ones(B, T, D), mask=HOLES))
+
+
+def test_an_axis_that_is_no_feature_axis_is_refused():
+    loss = losses.CategoricalCrossentropy(axis=-2)
+    with pytest.raises(ArgumentError, match="axis=-2"):
+        loss(np.ones((B, T, D)), pack(torch.ones(B, T, D), mask=HOLES))
+    assert loss(np.ones((B, T, D)), torch.ones(B, T, D)).isfinite()
+
+
+def test_functions_do_not_take_packed_rows_apart():
+    with pytest.raises(MaskLost, match="as an object"):
+        losses.mean_squared_error(np.zeros((B, T, D)), pack(torch.zeros(B, T, D), mask=HOLES))
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: get("msee"), "Did you mean 'mse'"),
+    (lambda: get(3), "3 is no loss"),
+    (lambda: get(None), "None is no loss"),
+    (lambda: losses.MeanSquaredError(reduction="avg"), "Unknown reduction 'avg'"),
+    (lambda: losses.MeanSquaredError(dtype="float33"), "float33"),
+    (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing"),
+    (lambda: losses.MeanSquaredError(reduction="none").term([[1.0]], torch.ones(1, 1)), "no total to train on"),
+])
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ArgumentError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------------------------------------------- names and configs
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
+def test_a_loss_comes_back_from_its_config(name, arguments, kind):
+    loss = getattr(losses, name)(**arguments, reduction="sum", name="mine")
+    again = saving.deserialize(saving.serialize(loss), "loss")
+    assert type(again) is type(loss) and again.get_config() == loss.get_config()
+    assert get({"class_name": name, "config": loss.get_config()}).get_config() == loss.get_config()
+    y, pred = data(kind)
+    assert torch.equal(again(y, pack(pred, mask=HOLES)), loss(y, pack(pred, mask=HOLES)))
+
+
+@register("loss")
+def quantile(y_true, y_pred, q=0.5):
+    return torch.maximum(q * (y_true - y_pred), (q - 1) * (y_true - y_pred)).mean(-1)
+
+
+def test_functions_have_configs_by_name():
+    loss = LossFunctionWrapper(quantile, q=0.9)
+    again = saving.deserialize(saving.serialize(loss), "loss")
+    y, pred = data("numbers")
+    assert again.get_config() == loss.get_config() == {
+        "name": "quantile", "reduction": "sum_over_batch_size", "fn": "quantile", "q": 0.9}
+    assert torch.equal(again(y, pred), loss(y, pred)) and not torch.equal(loss(y, pred), get("quantile")(y, pred))
+    wrapped = LossFunctionWrapper(losses.mean_squared_error)
+    assert saving.deserialize(saving.serialize(wrapped), "loss").fn is losses.mean_squared_error
+    with pytest.raises(ArgumentError, match="cannot be saved"):
+        saving.serialize(get(torch.nn.MSELoss(reduction="none")))
+
+
+def test_every_way_to_say_mse():
+    module = torch.nn.MSELoss(reduction="none")
+    ways = ["mse", "MSE", "mean_squared_error", "MeanSquaredError", losses.MeanSquaredError,
+            losses.MeanSquaredError(), losses.mean_squared_error, module]
+    y, pred = data("numbers")
+    assert {round(get(way)(y, pack(pred, mask=HOLES)).item(), 5) for way in ways} == {
+        round(float(((y - pred) ** 2)[HOLES].mean()), 5)}
+    assert all(type(get(way)) is losses.MeanSquaredError for way in ways[:-1]) and type(get(module)) is TorchLoss
+
+
+def test_sums_of_terms_stay_sums():
+    a, b = (Term(torch.tensor(2.0), 1.0, adds=False) for _ in range(2))
+    assert (a + b).value.item() == 4 and sum([a, b, a]).value.item() == 6

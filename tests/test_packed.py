@@ -1,0 +1,329 @@
+"""Packed, pack and unpack: the round trip, every container, narrowing and widening, and what is refused."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from torch.utils import _pytree
+
+import padless
+from padless import Index, Packed, pack, unpack
+from padless.errors import MaskError, ShapeError
+
+
+@st.composite
+def cases(draw, levels=2):
+    """A grid of random numbers and a mask of it."""
+    mask = draw(arrays(bool, array_shapes(min_dims=2, max_dims=levels, min_side=0, max_side=4)))
+    rest = draw(st.sampled_from([(), (3,), (2, 3)]))
+    torch.manual_seed(mask.size)
+    return torch.randn(*mask.shape, *rest, dtype=torch.float64), mask
+
+
+def gapwise(mask, rest=(), seed=0):
+    """A Packed with a fill of its own."""
+    index = Index.from_mask(mask)
+    generator = torch.Generator().manual_seed(seed)
+    return Packed(torch.randn(index.steps, *rest, generator=generator), index,
+                  torch.randn(index.gaps, *rest, generator=generator))
+
+
+# ---------------------------------------------------------------------------------------------------- round trip
+
+
+@given(cases(levels=3))
+def test_unpack_of_pack_is_the_grid_at_real_steps_and_the_padding_elsewhere(case):
+    x, mask = case
+    h = pack(x, mask=mask)
+    assert tuple(h.shape) == tuple(x.shape) and h.ndim == x.ndim and h.dtype == x.dtype and len(h) == len(x)
+    assert h.values.shape == (mask.sum(), *x.shape[mask.ndim :])
+    for grid, shown in ((unpack(h), 0), (h.unpack(padding=7), 7)):
+        assert torch.equal(grid[mask], x[mask]) and (grid[~mask] == shown).all()
+    assert torch.equal(h.mask, torch.from_numpy(mask)) and torch.equal(pack(unpack(h), like=h).values, h.values)
+    assert torch.equal(unpack(x), x)
+
+
+@given(cases())
+def test_the_fill_is_what_gaps_show(case):
+    x, mask = case
+    h = pack(x, mask=mask)
+    fill = torch.randn(h.index.gaps, *x.shape[2:], dtype=x.dtype)
+    shown = h.with_values(h.values, fill).unpack()
+    gap = -1
+    for row, step in np.ndindex(mask.shape):
+        gap += not mask[row, step] and (step == 0 or mask[row, step - 1])
+        assert torch.equal(shown[row, step], x[row, step] if mask[row, step] else fill[gap])
+
+
+@given(cases())
+def test_a_packed_is_its_sequences(case):
+    x, mask = case
+    h = pack(x, mask=mask)
+    for row, sequence in enumerate(h):
+        assert torch.equal(sequence, x[row][mask[row]])
+    assert h.lengths.tolist() == mask.sum(1).tolist()
+    if len(x):
+        again = Packed.from_sequences(list(h))
+        assert torch.equal(again.values, h.values) and torch.equal(again.lengths, h.lengths)
+        moved = pack(again, like=h)  # sequences have no columns: they take those of the mask
+        assert torch.equal(unpack(moved), unpack(h))
+
+
+@given(cases())
+def test_what_stands_at_masked_steps_is_not_looked_at_and_gets_no_gradient(case):
+    x, mask = case
+    spoiled = x.clone()
+    spoiled[~mask] = torch.nan
+    spoiled.requires_grad_()
+    assert torch.equal(pack(spoiled, mask=mask).values, x[mask])
+    pack(spoiled, mask=mask).unpack().sum().backward()
+    assert spoiled.grad[mask].eq(1).all() and spoiled.grad[~mask].eq(0).all()
+
+
+def test_pack_and_unpack_are_differentiable_twice():
+    x = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
+    fill = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    mask = np.array([[1, 0, 1], [0, 1, 1]], bool)
+
+    def function(x, fill):
+        h = pack(x, mask=mask)
+        return h.with_values(h.values.sin(), fill.cos()).unpack()
+
+    assert torch.autograd.gradcheck(function, (x, fill)) and torch.autograd.gradgradcheck(function, (x, fill))
+
+
+# ---------------------------------------------------------------------------------------------------- containers
+
+GRID = [[1, 2, 9], [3, 9, 9]]
+REAL = [1, 2, 3]
+
+
+@pytest.mark.parametrize("container", [np.array, torch.tensor, list])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mask": [[1, 1, 0], [1, 0, 0]]},
+        {"mask": np.array([[True, True, False], [True, False, False]])},
+        {"mask": torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])},
+        {"mask": pack([[True, True], [True]]).widened(3)},
+        {"lengths": [2, 1]},
+        {"lengths": np.array([2, 1])},
+        {"lengths": torch.tensor([2, 1])},
+        {"like": pack([[0, 0], [0]]).widened(3)},
+        {"like": pack([[0, 0], [0]]).widened(3).index},
+    ],
+)
+def test_every_container_and_every_way_to_say_what_is_real(container, how):
+    h = pack(container(GRID), **how)
+    assert h.values.tolist() == REAL and h.index.grid == (2, 3) and h.dtype == torch.int64
+
+
+def test_without_a_word_every_step_of_a_grid_is_real():
+    h = pack(np.ones((2, 3, 4)))
+    assert h.index.full and h.values.shape == (6, 4) and "every step" in h.index.born
+
+
+def test_lists_of_sequences_in_any_mixture():
+    h = pack([[1, 2], np.array([3]), torch.tensor([], dtype=torch.int64), (4, 5)])
+    assert h.values.tolist() == [1, 2, 3, 4, 5] and h.lengths.tolist() == [2, 1, 0, 2] and h.dtype == torch.int64
+    features = pack([np.zeros((2, 3)), np.zeros((0, 3)), np.ones((1, 3))])
+    assert features.values.shape == (3, 3) and features.index.grid == (3, 2)
+    assert pack([[], []]).index.grid == (2, 0) and pack([]).index.grid == (0, 0)
+
+
+def test_pythons_floats_are_of_torchs_default_dtype_and_arrays_keep_theirs():
+    assert pack([[1.0], [2.0, 3.0]]).dtype == torch.float32
+    assert pack([np.array([1.0])]).dtype == pack(np.ones((1, 2))).dtype == torch.float64
+    assert Packed.from_sequences([[1], [2]], dtype=torch.float16).dtype == torch.float16
+    assert Packed.from_sequences([torch.tensor([1])], dtype=torch.float16).dtype == torch.float16
+
+
+def test_arrays_that_torch_cannot_share_are_copied():
+    fixed = np.broadcast_to(np.array([1.0, 2.0]), (3, 2))
+    assert pack(fixed, lengths=[2, 0, 1]).values.tolist() == [1.0, 2.0, 1.0]
+    assert pack(np.arange(6).reshape(2, 3)[:, ::-1], lengths=[1, 1]).values.tolist() == [2, 5]
+    assert pack([fixed[0], fixed[1][::-1]]).values.tolist() == [1.0, 2.0, 2.0, 1.0]
+
+
+# ---------------------------------------------------------------------------------------------------- other steps
+
+
+@given(st.data())
+def test_narrowing_is_a_gather(data):
+    x, mask = data.draw(cases(levels=3))
+    other = data.draw(arrays(bool, mask.shape))
+    h = pack(x, mask=mask)
+    narrowed = pack(h, mask=other)
+    assert torch.equal(narrowed.values, x[mask & other])
+    assert (narrowed is h) == bool((mask & ~other).sum() == 0)
+    assert torch.equal(pack(h, like=narrowed).values, narrowed.values)  # by place in the grid
+
+
+def test_an_outer_mask_narrows_whole_inner_sequences():
+    h = pack(torch.arange(12.0).reshape(2, 3, 2), mask=np.ones((2, 3, 2), bool))
+    assert pack(h, mask=np.array([[1, 0, 1], [0, 0, 0]], bool)).values.tolist() == [0, 1, 4, 5]
+
+
+@given(st.data())
+def test_widening_reads_the_fill(data):
+    mask = data.draw(arrays(bool, array_shapes(min_dims=2, max_dims=3, min_side=0, max_side=4)))
+    wider = mask | data.draw(arrays(bool, mask.shape))
+    h = gapwise(mask, (2,))
+    assert torch.equal(h.at_steps(Index.from_mask(wider)).values, unpack(h)[wider])
+    one_row_per_cell = Packed(h.values, h.index, torch.randn(len(h.index.masked), 2))
+    assert torch.equal(one_row_per_cell.at_steps(Index.from_mask(wider)).values, unpack(one_row_per_cell)[wider])
+
+
+def test_widening_without_a_fill_names_row_and_step():
+    h = pack(torch.ones(2, 3), lengths=[3, 1])
+    with pytest.raises(MaskError, match="step 2 of row 1.*born|step 2 of row 1.*lengths"):
+        h.at_steps(Index(np.array([[1, 0, 0], [1, 0, 1]], bool)))
+    with pytest.raises(MaskError, match=r"\(2, 4\).*\(2, 3\)"):
+        h.at_steps(Index(np.ones((2, 4), bool)))
+
+
+@given(st.data())
+def test_a_rearranged_grid_shows_what_it_showed(data):
+    mask = data.draw(arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5)))
+    h = gapwise(mask, (2,))
+    part = data.draw(st.sampled_from([np.s_[1:], np.s_[:, 1:3], np.s_[:, ::2], np.s_[:, ::-1], np.s_[1:, 1::3]]))
+    which = np.arange(mask.size).reshape(mask.shape)[part]
+    wanted = h.numpy()[part]
+    exact = h.rearranged(which, every_cell=True)
+    np.testing.assert_array_equal(exact.numpy(), wanted)
+    np.testing.assert_array_equal(Packed(h.values, h.index, h.fill_of_cells()).rearranged(which).numpy(), wanted)
+    usual = h.rearranged(which)
+    assert usual.fill.shape[0] == usual.index.gaps
+    for gap in range(usual.index.gaps):  # a gap put together from several of different looks shows 0
+        own = exact.fill_of_cells()[usual.index.gap_of == gap]
+        same = (own == own[0]).all()
+        assert torch.equal(usual.fill[gap], own[0] if same else torch.zeros(2))
+    assert h.with_values(h.values).rearranged(which).fill is None
+
+
+def test_a_wider_grid_holds_the_same_steps():
+    h = pack([[1, 2], [3]])
+    assert h.widened(4).unpack().tolist() == [[1, 2, 0, 0], [3, 0, 0, 0]]
+    assert h.widened(2) is h and h.widened(1) is h
+
+
+# ---------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: pack(np.ones(3)), ShapeError, r"\(3,\)"),
+        (lambda: pack(np.ones((2, 3)), mask=np.ones((2, 4))), MaskError, r"\(2, 4\).*\(2, 3\)"),
+        (lambda: pack(np.ones((2, 3)), mask=np.ones((2, 3, 1))), MaskError, r"\(2, 3, 1\)"),
+        (lambda: pack(np.ones((2, 3)), mask=np.ones(2)), MaskError, r"\(2,\)"),
+        (lambda: pack(np.ones((1, 3)), mask=[[0, 1, 2]]), MaskError, "2"),
+        (lambda: pack(np.ones((2, 3)), lengths=[3, 4]), ShapeError, "4"),
+        (lambda: pack(np.ones((2, 3)), lengths=[-1, 0]), ShapeError, "-1"),
+        (lambda: pack(np.ones((2, 3)), lengths=[1]), ShapeError, r"2 integers.*\[1\]"),
+        (lambda: pack(np.ones((2, 3)), lengths=[0.5, 1]), ShapeError, "0.5"),
+        (lambda: pack(np.ones((2, 3)), mask=np.ones((2, 3)), lengths=[1, 1]), MaskError, "more than one"),
+        (lambda: pack(np.ones((2, 3)), like=pack(np.ones((2, 4)))), ShapeError, r"\(2, 3\).*\(2, 4\)"),
+        (lambda: pack([[1, 2], [3]], like=pack([[1], [2]])), ShapeError, "row 0 has 2 steps, expected 1"),
+        (lambda: pack([[1]], like=pack([[1], [2]])), ShapeError, "row 1 has no steps, expected 1"),
+        (lambda: pack([[1, 2], [3]], like=pack([[1, 2], [3]], lengths=[1, 1])), ShapeError, "row 0 has 2"),
+        (lambda: pack([[[1, 2], [3]], [[4]]]), ShapeError, "Sequence 0"),
+        (lambda: pack([np.zeros((1, 2)), np.zeros((1, 3))]), ShapeError, r"\(2,\), \(3,\)"),
+        (lambda: pack([["a"]]), ShapeError, "Sequence 0.*<U1"),
+        (lambda: Packed.from_sequences([1, 2]), ShapeError, "scalars"),
+        (lambda: Packed(torch.ones(3), Index(np.ones((2, 2), bool))), ShapeError, r"4 real steps.*\(3,\)"),
+        (lambda: Packed(torch.ones(()), Index(np.zeros((0, 2), bool))), ShapeError, r"\(\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_was_given(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+# ---------------------------------------------------------------------------------------------------- as an object
+
+
+@pytest.fixture
+def h():
+    return gapwise(np.array([[1, 0, 1], [0, 0, 1]], bool), (2,))
+
+
+def same(one, two):
+    assert torch.equal(one.values, two.values) and torch.equal(one.fill, two.fill) and one.index.equals(two.index)
+
+
+def test_it_is_a_pytree_of_values_and_fill(h):
+    leaves, spec = _pytree.tree_flatten(h)
+    assert leaves[0] is h.values and leaves[1] is h.fill
+    assert _pytree.tree_unflatten(leaves, spec).index is h.index
+    doubled = _pytree.tree_map(lambda x: x * 2, {"a": [h]})["a"][0]
+    assert torch.equal(doubled.values, h.values * 2) and torch.equal(doubled.fill, h.fill * 2)
+    assert _pytree.tree_map(lambda x: None, h).values is None  # leaves need not be tensors
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_it_can_be_copied(h, again):
+    other = again(h)
+    same(h, other)
+    assert other is not h and torch.equal((other + h).values, 2 * h.values)
+
+
+def test_a_deep_copy_shares_nothing(h):
+    other = copy.deepcopy(h)
+    other.values.zero_()
+    other.index.flat[:] = 0
+    assert h.values.abs().sum() > 0 and h.index.flat.tolist() == [0, 2, 5]
+
+
+def test_what_it_shows_of_its_index_are_copies(h):
+    h.mask.zero_()
+    h.lengths.zero_()
+    assert h.mask.sum() == 3 and h.lengths.tolist() == [2, 1]
+
+
+def test_it_reads_as_a_grid(h):
+    assert repr(h) == "Packed(shape=(2, 3, 2), 3 real steps, torch.float32, cpu)"
+    assert len(h) == 2 and [tuple(s.shape) for s in h] == [(2, 2), (1, 2)]
+    assert h.size() == h.shape == (2, 3, 2) and h.size(-1) == 2 and h.dim() == h.ndim == 3 and h.lead == 2
+    assert h.device.type == "cpu" and not h.requires_grad and h.with_values(h.values.requires_grad_()).requires_grad
+    assert h.to(torch.float64).dtype == h.to(torch.float64).fill.dtype == torch.float64
+
+
+def test_numpy_gets_the_grid_and_cannot_take_it_apart(h):
+    h.values.requires_grad_()
+    grid = h.unpack().detach().numpy()
+    np.testing.assert_array_equal(np.asarray(h), grid)
+    np.testing.assert_array_equal(np.array(h, dtype=np.float64), grid.astype(np.float64))
+    column = np.array([[[2.0]], [[3.0]]], dtype=np.float32)
+    for product in (h * column, column * h, h * np.float32(2), np.float32(2) * h, np.array(2.0) * h):
+        assert isinstance(product, Packed)
+    np.testing.assert_allclose((column * h).numpy(), grid * column)
+    np.testing.assert_allclose((column - h).numpy(), column - grid)
+    np.testing.assert_allclose((column / h).numpy(), column / grid, rtol=1e-5)
+    with pytest.raises(TypeError):
+        np.add(column, h)  # an ufunc would have taken the bare values
+
+
+def test_its_truth_is_ambiguous(h):
+    with pytest.raises(TypeError, match="ambiguous"):
+        bool(h)
+    with pytest.raises(TypeError, match="ambiguous"):
+        bool(h == h)
+
+
+def test_it_has_no_more_attributes_than_a_tensor_has_methods(h):
+    with pytest.raises(AttributeError, match="'Packed' object has no attribute 'foo'"):
+        _ = h.foo
+    with pytest.raises(AttributeError):
+        _ = h.T
+    with pytest.raises(TypeError):
+        h[0] = 1
+
+
+def test_the_names_are_public():
+    assert padless.pack is pack and padless.Packed is Packed and padless.Index is Index

@@ -1,0 +1,174 @@
+"""Sequential: built by an Input or by the first data, grown and shrunk."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import padless
+from padless import Input, Model, Packed, Sequential
+from padless.errors import ArgumentError, NotBuilt, ShapeError
+from padless.layers import LSTM, Dense, Dropout, Embedding, Flatten, GlobalAveragePooling1D, Reshape
+
+IDS = np.array([[1, 2, 0, 0], [3, 0, 4, 1]])
+
+
+def test_an_input_in_front_builds_it_at_once():
+    model = Sequential([Input((None,)), Embedding(5, 3, mask_zero=True), LSTM(2)])
+    assert model.built
+    assert model.input_shape == (None, None)
+    assert model.output_shape == (None, 2)
+    assert [w.shape for w in model.get_weights()] == [(5, 3), (3, 8), (2, 8), (8,)]
+    assert [layer.name for layer in model.layers] == ["embedding", "lstm"]
+
+
+def test_the_first_data_build_it_and_leave_time_open():
+    model = Sequential([Embedding(5, 3, mask_zero=True), LSTM(2, return_sequences=True)])
+    assert not model.built
+    first = model.predict(IDS, verbose=0)
+    wider = model.predict(np.pad(IDS, ((0, 0), (0, 3))), verbose=0)
+    assert np.array_equal(wider[:, :4], first)
+    assert model.input_shape == (None, None)
+    assert [row.shape for row in model.predict([[1, 2], [3]], verbose=0)] == [(2, 2), (1, 2)]
+
+
+def test_a_layer_that_needs_to_know_the_time_gets_it():
+    model = Sequential([Embedding(5, 3), Flatten(), Dense(2)])
+    assert model.predict(IDS, verbose=0).shape == (2, 2)
+    assert model.input_shape == (None, 4)
+    assert model.layers[1].output.shape == (None, 12)  # and each layer was called once
+    with pytest.raises(ShapeError, match=r"expected shape \(None, 4\)"):
+        model.predict(IDS[:, :3], verbose=0)
+
+
+def test_features_without_time_are_features():
+    model = Sequential([Dense(3, activation="relu"), Dropout(0.5), Dense(1)])
+    assert model(np.ones((4, 6), np.float32)).shape == (4, 1)
+    assert model.input_shape == (None, 6)
+
+
+def test_lists_are_read_alike_before_and_after_the_first_call():
+    lists = [[1, 2, 3], [3, 4, 1]]
+    model = Sequential([Embedding(5, 3, mask_zero=True), Dense(2)])
+    first, second = model.predict(lists, verbose=0), model.predict(lists, verbose=0)
+    assert isinstance(first, list) and isinstance(second, list)
+    assert np.array_equal(first, second)
+
+
+def test_build_takes_a_shape_with_the_batch_in_front():
+    model = Sequential([Dense(3), Dense(2)])
+    model.build((None, None, 4))
+    assert model.output_shape == (None, None, 2)
+    assert model(torch.ones(2, 7, 4)).shape == (2, 7, 2)
+
+
+def test_add_and_pop():
+    model = Sequential()
+    model.add(Input((None,)))
+    for layer in (Embedding(5, 3, mask_zero=True), LSTM(4), Dense(2)):
+        model.add(layer)
+    assert model.predict(IDS, verbose=0).shape == (2, 2)
+    last = model.pop()
+    assert last.name == "dense" and model.output_shape == (None, 4)
+    assert model.predict(IDS, verbose=0).shape == (2, 4)
+    model.add(Dense(1))
+    assert model.predict(IDS, verbose=0).shape == (2, 1)
+    inner = Model(model.input, model.get_layer("lstm").output)  # after pop and add each layer still stands once
+    assert inner.predict(IDS, verbose=0).shape == (2, 4)
+
+
+def test_a_popped_layer_can_come_back():
+    model = Sequential([Input((3,)), Dense(2), Dense(4)])
+    weights = model.get_weights()
+    model.add(model.pop())
+    assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
+    assert model.layers[-1].output.shape == (None, 4)
+
+
+def test_a_layer_that_does_not_fit_is_not_added():
+    model = Sequential([Input((None,)), Embedding(5, 3, mask_zero=True)])
+    with pytest.raises(ValueError):
+        model.add(Reshape((7, 7)))
+    assert len(model.layers) == 1
+    assert model.predict(IDS, verbose=0).shape == (2, 4, 3)
+
+
+def test_layers_added_after_compile_are_trained():
+    model = Sequential([Input((3,)), Dense(4)])
+    model.compile("sgd", "mse")
+    model.add(Dense(1))
+    before = model.get_weights()
+    model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+    assert not np.array_equal(before[2], model.get_weights()[2])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_unbuilt_one_takes_its_input_from_the_symbol_it_is_called_on(masked):
+    inner = Sequential([Dense(3), LSTM(2, return_sequences=True)])
+    x = Input((None, 4), masked=masked)
+    model = Model(x, Dense(1)(inner(x)))
+    assert inner.input_shape == (None, None, 4)
+    assert model.predict(np.ones((2, 5, 4)), verbose=0).shape == (2, 5, 1)
+    assert model.predict(np.ones((2, 7, 4)), verbose=0).shape == (2, 7, 1)
+
+
+def test_one_in_another_passes_the_mask_through():
+    inner = Sequential([Embedding(5, 3, mask_zero=True), LSTM(2, return_sequences=True)], name="inner")
+    outer = Sequential([inner, GlobalAveragePooling1D()])
+    out = outer.predict(IDS, verbose=0)
+    assert isinstance(inner(IDS), Packed)
+    assert inner(IDS).index.steps == 5
+    steps = inner.predict([[1, 2], [3, 4, 1]], verbose=0)
+    assert out == pytest.approx(np.stack([row.mean(0) for row in steps]), rel=1e-5)
+
+
+def test_torch_modules_may_stand_in_it():
+    model = Sequential([Embedding(5, 3, mask_zero=True), torch.nn.Linear(3, 2)])
+    model.compile("sgd", "mse")
+    model.predict(IDS, verbose=0)
+    before = [p.detach().clone() for p in model.parameters()]
+    model.fit([[1, 2], [3]], [np.ones((2, 2)), np.ones((1, 2))], verbose=0)
+    assert len(before) == 3
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    model.pop()
+    assert model.predict(IDS, verbose=0).shape == (2, 4, 3)
+
+
+def test_names_count_as_in_keras():
+    keras = pytest.importorskip("keras")
+    keras.utils.clear_session()
+
+    def names(api, layers):
+        model = api.Sequential([layers.Embedding(5, 3), layers.Bidirectional(layers.LSTM(2)), layers.Dense(1)])
+        model(np.ones((2, 4)))
+        other = api.Sequential([layers.Dense(1), layers.Dense(1)])
+        return [model.name, other.name, *(layer.name for m in (model, other) for layer in m.layers),
+                model.layers[1].forward_layer.name, model.layers[1].backward_layer.name]
+
+    assert names(padless, padless.layers) == names(keras, keras.layers)
+
+
+def test_what_is_wrong_is_refused():
+    with pytest.raises(ArgumentError, match="takes layers; got 'dense'"):
+        Sequential(["dense"])
+    model = Sequential([Dense(1, name="a")])
+    with pytest.raises(ArgumentError, match="'a' is there already"):
+        model.add(Dense(2, name="a"))
+    with pytest.raises(ArgumentError, match="input already"):
+        model.add(Input((3,)))
+    with pytest.raises(ArgumentError, match="no layer to take off"):
+        Sequential().pop()
+    with pytest.raises(NotBuilt, match="has no layers"):
+        Sequential()(torch.ones(1, 2))
+    with pytest.raises(ArgumentError, match="takes one input; got list"):
+        model([torch.ones(1, 2), torch.ones(1, 2)])
+
+
+def test_a_copy_grows_and_shrinks_on_its_own():
+    model = Sequential([Input((None,)), Embedding(5, 3, mask_zero=True), LSTM(2), Dense(1)])
+    twin = copy.deepcopy(model)
+    twin.pop()
+    twin.add(Dense(4))
+    assert twin.predict(IDS, verbose=0).shape == (2, 4)
+    assert model.predict(IDS, verbose=0).shape == (2, 1) and len(model.layers) == 3
