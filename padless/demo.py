@@ -44,7 +44,7 @@ class Plan:
 
     seed: int = 0
     longest: int = 800  # functions of more characters are left out
-    training: int = 8000  # functions at most
+    training: int = 7000  # functions at most
     validation: int = 150
     test: int = 600
     batch: int = 16

@@ -83,7 +83,7 @@ class Optimizer(torch.optim.Optimizer):
                                 f"it first, by calling it on data, or unfreeze a layer.")
         if self.built:
             mine = {id(p) for group in self.param_groups for p in group["params"]}
-            if not all(id(p) in mine for p in _tensors(given)):
+            if not all(id(p) in mine for p in tensors_of(given)):
                 raise ArgumentError(f"This {type(self).__name__} already trains other parameters. Make a new one, with "
                                     f"`{type(self).__name__}.from_config(optimizer.get_config())`.")
             return self
@@ -187,13 +187,13 @@ class Optimizer(torch.optim.Optimizer):
         return super().__repr__() if self.built else f"{type(self).__name__}(learning_rate={self.learning_rate})"
 
 
-def _tensors(parameters: Iterable[Any]) -> list[Tensor]:
+def tensors_of(parameters: Iterable[Any]) -> list[Tensor]:
     """The tensors in what torch takes for parameters: tensors, (name, tensor), groups."""
     found: list[Tensor] = []
     for item in parameters:
         if isinstance(item, Mapping):
             inner = item["params"]
-            found += [inner] if isinstance(inner, Tensor) else _tensors(inner)
+            found += [inner] if isinstance(inner, Tensor) else tensors_of(inner)
         else:
             found.append(item[1] if isinstance(item, tuple) else item)
     return found

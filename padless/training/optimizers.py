@@ -18,7 +18,7 @@ import torch
 
 from padless.errors import ArgumentError
 from padless.registry import lookup, register
-from padless.training.optimizer import Optimizer, fraction, many, parameters_first
+from padless.training.optimizer import Optimizer, fraction, many, parameters_first, tensors_of
 
 
 @register("optimizer", "sgd")
@@ -69,7 +69,7 @@ class SGD(Optimizer, torch.optim.SGD):
 class Adam(Optimizer, torch.optim.Adam):
     """Adam (Kingma and Ba, 2014), with the paper's "epsilon hat": added to the root of the uncorrected second moment.
 
-    `foreach` and `fused` choose torch's kernels.
+    `foreach` and `fused` choose torch's kernels; unless told, weights on the CPU take the fused one, which is the fastest.
     """
 
     @parameters_first
@@ -84,9 +84,12 @@ class Adam(Optimizer, torch.optim.Adam):
                          epsilon=epsilon, amsgrad=amsgrad, foreach=foreach, fused=fused)
 
     def _start(self, parameters: list[Any]) -> None:
+        fused = self.fused
+        if fused is None and self.foreach is None:
+            fused = all(p.device.type == "cpu" and p.is_floating_point() for p in tensors_of(parameters)) or None
         torch.optim.Adam.__init__(
             self, parameters, self.learning_rate, (self.beta_1, self.beta_2), self.epsilon, self.weight_decay or 0.0,
-            self.amsgrad, foreach=self.foreach, fused=self.fused, decoupled_weight_decay=True,
+            self.amsgrad, foreach=self.foreach, fused=fused, decoupled_weight_decay=True,
         )
 
     def _advance(self) -> None:
