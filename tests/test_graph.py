@@ -80,14 +80,14 @@ def test_what_a_symbol_cannot_say():
         def call(self, inputs):
             return inputs[0] if inputs.shape[0] == 2 else inputs
 
-    with pytest.raises(PadlessError, match=r"\(29, 3\).*\(3, 31, 3\).*number of axes"):
+    with pytest.raises(PadlessError, match=r"\(29, 3\).*\(3, 61, 3\).*number of axes"):
         Odd()(x)
 
     class Many(Layer):
         def call(self, inputs):
             return list(inputs.unbind(1))
 
-    with pytest.raises(PadlessError, match="29 results.*31"):
+    with pytest.raises(PadlessError, match="29 results.*61"):
         Many()(x)
 
 
