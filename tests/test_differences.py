@@ -43,7 +43,7 @@ def both(make, shape=(None, T, D)):
     return mine, theirs, embed(padless, ids)[0], embed(keras, ids)[0]
 
 
-def tests_of(name):
+def names_in(name):
     text = (Path(__file__).parent / name).read_text(encoding="utf-8")
     return set(re.findall(r"^def test_(\w+)\(", text, re.MULTILINE))
 
@@ -51,9 +51,9 @@ def tests_of(name):
 def test_every_line_has_its_test():
     text = (Path(__file__).parent.parent / "docs" / "differences.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    own = tests_of("test_differences.py") - {"every_line_has_its_test"}
+    own = names_in("test_differences.py") - {"every_line_has_its_test"}
     assert len(lines) == len(set(lines))
-    assert own <= set(lines) <= own | tests_of("test_window.py") | tests_of("test_attend.py")
+    assert own <= set(lines) <= own | names_in("test_window.py") | names_in("test_attend.py")
 
 
 # ------------------------------------------------------------------------------------------------ masks
