@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from cases import ABSTRACT, LAYERS, LOSSES, METRICS, MODELS, NO_PAIRS
+from cases import ABSTRACT, LAYERS, LOSSES, METRICS, MODELS, NO_PAIRS, Leaky
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padless import layers as L
+from padless.graph.spec import leaves
 from padless.model import Model
 from padless.ragged.packed import pack
 from padless.registry import entries
@@ -81,6 +82,11 @@ def under(names, law, case):
 @pytest.mark.parametrize("case", keeping("presence", EVERY), ids=lambda c: c.name)
 def test_presence(case):
     under(EACH, laws.presence, case)
+
+
+@pytest.mark.parametrize("case", keeping("gradients", EVERY), ids=lambda c: c.name)
+def test_gradients(case):
+    under(["no step", "mixed"], laws.gradients, case)
 
 
 @pytest.mark.parametrize("case", keeping("absence", EVERY), ids=lambda c: c.name)
@@ -230,6 +236,21 @@ def test_over_nothing_the_output_is_zero_and_the_state_the_initial_one(cls, back
         empty = [number for number, row in enumerate(rows) if row != 1]
         assert not output[empty].any()
         assert all(torch.equal(state[empty], begin[empty]) for state, begin in zip(states, first, strict=True))
+
+
+@given(masks(), st.sampled_from(["SimpleRNN", "GRU", "LSTM", "own cell", "stacked"]))
+@settings(max_examples=30)
+def test_backwards_is_forwards_on_the_mirror_image(mask, kind):
+    cells = {"own cell": lambda: Leaky(2), "stacked": lambda: [L.LSTMCell(2), L.GRUCell(4)]}
+    more = {"return_sequences": True, "return_state": True}
+    made = getattr(L, kind)(2, **more) if hasattr(L, kind) else L.RNN(cells[kind](), **more)
+    x = torch.randn(*mask.shape, 3)
+    output, *states = made(pack(x.flip(1), mask[:, ::-1]))
+    rnn = L.RNN(made.cell, go_backwards=True, **more)
+    back, *ended = rnn(pack(x, mask))
+    assert torch.equal(back.values, output.values) and np.array_equal(back.index.mask, output.index.mask)
+    for mine, theirs in zip(leaves(ended), leaves(states), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("layer", [L.GlobalAveragePooling1D(), L.FirstStep(), L.LastStep()])

@@ -6,6 +6,7 @@ from padless.testing.check import check_metric as check_metric
 from padless.testing.check import check_model as check_model
 from padless.testing.laws import LawBroken as LawBroken
 from padless.testing.laws import absence as absence
+from padless.testing.laws import gradients as gradients
 from padless.testing.laws import independence as independence
 from padless.testing.laws import presence as presence
 from padless.testing.laws import round_trip as round_trip

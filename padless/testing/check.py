@@ -20,6 +20,7 @@ from padless.training import losses, metrics
 
 LAYER_LAWS: dict[str, Callable[..., None]] = {
     "presence": laws.presence,
+    "gradients": laws.gradients,
     "absence": laws.absence,
     "independence": laws.independence,
     "round trip": laws.round_trip,
@@ -31,7 +32,7 @@ OBJECTIVE_LAWS: dict[str, Callable[..., None]] = {
     "split": objectives.loss_split,
     "round trip": objectives.loss_round_trip,
 }
-LAWS = ("presence", "absence", "independence", "round trip", "split")
+LAWS = ("presence", "gradients", "absence", "independence", "round trip", "split")
 
 
 def check_layer(

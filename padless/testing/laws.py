@@ -1,4 +1,4 @@
-"""The laws of a layer: presence, absence, independence, round trip. Each raises `LawBroken` where it does not hold.
+"""The laws of a layer: presence, absence, independence, round trip; and gradients. Each raises `LawBroken` if broken.
 
 They share one way to look: run the layer in two ways that should not differ, and compare outputs, gradients of inputs
 and weights, and added losses, by row.
@@ -78,6 +78,60 @@ def absence(subject: Subject, masks: Masks, seed: int = 0) -> None:
 
 
 _WAYS = {"packed": "as Packed", "mask": "as `mask=`"}
+
+
+def gradients(subject: Subject, masks: Masks, seed: int = 0) -> None:
+    """Gradients are the slopes of the outputs: a small step in a random direction says the same."""
+    if subject.dtype != torch.float64:
+        return  # too coarse for small steps
+    sample = subject.sample(masks, seed)
+    base = subject.run(sample)
+    pulls = subject.pulls(base)
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator, dtype=torch.float64)
+
+    toward = Sample(tuple(like(g) if g.is_floating_point() else torch.zeros_like(g) for g in sample.grids), sample.masks,
+                    {name: tuple(map(like, parts)) for name, parts in sample.rows.items()}).holding(0)
+    weights = {name: like(gradient) for name, gradient in base.weights.items()}
+    ways = [[row[torch.from_numpy(m)] for row, m in zip(g, mask, strict=True)]
+            for g, mask in zip(toward.grids, toward.masks, strict=True) if g.is_floating_point()]
+    ways += [list(part) for parts in toward.rows.values() for part in parts]
+    met = _weighed(base.inputs, ways) + _weighed([list(base.weights.values())], [list(weights.values())])
+    ahead, behind = (_weighed(_shifted(subject, sample, toward, weights, size).outputs, pulls) for size in (STEP, -STEP))
+    slope = (ahead - behind) / (2 * STEP)
+    if not torch.isclose(slope, met, rtol=1e-4, atol=1e-5):
+        raise LawBroken(f"gradients: the outputs of {subject.label} change by {slope.item():.6g} in a direction in which "
+                        f"the gradients of its inputs and weights say {met.item():.6g}.")
+
+
+STEP = 1e-6
+
+
+def _shifted(subject: Subject, sample: Sample, toward: Sample, weights: Mapping[str, Tensor], size: float) -> Result:
+    """The layer a step away, in its inputs and its weights."""
+    own = dict(subject.layer.named_parameters())
+    before = {name: own[name].detach().clone() for name in weights}
+    grids = tuple(g.to(d.dtype) + size * d if g.is_floating_point() else g
+                  for g, d in zip(sample.grids, toward.grids, strict=True))
+    rows = {name: tuple(p + size * d for p, d in zip(parts, toward.rows[name], strict=True))
+            for name, parts in sample.rows.items()}
+    try:
+        with torch.no_grad():
+            for name, direction in weights.items():
+                own[name].add_(size * direction)
+        return subject.run(Sample(grids, sample.masks, rows))
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                own[name].copy_(value)
+
+
+def _weighed(parts: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[Tensor]]) -> Tensor:
+    products = [(p * w).sum() for part, weight in zip(parts, weights, strict=True)
+                for p, w in zip(part, weight, strict=True) if p.is_floating_point()]
+    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
 
 
 def independence(subject: Subject, masks: Masks, seed: int = 0) -> None:

@@ -280,7 +280,7 @@ def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
 def _shown(outputs: Sequence[Any]) -> dict[tuple[int, int, int], Tensor]:
     found = {}
     for number, output in enumerate(outputs):
-        if isinstance(output, Packed) and output.fill is not None:
+        if isinstance(output, Packed) and output.fill is not None and len(output.fill) == output.index.gaps:
             index: Index = output.index
             for row, before, shows in zip(index.gap_rows, index.gap_before, output.fill, strict=True):
                 found[number, int(row), int(before - index.offsets[row]) if before >= 0 else -1] = shows.detach()
