@@ -125,8 +125,7 @@ class Layer(State):
     def _record(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """A call on symbols: the outputs as symbols, the call kept as a node."""
         rule = rule_of(type(self), Layer)
-        always = {"mask", "training"} - set(rule.names)  # any layer may be called with these
-        arguments = _bind(self, rule, args, {k: v for k, v in kwargs.items() if k not in always})
+        arguments = _bind(self, rule, args, kwargs)
         self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})
         if "mask" in rule.names[: len(args)]:  # by name, so that the graph sees that a mask was given
             place = rule.names.index("mask")
@@ -137,21 +136,12 @@ class Layer(State):
 
     def _run(self, args: Any, kwargs: dict[str, Any]) -> Any:
         rule = rule_of(type(self), Layer)
-        explicit = None
-        if "mask" not in rule.names and kwargs.get("mask") is not None:
-            kwargs = dict(kwargs)
-            explicit = kwargs.pop("mask")
-        elif "mask" not in rule.names and "mask" in kwargs:
-            kwargs = {k: v for k, v in kwargs.items() if k != "mask"}
-        training = kwargs.get("training")
-        if "training" not in rule.names:
-            kwargs = {k: v for k, v in kwargs.items() if k != "training"}
         arguments = _bind(self, rule, args, kwargs)
         for name in arguments:
             if name not in rule.mask_names:
                 arguments[name] = as_data(arguments[name], self._float)
         data = [name for name, value in arguments.items() if name not in rule.mask_names and is_data(value)]
-        explicit = arguments.get("mask") if "mask" in rule.mask_names else explicit
+        explicit = arguments.get("mask", kwargs.get("mask"))
         for position, name in enumerate(data):
             own = arguments.get(f"{name}_mask") if f"{name}_mask" in rule.mask_names else None
             own = explicit if own is None and position == 0 else own
@@ -165,7 +155,7 @@ class Layer(State):
             for name in rule.mask_names:
                 source = first if name == "mask" else arguments.get(name.removesuffix("_mask"))
                 arguments[name] = mask_of(source)
-        training = self._in_training(training if training is not None else arguments.get("training"))
+        training = self._in_training(arguments.get("training", kwargs.get("training")))
         if "training" in rule.names:
             arguments["training"] = training
         return self._within(rule, arguments, data, first, training)
@@ -387,8 +377,10 @@ def get(identifier: Any) -> Layer:
 
 
 def _bind(layer: Layer, rule: Rule, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name; any layer may be called with `mask` and `training`, whether its `call` takes them or not."""
+    unasked = {"mask", "training"} - set(rule.names)
     try:
-        return rule.signature.bind(*args, **kwargs).arguments
+        return rule.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in unasked}).arguments
     except TypeError as wrong:
         raise TypeError(f"Layer {layer.name!r} is called as {type(layer).__name__}()({', '.join(rule.names)}): "
                         f"{wrong}.") from None
