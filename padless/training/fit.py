@@ -104,12 +104,7 @@ class Training:
                 self._check(part, objective, trains=True)
         self._equip()
         steps = _steps(data, batch_size, steps_per_epoch)
-        bar = ProgressBar()
-        hooks = CallbackList(callbacks, add_history=True, model=self, verbose=verbose, epochs=epochs, steps=steps,
-                             real_steps=0)
-        hooks.callbacks.insert(0, bar)
-        bar.set_model(self)
-        bar.set_params(hooks.params or {})
+        hooks, bar = self._hooks(callbacks, verbose, steps, epochs, add_history=True)
         self.stop_training = False
         module: Any = self
         source = _endless(data, batch_size, shuffle) if steps_per_epoch is not None and isinstance(data, Examples) else None
@@ -285,10 +280,16 @@ class Training:
             raise ArgumentError(f"The optimizer {type(self.optimizer).__name__} has no weight of model {self.name!r}, so "
                                 f"it would train nothing. Make it with model.parameters(), or give a name to compile.")
 
-    def _hooks(self, callbacks: Any, verbose: Any, steps: int | None) -> tuple[CallbackList, ProgressBar]:
-        hooks = CallbackList(callbacks, model=self, verbose=verbose, epochs=1, steps=steps, real_steps=0)
-        bar = ProgressBar()
-        hooks.append(bar)
+    def _hooks(
+        self, callbacks: Any, verbose: Any, steps: int | None, epochs: int = 1, add_history: bool = False
+    ) -> tuple[CallbackList, ProgressBar]:
+        """The callbacks with a bar in front; a silent one stays outside, so that no batch makes logs for it."""
+        hooks = CallbackList(callbacks, add_history, self, verbose=verbose, epochs=epochs, steps=steps, real_steps=0)
+        bar = ProgressBar(verbose)
+        if bar.verbose:
+            hooks.callbacks.insert(0, bar)
+            bar.set_model(self)
+            bar.set_params(hooks.params or {})
         return hooks, bar
 
     def _measure(

@@ -138,14 +138,14 @@ def predict_epoch(
 ) -> Iterator[tuple[Batch, Any]]:
     """Each batch with the module's outputs for it, what masked steps show included."""
     device = device_of(module)
-    for number, batch in enumerate(batches):
-        if callbacks is not None:
-            callbacks.on_predict_batch_begin(number)
-        with mode(module, False), torch.no_grad():
+    with mode(module, False):
+        for number, batch in enumerate(batches):
+            if callbacks is not None:
+                callbacks.on_predict_batch_begin(number)
             outputs = module(batch.to(device).x)
-        if callbacks is not None:
-            callbacks.on_predict_batch_end(number, {"outputs": outputs})
-        yield batch, outputs
+            if callbacks is not None:
+                callbacks.on_predict_batch_end(number, {"outputs": outputs})
+            yield batch, outputs
 
 
 def _each(
