@@ -1,0 +1,91 @@
+"""A case: a layer, how to make it and what to give it; and the layers of one's own that cases share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from padless import layers as L
+from padless.layers.layer import get
+from padless.saving.config import register_keras_serializable
+from padless.testing import Subject, ids
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to make a layer, what to give it, and the laws that it does not keep, with the reason."""
+
+    name: str
+    make: Callable[[], Any]
+    inputs: Any = (3,)
+    breaks: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> str:
+        """The class that this case is about."""
+        return self.name.split("-")[0]
+
+    def subject(self) -> Subject:
+        """Made anew."""
+        return Subject.of(self.make, self.inputs, **self.options)
+
+
+# ------------------------------------------------------------------------------------------------ cells of one's own
+
+
+@register_keras_serializable("tests")
+class Leaky(L.Layer):
+    """A cell of one's own with one state: it keeps a part of the state before."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+        self.output_size = 2 * units
+
+    def build(self, input_shape: Any) -> None:
+        self.add_weight((input_shape[-1], self.units), name="kernel")
+
+    def call(self, inputs: Any, states: Any) -> Any:
+        state = 0.5 * states[0] + torch.sin(inputs @ self.kernel)
+        return torch.cat([state, state.cos()], dim=-1), [state]
+
+
+@register_keras_serializable("tests")
+class Residual(L.LSTMCell):
+    """A built-in cell with a `call` of one's own, whose output is not its state."""
+
+    def call(self, inputs: Any, states: Any, training: bool = False) -> Any:
+        output, new = super().call(inputs, states, training)
+        return output + 1, new
+
+
+@register_keras_serializable("tests")
+class Attending(L.Layer):
+    """A layer of queries and values, on a list of them or on one input that is both."""
+
+    relation = "attend"
+
+    def __init__(self, layer: Any, causal: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = get(layer)
+        self.causal = causal
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        given = inputs if isinstance(inputs, list) else [inputs, inputs]
+        return self.layer(*given, **({"use_causal_mask": True} if self.causal else {}))
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return mask[0] if isinstance(inputs, list) else mask
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        several = isinstance(input_shape, list)
+        return self.layer.compute_output_shape(*(input_shape if several else [input_shape, input_shape]))
+
+
+NOISE = {"presence": "noise is drawn for the steps of a batch together",
+         "independence": "noise is drawn for the steps of a batch together"}
+GRID = {"presence": "it ends the mask: from here on padding counts as data",
+        "absence": "it ends the mask: from here on padding counts as data"}
+IDS = ids(7)

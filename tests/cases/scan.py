@@ -1,0 +1,80 @@
+"""Recurrent layers, cells, and wrappers around them."""
+
+from typing import Any
+
+from cases.case import NOISE, Case, Leaky, Residual
+from padless import layers as L
+
+
+def _rnns() -> list[Case]:
+    found = []
+    variants: dict[str, dict[str, Any]] = {
+        "last": {},
+        "sequences": {"return_sequences": True},
+        "states": {"return_sequences": True, "return_state": True},
+        "last-state": {"return_state": True},
+        "backwards": {"go_backwards": True},
+        "backwards-sequences": {"go_backwards": True, "return_sequences": True, "return_state": True},
+        "zeros": {"return_sequences": True, "zero_output_for_mask": True},
+        "no-bias": {"return_sequences": True, "use_bias": False},
+        "relu": {"return_sequences": True, "activation": "relu"},
+        "softsign": {"return_sequences": True, "activation": "softsign"},
+        "regularized": {"kernel_regularizer": "l2", "recurrent_regularizer": "l1", "bias_regularizer": "l2"},
+        "activity": {"activity_regularizer": "l2", "return_sequences": True},
+        "stateful": {"stateful": True, "return_sequences": True},
+    }
+    for cls, states in ((L.SimpleRNN, 1), (L.GRU, 1), (L.LSTM, 2)):
+        for name, arguments in variants.items():
+            found.append(Case(f"{cls.__name__}-{name}", lambda c=cls, a=arguments: c(4, **a)))
+        given = {"rows": {"initial_state": ((4,),) * states}}
+        for name in ("last", "states", "backwards-sequences"):
+            found.append(Case(f"{cls.__name__}-given-{name}", lambda c=cls, a=variants[name]: c(4, **a), options=given))
+        found.append(Case(f"{cls.__name__}-dropout", lambda c=cls: c(4, dropout=0.5, recurrent_dropout=0.5),
+                          breaks=NOISE, options={"training": True}))
+    for cls in (L.GRU, L.LSTM):
+        found.append(Case(f"{cls.__name__}-gates", lambda c=cls: c(4, recurrent_activation="hard_sigmoid",
+                                                                   return_sequences=True)))
+    found += [
+        Case("GRU-reset-before", lambda: L.GRU(4, reset_after=False, return_sequences=True)),
+        Case("GRU-reset-before-backwards", lambda: L.GRU(4, reset_after=False, go_backwards=True, return_state=True)),
+        Case("GRU-reset-before-no-bias", lambda: L.GRU(4, reset_after=False, use_bias=False)),
+        Case("LSTM-forget", lambda: L.LSTM(4, unit_forget_bias=False)),
+    ]
+    return found
+
+
+def _wrapped() -> list[Case]:
+    found = [
+        Case("RNN-own-cell", lambda: L.RNN(Leaky(4), return_sequences=True, return_state=True)),
+        Case("RNN-own-cell-last", lambda: L.RNN(Leaky(4))),
+        Case("RNN-own-cell-backwards", lambda: L.RNN(Leaky(4), go_backwards=True, return_sequences=True)),
+        Case("RNN-changed-cell", lambda: L.RNN(Residual(4))),
+        Case("RNN-changed-cell-sequences", lambda: L.RNN(Residual(4), return_sequences=True)),
+        Case("SimpleRNNCell", lambda: L.RNN(L.SimpleRNNCell(4), return_sequences=True)),
+        Case("GRUCell", lambda: L.RNN(L.GRUCell(4), go_backwards=True)),
+        Case("LSTMCell", lambda: L.RNN(L.LSTMCell(4), return_state=True)),
+        Case("StackedRNNCells", lambda: L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(5)]), return_sequences=True,
+                                              return_state=True)),
+        Case("StackedRNNCells-list", lambda: L.RNN([L.LSTMCell(4), Leaky(5)])),
+        Case("StackedRNNCells-backwards", lambda: L.RNN([L.LSTMCell(4), L.SimpleRNNCell(5)], go_backwards=True,
+                                                        return_sequences=True)),
+        Case("Bidirectional-states", lambda: L.Bidirectional(L.LSTM(4, return_state=True, return_sequences=True))),
+        Case("Bidirectional-given", lambda: L.Bidirectional(L.LSTM(4)),
+             options={"rows": {"initial_state": ((4,),) * 4}}),
+        Case("Bidirectional-two", lambda: L.Bidirectional(
+            L.GRU(4, return_sequences=True), backward_layer=L.LSTM(5, return_sequences=True, go_backwards=True))),
+        Case("Bidirectional-backwards-first", lambda: L.Bidirectional(L.GRU(4, go_backwards=True))),
+        Case("Bidirectional-own-cell", lambda: L.Bidirectional(L.RNN(Leaky(4)))),
+        Case("TimeDistributed-Dense", lambda: L.TimeDistributed(L.Dense(2))),
+        Case("TimeDistributed-LSTM", lambda: L.TimeDistributed(L.LSTM(4)), inputs=(2, 3)),
+        Case("TimeDistributed-LSTM-sequences", lambda: L.TimeDistributed(L.LSTM(4, return_sequences=True)), inputs=(2, 3)),
+        Case("TimeDistributed-Flatten", lambda: L.TimeDistributed(L.Flatten()), inputs=(2, 3)),
+    ]
+    for mode in ("concat", "sum", "mul", "ave", None):
+        for sequences in (False, True):
+            found.append(Case(f"Bidirectional-{mode}-{'sequences' if sequences else 'last'}", lambda m=mode, s=sequences:
+                              L.Bidirectional(L.GRU(4, return_sequences=s), merge_mode=m)))
+    return found
+
+
+CASES = [*_rnns(), *_wrapped()]
