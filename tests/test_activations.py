@@ -1,5 +1,6 @@
 """Every activation function of Keras: the same names, defaults, values and gradients."""
 
+import importlib
 import inspect
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import padless
 from padless.errors import ArgumentError
 from padless.kernels import activations
 from padless.registry import entries
@@ -77,6 +79,8 @@ def test_every_name_of_keras_is_here_with_its_arguments_and_defaults():
     keras = pytest.importorskip("keras")
     names = {n for n in dir(keras.activations) if not n.startswith("_")} - {"get", "serialize", "deserialize"}
     assert names - {name for name, _ in CASES} == {"sparsemax"}
+    resolved = set(importlib.import_module("keras.src.activations").ALL_OBJECTS_DICT)  # what a string may be
+    assert resolved <= names <= set(dir(padless.activations))
     for name in names:
         ours = activations.get(name)
         assert entries("activation")[name] is ours

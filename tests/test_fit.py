@@ -558,6 +558,7 @@ def test_a_stateful_layer_carries_its_state_from_batch_to_batch():
     whole, targets = rng.normal(size=(2, 6, 1)).astype("float32"), rng.normal(size=(2, 6, 1)).astype("float32")
     parts, part_targets = np.concatenate([whole[:, :3], whole[:, 3:]]), np.concatenate([targets[:, :3], targets[:, 3:]])
     stateful, scan = made(True)
+    assert scan.states is None  # to build is not to run
     plain, _ = made(False)
     expected = plain.evaluate(whole, targets, verbose=0)
     assert stateful.evaluate(parts, part_targets, batch_size=2, verbose=0) == pytest.approx(expected, rel=1e-5)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from padless import layers as L
 from padless.graph.spec import leaves
+from padless.layers.rule import rule_of
 from padless.model import Model
 from padless.ragged.packed import pack
 from padless.registry import entries
@@ -54,6 +55,12 @@ def test_every_public_layer_has_a_case():
     assert public - ABSTRACT == {case.layer for case in EVERY}
 
 
+def test_the_relation_of_every_layer_stands_where_it_counts():
+    for cls in entries("layer").values():
+        if cls.__module__.startswith("padless."):
+            assert rule_of(cls, L.Layer).relation == cls.relation, f"{cls.__name__} defines `call`, and no relation with it"
+
+
 def test_every_public_loss_and_metric_has_a_case():
     for kind, cases in (("loss", LOSSES), ("metric", METRICS)):
         public = {thing.__name__ for thing in entries(kind).values() if thing.__module__.startswith("padless.")}
@@ -91,7 +98,12 @@ def test_gradients(case):
 
 @pytest.mark.parametrize("case", keeping("absence", EVERY), ids=lambda c: c.name)
 def test_absence(case):
-    under(["no step", "mixed"], laws.absence, case)
+    under(["no step", "one step", "mixed"], laws.absence, case)  # the second is N = 1 and T = 1
+
+
+@pytest.mark.parametrize("case", keeping("repetition", EVERY), ids=lambda c: c.name)
+def test_repetition(case):
+    under(["no step", "mixed"], laws.repetition, case)
 
 
 @pytest.mark.parametrize("case", keeping("independence", EVERY), ids=lambda c: c.name)

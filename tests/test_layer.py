@@ -456,6 +456,13 @@ def test_layers_can_be_copied_built_or_not(again):
         assert torch.equal(first, dense(y)) == built
 
 
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_layer_that_was_called_is_copied_without_the_losses_of_the_call(again):
+    dense = Dense(2, activity_regularizer="l2")
+    dense(torch.ones(1, 3))
+    assert len(dense.losses) == 1 and not again(dense).losses
+
+
 def test_copies_of_models_are_whole_and_apart():
     x = Input((None,), dtype="int64")
     h = Embedding(5, 3, mask_zero=True)(x)

@@ -286,6 +286,12 @@ def test_a_block_that_takes_the_mask_and_adds_positions_masks_its_sublayers():
 # ---------------------------------------------------------------------------------------------------- birth
 
 
+def test_masking_masks_a_step_only_if_all_its_features_are_the_mask_value():
+    x = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]])
+    for steps in (x, pack(x)):
+        assert layers.Masking()(steps).mask.tolist() == [[True, False, True]]
+
+
 def test_a_mask_born_on_something_masked_narrows_it():
     x = torch.tensor([[[1.0, 0], [0, 0], [2, 2]], [[0, 0], [3, 0], [4, 0]]])
     out = layers.Masking()(pack(x, mask=[[1, 1, 0], [1, 1, 0]]))

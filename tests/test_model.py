@@ -370,8 +370,8 @@ def test_a_graph_that_is_none_is_refused():
         Model(x)
     with pytest.raises(ArgumentError, match="'same'.*more than once"):
         Model(x, Dense(1, name="same")(Dense(1, name="same")(x)))
-    with pytest.raises(ArgumentError, match="torch module was called on a symbol"):
-        Model(x, torch.nn.Linear(3, 1)(x))
+    with pytest.raises(ArgumentError, match="torch function was called on a symbol and a parameter"):
+        Model(x, torch.nn.functional.linear(x, torch.nn.Linear(3, 1).weight))
 
 
 def test_what_only_a_graph_has_is_refused_elsewhere():

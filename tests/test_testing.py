@@ -1,13 +1,16 @@
 """The laws as functions, for the layers of others: what is wrong is found, named and made small."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 
+from padless import Sequential
 from padless import layers as L
 from padless.errors import ArgumentError
-from padless.ragged.packed import Packed
-from padless.testing import LawBroken, check_layer, check_loss, check_metric, labels, random_masks, special_masks
+from padless.ragged.packed import Packed, unpack
+from padless.testing import LawBroken, check_layer, check_loss, check_metric, ids, labels, laws, random_masks, special_masks
 from padless.testing.check import smallest
 from padless.training import losses
 
@@ -79,6 +82,218 @@ def test_a_broken_law_is_named_with_the_smallest_example(layer, law, example):
         check_layer(layer, (2,))
     assert str(broken.value).startswith(law)
     assert f"Smallest mask: {example}." in str(broken.value) or law.startswith("round trip")
+
+
+# ------------------------------------------------------------------------------------------------ wrong layers
+
+
+def values(x):
+    return x.values if isinstance(x, Packed) else x
+
+
+def on(x, new):
+    return x.with_values(new) if isinstance(x, Packed) else new
+
+
+def mean(x):
+    return L.GlobalAveragePooling1D()(x)
+
+
+def steps_of(x):
+    return x.sequences() if isinstance(x, Packed) else list(x)
+
+
+def columns(x):
+    return x.index.at("positions", x.device)[:, None] if isinstance(x, Packed) else torch.arange(x.shape[1])[None, :, None]
+
+
+class Counting(L.Layer):
+    """Each call gives more than the one before."""
+
+    relation = "stepwise"
+    calls = 0
+
+    def call(self, inputs):
+        self.calls += 1
+        return inputs * self.calls
+
+
+class Weighed(L.Layer):
+    """A sum over real steps that multiplies before it looks at the mask: NaN times 0 is NaN, in a gradient too."""
+
+    def __init__(self, how, first=True, **kwargs):
+        super().__init__(**kwargs)
+        self.how = how
+        self.first = first
+
+    def build(self, shape):
+        self.add_weight((shape[-1], 2), name="kernel")
+
+    def call(self, inputs, mask=None):
+        x = unpack(inputs) @ self.kernel if self.first else unpack(inputs)
+        x = (x if mask is None else self.how(mask[..., None], x)).sum(1)
+        return x if self.first else x @ self.kernel
+
+    def compute_mask(self, inputs, mask=None):
+        return None
+
+
+class Detached(L.Layer):
+    """Its weight gets no gradient."""
+
+    relation = "stepwise"
+
+    def build(self, shape):
+        self.add_weight((shape[-1],), name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale.detach()
+
+
+class Bound(L.Layer):
+    """Its config says another size than it was made with."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, shape):
+        self.add_weight((shape[-1], self.units), name="kernel")
+
+    def call(self, inputs):
+        return inputs @ self.kernel
+
+    def get_config(self):
+        return {"name": self.name, "units": 3}
+
+
+class Penalized(L.Layer):
+    """Adds a loss that padding makes smaller."""
+
+    def call(self, inputs, mask=None):
+        self.add_loss(unpack(inputs).square().sum() / max(inputs.shape[0] * inputs.shape[1], 1))
+        return inputs
+
+    def compute_mask(self, inputs, mask=None):
+        return mask
+
+
+class Second(L.Layer):
+    """Attention whose mask is that of the wrong input."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = L.Attention()
+
+    def call(self, inputs, mask=None):
+        return unpack(self.attention(inputs))
+
+    def compute_mask(self, inputs, mask=None):
+        return None if mask is None else mask[1]
+
+
+class InGaps(L.Layer):
+    """Gaps show the column that they begin at."""
+
+    relation = "stepwise"
+
+    def call(self, inputs):
+        if not isinstance(inputs, Packed):
+            return inputs
+        begin = inputs.index.at("gap_cells", inputs.device).to(inputs.dtype)
+        return inputs.with_values(inputs.values, begin[:, None].expand(-1, inputs.shape[-1]))
+
+
+def changed(inputs):
+    with torch.no_grad():
+        values(inputs).mul_(2)
+    return inputs
+
+
+def layer(relation, call, mask=True, shape=None, **body):
+    """A layer of one function; `mask` False ends the mask, `shape` says what it says of its output's."""
+    if not mask:
+        body["compute_mask"] = lambda self, inputs, mask=None: None
+    if shape is not None:
+        body["compute_output_shape"] = lambda self, given: shape(given)
+    return type("Wrong", (L.Layer,), {"relation": relation, "call": lambda self, inputs: call(inputs), **body})
+
+
+def looking(call, compute_mask):
+    """A layer of one function that takes the mask, and says what becomes of it."""
+    return type("Wrong", (L.Layer,), {"call": lambda self, inputs, mask=None: call(inputs, mask),
+                                      "compute_mask": lambda self, inputs, mask=None: compute_mask(mask)})
+
+
+WRONG = {
+    "statistics of the batch": (layer("stepwise", lambda x: x - (values(x).mean() if values(x).numel() else 0)),
+                                "presence", "independence"),
+    "the step before, of whatever sequence": (
+        type("Wrong", (L.Layer,), {"stepwise": True, "call": lambda self, inputs: torch.cumsum(inputs, 1)}),
+        "presence", "independence"),
+    "the column": (layer("stepwise", lambda x: on(x, values(x) + columns(x))), "presence", "absence"),
+    "the width of the grid": (layer("stepwise", lambda x: x * x.shape[1]), "presence", "absence"),
+    "how many sequences there are": (layer("segment", lambda x: mean(x) * x.shape[0], False), "presence", "independence"),
+    "the number of the row": (layer("segment", lambda x: mean(x) + torch.arange(x.shape[0])[:, None], False),
+                              "presence", "independence"),
+    "all sequences in one": (layer("segment", lambda x: unpack(x).sum((0, 1))[None], False), "presence", ""),
+    "the mask ignored": (layer("segment", lambda x: unpack(x).sum(1) / max(x.shape[1], 1), False), "presence", "absence"),
+    "only right padding": (layer("segment", lambda x: unpack(x)[:, :1].sum(1), False), "presence", "absence"),
+    "what gaps show": (looking(lambda x, mask: unpack(x).sum(1), lambda mask: None), "absence", ""),
+    "NaN times 0": (lambda: Weighed(torch.mul, first=False), "absence", ""),
+    "NaN times 0 in a gradient": (lambda: Weighed(lambda mask, x: torch.where(mask, x, 0)), "absence", ""),
+    "another number each time": (layer("stepwise", lambda x: x * random.random()), "repetition", "presence"),
+    "another number each call": (Counting, "repetition", "presence"),
+    "inputs changed in place": (layer("stepwise", changed), "repetition", ""),
+    "fill changed in place": (layer("stepwise", lambda x: x if getattr(x, "fill", None) is None or x.fill.zero_() is None
+                                    else x), "repetition", ""),
+    "a mask of its own": (looking(lambda x, mask: x * 1, lambda mask: None if mask is None else mask.roll(1, 1)),
+                          "presence", "absence"),
+    "a mask that it says is over": (layer("stepwise", lambda x: x, False), "presence", ""),
+    "another shape than it says": (layer("segment", mean, False, lambda given: tuple(given)), "presence", ""),
+    "a slope that is none": (layer("stepwise", lambda x: x + (x * x - x).detach()), "gradients", ""),
+    "a weight without a gradient": (Detached, "gradients", ""),
+    "an empty sequence is NaN": (layer("segment", lambda x: torch.stack([s.mean(0) for s in steps_of(x)]), False),
+                                 "presence", ""),
+    "an empty sequence is an error": (layer("segment", lambda x: torch.stack([s.amax(0) for s in steps_of(x)]), False),
+                                      "repetition", "presence"),
+    "a loss by the width": (Penalized, "presence", "absence"),
+    "gaps that show columns": (InGaps, "absence", ""),
+    "a config of another size": (lambda: Bound(2), "round trip", ""),
+    "no config": (lambda: Weighed(torch.mul, first=False, name="no_config"), "absence", "round trip"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_layer_is_found_and_its_law_named(fault):
+    make, law, also = WRONG[fault]
+    with pytest.raises(LawBroken) as broken:
+        check_layer(make, (2,), masks=3)
+    said, _, others = str(broken.value).partition("It also breaks: ")
+    assert said.startswith(f"{law}: ") and also in others, broken.value
+    assert "Smallest mask: [[" in said
+
+
+def test_a_mask_of_the_wrong_input_is_found_where_inputs_have_masks_of_their_own():
+    check_layer(Second(), [(2,), (2,)], masks=1)  # with one mask for both nobody could tell
+    with pytest.raises(LawBroken, match=r"presence: .*Smallest masks: \[\[\[0\]\], \[\[1\]\]\]"):
+        check_layer(Second(), [(2,), (2,)], apart=True, masks=1)
+    check_layer(L.Attention(), [(2,), (2,)], apart=True, masks=1)
+
+
+def test_gradients_of_masked_numbers_are_found():
+    reads = looking(lambda x, mask: unpack(x).sum(1), lambda mask: None)
+    with pytest.raises(LawBroken, match=r"presence: .*Smallest mask: \[\[0\]\]") as broken:
+        check_layer(Sequential([L.Embedding(5, 2, mask_zero=True), reads()]), ids(5), born=True, masks=1)
+    assert "absence" in str(broken.value)
+
+
+def test_every_side_is_padded_by_one_and_by_three_however_the_mask_is_given():
+    for ways in (("packed", "mask"), ("born",)):
+        tried = list(laws.disguises(*ways))
+        for way in ways:
+            assert {(1, 0), (3, 0), (0, 1), (0, 3)} <= {(left, right) for left, right, w, *_ in tried if w == way}
+        assert {str(number) for *_, number, _ in tried} == set(map(str, laws.CONTENTS))
 
 
 def test_a_layer_that_looks_at_the_grid_and_honours_the_mask_passes():

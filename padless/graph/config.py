@@ -119,6 +119,16 @@ def _read(x: Any, made: dict[tuple[str, int], Any]) -> Any:
     return {key: _read(value, made) for key, value in x.items()}
 
 
+def write_argument(x: Any) -> Any:
+    """A value that was given to a layer or function, as JSON: numbers, tuples, slices, dtypes, tensors, nests of them."""
+    return _written(x, {})
+
+
+def read_argument(x: Any) -> Any:
+    """What `write_argument` wrote."""
+    return _read(x, {})
+
+
 def _needs(node: Any) -> list[tuple[str, int]]:
     """The calls whose outputs this one is called on."""
     if isinstance(node, list):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from padless.errors import ArgumentError
-from padless.graph.node import Node, TorchFunction
+from padless.graph.node import Node, TorchFunction, of_a_call
 from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves
 from padless.ragged.packed import Packed, showing
 
@@ -27,6 +27,7 @@ class Function:
             if not is_symbolic(symbol):
                 raise ArgumentError(f"A model is made of the symbols that Input(...) and layers called on it give; got "
                                     f"{type(symbol).__name__}.")
+            of_a_call(symbol)
         if len({id(symbol) for symbol in self.sources}) < len(self.sources):
             raise ArgumentError(f"The inputs of a model must differ; got {[s.name for s in self.sources]}, some of them "
                                 f"twice. Give each once, and use it as often as you like.")

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import get_overridable_functions
 
 from padless.errors import ArgumentError
-from padless.graph.spec import Symbolic, infer, is_symbolic, leaves, map_leaves
+from padless.graph.modules import enclosing
+from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves
 from padless.ragged.functions import writing
 from padless.ragged.packed import Packed
 from padless.registry import snake_case
@@ -41,6 +43,8 @@ class Node:
         self.args = args
         self.kwargs = kwargs
         self.outputs = outputs
+        for symbol in self.inputs():
+            of_a_call(symbol)
         for position, symbol in enumerate(leaves(outputs)):
             if is_symbolic(symbol):
                 symbol.node, symbol.position = self, position
@@ -49,6 +53,14 @@ class Node:
     def inputs(self) -> Iterator[Symbolic]:
         """The symbols among the arguments."""
         yield from filter(is_symbolic, leaves((self.args, self.kwargs)))
+
+
+def of_a_call(symbol: Symbolic) -> Symbolic:
+    """The symbol, if it is an input or what a call gave; raises `ArgumentError` for what stands inside a torch module."""
+    if symbol.node is None:
+        raise ArgumentError(f"{symbol!r} stands for something inside a torch module. Of a module called on symbols only "
+                            f"what it returns can be used, alone or in lists, tuples and dictionaries.")
+    return symbol
 
 
 class TorchFunction:
@@ -68,39 +80,66 @@ class TorchFunction:
 
     def get_config(self) -> dict[str, Any]:
         """The function by the place where torch has it."""
-        return {"name": self.name, "function": _place_of(self.function)}
+        return {"name": self.name, "function": place_of(self.function)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TorchFunction:
         """The function that stands at the place which `get_config` named; only torch's own can be meant."""
-        place, _, name = config["function"].rpartition(".")
-        if place not in _HOMES or not hasattr(_HOMES[place], name):
-            raise ArgumentError(f"Unknown torch function {config['function']!r} in a saved graph; expected one of torch, "
-                                f"torch.nn.functional or torch.Tensor.")
-        return cls(getattr(_HOMES[place], name), config["name"])
+        return cls(function_at(config["function"]), config["name"])
 
 
-_HOMES: dict[str, Any] = {"torch.nn.functional": torch.nn.functional, "torch.Tensor": Tensor, "torch": torch}
+_HOMES: dict[str, Any] = {"torch.nn.functional": torch.nn.functional, "torch.Tensor": Tensor, "torch": torch,
+                          "torch.special": torch.special, "torch.linalg": torch.linalg, "torch.fft": torch.fft}
+_UNLISTED = set("sigmoid tanh hardsigmoid hardswish rand_like randn_like randint_like normal".split())  # by torch itself
 
 
-def _place_of(function: Callable[..., Any]) -> str:
-    names = (function.__name__, f"__{function.__name__}__")  # torch calls `Tensor.__pow__` just "pow"
-    for place, home in _HOMES.items():
+def place_of(function: Callable[..., Any]) -> str:
+    """Where torch has a function of tensors.
+
+    >>> place_of(torch.exp), place_of(torch.special.erf)
+    ('torch.exp', 'torch.special.erf')
+    """
+    own = getattr(function, "__name__", "")
+    names = (own, f"__{own}__", own.partition("_")[2])  # torch calls `Tensor.__pow__` just "pow", and erf "special_erf"
+    for place, there in _HOMES.items():
         for name in names:
-            if getattr(home, name, None) == function:
+            if name and getattr(there, name, None) == function and _takes_tensors(there, name):
                 return f"{place}.{name}"
     raise ArgumentError(f"The function {function!r} cannot be saved: it is none of torch's. Put it into a layer.")
 
 
+def function_at(place: str) -> Callable[..., Any]:
+    """What `place_of` named: a file can mean functions of tensors only, not `torch.save` or `torch.load`."""
+    where, _, name = place.rpartition(".")
+    if where not in _HOMES or not hasattr(_HOMES[where], name) or not _takes_tensors(_HOMES[where], name):
+        raise ArgumentError(f"Unknown torch function {place!r} in a saved config; expected a function of tensors in "
+                            f"{', '.join(_HOMES)}.")
+    return getattr(_HOMES[where], name)
+
+
+def _takes_tensors(there: Any, name: str) -> bool:
+    return there is Tensor or name in _UNLISTED or getattr(there, name) in get_overridable_functions()[there]
+
+
 def record(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """A torch function on symbols: its result as symbols, the call kept as a node."""
-    writing(getattr(function, "__name__", ""), args, kwargs)
-    args, kwargs = map_leaves(lambda x: torch.tensor(x) if isinstance(x, np.ndarray) else x, (tuple(args), kwargs))
-    if getattr(function, "__name__", "") in ("reshape", "view", "expand") and None in leaves(args[1:]):
-        raise ArgumentError(f"`{function.__name__}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None "
-                            f"in `shape`. Write -1 for it, or use the Reshape layer.")
-    operation = TorchFunction(function)
+    """A torch function on symbols: its result as symbols, the call kept as a node, or as a part of a torch module's."""
+    inside = enclosing()
+    if inside is not None:
+        return inside.give(function, lambda: infer(*_checked(TorchFunction(function, "inside"), args, kwargs),
+                                                   home(inside.module)))
+    operation, args, kwargs = _checked(TorchFunction(function), args, kwargs)
     return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
+
+
+def _checked(operation: TorchFunction, args: Any, kwargs: dict[str, Any]) -> tuple[TorchFunction, Any, dict[str, Any]]:
+    """The call, if symbols allow it."""
+    name = getattr(operation.function, "__name__", "")
+    writing(name, args, kwargs)
+    args, kwargs = map_leaves(lambda x: torch.tensor(x) if isinstance(x, np.ndarray) else x, (tuple(args), kwargs))
+    if name in ("reshape", "view", "expand") and None in leaves(args[1:]):
+        raise ArgumentError(f"`{name}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None "
+                            f"in `shape`. Write -1 for it, or use the Reshape layer.")
+    return operation, args, kwargs
 
 
 Symbolic.recorder = staticmethod(record)

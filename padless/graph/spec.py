@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from padless.errors import PadlessError
+from padless.errors import ArgumentError, PadlessError
 from padless.ragged.index import Index
 from padless.ragged.operators import Operators
 from padless.ragged.packed import Packed, gather
 
 Shape = tuple[int | None, ...]
 _probing: ContextVar[bool] = ContextVar("probing", default=False)
+_ON_DATA = ("Ask for it inside the `call` of a layer; if a torch module does, call "
+            "padless.layers.TorchModuleWrapper(module) on the symbol.")
 _SIZES = ((2, 29), (3, 61))  # batch and open axes of the two probes; 32 apart, so that a stride does not make them equal
 
 
@@ -35,6 +37,7 @@ class Symbolic(Operators):
     """
 
     recorder: Callable[..., Any]  # what turns a torch function into a node; node.py puts it here
+    wrapped: Callable[..., Any]  # what makes of a torch module's call that of a layer; layers/torch_module.py puts it here
     __array_ufunc__ = None
 
     def __init__(self, shape: Shape, dtype: torch.dtype, name: str = "", lead: int = 0, born: str = "") -> None:
@@ -59,6 +62,18 @@ class Symbolic(Operators):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return cls.recorder(func, args, kwargs or {})
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one axis, which must be known."""
+        if dim is not None and self.shape[dim] is None:
+            raise ArgumentError(f"Axis {dim} of {self!r} has no size yet. {_ON_DATA}")
+        return super().size(dim)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as missing:
+            raise AttributeError(f"{missing} {_ON_DATA}") from None
 
     def __bool__(self) -> bool:
         raise TypeError("A symbolic tensor has no value yet. Branch on data inside the `call` of a layer.")
@@ -155,6 +170,8 @@ def still() -> Iterator[None]:
 
 def _symbol(small: Any, large: Any) -> Any:
     """The symbol that stands for what two probes of different size gave."""
+    if is_symbolic(small):
+        raise ArgumentError(f"A call works with {small!r}, which it was not given. Make it an argument of the call.")
     if not isinstance(small, Tensor | Packed):
         if isinstance(small, bool | int | float) and small != large:
             raise PadlessError(f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "

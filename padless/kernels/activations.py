@@ -211,7 +211,7 @@ def sparsemax(x: Steps, axis: int = -1) -> Steps:
     tensor([[0.7500, 0.2500, 0.0000]])
     """
     size, axes_after = x.shape[axis], -axis - 1 if axis < 0 else x.ndim - 1 - axis
-    count = torch.arange(1, size + 1, device=x.device, dtype=x.dtype).reshape(size, *(1,) * axes_after)
+    count = torch.arange(1, size + 1, device=x.device).reshape(size, *(1,) * axes_after)
     largest = torch.sort(x, dim=axis, descending=True)[0]
     excess = torch.cumsum(largest, dim=axis) - 1
     support = torch.sum(largest * count > excess, dim=axis, keepdim=True)  # how many stay above 0

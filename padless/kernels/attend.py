@@ -140,9 +140,9 @@ def attend(
     if outputs:
         summed = plan.queries.lift(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
     else:  # nobody sees anything, and gradients are 0 all the same
-        pairs = (score or dot)(query[:0].transpose(0, 1), _for_heads(key, query.shape[1])[:0].transpose(0, 1))
-        nothing = pairs.sum() + value[:0].sum()
-        summed = nothing.expand(len(query), query.shape[1], value.shape[2])
+        q, k, v = (_for_heads(x, query.shape[1])[:0].transpose(0, 1) for x in (query, key, value))
+        nothing = (score or dot)(q, k) @ v
+        summed = nothing.sum().to(nothing.dtype).expand(len(query), query.shape[1], value.shape[2])
     return summed, _on_grid(plan, shown, query) if show else None
 
 

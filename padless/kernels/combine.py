@@ -26,11 +26,11 @@ def present(own: Index, whole: Index, device: torch.device) -> Bool[Tensor, " m"
     return torch.from_numpy(within(whole, own) >= 0).to(device)
 
 
-def in_time(indexes: Sequence[Index]) -> tuple[Index, np.ndarray]:
-    """The index of grids set side by side in time, and for each of its steps its place among all values in turn."""
+def side_by_side(indexes: Sequence[Index], axis: int) -> tuple[Index, np.ndarray]:
+    """The index of grids joined along one of their axes, and for each of its steps its place among all values in turn."""
     starts = np.cumsum([0, *(index.steps for index in indexes)])
-    ranks = [np.where(index.rank < 0, -1, index.rank + start).reshape(index.shape)
+    ranks = [np.where(index.rank < 0, -1, index.rank + start).reshape(index.grid)
              for index, start in zip(indexes, starts, strict=False)]
-    side_by_side = np.concatenate(ranks, axis=1)
-    whole = Index(side_by_side >= 0, born=" and ".join(dict.fromkeys(index.born for index in indexes)))
-    return whole, side_by_side.reshape(-1)[whole.flat]
+    joined = np.concatenate(ranks, axis=axis)
+    whole = Index.from_mask(joined >= 0, " and ".join(dict.fromkeys(index.born for index in indexes)))
+    return whole, joined.reshape(-1)[whole.flat]

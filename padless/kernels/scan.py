@@ -9,7 +9,8 @@ packed order, each where its input stands, also with `reverse`; states are `(B, 
 rows included. Under autocast inputs, weights and states all take its dtype, as in torch's own recurrent layers.
 
 `PATHS` names the ways to compute a cell: "reference" takes anything; "packed" (`scan_fast.py`) takes the usual
-activations and no recurrent dropout, and gives no second derivatives. A compiled one would be a further entry.
+activations and no recurrent dropout, and leaves second derivatives to the reference. A compiled one would be a further
+entry.
 """
 
 from collections.abc import Callable
@@ -211,6 +212,7 @@ PATHS: dict[str, dict[str, Callable[..., Any]]] = {
     "packed": {"lstm": scan_fast.lstm, "gru": scan_fast.gru, "simple_rnn": scan_fast.simple_rnn},
     "reference": {"lstm": _lstm_reference, "gru": _gru_reference, "simple_rnn": _simple_rnn_reference},
 }
+scan_fast.REFERENCE.update(PATHS["reference"])
 FAST_DEVICES = ("cpu", "cuda")
 FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

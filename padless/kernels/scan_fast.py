@@ -5,20 +5,43 @@ operations on views cut beforehand, and the gradients of weights and inputs are 
 
 A backward works with slopes: the gradient of a gate before its activation is a slope known from the forward times the
 gradient that arrives. The slopes of a stretch are computed at once, and multiplied in place as the gradient comes by.
+
+Where the gradient itself shall have a gradient (`create_graph=True`), it is taken through the reference instead.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from padless.kernels.scan_walk import Stretch, Walk, WeightGradients
 from padless.ragged.index import Index
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input  # (a, s, grad_input=out): a * s * (1 - s)
 tanh_slope = torch.ops.aten.tanh_backward.grad_input  # (a, t, grad_input=out): a * (1 - t * t)
+
+REFERENCE: dict[str, Callable[..., Any]] = {}  # of each cell; scan.py puts it here
+
+
+def _or_reference(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward by hand, or through the reference where it shall be differentiated again."""
+
+    @functools.wraps(backward)
+    def chosen(ctx: Any, *grads: Tensor | None) -> Any:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        need = ctx.needs_input_grad
+        # views, so that what one input owes to another is not counted in
+        given: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors[: ctx.given]]
+        pairs = [(output, grad) for output, grad in zip(ctx.again(*given), grads, strict=True) if grad is not None]
+        wanted = [x for x, needed in zip(given, need, strict=False) if needed]
+        outputs, arrived = (list(side) for side in zip(*pairs, strict=True))
+        found = iter(torch.autograd.grad(outputs, wanted, arrived, create_graph=True, allow_unused=True))
+        return tuple(next(found) if needed else None for needed in need)
+
+    return chosen
 
 
 def lstm(
@@ -28,7 +51,8 @@ def lstm(
     """`scan.lstm` with tanh and sigmoid."""
     walk = Walk.through(index, values, reverse)
     if _needs_grad(values, kernel, recurrent, bias, h0, c0):
-        return _LSTM.apply(values, kernel, recurrent, bias, h0, c0, walk)  # pyright: ignore[reportReturnType]
+        again = functools.partial(REFERENCE["lstm"], index, reverse, activation, recurrent_activation, masks=None)
+        return _LSTM.apply(values, kernel, recurrent, bias, h0, c0, walk, again)  # pyright: ignore[reportReturnType]
     _, h, c = _run_lstm(values, kernel, recurrent, bias, h0, c0, walk, keep=False)
     return (*walk.results(h), c.index_select(0, walk.rank))
 
@@ -63,20 +87,20 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor,
-        walk: Walk,
+        walk: Walk, again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         gates, h, c = _run_lstm(values, kernel, recurrent, bias, h0, c0, walk, keep=True)
-        ctx.save_for_backward(values, kernel, recurrent, gates, h, c)
-        ctx.walk = walk
+        ctx.save_for_backward(values, kernel, recurrent, bias, h0, c0, gates, h, c)
+        ctx.walk, ctx.again, ctx.given = walk, again, 6
         ctx.set_materialize_grads(False)
         return (*walk.results(h), c.index_select(0, walk.last))
 
     @staticmethod
-    @once_differentiable
+    @_or_reference
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        values, kernel, recurrent, gates, h, c = ctx.saved_tensors
+        values, kernel, recurrent, _, _, _, gates, h, c = ctx.saved_tensors
         walk, units, need = ctx.walk, h.shape[1], ctx.needs_input_grad
         with torch.autocast(values.device.type, enabled=False):
             dh = walk.arriving(grads[0], grads[1], h)
@@ -105,7 +129,7 @@ class _LSTM(torch.autograd.Function):
                 found.add(stretch, dz, dz, h.index_select(0, before))
             return (found.values, found.kernel, found.recurrent, found.bias,
                     dh.index_select(0, walk.rank) if need[4] else None,
-                    dc.index_select(0, walk.rank) if need[5] else None, None)
+                    dc.index_select(0, walk.rank) if need[5] else None, None, None)
 
 
 def gru(
@@ -116,7 +140,11 @@ def gru(
     walk = Walk.through(index, values, reverse)
     turned = recurrent.roll(h0.shape[1], 1)  # columns h, z, r
     if _needs_grad(values, kernel, recurrent, bias, h0):
-        return _GRU.apply(values, kernel, turned, bias, h0, walk)  # pyright: ignore[reportReturnType]
+        def again(values: Tensor, kernel: Tensor, turned: Tensor, *others: Tensor | None) -> Any:
+            return REFERENCE["gru"](index, reverse, activation, recurrent_activation, True, values, kernel,
+                                    turned.roll(-h0.shape[1], 1), *others, None)
+
+        return _GRU.apply(values, kernel, turned, bias, h0, walk, again)  # pyright: ignore[reportReturnType]
     return walk.results(_run_gru(values, kernel, turned, bias, h0, walk, keep=False)[1])
 
 
@@ -149,20 +177,21 @@ def _run_gru(
 class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, kernel: Tensor, turned: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk
+        ctx: Any, values: Tensor, kernel: Tensor, turned: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk,
+        again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
         gates, h = _run_gru(values, kernel, turned, bias, h0, walk, keep=True)
-        ctx.save_for_backward(values, kernel, turned, gates, h)
-        ctx.walk = walk
+        ctx.save_for_backward(values, kernel, turned, bias, h0, gates, h)
+        ctx.walk, ctx.again, ctx.given = walk, again, 5
         ctx.set_materialize_grads(False)
         return walk.results(h)
 
     @staticmethod
-    @once_differentiable
+    @_or_reference
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        values, kernel, turned, gates, h = ctx.saved_tensors
+        values, kernel, turned, _, _, gates, h = ctx.saved_tensors
         walk, units, need = ctx.walk, h.shape[1], ctx.needs_input_grad
         with torch.autocast(values.device.type, enabled=False):
             dh = walk.arriving(grads[0], grads[1], h)
@@ -188,7 +217,7 @@ class _GRU(torch.autograd.Function):
             if found.bias is not None and found.state_bias is not None:
                 biases = torch.stack([found.bias, found.state_bias.roll(-units)])
             return (found.values, found.kernel, found.recurrent, biases,
-                    dh.index_select(0, walk.rank) if need[4] else None, None)
+                    dh.index_select(0, walk.rank) if need[4] else None, None, None)
 
 
 def simple_rnn(
@@ -198,7 +227,9 @@ def simple_rnn(
     """`scan.simple_rnn` with tanh or relu."""
     walk, relu = Walk.through(index, values, reverse), activation is torch.relu
     if _needs_grad(values, kernel, recurrent, bias, h0):
-        return _SimpleRNN.apply(values, kernel, recurrent, bias, h0, walk, relu)  # pyright: ignore[reportReturnType]
+        again = functools.partial(REFERENCE["simple_rnn"], index, reverse, activation, masks=None)
+        made = _SimpleRNN.apply(values, kernel, recurrent, bias, h0, walk, relu, again)
+        return made  # pyright: ignore[reportReturnType]
     return walk.results(_run_simple_rnn(values, kernel, recurrent, bias, h0, walk, relu))
 
 
@@ -218,20 +249,20 @@ class _SimpleRNN(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk,
-        relu: bool,
+        relu: bool, again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
         h = _run_simple_rnn(values, kernel, recurrent, bias, h0, walk, relu)
-        ctx.save_for_backward(values, kernel, recurrent, h)
-        ctx.walk, ctx.relu = walk, relu
+        ctx.save_for_backward(values, kernel, recurrent, bias, h0, h)
+        ctx.walk, ctx.relu, ctx.again, ctx.given = walk, relu, again, 5
         ctx.set_materialize_grads(False)
         return walk.results(h)
 
     @staticmethod
-    @once_differentiable
+    @_or_reference
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        values, kernel, recurrent, h = ctx.saved_tensors
+        values, kernel, recurrent, _, _, h = ctx.saved_tensors
         walk, need = ctx.walk, ctx.needs_input_grad
         with torch.autocast(values.device.type, enabled=False):
             dh = walk.arriving(grads[0], grads[1], h)
@@ -245,7 +276,7 @@ class _SimpleRNN(torch.autograd.Function):
                     dh_before.addmm_(dz_t, back)
                 found.add(stretch, dz, dz, h.index_select(0, walk.before[stretch.steps]))
             return (found.values, found.kernel, found.recurrent, found.bias,
-                    dh.index_select(0, walk.rank) if need[4] else None, None, None)
+                    dh.index_select(0, walk.rank) if need[4] else None, None, None, None)
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:

@@ -5,9 +5,9 @@ A query sees the real keys of its own sequence only; one that sees none gives 0.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +15,9 @@ from padless.errors import ArgumentError, ShapeError, one_of
 from padless.kernels.attend import Score, Sight, attend
 from padless.layers.cells import full_index
 from padless.layers.layer import Layer
-from padless.layers.stepwise import Dropout
+from padless.layers.noise import Dropout
 from padless.ragged.index import Index
+from padless.ragged.mask import intersection
 from padless.ragged.packed import Packed, gather
 from padless.registry import register
 
@@ -165,10 +166,7 @@ def same_steps(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
     indexes = [x.index for x in (value, key) if isinstance(x, Packed)]
     if not indexes:
         return value, key
-    index = indexes[0]
-    if not all(index.equals(other) for other in indexes):
-        both = np.logical_and(indexes[0].mask, indexes[1].mask)
-        index = Index.from_mask(both, f"{indexes[0].born} and {indexes[1].born}")
+    index = reduce(intersection, indexes)
     value, key = (x.at_steps(index) if isinstance(x, Packed) else Packed(gather(x, index), index) for x in (value, key))
     return value, key
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from padless.errors import ArgumentError, ShapeError
-from padless.layers import cells
+from padless.layers import cells, recurrence
 from padless.layers.layer import Layer, get
 from padless.layers.scan import RNN
 from padless.ragged.index import Index
@@ -51,7 +52,7 @@ class Bidirectional(Layer):
         self.forward_layer = _again(layer, f"forward_{layer.name}", layer.go_backwards)
         back: Any = layer if backward_layer is None else get(backward_layer)
         ahead = layer.go_backwards if backward_layer is None else not back.go_backwards  # pyright: ignore
-        self.backward_layer = _again(back, f"backward_{back.name}", not ahead)
+        self.backward_layer = _again(back, f"backward_{back.name}", not ahead, fresh=backward_layer is None)
         for name in ("return_sequences", "return_state", "stateful"):
             mine, theirs = getattr(self.forward_layer, name), getattr(self.backward_layer, name)
             if mine != theirs or self.forward_layer.go_backwards == self.backward_layer.go_backwards:
@@ -101,7 +102,7 @@ class Bidirectional(Layer):
         outputs = [own] if self.merge_mode else [own, own]
         if self.return_state:
             return [*outputs, *(None for layer in (self.forward_layer, self.backward_layer)
-                                for _ in layer._state_shapes(1))]
+                                for _ in range(recurrence.state_count(layer.cell)))]
         return outputs if self.merge_mode is None else own
 
     def compute_output_shape(self, sequences_shape: Any, initial_state_shape: Any = None) -> Any:
@@ -127,6 +128,26 @@ class Bidirectional(Layer):
         return self.forward_layer._weight_dtype()
 
 
-def _again(layer: RNN, name: str, go_backwards: bool) -> RNN:
-    """A layer like this one, with weights of its own."""
-    return type(layer).from_config({**layer.get_config(), "name": name, "go_backwards": go_backwards})
+def _again(layer: RNN, name: str, go_backwards: bool, fresh: bool = False) -> RNN:
+    """A layer like this one, with weights of its own; those of a torch module stay where they are, unless `fresh`."""
+    arguments: dict[str, Any] = layer.__dict__["_arguments"]
+    own = {"name": name, "go_backwards": go_backwards}
+    if "cell" not in arguments or all(isinstance(m, Layer | nn.ModuleList) for m in layer.modules()):
+        return type(layer).from_config({**layer.get_config(), **own})
+    return type(layer)(**{**arguments, **own, "cell": _renewed(layer.cell) if fresh else layer.cell})
+
+
+def _renewed(cell: Any) -> Any:
+    """A cell like this one with other weights: from its config, or as a copy of a torch module, drawn anew."""
+    if isinstance(cell, cells.StackedRNNCells):
+        return cells.StackedRNNCells([_renewed(inner) for inner in cell.cells])
+    if hasattr(cell, "get_config"):
+        return type(cell).from_config(cell.get_config())
+    cell = copy.deepcopy(cell)
+    for module in cell.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise ArgumentError(f"Bidirectional needs a second {type(module).__name__} with weights of its own, and the "
+                                f"module has no `reset_parameters()` to draw them. Give `backward_layer=`.")
+    return cell

@@ -1,7 +1,7 @@
-"""What one step of a recurrent layer does: the cells of SimpleRNN, GRU and LSTM, stacks of cells, and cells of your own.
+"""What one step of a recurrent layer does: the cells of SimpleRNN, GRU and LSTM, and stacks of any cells.
 
-A cell is a layer with `state_size` and `call(inputs, states)` returning `(output, new states)`. `over` runs a cell over
-packed steps: the built-in ones by a kernel, a stack one cell after the other, any other step by step.
+The built-in ones run over packed steps by a kernel, a stack runs one cell after the other; how any other is run stands in
+recurrence.py.
 """
 
 from __future__ import annotations
@@ -9,56 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree
+from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels import activations, scan
 from padless.layers import constraints, initializers, regularizers
-from padless.layers.layer import Layer, get
+from padless.layers.layer import Layer
+from padless.layers.recurrence import as_shape, build, checked, initial_states, output_size, over, state_size, zeros
 from padless.layers.stepwise import last_axis
 from padless.ragged.index import Index
 from padless.registry import register
-
-
-def over(
-    cell: nn.Module, values: Tensor, index: Index, states: list[Any], reverse: bool, training: bool
-) -> tuple[Tensor, list[Any]]:
-    """A cell over packed steps `(N, ...)` from its initial states: outputs `(N, ...)` and last states."""
-    owner = next(c for c in type(cell).__mro__ if "call" in vars(c) or "forward" in vars(c))
-    if "over" in vars(owner):  # a subclass with a `call` of its own is run by that
-        return cell.over(values, index, states, reverse, training)  # pyright: ignore
-    flat, structure = _pytree.tree_flatten(states)
-    takes_training = isinstance(cell, Layer)
-
-    def step(x: Tensor, now: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        more = {"training": training} if takes_training else {}
-        output, new = cell(x, _pytree.tree_unflatten(list(now), structure), **more)
-        return output, tuple(_pytree.tree_leaves(new))
-
-    outputs, last = scan.scan(values, index, step, tuple(flat), reverse=reverse)
-    return outputs, _pytree.tree_unflatten(list(last), structure)
-
-
-def initial_states(cell: nn.Module, batch: int, like: Tensor) -> list[Any]:
-    """The states before the first step: what the cell's `get_initial_state` says, else zeros of its `state_size`."""
-    own = getattr(cell, "get_initial_state", None)
-    if own is not None:
-        given = own(batch_size=batch)
-        given = list(given) if isinstance(given, list | tuple) else [given]
-        return _pytree.tree_map(lambda s: s.to(like.device, like.dtype), given)
-    size = getattr(cell, "state_size", None)
-    if size is None:
-        raise ArgumentError(f"A recurrent cell needs `state_size`, an integer or a list of them; "
-                            f"{type(cell).__name__} has none.")
-    sizes = size if isinstance(size, list | tuple) else [size]
-    return [_zeros(s, batch, like) for s in sizes]
-
-
-def _zeros(size: Any, batch: int, like: Tensor) -> Any:
-    if isinstance(size, list):
-        return [_zeros(s, batch, like) for s in size]
-    return like.new_zeros((batch, *(size if isinstance(size, tuple) else (size,))))
 
 
 class Cell(Layer):
@@ -134,8 +94,7 @@ class Cell(Layer):
 
     def get_initial_state(self, batch_size: int) -> list[Tensor]:
         """Zeros."""
-        sizes = self.state_size if isinstance(self.state_size, list) else [self.state_size]
-        return [torch.zeros(batch_size, size, dtype=self.dtype) for size in sizes]
+        return zeros(self.state_size, batch_size, torch.zeros((), dtype=self.dtype))
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step `(B, D)`: output `(B, units)` and new states."""
@@ -299,12 +258,12 @@ class StackedRNNCells(Layer):
         super().__init__(**kwargs)
         if not cells:
             raise ArgumentError("StackedRNNCells needs at least one cell; got none.")
-        self.cells = [cell if isinstance(cell, nn.Module) else get(cell) for cell in cells]
+        self.cells = [checked(cell) for cell in cells]
 
     @property
     def state_size(self) -> list[Any]:
         """The state sizes of the cells."""
-        return [cell.state_size for cell in self.cells]  # pyright: ignore
+        return [state_size(cell) for cell in self.cells]
 
     @property
     def output_size(self) -> Any:
@@ -320,9 +279,8 @@ class StackedRNNCells(Layer):
     def build(self, input_shape: Any) -> None:
         """Each cell for the output of the one below."""
         for cell in self.cells:
-            if isinstance(cell, Layer) and not cell.built:
-                cell.build(input_shape)
-            input_shape = (input_shape[0], output_size(cell))
+            build(cell, input_shape)
+            input_shape = (input_shape[0], *as_shape(output_size(cell)))
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step of all cells."""
@@ -338,12 +296,3 @@ class StackedRNNCells(Layer):
             values, new = over(cell, values, index, list(state) if several else [state], reverse, training)
             last.append(new if several else new[0])
         return values, last
-
-
-def output_size(cell: Any) -> Any:
-    """The size of a cell's output; a cell that does not say gives its first state."""
-    size = getattr(cell, "output_size", None)
-    if size is None:
-        size = cell.state_size
-        size = size[0] if isinstance(size, list | tuple) else size
-    return size

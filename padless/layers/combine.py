@@ -10,17 +10,15 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, MaskError, ShapeError
+from padless.errors import ArgumentError, MaskError
 from padless.graph.spec import leaves
 from padless.kernels import combine
 from padless.layers.layer import Layer
 from padless.ragged.index import Index
 from padless.ragged.mask import union
-from padless.ragged.operands import align
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -37,7 +35,7 @@ class Merge(Layer):
 
     def call(self, inputs: Any) -> Any:
         """The merge, on the steps of any masked input."""
-        inputs = _several(self, inputs)
+        inputs = several(self, inputs)
         rank = max(x.ndim for x in inputs)
         inputs = [_raised(x, rank) for x in inputs]
         packed = [x for x in inputs if isinstance(x, Packed)]
@@ -58,7 +56,8 @@ class Merge(Layer):
         return reduce(torch.logical_or, masks) if masks else None
 
 
-def _several(layer: Layer, inputs: Any) -> list[Any]:
+def several(layer: Layer, inputs: Any) -> list[Any]:
+    """The inputs as a list; raises `ArgumentError` for anything else."""
     if not isinstance(inputs, list | tuple) or len(inputs) < 1:
         raise ArgumentError(f"{type(layer).__name__} {layer.name!r} merges a list of inputs; got "
                             f"{type(inputs).__name__}. Call it as {type(layer).__name__}()([x, y]).")
@@ -191,71 +190,3 @@ class Minimum(_Extreme):
 
     missing = float("inf")
     pick = staticmethod(torch.minimum)
-
-
-@register("layer")
-class Concatenate(Merge):
-    """The inputs side by side: their features (`axis=-1`), or their steps (`axis=1`).
-
-    Of features, an input that lacks a step is 0 there. Over time an unmasked input is wholly real.
-
-    >>> Concatenate()([torch.ones(1, 2), torch.zeros(1, 1)]).tolist()
-    [[1.0, 1.0, 0.0]]
-    """
-
-    relation = "combine"
-
-    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.axis = axis
-
-    def combined(self, inputs: list[Any]) -> Any:
-        """Side by side on a feature axis."""
-        first = next((x for x in inputs if isinstance(x, Packed)), None)
-        if first is not None and any(not isinstance(x, Packed) for x in inputs):
-            return _beside(first, inputs, self.axis)
-        return torch.cat(inputs, dim=self.axis)
-
-    def call(self, inputs: Any) -> Any:
-        """The inputs joined along the axis."""
-        inputs = _several(self, inputs)
-        ranks = {x.ndim for x in inputs}
-        if len(ranks) > 1:
-            raise ShapeError(f"Concatenate {self.name!r} needs inputs with the same number of axes; got shapes "
-                             f"{[tuple(x.shape) for x in inputs]}.")
-        axis = self.axis % ranks.pop()
-        others = {tuple(size for k, size in enumerate(x.shape) if k != axis) for x in inputs}
-        if len(others) > 1:
-            raise ShapeError(f"Concatenate {self.name!r} joins along axis {self.axis}, so all other axes must agree; got "
-                             f"shapes {[tuple(x.shape) for x in inputs]}.")
-        if axis == 1 and any(isinstance(x, Packed) for x in inputs):
-            return _after(inputs)
-        return super().call(inputs)
-
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Over features the steps that some masked input has; over time the masks side by side."""
-        if self.axis % inputs[0].ndim != 1 or all(m is None for m in mask or [None]):
-            return super().compute_mask(inputs, mask)
-        masks = [torch.ones(x.shape[:2], dtype=torch.bool) if m is None else torch.as_tensor(m, dtype=torch.bool)
-                 for x, m in zip(inputs, mask, strict=True)]
-        return torch.cat(masks, dim=1)
-
-
-def _beside(first: Packed, inputs: list[Any], axis: int) -> Packed:
-    """Features joined where some inputs are plain grids: those are read at the steps, and cannot be shown in gaps."""
-    met = [x if isinstance(x, Packed) else align(first, x) for x in inputs]
-    values = torch.cat([x if isinstance(x, Tensor) else x.values for x in met], dim=axis % first.ndim - first.lead + 1)
-    return first.with_values(values)
-
-
-def _after(inputs: list[Any]) -> Packed:
-    """Steps joined; what is not masked is wholly real."""
-    packed = [x if isinstance(x, Packed) else _wholly(x) for x in inputs]
-    whole, places = combine.in_time([x.index for x in packed])
-    values = torch.cat([x.values for x in packed])
-    return Packed(values.index_select(0, torch.from_numpy(places).to(values.device)), whole)
-
-
-def _wholly(x: Tensor) -> Packed:
-    index = Index(np.ones(tuple(x.shape[:2]), dtype=bool), born="an input without a mask")
-    return Packed(x.reshape(-1, *x.shape[2:]), index)

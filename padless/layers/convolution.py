@@ -391,3 +391,9 @@ class Conv1DTranspose(Convolution):
     def features(self, channels: Any) -> int:
         """One for each filter."""
         return self.filters
+
+
+# Keras's other names
+Convolution1D = Conv1D
+SeparableConvolution1D = SeparableConv1D
+Convolution1DTranspose = Conv1DTranspose

@@ -6,17 +6,22 @@ sequences that have a real step, and the outer mask says which those are.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, ShapeError
-from padless.graph.spec import map_leaves
+from padless.graph.spec import Symbolic, leaves, map_leaves, still
 from padless.layers.layer import Layer, get
+from padless.layers.rule import rule_of
+from padless.layers.torch_module import as_layer
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed
+from padless.ragged.moves import place
+from padless.ragged.packed import Packed, unpack
 from padless.registry import register
 
 
@@ -39,57 +44,98 @@ class TimeDistributed(Layer):
         super().__init__(**kwargs)
         if not isinstance(layer, nn.Module | dict):
             raise ArgumentError(f"TimeDistributed applies a layer to each step; got {layer!r}.")
-        self.layer: Any = get(layer) if isinstance(layer, dict) else layer
+        self.layer: Layer = as_layer(get(layer) if isinstance(layer, dict) else layer)
+        self._lift()  # its weights are the inner layer's, which speaks for itself
 
     def build(self, input_shape: Any) -> None:
         """The inner layer, for one step as an example."""
-        if not isinstance(input_shape, list | tuple) or len(input_shape) < 3:
-            raise ShapeError(f"TimeDistributed {self.name!r} expected (batch, steps, ...); got {input_shape}.")
-        if isinstance(self.layer, Layer) and not self.layer.built:
-            self.layer.build((None, *input_shape[2:]))
+        if not self.layer.built:
+            self.layer.build((None, *self._steps_of(input_shape)[2:]))
+
+    def _steps_of(self, shape: Any) -> tuple[Any, ...]:
+        if not isinstance(shape, list | tuple) or len(shape) < 3 or isinstance(shape[0], list | tuple):
+            raise ShapeError(f"TimeDistributed {self.name!r} expected one input (batch, steps, ...); got {shape}.")
+        return tuple(shape)
+
+    def _ensure_built(self, rule: Any, data: dict[str, Any]) -> None:
+        """By a symbol of one step. From data the inner layer builds itself: it knows which of their axes are open."""
+        x = data.get("inputs")
+        if isinstance(x, Symbolic) and not self.layer.built:
+            shape = (None, *self._steps_of(x.shape)[2:])
+            step = Symbolic(shape, x.dtype, lead=max(x.lead - 1, 0), born=x.born)
+            own = rule_of(type(self.layer), Layer)
+            self.layer._ensure_built(own, {own.names[0]: step})
+        self.built = True
 
     def call(self, inputs: Any, training: bool = False, mask: Any = None) -> Any:
         """The inner layer on all steps at once."""
-        if isinstance(inputs, Packed) and inputs.index.outer is not None:
-            return self._on_inner(inputs, inputs.index.outer, training)
+        if not isinstance(inputs, Tensor | Packed):
+            raise ShapeError(f"TimeDistributed {self.name!r} takes one input (batch, steps, ...); got "
+                             f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate.")
+        batch, steps, *_ = self._steps_of(tuple(inputs.shape))
         if isinstance(inputs, Packed):
-            return self._on_packed(inputs, training)
-        batch, steps = inputs.shape[:2]
-        outputs = self._each(inputs.reshape(batch * steps, *inputs.shape[2:]), training)
+            return self._on_inner(inputs, training) if inputs.lead > 2 else self._on_packed(inputs, training)
+        outputs = self.layer(inputs.reshape(batch * steps, *inputs.shape[2:]), training=training)
         return map_leaves(lambda x: _regrid(x, (batch, steps)), outputs)
-
-    def _each(self, x: Any, training: bool) -> Any:
-        return self.layer(x, training=training) if isinstance(self.layer, Layer) else self.layer(x)
 
     def _on_packed(self, inputs: Packed, training: bool) -> Any:
         """N examples; what gaps show goes through the layer too."""
-        outputs = self._each(inputs.values, training)
-        if isinstance(outputs, Packed):
-            return _nested(outputs, inputs.index)
-        if inputs.fill is None:
-            return map_leaves(lambda x: inputs.with_values(x), outputs)
-        fills = iter(_pytree.tree_leaves(self._each(inputs.fill, False)))
-        return map_leaves(lambda x: inputs.with_values(x, next(fills)), outputs)
+        outputs = self.layer(inputs.values, training=training)
+        fills = map_leaves(lambda _: None, outputs)
+        if inputs.fill is not None and any(isinstance(x, Tensor) for x in leaves(outputs)):
+            with still():  # a gap is no example: it changes no state and adds no loss
+                fills = self.layer(inputs.fill, training=False)
 
-    def _on_inner(self, inputs: Packed, outer: Index, training: bool) -> Any:
+        def put(x: Any, fill: Any) -> Any:
+            return _nested(x, inputs.index) if isinstance(x, Packed) else inputs.with_values(x, fill)
+
+        return _pytree.tree_map(put, outputs, fills, is_leaf=lambda x: x is None or isinstance(x, Packed))
+
+    def _on_inner(self, inputs: Packed, training: bool) -> Any:
         """The inner sequences that have a step, as a batch."""
-        width = inputs.index.shape[1]
-        cells = outer.flat[:, None] * width + np.arange(width)
-        outputs = self._each(inputs.rearranged(cells), training)
-        return map_leaves(lambda x: _nested(x, outer) if isinstance(x, Packed) else Packed(x, outer), outputs)
+        index = inputs.index
+        fill = None
+        if inputs.fill is not None:
+            rows = index.gap_rows if len(inputs.fill) == index.gaps else index.masked // max(index.shape[1], 1)
+            fill = inputs.fill[torch.from_numpy(_held(index, rows)).to(inputs.device)]
+        outputs = self.layer(Packed(inputs.values, index.inner, fill), training=training)
+        return map_leaves(lambda x: _nested(x, index.top, index) if isinstance(x, Packed) else Packed(x, index.top), outputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """The mask of the steps."""
-        return mask
+        """The mask of the steps, and of what they hold if the layer gives sequences."""
+        grid = unpack(inputs)
+        batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
+        given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
+        steps = given if given is None or given.ndim == 2 else given.flatten(2).any(-1)
+        inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
+        found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
+
+        def both(own: Any) -> Any:
+            if own is None:
+                return steps
+            own = torch.as_tensor(own).reshape(*grid.shape[:2], *own.shape[1:])
+            return own if steps is None else own & steps.reshape(*steps.shape, *(1,) * (own.ndim - 2))
+
+        return map_leaves(both, found)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The inner layer's, with the steps back in."""
-        inner = self.layer.compute_output_shape((input_shape[0], *input_shape[2:]))
-        return (inner[0], input_shape[1], *inner[1:])
+        batch, steps, *rest = self._steps_of(input_shape)
+        return _with_steps(self.layer.compute_output_shape((batch, *rest)), steps)
 
     def reads_grid(self, shown: bool) -> bool:
         """The inner layer may."""
-        return shown or not isinstance(self.layer, Layer) or self.layer.reads_grid(shown)
+        return shown or self.layer.reads_grid(shown)
+
+    def _weight_dtype(self) -> None:
+        """The inner layer brings inputs to its own dtype; to it they may be ids."""
+
+
+def _with_steps(shape: Any, steps: int | None) -> Any:
+    """A shape, or each of several, with the steps behind the batch."""
+    if shape and isinstance(shape[0], list | tuple):
+        return type(shape)(_with_steps(own, steps) for own in shape)
+    return (shape[0], steps, *shape[1:])
 
 
 def _regrid(x: Any, grid: tuple[int, int]) -> Any:
@@ -100,9 +146,28 @@ def _regrid(x: Any, grid: tuple[int, int]) -> Any:
     return Packed(x.values, index, x.fill)
 
 
-def _nested(inner: Packed, outer: Index) -> Packed:
-    """Inner sequences, one for each step of `outer`, on a grid of both levels."""
-    mask = np.zeros((len(outer.rank), *inner.index.grid[1:]), dtype=bool)
-    mask[outer.flat] = inner.index.mask
-    mask = mask.reshape(*outer.grid, *inner.index.grid[1:])
-    return Packed(inner.values, Index.from_mask(mask, inner.index.born))
+def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
+    """Inner sequences, one for each step of `outer`, on a grid of both levels; `whole`, if they are its inner ones still.
+
+    A step of `outer` that holds nothing shows 0.
+    """
+    if whole is not None and x.index.equals(whole.inner):
+        index = whole
+    else:
+        mask = np.zeros((len(outer.rank), *x.index.grid[1:]), dtype=bool)
+        mask[outer.flat] = x.index.mask
+        index = Index.from_mask(mask.reshape(*outer.grid, *x.index.grid[1:]), x.index.born)
+    if x.fill is None or len(x.fill) != x.index.gaps:
+        return Packed(x.values, index)
+    kept = np.flatnonzero(outer.rank[index.gap_rows // _size(index)] >= 0)
+    return Packed(x.values, index, place(x.fill, torch.from_numpy(kept).to(x.device), index.gaps))
+
+
+def _held(index: Index, rows: np.ndarray) -> np.ndarray:
+    """Which of these innermost rows belong to a step of the outermost level that is real."""
+    return np.flatnonzero(index.top.rank[rows // _size(index)] >= 0)
+
+
+def _size(index: Index) -> int:
+    """How many innermost rows a step of the outermost level has."""
+    return max(math.prod(index.grid[2:-1]), 1)

@@ -1,13 +1,15 @@
-"""Layers that look at the padded grid, and the one that ends a mask on purpose."""
+"""Layers that arrange axes: where batch and time stay the mask stays; DropMask and Flatten end it, on purpose."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from padless.errors import ArgumentError, ShapeError
+import torch
+
+from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.layers.layer import Layer
-from padless.ragged.packed import Packed, unpack
+from padless.ragged.packed import Packed, shows, unpack
 from padless.registry import register
 
 
@@ -41,7 +43,7 @@ class Flatten(Layer):
     Which position a number lands on is its column in the grid, so a flattened sequence depends on the padding by its
     nature; Keras's numbers are the same.
 
-    >>> Flatten()(__import__("torch").ones(2, 3, 4)).shape
+    >>> Flatten()(torch.ones(2, 3, 4)).shape
     torch.Size([2, 12])
     """
 
@@ -75,7 +77,7 @@ class Reshape(Layer):
 
     One size may be -1.
 
-    >>> Reshape((3, -1))(__import__("torch").ones(2, 3, 4, 5)).shape
+    >>> Reshape((3, -1))(torch.ones(2, 3, 4, 5)).shape
     torch.Size([2, 3, 20])
     """
 
@@ -101,11 +103,132 @@ class Reshape(Layer):
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask, if the target has the same steps."""
-        same = mask is not None and self._target(inputs.shape)[:1] == tuple(inputs.shape[1:2])
-        return mask if same else None
+        if mask is None:
+            return None
+        lead = torch.as_tensor(mask).ndim
+        return mask if self._target(inputs.shape)[: lead - 1] == tuple(inputs.shape[1:lead]) else None
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """`(B, *target_shape)`."""
         if None in input_shape[1:]:
             return (input_shape[0], *(None if size == -1 else size for size in self.target_shape))
         return (input_shape[0], *self._target(input_shape))
+
+
+@register("layer")
+class Permute(Layer):
+    """The axes behind the batch in another order, `dims` counted from 1; a mask stays if its axes do, else `MaskLost`.
+
+    Keras's `Permute`, which drops any mask.
+
+    >>> Permute((1, 3, 2))(torch.ones(2, 3, 4, 5)).shape
+    torch.Size([2, 3, 5, 4])
+    """
+
+    relation = "stepwise"
+
+    def __init__(self, dims: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dims = tuple(dims)
+        if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
+            raise ArgumentError(f"Permute expected each axis from 1 on once, such as (2, 1); got {self.dims}.")
+
+    def _checked(self, shape: Any) -> tuple[Any, ...]:
+        if len(shape) != len(self.dims) + 1:
+            raise ShapeError(f"Permute {self.name!r} orders {len(self.dims)} axes behind the batch; got inputs of shape "
+                             f"{tuple(shape)}.")
+        return tuple(shape)
+
+    def call(self, inputs: Any) -> Any:
+        """The inputs with their axes in order."""
+        self._checked(inputs.shape)
+        return inputs.permute(0, *self.dims)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask, if no axis of it moves."""
+        lead = 1 if mask is None else torch.as_tensor(mask).ndim
+        return mask if self.dims[: lead - 1] == tuple(range(1, lead)) else None
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The sizes in order."""
+        shape = self._checked(input_shape)
+        return (shape[0], *(shape[axis] for axis in self.dims))
+
+
+@register("layer")
+class RepeatVector(Layer):
+    """A vector for each sequence, `n` times: `(B, D)` to `(B, n, D)`; without `n`, back to the steps of another input.
+
+    `RepeatVector()([vector, steps])` puts the vector of each sequence on all its steps, `(B, T, D)`, with their mask. Of
+    sequences of sequences, `(B, S, W, ...)`, it takes a vector for each inner one, `(B, S, D)`. Keras's `RepeatVector` has
+    the first call only.
+
+    >>> from padless import pack
+    >>> RepeatVector(2)(torch.tensor([[1.0]])).tolist()
+    [[[1.0], [1.0]]]
+    >>> RepeatVector()([torch.tensor([[1.0], [2.0]]), pack([[7, 8], [9]])]).values.tolist()
+    [[1.0], [1.0], [2.0]]
+    """
+
+    relation = "combine"
+
+    def __init__(self, n: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n <= 0):
+            raise ArgumentError(f"RepeatVector expected `n` to be a positive integer, or None to take the steps of another "
+                                f"input; got {n!r}.")
+        self.n = n
+
+    def call(self, inputs: Any) -> Any:
+        """The vectors at every step."""
+        if self.n is None:
+            return self._onto(*self._pair(inputs))
+        if isinstance(inputs, Packed):
+            raise MaskLost(f"RepeatVector {self.name!r} repeats one vector for each sequence; got the steps of {inputs!r}. "
+                           f"Summarise them first, with LastStep, GlobalAveragePooling1D or the like.")
+        if isinstance(inputs, list | tuple) or inputs.ndim != 2:
+            got = _told(inputs) if isinstance(inputs, torch.Tensor) else f"{len(inputs)} inputs"
+            raise ShapeError(f"RepeatVector {self.name!r} with n={self.n} expected vectors of shape (batch, features); got "
+                             f"{got}. RepeatVector() without `n` takes [vector, steps].")
+        return inputs[:, None].repeat(1, self.n, 1)
+
+    def _pair(self, inputs: Any) -> tuple[Any, Any]:
+        if not isinstance(inputs, list | tuple) or len(inputs) != 2:
+            raise ArgumentError(f"RepeatVector {self.name!r} without `n` takes a list [vector, steps]; got "
+                                f"{type(inputs).__name__}. For a fixed number of steps give `n`.")
+        vector, steps = inputs
+        levels = vector.ndim - 1
+        wanted = steps.lead - 1 if isinstance(steps, Packed) else levels
+        plain = not isinstance(vector, Packed) or isinstance(steps, Packed) and vector.lead == levels
+        if not 0 < levels == wanted < steps.ndim or vector.shape[:levels] != steps.shape[:levels] or not plain:
+            raise ShapeError(f"RepeatVector {self.name!r} expected one vector for each sequence of steps, (batch, features) "
+                             f"for (batch, steps, ...); got {_told(vector)} for {_told(steps)}. In sequences of sequences "
+                             f"go from level to level.")
+        return vector, steps
+
+    def _onto(self, vector: Any, steps: Any) -> Any:
+        """The vector of its sequence at each step; gaps show it too."""
+        levels = vector.ndim - 1
+        if not isinstance(steps, Packed):
+            return vector.unsqueeze(levels).expand(*steps.shape[: levels + 1], -1)
+        index = steps.index
+        if isinstance(vector, Packed) and index.outer is not None:
+            vector = vector.at_steps(index.outer).unpack(padding=0)
+        vector = vector.reshape(index.shape[0], vector.shape[-1])
+        fill = vector.index_select(0, index.at("gap_rows", vector.device)) if shows() else None
+        return Packed(vector.index_select(0, index.at("rows", vector.device)), index, fill)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """That of the steps."""
+        return mask[1] if self.n is None and mask is not None else None
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """`(B, n, D)`, or the steps' with the features of the vector."""
+        if self.n is not None:
+            return (input_shape[0], self.n, input_shape[1])
+        vector, steps = input_shape
+        return (*steps[: len(vector)], vector[-1])
+
+
+def _told(x: Any) -> str:
+    return repr(x) if isinstance(x, Packed) else str(tuple(x.shape))

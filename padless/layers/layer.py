@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, ShapeError
+from padless.graph.modules import enclosing
 from padless.graph.node import Node, auto_name
 from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves, probing
 from padless.layers import regularizers
@@ -124,6 +125,9 @@ class Layer(State):
 
     def _record(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """A call on symbols: the outputs as symbols, the call kept as a node."""
+        inside = enclosing(self)
+        if inside is not None:
+            return inside.give(self, lambda: infer(lambda *a, **k: self._run(a, k), args, kwargs, home(self)))
         rule = rule_of(type(self), Layer)
         arguments = _bind(self, rule, args, kwargs)
         self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})
@@ -357,7 +361,7 @@ class Layer(State):
         inbound = [node for node in self._inbound if not any(True for _ in node.inputs())]
         arguments = self.__dict__.get("_arguments", {})
         arguments = {name: value for name, value in arguments.items() if not any(map(is_symbolic, leaves(value)))}
-        return {**self.__dict__, "_inbound": inbound, "_arguments": arguments}
+        return {**self.__dict__, "_inbound": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""

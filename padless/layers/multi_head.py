@@ -7,73 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.attend import Sight, attend
 from padless.layers import constraints, initializers, regularizers
 from padless.layers.attend import like, on_grid, same_rows, same_steps, steps_of
+from padless.layers.einsum import EinsumDense
 from padless.layers.layer import Layer
-from padless.layers.stepwise import Dropout
+from padless.layers.noise import Dropout
 from padless.ragged.packed import Packed
 from padless.registry import register
 from padless.saving.config import serialize
-
-
-class Projection(Layer):
-    """The last `bound` axes of each step into `shape`: `kernel` `(*in, *shape)`, `bias` `shape`; Keras's `EinsumDense`."""
-
-    relation = "stepwise"
-    kernel: Tensor
-    bias: Tensor | None
-
-    def __init__(self, shape: tuple[int, ...], bound: int = 1, gate: bool = False, use_bias: bool = True,
-                 kernel: tuple[Any, Any, Any] = ("glorot_uniform", None, None),
-                 bias: tuple[Any, Any, Any] = ("zeros", None, None), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shape = shape
-        self.bound = bound
-        self.gate = gate
-        self.use_bias = use_bias
-        self._kernel_made_by, self._bias_made_by = kernel, bias
-
-    def build(self, input_shape: Any) -> None:
-        """Kernel and bias."""
-        bound = tuple(input_shape[-self.bound :])
-        self.add_weight((*bound, *self.shape), *_ruled(self._kernel_made_by), name="kernel")
-        if self.use_bias:
-            self.add_weight(self.shape, *_ruled(self._bias_made_by), name="bias")
-        else:
-            self.bias = None
-
-    def call(self, inputs: Any) -> Any:
-        """The product, each step alone."""
-        return inputs.with_values(self._of(inputs.values)) if isinstance(inputs, Packed) else self._of(inputs)
-
-    def _of(self, x: Tensor) -> Tensor:
-        kernel = self.kernel.flatten(0, self.bound - 1).flatten(1)
-        wanted, got = tuple(self.kernel.shape[: self.bound]), tuple(x.shape[-self.bound :])
-        if wanted != got:
-            raise ShapeError(f"The layer {self.name!r} of an attention was built for {wanted} features; got {got}.")
-        bias = None if self.bias is None else self.bias.flatten()
-        y = functional.linear(x.flatten(x.ndim - self.bound), kernel.t(), bias).unflatten(-1, self.shape)
-        return y.sigmoid() if self.gate else y
-
-
-def _ruled(made_by: tuple[Any, Any, Any]) -> tuple[Any, None, bool, Any, Any]:
-    """Initializer, dtype, trainable, regularizer and constraint, as `add_weight` takes them."""
-    initializer, regularizer, constraint = made_by
-    return initializer, None, True, regularizer, constraint
 
 
 class _Heads(Layer):
     """What both layers do: project, attend, project back."""
 
     relation = "attend"
-    query_dense: Projection
-    key_dense: Projection
-    value_dense: Projection
-    output_dense: Projection
+    query_dense: EinsumDense
+    key_dense: EinsumDense
+    value_dense: EinsumDense
+    output_dense: EinsumDense
 
     def __init__(
         self, heads: int, groups: int, key_dim: int, value_dim: int, output_shape: Any, dropout: float, use_bias: bool,
@@ -112,15 +66,19 @@ class _Heads(Layer):
         self.key_dense = self._projection("key", (groups, key_dim), key_shape or value_shape)
         self.gate_dense = None
         if self.use_gate:
-            self.gate_dense = self._projection("gate", (heads, value_dim), query_shape, gate=True)
+            self.gate_dense = self._projection("gate", (heads, value_dim), query_shape, activation="sigmoid")
         self.value_dense = self._projection("value", (groups, value_dim), value_shape)
         output = self._output_shape or (query_shape[-1],)
         self.output_dense = self._projection("attention_output", output, (None, None, heads, value_dim), bound=2)
 
-    def _projection(self, name: str, shape: tuple[int, ...], input_shape: Any, **more: Any) -> Projection:
-        kernel, bias = self._made_by
-        made = Projection(shape, use_bias=self.use_bias, kernel=kernel, bias=bias, name=name, trainable=self.trainable,
-                          dtype=self.dtype, activity_regularizer=self._activity, **more)
+    def _projection(self, name: str, shape: tuple[int, ...], input_shape: Any, bound: int = 1, **more: Any) -> EinsumDense:
+        """The last `bound` axes of each step into `shape`."""
+        old, new = "xy"[:bound], "cdefghijklmnopqrstuvw"[: len(shape)]
+        made_by = {f"{what}_{how}": made for what, three in zip(("kernel", "bias"), self._made_by, strict=True)
+                   for how, made in zip(("initializer", "regularizer", "constraint"), three, strict=True)}
+        made = EinsumDense(f"ab{old},{old}{new}->ab{new}", (None, *shape), bias_axes=new if self.use_bias else None,
+                           name=name, trainable=self.trainable, dtype=self.dtype, activity_regularizer=self._activity,
+                           **made_by, **more)
         made.build(input_shape)
         return made
 
@@ -135,14 +93,14 @@ class _Heads(Layer):
         queries, keys = steps_of(self, query)[1], steps_of(self, key)[1]
         heads, _, key_dim, _ = self._sizes
         mask = on_grid(self, attention_mask, (*queries.shape[:1], heads, queries.shape[1], keys.shape[1]))
-        q, k, v = (_flat(dense(x)) for dense, x in
+        q, k, v = (_rows(dense, x) for dense, x in
                    ((self.query_dense, query), (self.key_dense, key), (self.value_dense, value)))
         thin = self._thin_out if training and self.dropout else None
         sight = Sight(use_causal_mask, self.sliding_window, mask)
         outputs, scores = attend(q, k, v, queries, keys, sight, 1 / math.sqrt(key_dim), thin=thin,
                                  show="before" if return_attention_scores else "")
         if self.gate_dense is not None:
-            outputs = outputs * _flat(self.gate_dense(query))
+            outputs = outputs * _rows(self.gate_dense, query)
         result = self.output_dense(like(query, outputs))
         return (result, scores) if return_attention_scores else result
 
@@ -174,9 +132,9 @@ class _Heads(Layer):
         return self.query_dense.kernel.dtype if self.built else self.dtype
 
 
-def _flat(x: Any) -> Tensor:
-    """The steps `(N, ...)` of a projection."""
-    return x.values if isinstance(x, Packed) else x.flatten(0, 1)
+def _rows(dense: EinsumDense, x: Any) -> Tensor:
+    """The projected steps `(N, ...)`; what gaps show is not looked at."""
+    return dense(x.with_values(x.values)).values if isinstance(x, Packed) else dense(x).flatten(0, 1)
 
 
 @register("layer")

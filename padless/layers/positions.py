@@ -96,6 +96,7 @@ class PositionEmbedding(_Positioned):
     [[[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]]
     """
 
+    relation = "attend"
     embeddings: Tensor
 
     def __init__(self, sequence_length: int, initializer: Any = "glorot_uniform", count: str = "steps",
@@ -196,6 +197,8 @@ class SinePositionEncoding(_Positioned):
     [[[0.0, 1.0], [0.8399999737739563, 0.5400000214576721]]]
     """
 
+    relation = "attend"
+
     def __init__(self, max_wavelength: float = 10000, count: str = "steps", **kwargs: Any) -> None:
         super().__init__(count, **kwargs)
         self.max_wavelength = max_wavelength
@@ -228,6 +231,8 @@ class RotaryEmbedding(_Positioned):
     >>> RotaryEmbedding()(torch.tensor([[[1., 0.], [1., 0.]]])).round(decimals=2).tolist()
     [[[1.0, 0.0], [0.5400000214576721, 0.8399999737739563]]]
     """
+
+    relation = "attend"
 
     def __init__(
         self, max_wavelength: float = 10000, scaling_factor: float = 1.0, rope_type: str = "linear",

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import ShapeError
 from padless.graph.spec import leaves, probing
-from padless.layers import cells
-from padless.layers.layer import Layer, get
+from padless.layers import cells, recurrence
+from padless.layers.layer import Layer
 from padless.ragged.index import Index
 from padless.ragged.moves import take_or_zero
 from padless.ragged.packed import Packed, shows
@@ -52,7 +52,7 @@ class RNN(Layer):
         super().__init__(**kwargs)
         if isinstance(cell, list | tuple):
             cell = cells.StackedRNNCells(cell)
-        self.cell: Any = cell if isinstance(cell, nn.Module) else get(cell)
+        self.cell: Any = recurrence.checked(cell)
         self.return_sequences = return_sequences
         self.return_state = return_state
         self.go_backwards = go_backwards
@@ -66,8 +66,7 @@ class RNN(Layer):
         if len(sequences_shape) < 3:
             raise ShapeError(f"{type(self).__name__} {self.name!r} expected sequences of shape (batch, steps, features); "
                              f"got {tuple(sequences_shape)}.")
-        if isinstance(self.cell, Layer) and not self.cell.built:
-            self.cell.build((sequences_shape[0], *sequences_shape[2:]))
+        recurrence.build(self.cell, (sequences_shape[0], *sequences_shape[2:]))
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
         """The outputs, and with `return_state` the last states behind them."""
@@ -89,7 +88,7 @@ class RNN(Layer):
             index = cells.full_index(*sequences.shape[:2])
             values = sequences.reshape(-1, *sequences.shape[2:])
         states = self._first_states(initial_state, index.shape[0], values)
-        outputs, last = cells.over(self.cell, values, index, states, self.go_backwards, training)
+        outputs, last = recurrence.over(self.cell, values, index, states, self.go_backwards, training)
         if self.stateful and not probing():
             self.states = _pytree.tree_map(lambda s: s.detach(), last)
         return outputs, last, index
@@ -97,7 +96,7 @@ class RNN(Layer):
     def _first_states(self, given: Any, batch: int, like: Tensor) -> list[Any]:
         if given is not None:
             given = list(given) if isinstance(given, list | tuple) else [given]
-            fresh = cells.initial_states(self.cell, batch, like)
+            fresh = recurrence.initial_states(self.cell, batch, like)
             flat, wanted = leaves(given), leaves(fresh)
             shapes, expected = [tuple(s.shape) for s in flat], [tuple(s.shape) for s in wanted]
             if shapes != expected:
@@ -106,7 +105,7 @@ class RNN(Layer):
             flat = [s.to(like.dtype) for s in flat]
             return _pytree.tree_unflatten(flat, _pytree.tree_structure(fresh))
         if not self.stateful or self.states is None or probing():
-            return cells.initial_states(self.cell, batch, like)
+            return recurrence.initial_states(self.cell, batch, like)
         held = leaves(self.states)[0].shape[0]
         if held != batch:
             raise ShapeError(f"{type(self).__name__} {self.name!r} is stateful and holds the states of {held} sequences; "
@@ -135,7 +134,7 @@ class RNN(Layer):
         """The output of the last step run, 0 over nothing."""
         offsets, lengths = index.at("offsets", outputs.device), index.at("lengths", outputs.device)
         if isinstance(self.cell, cells.Cell) and _gives_state(self.cell):
-            there = (lengths > 0).reshape(-1, 1)
+            there = (lengths > 0).reshape(-1, *(1,) * (states[0].ndim - 1))
             return states[0] if index.lengths.all() else torch.where(there, states[0], 0)
         ends = offsets[:-1] if self.go_backwards else offsets[1:] - 1
         return take_or_zero(outputs, torch.where(lengths > 0, ends, -1))
@@ -146,18 +145,19 @@ class RNN(Layer):
         own = mask if self.return_sequences else None
         if own is not None and self.go_backwards:
             own = torch.as_tensor(own).flip(1)
-        return [own, *(None for _ in self._state_shapes(1))] if self.return_state else own
+        return [own, *(None,) * recurrence.state_count(self.cell)] if self.return_state else own
 
     def compute_output_shape(self, sequences_shape: Any, initial_state_shape: Any = None) -> Any:
         """`(B, units)` or `(B, T, units)`, and the states' behind it."""
         batch = sequences_shape[0]
-        size = cells.output_size(self.cell)
-        size = size if isinstance(size, tuple) else (size,)
+        if not self.built and recurrence.output_size(self.cell) is None:  # known by the input alone
+            self.build(sequences_shape)
+        size = recurrence.as_shape(recurrence.output_size(self.cell))
         own = (batch, sequences_shape[1], *size) if self.return_sequences else (batch, *size)
         return [own, *self._state_shapes(batch)] if self.return_state else own
 
     def _state_shapes(self, batch: Any) -> list[Any]:
-        states = cells.initial_states(self.cell, 1, torch.zeros(()))
+        states = recurrence.initial_states(self.cell, 1, torch.zeros(()))
         return [[(batch, *x.shape[1:]) for x in leaves(s)] if isinstance(s, list) else (batch, *s.shape[1:])
                 for s in states]
 
@@ -180,7 +180,7 @@ _RNN_ARGUMENTS = ("return_sequences", "return_state", "go_backwards", "stateful"
                   "name", "trainable", "dtype", "activity_regularizer")
 
 
-class _OfCell(RNN):
+class OfCell(RNN):
     """A recurrent layer that is an RNN over one built-in cell and takes the arguments of both."""
 
     cell_class: type[cells.Cell]
@@ -200,7 +200,7 @@ class _OfCell(RNN):
 
 
 @register("layer")
-class SimpleRNN(_OfCell):
+class SimpleRNN(OfCell):
     """`h = activation(x @ kernel + h @ recurrent_kernel + bias)` over the real steps; Keras's `SimpleRNN`.
 
     >>> SimpleRNN(3)(torch.ones(2, 5, 4)).shape
@@ -218,11 +218,11 @@ class SimpleRNN(_OfCell):
         return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
         seed: int | None = None, **kwargs: Any,
     ) -> None:
-        super().__init__(*_split(locals()))
+        super().__init__(*split_arguments(locals()))
 
 
 @register("layer")
-class GRU(_OfCell):
+class GRU(OfCell):
     """Gated recurrent units over the real steps; Keras's `GRU` (Cho et al. 2014).
 
     >>> GRU(3, return_sequences=True)(torch.ones(2, 5, 4)).shape
@@ -241,11 +241,11 @@ class GRU(_OfCell):
         return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
         reset_after: bool = True, use_cudnn: Any = "auto", **kwargs: Any,
     ) -> None:
-        super().__init__(*_split(locals()))
+        super().__init__(*split_arguments(locals()))
 
 
 @register("layer")
-class LSTM(_OfCell):
+class LSTM(OfCell):
     """Long short-term memory over the real steps; Keras's `LSTM` (Hochreiter & Schmidhuber 1997).
 
     >>> [tuple(x.shape) for x in LSTM(3, return_state=True)(torch.ones(2, 5, 4))]
@@ -264,10 +264,10 @@ class LSTM(_OfCell):
         return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
         use_cudnn: Any = "auto", **kwargs: Any,
     ) -> None:
-        super().__init__(*_split(locals()))
+        super().__init__(*split_arguments(locals()))
 
 
-def _split(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Constructor arguments as those of the cell and the rest."""
     arguments = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
     rest = arguments.pop("kwargs")

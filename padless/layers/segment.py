@@ -44,8 +44,36 @@ class Segment(Layer):
         return (input_shape[0], *input_shape[2:])
 
 
+class Pooling(Segment):
+    """The base of the global poolings: Keras's `data_format` and `keepdims`."""
+
+    relation = "segment"
+
+    def __init__(self, data_format: str | None = None, keepdims: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if data_format not in (None, "channels_last", "channels_first"):
+            raise ArgumentError(f"data_format must be 'channels_last' or 'channels_first'; got {data_format!r}.")
+        self.data_format = data_format or "channels_last"
+        self.keepdims = keepdims
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """One row for each sequence, or with `keepdims` one step."""
+        first = self.data_format == "channels_first"
+        if first and isinstance(inputs, Packed):
+            raise ArgumentError("A masked input has its steps on axis 1, so data_format='channels_first' does not apply to "
+                                "it. Leave data_format out.")
+        pooled = super().call(inputs.transpose(1, 2) if first and inputs.ndim > 2 else inputs)
+        return pooled.unsqueeze(2 if first else 1) if self.keepdims else pooled
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's without the time axis, or with 1 in its place."""
+        axis = 2 if self.data_format == "channels_first" else 1
+        kept = (1,) if self.keepdims else ()
+        return (*input_shape[:axis], *kept, *input_shape[axis + 1 :])
+
+
 @register("layer", "GlobalAvgPool1D")
-class GlobalAveragePooling1D(Segment):
+class GlobalAveragePooling1D(Pooling):
     """The mean over the real steps, `(B, T, D)` to `(B, D)`; of an empty row 0.
 
     Keras's `GlobalAveragePooling1D`, which gives NaN for an empty row.
@@ -58,33 +86,49 @@ class GlobalAveragePooling1D(Segment):
     relation = "segment"
     kernel = staticmethod(segment.mean)
 
-    def __init__(self, data_format: str | None = None, keepdims: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if data_format not in (None, "channels_last", "channels_first"):
-            raise ArgumentError(f"data_format must be 'channels_last' or 'channels_first'; got {data_format!r}.")
-        self.data_format = data_format or "channels_last"
-        self.keepdims = keepdims
-
     def call(self, inputs: Any, mask: Any = None) -> Any:
-        """The mean of each sequence."""
-        if self.data_format == "channels_first":
-            if isinstance(inputs, Packed):
-                raise ArgumentError("A masked input has its steps on axis 1, so data_format='channels_first' does not "
-                                    "apply to it. Leave data_format out.")
-            pooled = self.plain(inputs, 2)
-            return pooled.unsqueeze(2) if self.keepdims else pooled
-        pooled = super().call(inputs)
-        return pooled.unsqueeze(1) if self.keepdims else pooled
+        """The mean; of whole numbers in single precision."""
+        return super().call(inputs if inputs.dtype.is_floating_point else inputs.float())
 
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
         """The mean over an axis."""
         return inputs.mean(dim=axis)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's without the time axis, or with 1 in its place."""
-        axis = 2 if self.data_format == "channels_first" else 1
-        kept = (1,) if self.keepdims else ()
-        return (*input_shape[:axis], *kept, *input_shape[axis + 1 :])
+
+@register("layer", "GlobalMaxPool1D")
+class GlobalMaxPooling1D(Pooling):
+    """The largest of the real steps, `(B, T, D)` to `(B, D)`; of an empty row 0.
+
+    Keras's `GlobalMaxPooling1D`, for which padding counts too. Equal largest numbers share the gradient.
+
+    >>> from padless import pack
+    >>> GlobalMaxPooling1D()(pack([[[-1.0], [-3.0]], [[5.0]]])).tolist()
+    [[-1.0], [5.0]]
+    """
+
+    kernel = staticmethod(segment.largest)
+
+    def plain(self, inputs: Tensor, axis: int) -> Tensor:
+        """The maximum over an axis."""
+        return inputs.amax(dim=axis)
+
+
+@register("layer", "GlobalSumPool1D")
+class GlobalSumPooling1D(Pooling):
+    """The sum over the real steps, `(B, T, D)` to `(B, D)`; of an empty row 0.
+
+    Keras has no such layer; arguments as those of its global poolings.
+
+    >>> from padless import pack
+    >>> GlobalSumPooling1D()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
+    [[4.0], [5.0]]
+    """
+
+    kernel = staticmethod(segment.total)
+
+    def plain(self, inputs: Tensor, axis: int) -> Tensor:
+        """The sum over an axis."""
+        return inputs.sum(dim=axis)
 
 
 @register("layer")
@@ -117,3 +161,9 @@ class FirstStep(Segment):
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
         """The first step."""
         return inputs.select(axis, 0)
+
+
+# Keras's other names
+GlobalAvgPool1D = GlobalAveragePooling1D
+GlobalMaxPool1D = GlobalMaxPooling1D
+GlobalSumPool1D = GlobalSumPooling1D

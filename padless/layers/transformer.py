@@ -14,8 +14,10 @@ from padless.errors import ArgumentError, ShapeError
 from padless.layers import initializers
 from padless.layers.layer import Layer
 from padless.layers.multi_head import MultiHeadAttention
+from padless.layers.noise import Dropout
+from padless.layers.normalization import LayerNormalization
 from padless.layers.rule import masked
-from padless.layers.stepwise import Dense, Dropout, LayerNormalization
+from padless.layers.stepwise import Dense
 from padless.registry import register
 
 

@@ -325,3 +325,8 @@ class UpSampling1D(Windowed):
     def length(self, steps: int) -> int:
         """So many times more."""
         return steps * self.size
+
+
+# Keras's other names
+MaxPool1D = MaxPooling1D
+AvgPool1D = AveragePooling1D

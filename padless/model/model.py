@@ -70,8 +70,8 @@ class Model(Training, Layer):
         if twice:
             raise ArgumentError(f"Layers of a model need different names; {twice} occur more than once.")
         if any(isinstance(leaf, nn.Parameter) for node in function.nodes for leaf in leaves((node.args, node.kwargs))):
-            raise ArgumentError("A torch module was called on a symbol, so its weights would be no part of the model. Call "
-                                "it in the `call` of a Layer that holds it, or put it into a Sequential.")
+            raise ArgumentError("A torch function was called on a symbol and a parameter, which would be no part of the "
+                                "model. Call the module or layer that holds the parameter.")
         self._function = function
         self._stack = nn.ModuleList(op for op in function.operations
                                     if isinstance(op, nn.Module) and not isinstance(op, InputLayer))

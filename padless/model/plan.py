@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from padless.graph.function import Function
 from padless.graph.node import Node, TorchFunction
-from padless.graph.spec import Symbolic, leaves, still
+from padless.graph.spec import Symbolic, is_symbolic, leaves, still
 from padless.layers.birth import Embedding, Masking
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
@@ -30,7 +30,7 @@ def of_graph(function: Function, leads: Sequence[int]) -> Plan:
         inner = _births(node, places)
         born = {birth.born: len(births) + number for number, birth in enumerate(inner) if birth.masks}
         births += inner
-        for symbol in leaves(node.outputs):
+        for symbol in filter(is_symbolic, leaves(node.outputs)):
             origin = _origin(node, symbol, known, origins, born if len(born) == 1 else {})
             if origin is not None:
                 origins[id(symbol)] = origin

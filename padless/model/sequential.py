@@ -13,6 +13,7 @@ from padless.graph.node import auto_name
 from padless.graph.spec import Symbolic, is_symbolic
 from padless.layers.birth import Input, InputLayer, is_input
 from padless.layers.layer import Layer
+from padless.layers.torch_module import as_layer
 from padless.model.model import Model
 from padless.ragged.packed import Packed
 from padless.registry import register
@@ -55,6 +56,7 @@ class Sequential(Model):
             return
         if not isinstance(layer, nn.Module):
             raise ArgumentError(f"Sequential {self.name!r} takes layers; got {layer!r}.")
+        layer = as_layer(layer)
         name = getattr(layer, "name", None)
         if name is not None and any(getattr(other, "name", None) == name for other in self._stack):
             raise ArgumentError(f"Layers of a model need different names; {name!r} is there already.")

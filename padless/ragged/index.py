@@ -115,6 +115,19 @@ class Index:
         """Whether every cell of the grid is real."""
         return self.steps == self.shape[0] * self.shape[1]
 
+    # Levels: a step of the outermost one holds a sequence.
+
+    @cached_property
+    def top(self) -> Index:
+        """The outermost level."""
+        return self if self.outer is None else self.outer.top
+
+    @cached_property
+    def inner(self) -> Index:
+        """What each step of the outermost level holds, as a batch; the steps are these, in the same order."""
+        batch = self.top.shape[0] * self.top.shape[1]
+        return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.top.flat], self.born)
+
     # Gaps: the runs of masked steps within a row. One row of `fill` stands for each.
 
     @cached_property

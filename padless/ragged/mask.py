@@ -61,6 +61,11 @@ def union(first: Index, second: Index) -> Index:
     return Index.from_mask(first.mask | second.mask, f"{first.born} and {second.born}")
 
 
+def intersection(first: Index, second: Index) -> Index:
+    """The steps that both have; of equal indexes the first."""
+    return narrow(first, second.mask, f"{first.born} and {second.born}")
+
+
 def within(part: Index, whole: Index) -> Ints:
     """For each step of `part` its number among the steps of `whole`, -1 where `whole` lacks it."""
     return whole.rank[part.flat]

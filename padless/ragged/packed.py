@@ -134,6 +134,10 @@ class Packed(Operators):
         """Other values on the same steps."""
         return Packed(values, self.index, fill)
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Packed:
+        """A function of single steps, of the values and of what gaps show."""
+        return self.with_values(function(self.values), None if self.fill is None else function(self.fill))
+
     def unpack(self, padding: float | None = None) -> Tensor:
         """The padded grid `(B, T, ...)`; masked steps show `fill`, or the number `padding` where one is given."""
         index, rest = self.index, self.values.shape[1:]

@@ -130,6 +130,10 @@ def _plain(obj: Any, kinds: tuple[str, ...]) -> Any:
         return {_key(key): _plain(value, kinds) for key, value in obj.items()}
     if hasattr(obj, "get_config") and not isclass(obj):
         return {"class_name": _class_name(type(obj), kinds), "config": _plain(_config(obj), _KINDS)}
+    if isinstance(obj, torch.nn.Module) and _name_of(obj, kinds) is None:
+        raise ArgumentError(f"The torch module {type(obj).__name__} has no config, so what holds it cannot be saved but by "
+                            f"its weights (`save_weights`). Give its class `get_config()` and `from_config(config)`, and "
+                            f"register it with `@padless.saving.register_keras_serializable()`.")
     if callable(obj):
         return _function_name(obj, kinds)
     raise ArgumentError(f"{obj!r} of type {type(obj).__name__} cannot be saved: expected a number, a string, an array, "

@@ -13,12 +13,14 @@ from padless.errors import ArgumentError, one_of
 from padless.testing import laws, models, objectives
 from padless.testing.laws import LawBroken
 from padless.testing.masks import Mask, as_draw, random_masks, special_masks
+from padless.testing.masks import apart as beside
 from padless.testing.models import Task
 from padless.testing.objectives import Objective, Weights
 from padless.testing.subject import Subject
 from padless.training import losses, metrics
 
 LAYER_LAWS: dict[str, Callable[..., None]] = {
+    "repetition": laws.repetition,
     "presence": laws.presence,
     "gradients": laws.gradients,
     "absence": laws.absence,
@@ -32,7 +34,7 @@ OBJECTIVE_LAWS: dict[str, Callable[..., None]] = {
     "split": objectives.loss_split,
     "round trip": objectives.loss_round_trip,
 }
-LAWS = ("presence", "gradients", "absence", "independence", "round trip", "split")
+LAWS = ("repetition", "presence", "gradients", "absence", "independence", "round trip", "split")
 
 
 def check_layer(
@@ -41,6 +43,7 @@ def check_layer(
     *,
     breaks: Mapping[str, str] | None = None,
     born: bool = False,
+    apart: bool = False,
     rows: Mapping[str, Any] | None = None,
     training: bool = False,
     masks: int = 10,
@@ -49,9 +52,10 @@ def check_layer(
     """Run the laws of DESIGN on a layer, or on what a function makes; raises `LawBroken` with the smallest example.
 
     `input_shape` is that of a step, without batch and time: a tuple, a function that draws numbers (as
-    `padless.testing.ids(9)`), or a list of them for several inputs. With `born` zeros in the input are its masked steps.
-    `rows` are further arguments, as `{"initial_state": ((4,), (4,))}`. A layer that cannot keep a law says so, with the
-    reason, in `breaks` or in an attribute of that name: then the law is skipped.
+    `padless.testing.ids(9)`), or a list of them for several inputs. With `born` zeros in the input are its masked steps,
+    with `apart` each of several inputs has a mask of its own, as in attention from one sequence to another. `rows` are
+    further arguments, as `{"initial_state": ((4,), (4,))}`. A layer that cannot keep a law says so, with the reason, in
+    `breaks` or in an attribute of that name: then the law is skipped.
 
     >>> from padless.layers import LSTM, Layer
     >>> check_layer(LSTM(4, return_sequences=True), (3,))
@@ -62,13 +66,23 @@ def check_layer(
     >>> check_layer(Leak(name="leak"), (1,))
     Traceback (most recent call last):
     ...
-    padless.testing.laws.LawBroken: presence: Leak 'leak' ... Smallest mask: [[1], [1]].
+    padless.testing.laws.LawBroken: presence: Leak 'leak' ... Smallest mask: [[1], [1]]. It also breaks: independence.
     """
     subject = Subject.of(layer, input_shape, born=born, rows=dict(rows or {}), training=training)
     declared = {**getattr(subject.layer, "breaks", {}), **(breaks or {})}
+    spread = partial(beside, count=len(subject.inputs)) if apart else _alike
     more = {"round trip": {"custom_objects": custom_objects}}
+    broken: dict[str, LawBroken] = {}
     for name in kept(LAYER_LAWS, declared):
-        hold(partial(LAYER_LAWS[name], subject, **more.get(name, {})), masks if name != "round trip" else 1)
+        law = partial(LAYER_LAWS[name], subject, **more.get(name, {}))
+        try:
+            hold(law, masks if name != "round trip" else 1, spread, f"{name}: {subject.label}", shrink=not broken)
+        except LawBroken as found:
+            broken[name] = found
+    if broken:
+        first, *others = broken.values()
+        also = f" It also breaks: {', '.join(list(broken)[1:])}." if others else ""
+        raise LawBroken(f"{first}{also}") from first
 
 
 def check_loss(loss: Any, output_shape: Any = (3,), target_shape: Any = None, **options: Any) -> None:
@@ -104,7 +118,8 @@ def _check_objective(
     for kind in weights:
         objective = Objective(make, draw, draw if target_shape is None else as_draw(target_shape), kind)
         for name in kept(OBJECTIVE_LAWS, declared):
-            hold(partial(OBJECTIVE_LAWS[name], objective), masks if name != "round trip" else 1)
+            hold(partial(OBJECTIVE_LAWS[name], objective), masks if name != "round trip" else 1,
+                 label=f"{name}: {objective.label}")
 
 
 def check_model(
@@ -126,12 +141,11 @@ def check_model(
     targets = tuple(as_draw(shape) for shape in (target_shape if isinstance(target_shape, list) else [target_shape]))
     task = Task(subject, targets, loss, metrics)
     declared = {**getattr(subject.layer, "breaks", {}), **(options.get("breaks") or {})}
-    if "absence" not in declared:
-        hold(partial(models.training_absence, task), masks)
-    if "split" not in declared:
-        hold(partial(models.model_split, task), masks)
-    if "round trip" not in declared:
-        hold(partial(models.archive, subject), masks)
+    more: dict[str, Callable[[Mask], None]] = {"absence": partial(models.training_absence, task),
+                                               "split": partial(models.model_split, task),
+                                               "round trip": partial(models.archive, subject)}
+    for name in kept(more, declared):
+        hold(more[name], masks, label=f"{name}: {subject.label}")
 
 
 def kept(known: Mapping[str, Any], declared: Mapping[str, str]) -> Iterator[str]:
@@ -144,13 +158,34 @@ def kept(known: Mapping[str, Any], declared: Mapping[str, str]) -> Iterator[str]
     return (name for name in known if name not in declared)
 
 
-def hold(law: Callable[[Mask], None], count: int = 10) -> None:
-    """A law on the special masks and on `count` random ones; raises `LawBroken` with the smallest mask that breaks it."""
+def _alike(mask: Mask) -> Any:
+    return mask
+
+
+def hold(
+    law: Callable[[Any], None], count: int = 10, spread: Callable[[Mask], Any] = _alike, label: str = "a law",
+    shrink: bool = True,
+) -> None:
+    """A law on the special masks and on `count` random ones; raises `LawBroken` with the smallest mask that breaks it.
+
+    `spread` makes of a mask the masks of all inputs. An error on the way breaks the law that `label` begins with.
+    """
+    def tried(mask: Mask) -> None:
+        try:
+            law(spread(mask))
+        except LawBroken:
+            raise
+        except Exception as error:
+            raise LawBroken(f"{label} fails with {type(error).__name__}: {str(error).removesuffix('.')}.") from error
+
     for mask in (*special_masks().values(), *random_masks(count)):
-        broken = _breaks(law, mask)
+        broken = _breaks(tried, mask)
         if broken is not None:
-            mask, broken = smallest(law, mask, broken)
-            raise LawBroken(f"{broken} Smallest mask: {mask.astype(int).tolist()}.") from broken
+            mask, broken = smallest(tried, mask, broken) if shrink else (mask, broken)
+            shown = spread(mask)
+            several = f"masks: {[m.astype(int).tolist() for m in shown]}" if isinstance(shown, list) else (
+                f"mask: {mask.astype(int).tolist()}")
+            raise LawBroken(f"{broken} Smallest {several}.") from broken
 
 
 def smallest(law: Callable[[Mask], None], mask: Mask, broken: LawBroken) -> tuple[Mask, LawBroken]:

@@ -7,7 +7,8 @@ and weights, and added losses, by row.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,27 @@ from padless.testing.subject import Result, Sample, Subject, Way, enter, joined
 Masks = Mask | Sequence[Mask]
 CONTENTS = (3.5, float("nan"), float("inf"), -float("inf"), -1e30)  # at masked steps of numbers
 IDS = (1, -7, 10**9, 0, -1)  # and of ids
-PADDINGS: tuple[tuple[int, int, Way], ...] = (  # more columns left and right, and how the mask is given
-    (0, 1, "packed"), (3, 0, "mask"), (0, 3, "packed"), (1, 0, "packed"), (2, 1, "mask"))
+MORE_COLUMNS = ((0, 1), (3, 0), (0, 3), (1, 0), (2, 1))  # left and right
 
 
 class LawBroken(PadlessError, AssertionError):
     """A law of padless does not hold for a layer, loss, metric or model."""
 
 
+def disguises(*ways: Way) -> Iterator[tuple[int, int, Way, float, int]]:
+    """More columns left and right, in each of these ways to give a mask, and what stands at masked steps."""
+    for ((left, right), way), number, word in zip(product(MORE_COLUMNS, ways), cycle(CONTENTS), cycle(IDS), strict=False):
+        yield left, right, way, number, word
+
+
 def presence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     """Packed equals what each sequence gives alone, without any padding: outputs and gradients, to rounding."""
     sample = subject.sample(masks, seed)
     together = subject.run(sample)
+    for number, rows in enumerate(together.outputs):
+        if len(rows) != sample.batch:
+            raise LawBroken(f"presence: output {number} of {subject.label} has {len(rows)} rows for {sample.batch} "
+                            f"sequences.")
     pulls = subject.pulls(together)
     bare = [sample.alone(row, subject.spans) for row in range(sample.batch)]
     alone = [subject.run(part, _bare_way(subject, part), [[p[row]] for p in pulls]) for row, part in enumerate(bare)]
@@ -60,24 +70,35 @@ def absence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     if base.stray:
         raise LawBroken(f"absence: {subject.label} sends gradients to {base.stray} masked numbers of its inputs.")
     numbers = all(grid.is_floating_point() for grid in sample.grids)
-    for (left, right, way), number, word in zip(PADDINGS, CONTENTS, IDS, strict=True):
+    for left, right, way, number, word in disguises(*(("born",) if subject.born else ("packed", "mask"))):
         number, word = (0, 0) if subject.born else (number, word)
-        other = subject.run(sample.holding(number, word).widened(left, right, number, word),
-                            None if subject.born else way, pulls)
+        other = subject.run(sample.holding(number, word).widened(left, right, number, word), way, pulls)
         what = (f"{subject.label}, given its mask {_WAYS[way]}, changes with {left} more columns on the left and {right} "
                 f"on the right, and {number if numbers else word} at masked steps")
         compare(base, other, "absence", what, exact=not subject.looks)
-        for gap in base.shown.keys() & other.shown.keys() if way == "packed" else ():
-            same(base.shown[gap], other.shown[gap], "absence",
-                 f"{what}: what is shown after step {gap[2]} of row {gap[1]}")
+        if way != "mask":
+            _gaps(base.shown, other.shown, "absence", what)
         if other.stray:
             raise LawBroken(f"absence: {what}: they get gradients.")
-    for content in () if subject.born or not numbers else CONTENTS[:1] if subject.looks else CONTENTS[:3]:
-        compare(base, subject.run(sample, "fill", pulls, content), "absence",
-                f"{subject.label} changes with gaps that show {content}", exact=not subject.looks)
+    for content in () if subject.born or not numbers else CONTENTS[:3]:
+        found = subject.run(sample, "fill", pulls, content)
+        what = f"{subject.label} changes with gaps that show {content}"
+        compare(base, found, "absence", what, exact=not subject.looks)
+        if content == CONTENTS[0]:
+            wider = subject.run(sample.widened(1, 1), "fill", pulls, content)
+            _gaps(found.shown, wider.shown, "absence", f"{what} and a column more on each side")
 
 
-_WAYS = {"packed": "as Packed", "mask": "as `mask=`"}
+def _gaps(
+    expected: Mapping[tuple[int, int, int], Tensor], given: Mapping[tuple[int, int, int], Tensor], law: str, what: str
+) -> None:
+    """Raises `LawBroken` where gaps after the same step show something else."""
+    for gap in expected.keys() & given.keys():
+        after = f"after step {gap[2]}" if gap[2] >= 0 else "before the first step"
+        same(expected[gap], given[gap], law, f"{what}: what is shown {after} of row {gap[1]}")
+
+
+_WAYS = {"packed": "as Packed", "mask": "as `mask=`", "born": "by its data"}
 
 
 def gradients(subject: Subject, masks: Masks, seed: int = 0) -> None:
@@ -137,15 +158,37 @@ def _weighed(parts: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[Tenso
 def independence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     """Rows may be permuted, and batches split: batch-mates do not matter, to rounding."""
     sample = subject.sample(masks, seed)
-    whole = subject.run(sample)
+    way: Way = "born" if subject.born else "fill"
+    whole = subject.run(sample, way, content=1)
     pulls = subject.pulls(whole)
     order = np.random.default_rng(seed).permutation(sample.batch).tolist()
-    permuted = subject.run(sample.chosen(order), pulls=[[part[r] for r in order] for part in pulls])
-    compare(whole.chosen(order), permuted, "independence", f"{subject.label} changes with the rows in the order {order}")
+    permuted = subject.run(sample.chosen(order), way, [[part[r] for r in order] for part in pulls], 1)
+    what = f"{subject.label} changes with the rows in the order {order}"
+    compare(whole.chosen(order), permuted, "independence", what)
+    _gaps(whole.shown, {(number, order[row], step): x for (number, row, step), x in permuted.shown.items()},
+          "independence", what)
     parts = [order[: sample.batch // 2], order[sample.batch // 2 :]]
-    halves = [subject.run(sample.chosen(rows), pulls=[[part[r] for r in rows] for part in pulls]) for rows in parts]
+    halves = [subject.run(sample.chosen(rows), way, [[part[r] for r in rows] for part in pulls], 1) for rows in parts]
     compare(whole.chosen(order), joined(halves), "independence", f"{subject.label} changes with its batch-mates; the "
                                                                  f"rows {parts[0]} and {parts[1]} run apart")
+
+
+def repetition(subject: Subject, masks: Masks, seed: int = 0) -> None:
+    """A call leaves what it was given as it was, and given the same again it gives the same, to the bit."""
+    given = subject.arguments(subject.sample(masks, seed), "born" if subject.born else "fill", 1.0)
+    before = list(map(bits, _stored(given)))
+    with torch.no_grad():
+        first, again = (_stored(subject.called(*given)) for _ in range(2))
+    if before != list(map(bits, _stored(given))):
+        raise LawBroken(f"repetition: {subject.label} changes its inputs in place.")
+    for a, b in zip(first, again, strict=True):
+        same(a, b, "repetition", f"{subject.label} called again on the same", exact=True)
+
+
+def _stored(tree: Any) -> list[Tensor]:
+    """All numbers in a nest, those of values and those that gaps show; copied."""
+    parts = [part for x in leaves(tree) for part in ((x.values, x.fill) if isinstance(x, Packed) else (x,))]
+    return [part.detach().clone() for part in parts if isinstance(part, Tensor)]
 
 
 def round_trip(
@@ -214,8 +257,12 @@ def _listed(mask: Any) -> Any:
 
 def compare(expected: Result, given: Result, law: str, what: str, exact: bool = False) -> None:
     """Raises `LawBroken` where two results differ."""
-    for (name, a), (_, b) in zip(expected.parts(), given.parts(), strict=True):
-        same(a, b, law, f"{what}: {name}", exact)
+    wanted, found = dict(expected.parts()), dict(given.parts())
+    if wanted.keys() != found.keys():
+        odd = sorted(wanted.keys() ^ found.keys())[0]
+        raise LawBroken(f"{law}: {what}: {odd} is there in one of them only.")
+    for name, part in wanted.items():
+        same(part, found[name], law, f"{what}: {name}", exact)
 
 
 def same(expected: Tensor, given: Tensor, law: str, what: str, exact: bool = False) -> None:

@@ -48,6 +48,15 @@ def random_masks(count: int, seed: int = 0) -> Iterator[Mask]:
         yield random.random(shape) < random.random()
 
 
+def apart(mask: Mask, count: int) -> list[Mask]:
+    """The mask, and others on the same grid, as different as they come.
+
+    >>> [other.astype(int).tolist() for other in apart(np.ones((1, 4), dtype=bool), 2)]
+    [[[1, 1, 1, 1]], [[1, 0, 1, 0]]]
+    """
+    return [mask, *(np.random.default_rng(number).random(mask.shape) < 0.6 for number in range(1, count))]
+
+
 def normal(*features: int) -> Draw:
     """Normal numbers of this shape at each step."""
     return lambda generator, grid: torch.randn(*grid, *features, generator=generator, dtype=torch.float64)

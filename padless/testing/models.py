@@ -17,7 +17,7 @@ from torch import Tensor
 from padless.graph.spec import leaves
 from padless.model import load_model
 from padless.ragged.packed import pack
-from padless.testing.laws import CONTENTS, IDS, PADDINGS, compare, same
+from padless.testing.laws import compare, disguises, same
 from padless.testing.masks import Draw, Mask
 from padless.testing.subject import Sample, Subject
 from padless.training import losses
@@ -67,7 +67,7 @@ def training_absence(task: Task, mask: Mask, seed: int = 0) -> None:
     sample = task.sample(mask, seed)
     logs, weights = task.trained(sample, 2)
     count = len(task.subject.inputs)
-    for (left, right, _), number, word in zip(PADDINGS, CONTENTS, IDS, strict=True):
+    for left, right, _, number, word in disguises("packed"):
         dirty = sample.holding(number, word).widened(left, right, number, word)
         clean = sample.widened(left, right)
         grids = (*(clean if task.subject.born else dirty).grids[:count], *dirty.grids[count:])

@@ -16,7 +16,7 @@ from torch import Tensor
 from padless.errors import ArgumentError
 from padless.graph.spec import leaves
 from padless.ragged.packed import pack
-from padless.testing.laws import CONTENTS, IDS, PADDINGS, LawBroken, same
+from padless.testing.laws import LawBroken, disguises, same
 from padless.testing.masks import Draw, Mask
 from padless.testing.subject import Sample
 from padless.training.loss import Loss
@@ -125,9 +125,9 @@ def loss_absence(objective: Objective, mask: Mask, seed: int = 0) -> None:
     """What outputs, targets and weights are at masked steps, and how many these are, changes no bit."""
     sample = objective.sample(mask, seed)
     base = objective.score([sample])
-    for (left, right, way), number, word in zip(PADDINGS, CONTENTS, IDS, strict=True):
+    for left, right, _, number, word in disguises("packed"):
         other = objective.score([sample.holding(number, word).widened(left, right, number, word)],
-                                packed_targets=way == "mask")
+                                packed_targets=left > 1)
         what = (f"{objective.label} changes with {left} more columns on the left and {right} on the right, and {number} or "
                 f"{word} at masked steps")
         compare(base, other, "absence", what, exact=True)

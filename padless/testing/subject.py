@@ -179,7 +179,8 @@ class Subject:
         raw = self._call(Sample(grids, sample.masks, rows), way, content)
         outputs = leaves(raw)
         parts = [_by_row(output, sample.batch, way == "plain") for output in outputs]
-        pulls = pulls if pulls is not None else [_pull(part, number) for number, part in enumerate(parts)]
+        if pulls is None or _sizes(pulls) != _sizes(parts):  # other rows than expected will be noticed later
+            pulls = [_pull(part, number) for number, part in enumerate(parts)]
         total = _total([_meet(p, c) for part, pull in zip(parts, pulls, strict=True)
                         for p, c in zip(part, pull, strict=True)], self.dtype)
         weights = dict(self.layer.named_parameters())
@@ -201,14 +202,22 @@ class Subject:
         """The weights of the sum for other runs that give these rows."""
         return [_pull(part, number) for number, part in enumerate(result.outputs)]
 
-    def _call(self, sample: Sample, way: Way, content: float = 0.0) -> Any:
-        arguments = [enter(g, m, way, content) for g, m in zip(sample.grids, sample.masks, strict=True)]
+    def arguments(self, sample: Sample, way: Way, content: float = 0.0) -> tuple[Any, dict[str, Any]]:
+        """What the layer is called with: its inputs, and arguments by name."""
+        entered = [enter(g, m, way, content) for g, m in zip(sample.grids, sample.masks, strict=True)]
         more: dict[str, Any] = {name: list(parts) for name, parts in sample.rows.items()}
         if way == "mask":
             more["mask"] = sample.masks[0] if len(sample.masks) == 1 else list(sample.masks)
+        return (entered[0] if len(entered) == 1 else entered), more
+
+    def called(self, given: Any, more: Mapping[str, Any]) -> Any:
+        """The outputs, without states from before, and with the same noise each time."""
         self.forget()
         with same_noise():
-            return self.layer(arguments[0] if len(arguments) == 1 else arguments, training=self.training, **more)
+            return self.layer(given, training=self.training, **more)
+
+    def _call(self, sample: Sample, way: Way, content: float = 0.0) -> Any:
+        return self.called(*self.arguments(sample, way, content))
 
 
 @contextmanager
@@ -263,6 +272,10 @@ def _pull(parts: Sequence[Tensor], number: int) -> list[Tensor]:
     return [torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in parts]
 
 
+def _sizes(parts: Sequence[Sequence[Tensor]]) -> list[list[int]]:
+    return [[row.numel() for row in part] for part in parts]
+
+
 def _meet(part: Tensor, pull: Tensor) -> Tensor:
     if not part.is_floating_point():
         return torch.zeros((), dtype=pull.dtype)
@@ -280,9 +293,14 @@ def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
 def _shown(outputs: Sequence[Any]) -> dict[tuple[int, int, int], Tensor]:
     found = {}
     for number, output in enumerate(outputs):
-        if isinstance(output, Packed) and output.fill is not None and len(output.fill) == output.index.gaps:
+        if not isinstance(output, Packed) or output.fill is None or output.index.outer is not None:
+            continue  # inner rows are told apart by columns
+        if len(output.fill) == output.index.gaps:
             index: Index = output.index
+            names = np.arange(index.shape[0]) if index.outer is None else index.outer.rank  # -1: nothing is there
             for row, before, shows in zip(index.gap_rows, index.gap_before, output.fill, strict=True):
-                found[number, int(row), int(before - index.offsets[row]) if before >= 0 else -1] = shows.detach()
+                if names[row] >= 0:
+                    after = int(before - index.offsets[row]) if before >= 0 else -1
+                    found[number, int(names[row]), after] = shows.detach()
     return found
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cases.case import NOISE, Case, Leaky, Residual
+from cases.torch_module import GRUCell, Halving, LSTMCell, RNNCell
 from padless import layers as L
 
 
@@ -77,4 +78,53 @@ def _wrapped() -> list[Case]:
     return found
 
 
-CASES = [*_rnns(), *_wrapped()]
+def _convolved() -> list[Case]:
+    variants: dict[str, dict[str, Any]] = {
+        "last": {},
+        "states": {"return_sequences": True, "return_state": True},
+        "backwards": {"go_backwards": True, "return_sequences": True, "return_state": True},
+        "same": {"padding": "same", "strides": 2, "return_sequences": True, "use_bias": False},
+        "dilated": {"dilation_rate": 2, "activation": "relu", "recurrent_activation": "hard_sigmoid",
+                    "kernel_regularizer": "l2", "recurrent_regularizer": "l1"},
+        "channels-first": {"data_format": "channels_first", "padding": "same", "return_sequences": True,
+                           "return_state": True, "unit_forget_bias": False},
+        "stateful": {"stateful": True, "zero_output_for_mask": True, "return_sequences": True},
+    }
+    found = [Case(f"ConvLSTM1D-{name}", lambda a=arguments: L.ConvLSTM1D(4, 3, **a), inputs=(6, 2))
+             for name, arguments in variants.items()]
+    given = {"rows": {"initial_state": ((4, 4),) * 2}}
+    return [
+        *found,
+        Case("ConvLSTM1D-given", lambda: L.ConvLSTM1D(4, 3, return_state=True), inputs=(6, 2), options=given),
+        Case("ConvLSTM1D-dropout", lambda: L.ConvLSTM1D(4, 3, dropout=0.5, recurrent_dropout=0.5), inputs=(6, 2),
+             breaks=NOISE, options={"training": True}),
+        Case("ConvLSTM1DCell", lambda: L.RNN(L.ConvLSTM1DCell(4, 3), return_sequences=True), inputs=(6, 2)),
+        Case("ConvLSTM1DCell-stacked", lambda: L.RNN([L.ConvLSTM1DCell(4, 3), L.ConvLSTM1DCell(2, 2, padding="same")],
+                                                     return_state=True), inputs=(6, 2)),
+        Case("Bidirectional-ConvLSTM1D", lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, return_sequences=True,
+                                                                              return_state=True)), inputs=(6, 2)),
+        Case("Bidirectional-ConvLSTM1D-given", lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, stateful=True), "sum"),
+             inputs=(6, 2), options={"rows": {"initial_state": ((4, 4),) * 4}}),
+    ]
+
+
+def _of_torch() -> list[Case]:
+    both = {"return_sequences": True, "return_state": True}
+    return [
+        Case("RNN-torch-LSTM", lambda: L.RNN(LSTMCell(3, 4), **both)),
+        Case("RNN-torch-GRU", lambda: L.RNN(GRUCell(3, 4), go_backwards=True, **both)),
+        Case("RNN-torch-RNN", lambda: L.RNN(RNNCell(3, 4))),
+        Case("RNN-torch-LSTM-given", lambda: L.RNN(LSTMCell(3, 4), **both),
+             options={"rows": {"initial_state": ((4,), (4,))}}),
+        Case("RNN-torch-own", lambda: L.RNN(Halving(3, 4), **both)),
+        Case("RNN-torch-own-last", lambda: L.RNN(Halving(3, 4), go_backwards=True)),
+        Case("StackedRNNCells-torch", lambda: L.RNN([L.GRUCell(4), LSTMCell(4, 5), Halving(5, 2), Leaky(3)], **both)),
+        Case("Bidirectional-stacked", lambda: L.Bidirectional(L.RNN([L.GRUCell(4), L.LSTMCell(5)], **both))),
+        Case("Bidirectional-torch", lambda: L.Bidirectional(L.RNN(LSTMCell(3, 4), **both))),
+        Case("Bidirectional-torch-given", lambda: L.Bidirectional(L.RNN(GRUCell(3, 4), stateful=True)),
+             options={"rows": {"initial_state": ((4,), (4,))}}),
+        Case("Bidirectional-torch-own", lambda: L.Bidirectional(L.RNN([Halving(3, 4), GRUCell(8, 2)], **both), None)),
+    ]
+
+
+CASES = [*_rnns(), *_wrapped(), *_convolved(), *_of_torch()]

@@ -1,8 +1,32 @@
 """Layers in which a step sees itself."""
 
+from typing import Any
+
+import torch
+
 from cases.case import GRID, IDS, NOISE, Case
 from padless import layers as L
 from padless.registry import entries
+from padless.saving.config import register_keras_serializable
+
+
+@register_keras_serializable("tests")
+def running(x: Any, mask: Any = None) -> Any:
+    """What has come so far: a function that looks at the padded grid."""
+    return (x if mask is None else torch.where(mask[..., None], x, 0)).cumsum(1)
+
+
+@register_keras_serializable("tests")
+def thirds(x: Any, factor: float) -> Any:
+    """A function of single steps."""
+    return torch.cat([x * factor, x.square().sum(-1, keepdim=True)], -1)
+
+
+@register_keras_serializable("tests")
+def positive(inputs: Any, mask: Any) -> Any:
+    """A mask of an output: fewer steps than came in."""
+    steps = (inputs > 0).any(-1)
+    return steps if mask is None else steps.unpack(0) & mask
 
 
 def _stepwise() -> list[Case]:
@@ -17,6 +41,14 @@ def _stepwise() -> list[Case]:
         Case("Dropout-training", lambda: L.Dropout(0.5), breaks=NOISE, options={"training": True}),
         Case("Dropout-sequences", lambda: L.Dropout(0.5, noise_shape=(None, 1, None)), breaks=NOISE,
              options={"training": True}),
+        *_noises(),
+        *_activations(),
+        Case("Identity", lambda: L.Identity()),
+        Case("ActivityRegularization", lambda: L.ActivityRegularization(0.1, 0.2)),
+        Case("ActivityRegularization-4D", lambda: L.ActivityRegularization(l2=0.2), inputs=(5, 3)),
+        Case("Lambda", lambda: L.Lambda(torch.sin)),
+        Case("Lambda-arguments", lambda: L.Lambda(thirds, arguments={"factor": 3})),
+        Case("Lambda-grid", lambda: L.Lambda(running)),
         Case("LayerNormalization", lambda: L.LayerNormalization()),
         Case("LayerNormalization-plain", lambda: L.LayerNormalization(center=False, scale=False, epsilon=1e-5)),
         Case("LayerNormalization-axes", lambda: L.LayerNormalization(axis=[2, 3]), inputs=(5, 3)),
@@ -37,6 +69,39 @@ def _stepwise() -> list[Case]:
         if name not in ("glu", "threshold"):  # one halves the features, the other has arguments without a default
             found.append(Case(f"Activation-{name}", lambda n=name: L.Activation(n)))
     return [*found, Case("Activation-glu", lambda: L.Activation("glu"), inputs=(6,))]
+
+
+def _noises() -> list[Case]:
+    made = {
+        "GaussianNoise": lambda: L.GaussianNoise(0.5),
+        "GaussianDropout": lambda: L.GaussianDropout(0.4),
+        "AlphaDropout": lambda: L.AlphaDropout(0.3),
+        "AlphaDropout-sequences": lambda: L.AlphaDropout(0.3, noise_shape=(None, 1, None)),
+        "AlphaDropout-columns": lambda: L.AlphaDropout(0.3, noise_shape=(1, None, 1)),
+        "SpatialDropout1D": lambda: L.SpatialDropout1D(0.5),
+    }
+    found = [Case(f"{name}-training", make, breaks=NOISE, options={"training": True}) for name, make in made.items()]
+    return [*found, *(Case(name, make) for name, make in made.items()),
+            Case("GaussianNoise-seed", lambda: L.GaussianNoise(0.5, seed=2))]
+
+
+def _activations() -> list[Case]:
+    return [
+        Case("ReLU", lambda: L.ReLU()),
+        Case("ReLU-all", lambda: L.ReLU(max_value=1.5, negative_slope=0.2, threshold=0.3)),
+        Case("LeakyReLU", lambda: L.LeakyReLU(0.2)),
+        Case("ELU", lambda: L.ELU(alpha=0.5)),
+        Case("PReLU", lambda: L.PReLU(shared_axes=[1], alpha_regularizer="l2")),
+        Case("PReLU-4D", lambda: L.PReLU(shared_axes=[1, 3]), inputs=(5, 3)),
+        Case("Softmax", lambda: L.Softmax()),
+        Case("Softmax-inner", lambda: L.Softmax(axis=2), inputs=(5, 3)),
+        Case("Softmax-features", lambda: L.Softmax(axis=[2, -1]), inputs=(5, 3)),
+        Case("Softmax-time", lambda: L.Softmax(axis=1)),
+        Case("Softmax-all", lambda: L.Softmax(axis=(-1, 1)), inputs=(3,)),
+        Case("Softmax-some", lambda: L.Softmax(axis=(3, 1)), inputs=(5, 3)),
+        Case("Softmax-scores", lambda: L.Softmax(), inputs=(),
+             breaks={"absence": "given by hand, a mask with as many axes as the input chooses numbers and ends there"}),
+    ]
 
 
 CASES = [*_stepwise()]

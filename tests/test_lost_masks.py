@@ -1,0 +1,180 @@
+"""A mask that would end is refused while the model is built: which layer, where the mask was born, the ways out."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from padless import Input, Model, Sequential
+from padless import layers as L
+from padless.errors import MaskLost
+
+FUNCTIONS = {
+    "sum": lambda h: h.sum(1),
+    "sum of everything": lambda h: h.sum(),
+    "sum over the batch": lambda h: h.sum(0),
+    "sum over time and features": lambda h: h.sum((1, 2)),
+    "mean": lambda h: h.mean(dim=1),
+    "torch.mean": lambda h: torch.mean(h, -2),
+    "max": lambda h: h.max(dim=1),
+    "amax": lambda h: torch.amax(h, 1),
+    "argmax": lambda h: h.argmax(1),
+    "any": lambda h: (h > 0).any(1),
+    "all": lambda h: (h > 0).all(),
+    "std": lambda h: h.std(1),
+    "var_mean": lambda h: torch.var_mean(h, 1),
+    "norm": lambda h: h.norm(),
+    "logsumexp": lambda h: torch.logsumexp(h, 1),
+    "prod": lambda h: h.prod(1),
+    "median": lambda h: h.median(1),
+    "[:, -1]": lambda h: h[:, -1],
+    "[:, 0]": lambda h: h[:, 0],
+    "[0]": lambda h: h[0],
+    "[:, [0, 1]]": lambda h: h[:, [0, 1]],
+    "[h > 0]": lambda h: h[h > 0],
+    "select": lambda h: h.select(1, 0),
+    "narrow": lambda h: h.narrow(1, 0, 1),
+    "gather": lambda h: torch.gather(h, 1, torch.zeros(1, 1, 4, dtype=torch.long)),
+    "unbind": lambda h: h.unbind(1),
+    "split": lambda h: torch.split(h, 2, 1),
+    "chunk": lambda h: torch.chunk(h, 2, 1),
+    "nonzero": lambda h: h.nonzero(),
+    "flip": lambda h: torch.flip(h, [1]),
+    "roll": lambda h: torch.roll(h, 1, 1),
+    "sort": lambda h: h.sort(1),
+    "topk": lambda h: h.topk(1, 1),
+    "cumsum": lambda h: torch.cumsum(h, 1),
+    "diff": lambda h: torch.diff(h, dim=1),
+    "softmax": lambda h: torch.softmax(h, 1),
+    "log_softmax": lambda h: functional.log_softmax(h, dim=1),
+    "transpose": lambda h: h.transpose(1, 2),
+    "permute": lambda h: h.permute(0, 2, 1),
+    "reshape": lambda h: h.reshape(-1, 4),
+    "view": lambda h: h.view(-1, 4),
+    "flatten": lambda h: h.flatten(1),
+    "squeeze": lambda h: h.squeeze(),
+    "unsqueeze": lambda h: h.unsqueeze(1),
+    "stack": lambda h: torch.stack([h, h], 1),
+    "cat": lambda h: torch.cat([h, h], 1),
+    "repeat": lambda h: h.repeat(1, 2, 1),
+    "unfold": lambda h: h.unfold(1, 2, 1),
+    "bmm": lambda h: torch.bmm(h, h),
+    "einsum": lambda h: torch.einsum("btd,bsd->bts", h, h),
+    "cdist": lambda h: torch.cdist(h, h),
+    "attention": lambda h: functional.scaled_dot_product_attention(h, h, h),
+    "conv1d": lambda h: functional.conv1d(h, torch.zeros(4, 4, 1)),
+    "avg_pool1d": lambda h: functional.avg_pool1d(h, 2),
+    "interpolate": lambda h: functional.interpolate(h, 3),
+    "pad": lambda h: functional.pad(h, (0, 0, 1, 1)),
+    "batch_norm": lambda h: functional.batch_norm(h, None, None, training=True),
+    "mse_loss": lambda h: functional.mse_loss(h, h),
+    "tolist": lambda h: h.tolist(),
+    "np.sum": lambda h: np.sum(h),
+}
+MODULES = {
+    "Conv1d": lambda: nn.Conv1d(4, 4, 3),
+    "Flatten": nn.Flatten,
+    "Softmax over time": lambda: nn.Softmax(1),
+    "BatchNorm1d": lambda: nn.BatchNorm1d(4),
+}
+LAYERS = {
+    "Reshape": lambda: L.Reshape((-1, 2)),
+    "LayerNormalization over time": lambda: L.LayerNormalization(axis=1),
+}
+BIRTHS = {
+    "Embedding 'words'": lambda: L.Embedding(5, 4, mask_zero=True, name="words")(Input((6,), dtype="int64")),
+    "Masking 'steps'": lambda: L.Masking(name="steps")(Input((6, 4))),
+    "Input 'given'": lambda: Input((6, 4), masked=True, name="given"),
+    "the Embedding behind a scan": lambda: L.LSTM(4, return_sequences=True)(BIRTHS["Embedding 'words'"]()),
+    "the Embedding behind a window": lambda: L.Conv1D(4, 2)(BIRTHS["Embedding 'words'"]()),
+    "the Embedding behind a sum": lambda: L.Add()([BIRTHS["Embedding 'words'"](), Input((6, 4))]),
+    "the Embedding behind attention": lambda: L.MultiHeadAttention(2, 2)(*[BIRTHS["Embedding 'words'"]()] * 2),
+}
+
+
+class Mine(L.Layer):
+    """A layer of one function, which does not take the mask."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+def refused(build, *words):
+    """`build` raises MaskLost, whose message has all of these words and the ways out."""
+    with pytest.raises(MaskLost) as lost:
+        build()
+    for word in (*words, "Ways out", "DropMask()", "unpack()", "padless.pack(y, like="):
+        assert re.search(re.escape(word), str(lost.value)), (word, str(lost.value))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_that_mixes_steps_is_refused_on_symbols_and_inside_a_layer(function):
+    mix = FUNCTIONS[function]
+    refused(lambda: mix(BIRTHS["Embedding 'words'"]()), "Embedding 'words'")
+    refused(lambda: Mine(mix, name="mine")(BIRTHS["Embedding 'words'"]()), "inside layer 'mine'", "Embedding 'words'")
+
+
+@pytest.mark.parametrize("birth", BIRTHS)
+def test_the_birth_is_named_wherever_the_mask_has_passed(birth):
+    born = "Embedding 'words'" if birth.startswith("the Embedding") else birth
+    for function in ("sum", "[:, -1]", "flip"):
+        refused(lambda f=FUNCTIONS[function]: f(BIRTHS[birth]()), born)
+        refused(lambda f=FUNCTIONS[function]: Mine(f, name="mine")(BIRTHS[birth]()), born, "inside layer 'mine'")
+
+
+def test_two_births_are_both_named():
+    words, tags = (L.Embedding(5, 4, mask_zero=True, name=name)(Input((size,), dtype="int64"))
+                   for name, size in (("words", 6), ("tags", 5)))
+    refused(lambda: torch.flip(L.Concatenate(axis=1)([words, tags]), [1]), "Embedding 'words'", "Embedding 'tags'")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_that_would_end_a_mask_is_refused(layer):
+    with pytest.raises(MaskLost, match=r"(?s)Embedding 'words'"):
+        LAYERS[layer]()(BIRTHS["Embedding 'words'"]())
+
+
+@pytest.mark.parametrize("function", ["sum", "[:, -1]", "transpose", "flip", "flatten", "conv1d"])
+def test_a_sequential_model_refuses_it_too(function):
+    def stack(*before):
+        return [*before, L.Embedding(5, 4, mask_zero=True, name="words"), Mine(FUNCTIONS[function], name="mine")]
+
+    refused(lambda: Sequential(stack(Input((6,), dtype="int64"))), "inside layer 'mine'", "Embedding 'words'")
+    refused(lambda: Sequential(stack()).build((None, 6)), "inside layer 'mine'", "Embedding 'words'")
+    model = Sequential(stack())
+    model.compile("sgd", "mse")
+    with pytest.raises(MaskLost, match="inside layer 'mine'"):  # known only with the data, but before any step
+        model.fit(np.array([[1, 2, 0]]), np.zeros((1, 4)), verbose=0)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_torch_module_that_mixes_steps_is_refused(module):
+    with pytest.raises(MaskLost, match=r"(?s)Embedding 'words'.*Ways out"):
+        MODULES[module]()(BIRTHS["Embedding 'words'"]())
+
+
+def test_a_mask_that_is_lost_in_a_part_of_a_model_is_refused_where_the_model_is_called():
+    x = Input((6, 4))
+    part = Model(x, torch.flip(x, [1]), name="part")  # without a mask it is legal
+    with pytest.raises(MaskLost, match="Embedding 'words'"):
+        part(BIRTHS["Embedding 'words'"]())
+
+
+def test_without_a_mask_nothing_is_refused():
+    for function in ("sum", "[:, -1]", "flip", "transpose", "softmax", "einsum"):
+        h = FUNCTIONS[function](Input((6, 4)))
+        assert not h.masked
+
+
+def test_the_ways_out_lead_out():
+    h = BIRTHS["Embedding 'words'"]()
+    for layer in (L.GlobalAveragePooling1D(), L.LastStep(), L.FirstStep(), L.DropMask()):
+        assert not layer(h).masked
+    assert not torch.flip(L.DropMask()(h), [1]).masked

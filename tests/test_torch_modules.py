@@ -1,0 +1,612 @@
+"""Torch modules as layers: wrapped, in Sequential and TimeDistributed, and called on symbols."""
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from cases.torch_module import Mixed
+from keras_parity import KINDS, keras, losing, mask_of, numbers, shown
+from torch import nn
+
+import padless
+from padless import Input, Model, Sequential, pack
+from padless import layers as L
+from padless.errors import ArgumentError, MaskLost, PadlessError, ShapeError
+from padless.layers import TorchModuleWrapper
+from padless.saving.config import CustomObjectScope, serialize
+
+MASKS = np.concatenate([mask_of(kind) for kind in KINDS])
+X = torch.from_numpy(numbers(*MASKS.shape, 3))
+
+
+class Probe(nn.Module):
+    """What it is given, in which mode, and what it makes of it."""
+
+    def __init__(self, function=lambda x: x):
+        super().__init__()
+        self.function, self.seen = function, []
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, *args, **kwargs):
+        self.seen.append((self.training, *args))
+        return self.function(*args, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------------ the wrapper
+
+
+def test_its_weights_are_the_layers():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    layer = TorchModuleWrapper(module)
+    assert list(layer.parameters()) == list(module.parameters()) and len(layer.weights) == 7
+    assert layer.count_params() == 3 * 4 + 4 + 4 * 4 + 1
+    assert [w.shape for w in layer.trainable_weights] == [(4, 3), (4,), (4,), (4,)]
+    assert layer.name == "sequential" and TorchModuleWrapper(nn.ReLU(), name="act").name == "act"
+    assert [TorchModuleWrapper(nn.Linear(1, 1)).name for _ in range(2)] == ["linear", "linear_1"]
+    model = Sequential([L.Dense(3), layer, L.Dense(2)])
+    model.build((None, 3))
+    assert [w.shape for w in model.get_weights()] == [(3, 3), (3,), (4, 3), (4,), (4,), (4,), (4,), (4,), (), (4, 2), (2,)]
+    text = []
+    model.summary(print_fn=text.append)
+    assert "sequential (TorchModuleWrapper)" in text[0] and " 33 " in text[0]
+    frozen = TorchModuleWrapper(nn.Linear(3, 4), trainable=False)
+    assert not frozen.trainable_weights and len(frozen.non_trainable_weights) == 2
+
+
+def test_its_arguments_begin_with_kerass_and_its_numbers_are_torchs():
+    wanted = list(inspect.signature(keras.layers.TorchModuleWrapper.__init__).parameters)[:-1]
+    assert list(inspect.signature(TorchModuleWrapper.__init__).parameters)[: len(wanted)] == wanted
+    module = nn.Sequential(nn.Conv1d(5, 4, 2), nn.Tanh())
+    mine, theirs = TorchModuleWrapper(module), keras.layers.TorchModuleWrapper(module)
+    torch.testing.assert_close(mine(X), theirs(X, training=False))
+    assert TorchModuleWrapper(module, output_shape=(9, 4)).compute_output_shape((None, 5, 3)) == (9, 4)
+    assert mine.compute_output_shape((None, 5, 3)) == (None, 4, 2)
+
+
+def test_it_trains_when_the_layer_does_and_is_left_as_it_was():
+    module = Probe()
+    module.drop.eval()
+    layer = TorchModuleWrapper(module)
+    for given, own, wanted in [(True, False, True), (False, True, False), (None, True, True), (None, False, False)]:
+        layer.training = own
+        layer(X, training=given)
+        assert module.seen[-1][0] is wanted and module.training and not module.drop.training
+    module.function = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        layer(X, training=False)
+    assert module.training
+    layer.eval()
+    with pytest.raises(ZeroDivisionError):
+        layer(X, training=True)
+    assert not module.training and not module.drop.training
+
+
+def test_fit_trains_it_and_predict_does_not():
+    drop = Probe(lambda x: x)
+    model = Sequential([Input((3,)), drop, nn.Dropout(0.5), L.Dense(1)])
+    x = numbers(8, 3)
+    model.compile("sgd", "mse")
+    drop.seen.clear()
+    model.fit(x, x[:, :1], epochs=1, batch_size=4, verbose=0)
+    assert [mode for mode, *_ in drop.seen] == [True, True]
+    drop.seen.clear()
+    assert np.array_equal(model.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert {mode for mode, *_ in drop.seen} == {False}
+
+
+def test_a_module_that_writes_into_its_input_gets_a_copy():
+    x = Input((None, 3))
+    model = Model(x, L.Add()([TorchModuleWrapper(nn.ReLU(inplace=True))(x), x]))
+    grid = X.clone()
+    torch.testing.assert_close(model(grid), X.relu() + X)
+    assert torch.equal(grid, X)
+
+
+def test_inputs_come_in_the_dtype_of_the_weights_but_ids_stay_ids():
+    layer = TorchModuleWrapper(nn.Linear(3, 2).double())
+    assert layer(X).dtype == torch.float64 and layer(pack(X, MASKS)).dtype == torch.float64
+    ids = torch.from_numpy(MASKS.astype(int))
+    assert TorchModuleWrapper(nn.Embedding(2, 4))(ids).shape == (*MASKS.shape, 4)
+    assert TorchModuleWrapper(nn.Embedding(2, 4))(pack(ids, MASKS)).shape == (*MASKS.shape, 4)
+
+
+def test_what_cannot_be_wrapped_is_refused():
+    for wrong, says in [(torch.tanh, "holds a torch.nn.Module"), (nn.LazyLinear(3), "without a shape yet")]:
+        with pytest.raises(ArgumentError, match=says):
+            TorchModuleWrapper(wrong)
+    with pytest.raises(ArgumentError, match="None, 'stepwise' or 'grid'; got 'segment'"):
+        TorchModuleWrapper(nn.ReLU(), relation="segment")
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.Linear(3, 2), lambda: nn.LayerNorm(3), nn.ReLU, lambda: nn.Dropout(0.5), nn.PReLU, nn.Identity,
+    lambda: nn.Softmax(-1), lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)),
+])
+def test_what_treats_each_step_alone_keeps_the_mask(make):
+    module = make()
+    for relation in (None, "stepwise"):
+        layer = TorchModuleWrapper(module, relation=relation)
+        out = layer(pack(X, MASKS))
+        assert np.array_equal(out.index.mask, MASKS)
+        plain = module.eval()(X)
+        torch.testing.assert_close(out.values, plain[torch.from_numpy(MASKS)])
+        torch.testing.assert_close(layer(X), plain)
+        symbol = layer(Input((None, 3), masked=True))
+        assert symbol.masked and symbol.shape == (None, None, plain.shape[-1])
+
+
+@pytest.mark.parametrize(("make", "name", "twin"), [
+    (lambda: nn.Conv1d(3, 2, 1), "Conv1d", "Conv1D"),
+    (lambda: nn.LSTM(3, 2, batch_first=True), "LSTM", "LSTM"),
+    (lambda: nn.GRU(3, 2, batch_first=True), "GRU", "GRU"),
+    (lambda: nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())), "BatchNorm1d",
+     "BatchNormalization"),
+    (lambda: nn.Sequential(nn.Linear(3, 4), nn.Flatten()), "Flatten", "Flatten"),
+    (lambda: nn.MaxPool1d(2), "MaxPool1d", "MaxPooling1D"),
+    (lambda: nn.Softmax(1), "Softmax", "Softmax"),
+    (lambda: Probe(lambda x: x.mean(1)), "Probe", None),
+])
+def test_what_mixes_steps_is_refused_with_the_ways_out(make, name, twin):
+    x = Input((None, 3), masked=True, name="steps")
+    for given, born in [(pack(X, MASKS), "the given mask"), (x, "Input 'steps'")]:
+        with pytest.raises(MaskLost, match=f"born of {born}.*It was torch's {name}, in the module of layer") as lost:
+            TorchModuleWrapper(make())(given)
+        for way in ("relation='stepwise'", "relation='grid'", "DropMask()"):
+            assert way in str(lost.value)
+        assert twin is None or not hasattr(L, twin) or f"the layer {twin} of padless" in str(lost.value)
+    with pytest.raises(PadlessError, match=f"It was torch's {name}|no size yet.*TorchModuleWrapper"):
+        make()(x)  # called as it is
+    with pytest.raises(MaskLost, match=f"It was torch's {name}"):
+        Sequential([Input((None, 3), masked=True), make()])
+
+
+def test_stepwise_gives_the_real_steps_as_examples():
+    module = Probe()
+    layer = TorchModuleWrapper(module, relation="stepwise")
+    packed = pack(X, MASKS)
+    layer(packed)
+    (_, rows), = module.seen
+    assert rows is packed.values or rows.data_ptr() == packed.values.data_ptr()  # a free view
+    layer(X)
+    assert torch.equal(module.seen[-1][1], X.reshape(-1, 3))
+    two = TorchModuleWrapper(Probe(lambda x, y, scale: (x * scale, {"sum": x + y})), relation="stepwise")
+    product, both = two(packed, packed * 2, scale=3)
+    torch.testing.assert_close(product.values, 3 * packed.values)
+    torch.testing.assert_close(both["sum"].values, 3 * packed.values)
+    with pytest.raises(ShapeError, match="begin with the same"):
+        two(packed, X, scale=3)
+    with pytest.raises(ShapeError, match="same mask"):
+        two(packed, pack(X, np.ones_like(MASKS)), scale=3)
+    with pytest.raises(ShapeError, match=r"of \d+ steps its module must give as many rows; got \(3,\)"):
+        TorchModuleWrapper(Probe(lambda x: x.sum(0)), relation="stepwise")(packed)
+
+
+def test_statistics_of_a_stepwise_module_are_of_real_steps():
+    module, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    layer = TorchModuleWrapper(module, relation="stepwise")
+    real = torch.from_numpy(MASKS)
+    noise = torch.where(real[..., None], X, torch.nan)
+    out = layer(pack(noise, MASKS), training=True)
+    torch.testing.assert_close(out.values, other(X[real]))
+    torch.testing.assert_close(module.running_mean, other.running_mean)
+    before = copy.deepcopy(module.state_dict())
+    for empty in (pack(torch.ones(2, 3, 3), lengths=[0, 0]), torch.ones(0, 3, 3), torch.ones(2, 0, 3)):
+        assert layer(empty, training=True).shape == empty.shape  # nothing to learn from
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_gaps_show_what_the_module_makes_of_what_they_showed():
+    ids = torch.tensor([[1, 2, 0, 3], [0, 0, 1, 0]])
+    h = L.Embedding(4, 3, mask_zero=True)(ids)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with torch.no_grad():
+        layer = TorchModuleWrapper(module, relation="stepwise")
+        expected = layer(h.unpack())
+        torch.testing.assert_close(layer(h).unpack(), expected)
+        torch.testing.assert_close(TorchModuleWrapper(module[0])(h).unpack(), module[0](h.unpack()))
+        noisy = TorchModuleWrapper(nn.Dropout(0.5), relation="stepwise")(h, training=True)
+        assert torch.equal(noisy.fill, h.fill) and not torch.equal(noisy.values, h.values)
+
+
+def test_the_grid_ends_the_mask():
+    module = nn.LSTM(3, 2, batch_first=True)
+    layer = TorchModuleWrapper(module, relation="grid")
+    packed = pack(X, MASKS)
+    out, _ = layer(packed)
+    torch.testing.assert_close(out, module(packed.unpack())[0])
+    symbol, _ = layer(Input((None, 3), masked=True))
+    assert not symbol.masked and layer.reads_grid(False) and layer.compute_mask(packed, packed.mask) is None
+    ids = Input((None,))
+    model = Model(ids, layer(L.Embedding(4, 3, mask_zero=True)(ids))[0])
+    table = model.layers[1].embeddings
+    grid = np.array([[1, 2, 0], [3, 0, 0]])
+    torch.testing.assert_close(model(grid), module(table[grid])[0])  # what gaps show is seen
+
+
+def test_torch_modules_keep_their_mask():
+    """Keras warns, drops the mask, and the padding counts."""
+    module = nn.Linear(3, 2)
+    mine, theirs = L.TorchModuleWrapper(module), keras.layers.TorchModuleWrapper(module)
+    ids = torch.tensor([[1, 2, 0]])
+    table = numbers(4, 3)
+    a, b = (lib.layers.Embedding(4, 3, mask_zero=True, weights=[table])(ids) for lib in (padless, keras))
+    with pytest.warns(UserWarning, match="does not support masking"):
+        kerass = theirs(b)
+    np.testing.assert_allclose(shown(mine(a)), shown(kerass), rtol=1e-5)
+    assert getattr(kerass, "_keras_mask", None) is None and mine(a).lengths.tolist() == [2]
+    with losing(), pytest.raises(MaskLost):
+        mine_conv, keras_conv = (lib.layers.TorchModuleWrapper(nn.Conv1d(3, 2, 1)) for lib in (padless, keras))
+        assert keras_conv(b).shape == (1, 2, 3)
+        mine_conv(a)
+
+
+def test_config_of_torch_modules():
+    """Keras pickles the module into the config, and does not read it back unless told that this is safe."""
+    assert isinstance(keras.layers.TorchModuleWrapper(nn.Linear(3, 2)).get_config()["module"], str)
+    with pytest.raises(ArgumentError, match="torch module Linear has no config.*save_weights.*from_config"):
+        TorchModuleWrapper(nn.Linear(3, 2)).get_config()
+    config = serialize(TorchModuleWrapper(Mixed(3, 4), relation="stepwise", output_shape=(1, 2)), "layer")
+    again = TorchModuleWrapper.from_config(config["config"])
+    assert again.get_config() == config["config"] and type(again.module) is Mixed
+    assert again.relation == "stepwise" and again.output_shape == (1, 2)
+
+
+# ------------------------------------------------------------------------------------------------ in models
+
+
+def test_sequential_takes_any_module():
+    model = Sequential([L.Embedding(5, 3, mask_zero=True), nn.Linear(3, 4), nn.ReLU(), L.LSTM(2), nn.Linear(2, 1)])
+    ids = np.array([[1, 2, 0, 0], [3, 0, 4, 1]])
+    y = model.predict(ids, verbose=0)
+    assert y.shape == (2, 1)
+    assert [layer.name for layer in model.layers] == ["embedding", "linear", "re_lu", "lstm", "linear_1"]
+    assert len(model.weights) == 8
+    model.compile("adam", "mse")
+    before = [p.detach().clone() for p in model.parameters()]
+    model.fit(ids, np.ones((2, 1)), epochs=1, verbose=0)
+    assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    model.add(nn.Linear(1, 1))
+    model.pop()
+    act = nn.ReLU()
+    assert len(Sequential([Input((3,)), act, L.Dense(2), act]).layers) == 3
+
+
+def frames(mask, content=0.0):
+    x = torch.from_numpy(numbers(*mask.shape, 1, 4, 4))
+    return torch.where(torch.from_numpy(mask)[..., None, None, None], x, torch.as_tensor(content))
+
+
+def encoder():
+    return nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda m: L.TimeDistributed(m), lambda m: TorchModuleWrapper(m, relation="stepwise"),
+], ids=["TimeDistributed", "stepwise"])
+def test_an_encoder_of_images_on_each_frame(wrap):
+    module = encoder()
+    x = Input((None, 1, 4, 4), masked=True)
+    h = wrap(module)(x)
+    assert h.shape == (None, None, 5) and h.masked
+    model = Model(x, L.Dense(2)(L.LSTM(3)(h)))
+    mask = MASKS
+    y = model.predict(pack(frames(mask), mask), verbose=0)
+    alone = np.concatenate([model.predict(frames(mask)[[r]][:, mask[r]], verbose=0) for r in range(len(mask))])
+    np.testing.assert_allclose(y, alone, atol=1e-6)
+    results = []
+    target = numbers(len(mask), 2)
+    for content in (0.0, float("nan"), 9.0):
+        fresh = copy.deepcopy(model)
+        fresh.compile("sgd", "mse")
+        data = pack(frames(mask, content), mask)
+        history = fresh.fit(data, target, epochs=2, verbose=0, shuffle=False).history["loss"]
+        results.append((history, fresh.evaluate(data, target, verbose=0), [w.tobytes() for w in fresh.get_weights()]))
+    assert results[0] == results[1] == results[2]
+    assert results[0][0][1] < results[0][0][0]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in fresh.layers[1].parameters())
+
+
+def test_an_encoder_runs_on_real_frames_only():
+    module, counts = encoder(), []
+    module[0].register_forward_hook(lambda m, args, out: counts.append(len(args[0])))
+    x = Input((None, 1, 4, 4), masked=True)
+    model = Model(x, L.Dense(2)(L.LSTM(3)(L.TimeDistributed(module)(x))))
+    model.compile("sgd", "mse")
+    model.predict(pack(frames(MASKS), MASKS), verbose=0)
+    model.evaluate(pack(frames(MASKS), MASKS), numbers(len(MASKS), 2), verbose=0)
+    counts.clear()
+    model.evaluate(pack(frames(MASKS), MASKS), numbers(len(MASKS), 2), verbose=0, batch_size=100)
+    model.fit(pack(frames(MASKS), MASKS), numbers(len(MASKS), 2), verbose=0, batch_size=100)
+    assert counts == [MASKS.sum()] * 2
+
+
+def test_time_distributed_knows_the_module_inside():
+    module = nn.Sequential(nn.Conv1d(2, 4, 2), nn.Dropout(0.5))
+    layer = L.TimeDistributed(module)
+    assert layer.compute_output_shape((None, 7, 2, 5)) == (None, 7, 4, 4)
+    assert len(layer.weights) == 2 and layer.count_params() == 20
+    x = torch.randn(3, 7, 2, 5)
+    assert torch.equal(layer(x), layer(x)) and not torch.equal(layer(x, training=True), layer(x, training=True))
+    torch.testing.assert_close(layer(x)[:, 2], module.eval()(x[:, 2]))
+    assert layer(Input((None, 2, 5))).shape == (None, None, 4, 4)
+
+
+def test_weights_are_saved_and_a_whole_model_where_modules_have_configs(tmp_path):
+    path = tmp_path / "model.safetensors"
+
+    def build(module):
+        x = Input((None, 3), masked=True)
+        return Model(x, L.Dense(2, name="out")(TorchModuleWrapper(module, name="inner", relation="stepwise")(x)))
+
+    model, other = build(nn.BatchNorm1d(3)), build(nn.BatchNorm1d(3))
+    model(pack(X, MASKS), training=True)
+    with pytest.raises(ArgumentError, match="torch module BatchNorm1d has no config"):
+        model.save(path)
+    assert not list(tmp_path.iterdir())
+    model.save_weights(path)
+    other.load_weights(path)
+    assert torch.equal(other(pack(X, MASKS)).values, model(pack(X, MASKS)).values)
+    assert "inner/module.running_mean" in model._named_weights()
+    other.load_state_dict(model.state_dict())
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(pack(X, MASKS)).values, model(pack(X, MASKS)).values)
+    assert twin.get_layer("inner").module is not model.get_layer("inner").module
+    with CustomObjectScope({}):
+        x = Input((None, 3), masked=True)
+        hidden, out = Mixed(3, 4)(x)
+        whole = Model(x, L.Add()([hidden, out]))
+        whole.save(path)
+        again = padless.load_model(path)
+    assert torch.equal(again(pack(X, MASKS)).values, whole(pack(X, MASKS)).values)
+
+
+# ------------------------------------------------------------------------------------------------ on symbols
+
+
+class Net(nn.Module):
+    """Functions, a part that branches by mode, several outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)
+
+    def forward(self, x, scale=1.0):
+        h = torch.relu(self.a(x))
+        if self.training:
+            h = h + 0
+        left, right = self.drop(h).chunk(2, -1)
+        return {"out": self.b(torch.cat([left, right], -1)) * scale, "right": right, "h": h, "x": x, "four": 4}
+
+
+def test_a_module_called_on_symbols_is_one_call():
+    net = Net()
+    x = Input((None, 3), masked=True)
+    found = net(x, scale=2.0)
+    assert found["x"] is x and found["four"] == 4 and found["out"].shape == (None, None, 2) and found["out"].masked
+    node = found["out"].node
+    assert node is found["right"].node is found["h"].node and isinstance(node.operation, TorchModuleWrapper)
+    assert node.operation.module is net and node.kwargs == {"scale": 2.0} and node.operation.name == "net"
+    model = Model(x, [found["out"] + 1, found["right"], found["h"]])
+    assert [layer.name for layer in model.layers] == ["input_layer", "net"]
+    assert list(model.parameters()) == list(net.parameters())
+    out, right, h = model(pack(X, MASKS))
+    wanted = net.eval()(pack(X, MASKS).values, 2.0)
+    for mine, key in ((out - 1, "out"), (right, "right"), (h, "h")):
+        torch.testing.assert_close(mine.values, wanted[key])
+    noisy = model(pack(X, MASKS), training=True)[0]
+    assert not torch.equal(noisy.values, out.values)
+    assert L.Dense(1).name == "dense" and TorchModuleWrapper(nn.ReLU()).name == "re_lu"  # no name was used up
+
+
+@pytest.mark.parametrize("shape", [(3,), (None, 3)])
+def test_a_dropout_called_on_a_symbol_thins_out_in_training_only(shape):
+    x = Input(shape)
+    model = Model(x, nn.Dropout(0.5)(x))
+    data = torch.ones(8, 5, 3)[:, 0] if shape == (3,) else torch.ones(8, 5, 3)
+    assert torch.equal(model(data), data) and not torch.equal(model(data, training=True), data)
+
+
+def test_a_module_called_twice_is_one_layer():
+    net, x, y = nn.Linear(3, 3), Input((None, 3)), Input((None, 3))
+    model = Model([x, y], net(net(x)) - net(y))
+    assert [name for name in (layer.name for layer in model.layers) if "linear" in name] == ["linear"]
+    assert len(list(model.parameters())) == 2
+    torch.testing.assert_close(model([X, X + 1]), net(net(X)) - net(X + 1))
+    other = nn.Linear(3, 3)
+    assert other(x).node.operation is not net(x).node.operation
+
+
+def test_modules_inside_modules_are_one_call():
+    inner = nn.Sequential(L.Dense(4), nn.ReLU(), Net2())
+    x = Input((None, 3), masked=True)
+    y = nn.Sequential(inner, L.Dense(2), nn.Identity())(x)
+    assert y.masked and y.node.operation.name == "sequential" and list(y.node.inputs()) == [x]
+    model = Model(x, L.LSTM(2)(y))
+    assert len(model.layers) == 3 and not inner[0]._inbound
+    torch.testing.assert_close(model(pack(X, MASKS)), model.layers[2](y.node.operation.module.eval()(pack(X, MASKS))))
+    embed = nn.Sequential(L.Embedding(5, 3, mask_zero=True), nn.Linear(3, 2))
+    ids = Input((None,))
+    born = embed(ids)
+    assert born.masked
+    grid = np.array([[1, 2, 0, 0], [3, 0, 4, 1]])
+    assert Model(ids, L.LastStep()(born)).predict(grid, verbose=0).shape == (2, 2)
+    lists = Model(ids, born).predict([[1, 2], [3]], verbose=0)
+    assert [row.shape for row in lists] == [(2, 2), (1, 2)]
+
+
+class Net2(nn.Module):
+    """Two inputs, of which it may get one; the way through a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.register_forward_hook(lambda module, args, out: out * 2)
+
+    def forward(self, x, y=None):
+        return self.norm(x) if y is None else self.norm(x) + y
+
+
+def test_several_inputs_and_hooks():
+    net, x, y = Net2(), Input((None, 4), masked=True), Input((None, 4), masked=True)
+    z = net(x, y=torch.tanh(x))
+    assert [s.name for s in z.node.inputs()] == ["input_layer", "tanh"] and z.node.operation.module is net
+    model = Model(x, z)
+    data = pack(torch.cat([X, X[..., :1]], -1), MASKS)
+    torch.testing.assert_close(model(data).values, net(data, y=torch.tanh(data)).values)
+    given = Model([x, y], net(x, y))
+    torch.testing.assert_close(given([data, data]).values, net(data, data).values)
+
+
+def test_to_call_a_module_on_a_symbol_changes_nothing_in_it():
+    net = nn.Sequential(nn.Conv1d(4, 3, 1), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    y = net(Input((4, 7)))
+    assert y.shape == (None, 3, 7) and torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    fails = nn.Sequential(nn.Conv1d(4, 3, 1), nn.BatchNorm1d(3), Views())
+    before = copy.deepcopy(fails.state_dict())
+    with pytest.raises(ArgumentError, match="cannot be called on symbols"):
+        fails(Input((4, 7)))
+    assert all(torch.equal(before[name], value) for name, value in fails.state_dict().items())
+
+
+def test_a_module_that_returns_its_input_or_nothing_new():
+    x = Input((None, 3))
+    assert nn.Identity()(x) is x and Probe(lambda x: (x, 3))(x) == (x, 3)
+    a, b = Probe(lambda x: (x, x * 2))(x)
+    assert a is x
+    torch.testing.assert_close(Model(x, [a, b])(X)[1], X * 2)
+    (c, d), e = Probe(lambda x: ((h := x * 2, h), h + 1))(x)
+    model = Model(x, [c, d, e])
+    for mine, wanted in zip(model(X), (X * 2, X * 2, X * 2 + 1), strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_a_layer_around_a_module_is_no_part_of_it():
+    """Symbols made while a layer of one's own is built are a graph of their own."""
+
+    class Inner(L.Layer):
+        def build(self, shape):
+            x = Input((3,))
+            self.model = Model(x, torch.relu(nn.Linear(3, 2)(x)))
+
+        def call(self, inputs):
+            return self.model(inputs)
+
+    x = Input((3,))
+    y = nn.Sequential(Inner(), nn.Tanh())(x)
+    assert list(y.node.inputs()) == [x] and y.shape == (None, 2)
+    inner = y.node.operation.module[0].model
+    assert [layer.name for layer in inner.layers][1:] == ["linear"]
+    torch.testing.assert_close(Model(x, y)(X[:, 0]), inner(X[:, 0]).tanh())
+
+
+class Named(nn.Module):
+    """Arguments whose names mean something else where a layer is called."""
+
+    def forward(self, x, inputs=None, mask=None, training="no"):
+        return (x if inputs is None else inputs) * (1 if mask is None else mask) + len(training)
+
+
+class Keyword(nn.Module):
+    def forward(self, x, *, mask):
+        return x * mask
+
+
+def test_arguments_by_name_reach_the_module():
+    x = Input((None, 3), masked=True)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    for call in (lambda net, x: net(x, mask=weights), lambda net, x: net(x=x, training="yes"),
+                 lambda net, x: net(x, inputs=x * 2, mask=weights), lambda net, x: net(mask=weights, x=x)):
+        model = Model(x, call(Named(), x))
+        torch.testing.assert_close(model(pack(X, MASKS)).values, call(Named(), pack(X, MASKS)).values)
+    with pytest.raises(ArgumentError, match=r"Keyword takes \['mask'\] by name only.*Layer of your own"):
+        Keyword()(x, mask=weights)
+
+
+def test_what_a_module_keeps_to_itself_is_no_symbol_to_go_on_with():
+    net, x = Probe(), Input((None, 3))
+
+    def keeping(x):
+        net.inside = x.sin()
+        return net.inside + 1
+
+    net.function = keeping
+    y = net(x)
+    for use in (lambda s: s * 2, L.Dense(2), lambda s: Model(x, s)):
+        with pytest.raises(ArgumentError, match="stands for something inside a torch module"):
+            use(net.inside)
+    torch.testing.assert_close(Model(x, y)(X), X.sin() + 1)
+
+
+def test_a_symbol_from_outside_is_to_be_an_argument():
+    x, y = Input((None, 3)), Input((None, 3))
+    with pytest.raises(ArgumentError, match="which it was not given"):
+        Probe(lambda x: x + y.mean())(x)
+    torch.testing.assert_close(Model([x, y], Probe(lambda x, y: x + y)(x, y))([X, X]), 2 * X)
+
+
+class Views(nn.Module):
+    def forward(self, x):
+        return x.tanh().view(x.shape[0], -1)
+
+
+class Moody(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.times = 0
+
+    def forward(self, x):
+        self.times += 1
+        return x.sin() if self.times % 2 else x.cos()
+
+
+class Once(Moody):
+    def forward(self, x):
+        self.times += 1
+        return x if self.times == 4 else x.sin()
+
+
+class Aux(nn.Module):
+    def forward(self, x):
+        return (x * 2, x * 3) if self.training else x * 2
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (Views, "Views cannot be called on symbols as it is: `view`"),
+    (Moody, "Moody does not do the same each time"),
+    (Once, "Once does not do the same each time"),
+    (Aux, "Aux gives other outputs in training"),
+    (lambda: Probe(lambda x: x.sin().view(x.size(0), -1)), "Axis 0 of .* has no size yet"),
+    (lambda: nn.LSTM(3, 2, batch_first=True), "Axis 0 of .* has no size yet"),
+    (lambda: Probe(lambda x: x * 2 if bool((x > 0).all()) else x), "Probe cannot be called on symbols.*has no value yet"),
+])
+def test_what_needs_data_is_to_be_wrapped(make, says):
+    x = Input((4, 3))
+    with pytest.raises(ArgumentError, match=f"{says}.*TorchModuleWrapper"):
+        make()(x)
+    assert (x * 2).node.operation.name == "mul"  # and the next call begins anew
+    if make is Views:
+        wrapped = TorchModuleWrapper(Views())(x)
+        assert wrapped.shape == (None, 12)
+    with pytest.raises(AttributeError, match="TorchModuleWrapper"):
+        Probe(lambda x: torch.arange(3, device=x.device) + x)(x)
+
+
+def test_an_error_of_the_module_itself_is_raised_as_it_is():
+    x = Input((None, 3))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        nn.Linear(4, 2)(x)
+    assert nn.Linear(3, 2)(x).shape == (None, None, 2)
+
+
+def test_weights_that_a_function_takes_by_hand_are_refused():
+    x, linear = Input((3,)), nn.Linear(3, 2)
+    with pytest.raises(ArgumentError, match="a parameter"):
+        Model(x, linear.forward(x))
