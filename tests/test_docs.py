@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -41,6 +42,13 @@ def test_the_two_experiments_of_the_example():
     assert np.array_equal(out[0, 1], out[0, 0]) and np.array_equal(out[0, 3], out[0, 2])
     loss, by_hand = page["masked_loss"]()
     assert loss == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_the_table_of_layers_is_what_scripts_layer_table_makes(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    with torch.random.fork_rng():
+        page = __import__("layer_facts").page()
+    assert (ROOT / "docs" / "layers.md").read_text() == page, "run scripts/layer_table"
 
 
 def test_the_readme_names_every_file_of_the_package():
