@@ -6,6 +6,7 @@ from padless import errors as errors
 from padless import layers as layers
 from padless.graph.node import reset_names as _reset_names
 from padless.kernels import activations as activations
+from padless.kernels.compiled import backends as backends
 from padless.layers import Input as Input
 from padless.layers import Layer as Layer
 from padless.layers import constraints as constraints

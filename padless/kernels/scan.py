@@ -9,8 +9,8 @@ packed order, each where its input stands, also with `reverse`; states are `(B, 
 rows included. Under autocast inputs, weights and states all take its dtype, as in torch's own recurrent layers.
 
 `PATHS` names the ways to compute a cell: "reference" takes anything; "packed" (`scan_fast.py`) takes the usual
-activations and no recurrent dropout, and leaves second derivatives to the reference. A compiled one would be a further
-entry.
+activations and no recurrent dropout, and leaves second derivatives to the reference; "compiled" (`scan_compiled.py`) is
+the same in C, for float32 and bfloat16 on the CPU, where it was built.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
-from padless.kernels import scan_fast
+from padless.kernels import compiled, scan_compiled, scan_fast
 from padless.ragged.index import Index
 from padless.ragged.moves import permute
 
@@ -209,23 +209,41 @@ def _plus(product: Tensor, bias: Tensor | None) -> Tensor:
 # The paths
 
 PATHS: dict[str, dict[str, Callable[..., Any]]] = {
+    "compiled": {"lstm": scan_compiled.lstm, "gru": scan_compiled.gru, "simple_rnn": scan_compiled.simple_rnn},
     "packed": {"lstm": scan_fast.lstm, "gru": scan_fast.gru, "simple_rnn": scan_fast.simple_rnn},
     "reference": {"lstm": _lstm_reference, "gru": _gru_reference, "simple_rnn": _simple_rnn_reference},
 }
 scan_fast.REFERENCE.update(PATHS["reference"])
 FAST_DEVICES = ("cpu", "cuda")
 FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def _path(cell: str, forced: str | None, values: Tensor, usual: bool) -> Callable[..., Any]:
     """The implementation of a cell: the forced one, else the fastest that can take this."""
     if forced is not None and forced not in PATHS:
         raise ArgumentError(one_of("path", forced, PATHS))
-    if forced == "packed" and not usual:
-        raise ArgumentError(f"The packed path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
+    dtype = _dtype_of(values)
+    can = {"reference": True,
+           "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES,
+           "compiled": usual and values.device.type == "cpu" and dtype in COMPILED_DTYPES
+                       and compiled.library() is not None and not torch.compiler.is_compiling()}
+    if forced in ("packed", "compiled") and not usual:
+        raise ArgumentError(f"The {forced} path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
                             f"and (GRU) with reset_after; got something else. Use path='reference', or none.")
-    fast = usual and values.device.type in FAST_DEVICES and values.dtype in FAST_DTYPES
-    return PATHS[forced or ("packed" if fast else "reference")][cell]
+    if forced == "compiled" and not can[forced]:
+        raise ArgumentError(f"The compiled path of {cell} is for float32 and bfloat16 on the CPU; got {dtype} on "
+                            f"{values.device}, and of the compiled scan padless.backends() says: "
+                            f"{compiled.backends()['compiled scan']}. Use path='packed', or none.")
+    return PATHS[forced or next(path for path in PATHS if can[path])][cell]
+
+
+def _dtype_of(values: Tensor) -> torch.dtype:
+    """The dtype of the computation: autocast's, where it is on."""
+    device = values.device.type
+    if values.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return values.dtype
 
 
 def _one_dtype(values: Tensor, *others: Tensor | None) -> tuple[list[Tensor | None], Any]:

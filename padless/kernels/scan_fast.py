@@ -25,21 +25,22 @@ tanh_slope = torch.ops.aten.tanh_backward.grad_input  # (a, t, grad_input=out): 
 REFERENCE: dict[str, Callable[..., Any]] = {}  # of each cell; scan.py puts it here
 
 
-def _or_reference(backward: Callable[..., Any]) -> Callable[..., Any]:
+def or_reference(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward by hand, or through the reference where it shall be differentiated again."""
 
     @functools.wraps(backward)
     def chosen(ctx: Any, *grads: Tensor | None) -> Any:
         if not torch.is_grad_enabled():
             return backward(ctx, *grads)
-        need = ctx.needs_input_grad
+        ahead = getattr(ctx, "ahead", 0)  # how many arguments come before the tensors
+        need = ctx.needs_input_grad[ahead:]
         # views, so that what one input owes to another is not counted in
         given: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors[: ctx.given]]
         pairs = [(output, grad) for output, grad in zip(ctx.again(*given), grads, strict=True) if grad is not None]
         wanted = [x for x, needed in zip(given, need, strict=False) if needed]
         outputs, arrived = (list(side) for side in zip(*pairs, strict=True))
         found = iter(torch.autograd.grad(outputs, wanted, arrived, create_graph=True, allow_unused=True))
-        return tuple(next(found) if needed else None for needed in need)
+        return (*(None,) * ahead, *(next(found) if needed else None for needed in need))
 
     return chosen
 
@@ -96,7 +97,7 @@ class _LSTM(torch.autograd.Function):
         return (*walk.results(h), c.index_select(0, walk.last))
 
     @staticmethod
-    @_or_reference
+    @or_reference
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -187,7 +188,7 @@ class _GRU(torch.autograd.Function):
         return walk.results(h)
 
     @staticmethod
-    @_or_reference
+    @or_reference
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -258,7 +259,7 @@ class _SimpleRNN(torch.autograd.Function):
         return walk.results(h)
 
     @staticmethod
-    @_or_reference
+    @or_reference
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,92 @@
+"""The compiled kernels: which of them fits this machine, and if none, why.
+
+They are built from `scan.c` when the package is installed (hatch_build.py) and loaded here by ctypes. Everything has a
+path in torch too, so a missing library costs speed, never a result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent
+LEVELS = ("avx512", "avx2", "default")  # the best one first; torch says up to which the processor goes
+
+
+@dataclass(frozen=True)
+class Library:
+    """The functions of one library: `scan(which, job, parts, parallel_for)`; columns come in blocks of `lanes` units."""
+
+    level: str
+    scan: Callable[..., int]
+    lanes: int
+    parallel_for: Any
+
+
+@cache
+def library() -> Library | None:
+    """The compiled kernels for this processor, None if there are none."""
+    found = find()
+    return found if isinstance(found, Library) else None
+
+
+def backends() -> dict[str, str]:
+    """What computes on this machine, and what is not there and why.
+
+    >>> sorted(backends())
+    ['compiled scan', 'cuda', 'torch']
+    """
+    found = find()
+    cuda = f"yes: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no: torch finds no CUDA device"
+    return {
+        "torch": f"yes: {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "compiled scan": f"yes: {found.level}, for float32 and bfloat16 on the CPU" if isinstance(found, Library)
+                         else f"no: {found}",
+        "cuda": cuda,
+    }
+
+
+def usable() -> tuple[str, ...]:
+    """The levels that this processor can run, the best one first."""
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return LEVELS[LEVELS.index(capability) :] if capability in LEVELS else LEVELS[-1:]
+
+
+def find() -> Library | str:
+    """The best library, or why there is none."""
+    if not (FOLDER / "scan.c").exists():
+        return "its source was not installed"
+    for level in usable():
+        if (FOLDER / f"scan.{level}.so").exists():
+            return load(level)
+    return "it was not built, for want of a C compiler (gcc or clang) when padless was installed"
+
+
+def load(level: str) -> Library | str:
+    """One library, or why it cannot be used."""
+    path = FOLDER / f"scan.{level}.so"
+    mark = hashlib.sha256((FOLDER / "scan.c").read_bytes()).hexdigest()[:16]
+    try:
+        own, of_torch = ctypes.CDLL(str(path)), ctypes.CDLL(str(_torch()))
+        own.padless_scan_source.restype = ctypes.c_char_p
+        if own.padless_scan_source().decode() != mark:
+            return f"{path.name} was built from another source; run `python hatch_build.py`, or install padless again"
+        own.padless_scan.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+        own.padless_scan_lanes.restype = ctypes.c_int64
+        threads = ctypes.cast(of_torch.torch_parallel_for, ctypes.c_void_p)
+        return Library(level, own.padless_scan, own.padless_scan_lanes(), threads)
+    except (OSError, AttributeError) as why:
+        return f"{path.name} could not be loaded: {why}"
+
+
+def _torch() -> Path:
+    """Torch's own library, already loaded: its thread pool is the one to use."""
+    folder = Path(torch.__file__).parent / "lib"
+    return next(path for name in ("libtorch_cpu.so", "libtorch_cpu.dylib") if (path := folder / name).exists())
