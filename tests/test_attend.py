@@ -760,3 +760,13 @@ def test_arguments_that_mean_nothing_are_refused():
         L.TransformerEncoder(4, 5)(x)
     with pytest.raises(MaskError):
         L.Attention()([x, x], mask=[None])
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"num_heads": 0}, "num_heads"), ({"num_heads": 1.5}, "num_heads"), ({"intermediate_dim": 0}, "intermediate_dim"),
+    ({"dropout": 2}, "dropout"), ({"dropout": -0.1}, "dropout"), ({"dropout": "much"}, "dropout"),
+])  # fmt: skip
+def test_a_block_checks_its_sizes_at_once(options, says):
+    for block in (L.TransformerEncoder, L.TransformerDecoder):
+        with pytest.raises(ArgumentError, match=f"{block.__name__} expected `{says}`"):
+            block(**{"intermediate_dim": 8, "num_heads": 2, **options})

@@ -1,11 +1,13 @@
 """Cells of one's own, torch's cells as they are, stacks of them, and all of these both ways."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from cases import Leaky
 from cases.torch_module import Halving
-from keras_parity import KINDS, mask_of, numbers
+from keras_parity import KINDS, keras, mask_of, numbers
 from torch import nn
 
 import padless
@@ -281,3 +283,62 @@ def test_dropout_of_inputs_is_one_pattern_for_each_sequence_and_none_at_inferenc
     patterns = [steps != 0 for steps in x.with_values(seen.pop()).sequences()]
     assert all((steps == steps[0]).all() for steps in patterns)
     assert not torch.equal(patterns[0][0], patterns[2][0])
+
+
+def test_plain_batches_of_one_size_and_of_different_lengths_follow_each_other():
+    layer = L.GRU(4, return_sequences=True)
+    for steps in (3, 5, 2, 3):
+        x = torch.from_numpy(numbers(7, steps, 3))
+        torch.testing.assert_close(layer(x), layer(pack(x)).unpack())
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
+@pytest.mark.parametrize("options", [{}, {"return_sequences": True}, {"return_state": True}, BOTH], ids=str)
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_both_ways_cost_what_each_way_puts_out(name, options):
+    mine, theirs = (lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2", **options))
+                    for lib in (padless, keras))
+    theirs(X), mine(X)
+    mine.set_weights(theirs.get_weights())
+    theirs(X), mine(X)
+    torch.testing.assert_close(torch.stack([*mine.losses]), torch.stack([*theirs.losses]), rtol=1e-4, atol=1e-6)
+    mine(pack(X, MASKS))
+    losses = [*mine.losses]
+    wider = torch.nn.functional.pad(X, (0, 0, 1, 2))
+    mine(pack(wider, np.pad(MASKS, ((0, 0), (1, 2)))))
+    assert len(losses) == len(mine.losses) and all(torch.equal(a, b) for a, b in zip(losses, mine.losses, strict=True))
+
+
+def test_activity_of_simple_rnn_both_ways():
+    """Keras's SimpleRNN leaves the regularizer out of its config, of which Bidirectional makes both layers."""
+    for name, count in (("SimpleRNN", 0), ("GRU", 2)):
+        mine, theirs = (lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2"))
+                        for lib in (padless, keras))
+        mine(X), theirs(X)
+        assert len(mine.losses) == 2 and len(theirs.losses) == count
+
+
+def test_a_layer_with_a_call_of_its_own_is_not_run_both_ways():
+    class Own(L.LSTM):
+        def call(self, sequences, initial_state=None, mask=None, training=False):
+            return super().call(2 * sequences, initial_state, mask, training)
+
+    for give in (lambda: both_ways(Own(2)), lambda: both_ways(L.LSTM(2), backward_layer=Own(2, go_backwards=True))):
+        with pytest.raises(ArgumentError, match="`call` that Own defines"):
+            give()
+
+
+@pytest.mark.parametrize("name", ["SimpleRNNCell", "GRUCell", "LSTMCell", "ConvLSTM1DCell", "StackedRNNCells"])
+def test_a_cell_is_called_as_in_keras(name):
+    theirs = {"ConvLSTM1DCell": "ConvLSTMCell"}.get(name, name)
+    own = getattr(keras.layers, theirs, None) or keras.src.layers.rnn.conv_lstm.ConvLSTMCell
+    mine, wanted = (list(inspect.signature(cls.call).parameters) for cls in (getattr(L, name), own))
+    assert mine == [n for n in wanted if n != "kwargs"]
+
+
+def test_a_simple_cell_with_a_call_of_its_own_is_run_by_that():
+    class Still(L.SimpleRNNCell):
+        def call(self, sequence, states, training=False):
+            return states[0] + 1, [states[0] + 1]
+
+    assert L.RNN(Still(2))(pack(X, MASKS)).unique().tolist() == sorted({float(n) for n in MASKS.sum(1)})

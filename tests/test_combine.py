@@ -236,6 +236,50 @@ def test_over_time_the_cosine_is_that_of_the_common_steps():
         torch.testing.assert_close(found[row], a.t() @ b)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axes", [1, (1, 2)])
+def test_the_cosine_with_an_unmasked_input_is_of_the_steps_that_are_there(kind, axes):
+    """Either order; what the unmasked one holds beside them changes nothing."""
+    mask = torch.from_numpy(mask_of(kind))
+    x, y = random(B, T, D), random(B, T, E, seed=1)
+    found = []
+    for beside in (0.0, 100.0, float("nan")):
+        z = torch.where(mask[..., None], y, beside)
+        z = z if axes == 1 else z.transpose(1, 2)
+        found.append(L.Dot(axes, normalize=True)([packed(x, mask.numpy()), z]))
+        turned = L.Dot(axes if axes == 1 else (2, 1), normalize=True)([z, packed(x, mask.numpy())])
+        close(turned.transpose(1, 2), found[-1])
+    wanted = L.Dot(1, normalize=True)([packed(x, mask.numpy()), packed(y, mask.numpy())])
+    for own in found:
+        close(own, wanted)
+
+
+def test_the_cosine_over_inner_steps_is_of_those_that_some_row_has():
+    mask = np.zeros((2, 3, 4), dtype=bool)
+    mask[0, :2, 1:3] = mask[1, :, 0] = True
+    weights, y = pack(torch.ones(2, 3, 4), mask=mask), random(2, 4, 2).float()
+    beside = torch.where(torch.from_numpy(mask.any(1))[..., None], y, 100.0)
+    a, b = (L.Dot((2, 1), normalize=True)([weights, z]) for z in (y, beside))
+    assert torch.equal(a.values, b.values)
+    close(a, L.Dot((2, 1), normalize=True)([weights, pack(y, mask=mask.any(1))]))
+
+
+MERGES = [L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum]
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_inputs_that_do_not_fit_are_named(merge):
+    x, y, other = torch.ones(3, 5, 4), torch.ones(3, 5, 3), [5, 2, 0]
+    for lengths in ([5, 3, 1], None):
+        pairs = [[x, y], [pack(x, lengths=other), pack(y, lengths=lengths)], [pack(x, lengths=other), y]]
+        for pair in pairs:
+            with pytest.raises(ShapeError, match=rf"{merge.__name__} .*\(3, 5, 4\), \(3, 5, 3\)"):
+                merge()(pair)
+    with pytest.raises(ArgumentError, match=f"{merge.__name__} .*None as input 1"):
+        merge()([x, None])
+    assert merge()([pack(x, lengths=other), torch.ones(3, 1, 1)]).shape == x.shape  # size 1 broadcasts
+
+
 def test_dot_in_a_model():
     x = L.Input((None,), dtype="int64")
     h = L.Embedding(V, D, mask_zero=True)(x)

@@ -184,3 +184,13 @@ def test_other_dtypes(dtype):
     out, h, c = layer(pack(torch.ones(2, T, ROWS, CHANNELS), lengths=[3, 0]))
     assert out.dtype == h.dtype == c.dtype == dtype
     assert not out.unpack()[1].any() and not h[1].any()
+
+
+def test_a_kernel_wider_than_a_step_is_refused_as_in_keras():
+    with pytest.raises(ShapeError, match="9 rows.*steps of 4"):
+        ConvLSTM1D(2, 9)(torch.ones(2, 3, 4, 1))
+    with pytest.raises(ShapeError, match="9 rows.*steps of 4"):
+        ConvLSTM1D(2, 5, dilation_rate=2)(padless.Input((None, 4, 1)))
+    with pytest.raises(ValueError, match="zero or negative"):
+        K.ConvLSTM1D(2, 9)(torch.ones(2, 3, 4, 1))
+    assert ConvLSTM1D(2, 9, padding="same")(torch.ones(2, 3, 4, 1)).shape == (2, 4, 2)

@@ -282,16 +282,18 @@ def test_loaders_and_generators():
 
 
 def test_sample_weights_weigh_sequences_or_steps():
-    model = tagger(weighted_metrics=["sparse_categorical_crossentropy"])
+    kind = "sparse_categorical_crossentropy"
+    model = tagger(metrics=[kind], weighted_metrics=[kind])
     rows = model.predict(LISTS, verbose=0)
     each = [-np.log(p[np.arange(len(c)), c]) for p, c in zip(rows, CLASSES, strict=True)]
     per_row = np.array([0.0, 1.0, 2.0, 3.0, 0.5, 1.5])
-    loss, metric = model.evaluate(LISTS, CLASSES, sample_weight=per_row, batch_size=2, verbose=0)
+    loss, plain, metric = model.evaluate(LISTS, CLASSES, sample_weight=per_row, batch_size=2, verbose=0)
     total = sum((w * e).sum() for w, e in zip(per_row, each, strict=True))
     assert loss == pytest.approx(total / 13, rel=1e-5)  # over all real steps, as Keras
+    assert plain == pytest.approx(np.concatenate(each).mean(), rel=1e-5)  # it was not asked to weigh
     assert metric == pytest.approx(total / sum(w * len(e) for w, e in zip(per_row, each, strict=True)), rel=1e-5)
     steps = np.random.default_rng(0).random((6, 4))
-    loss, _ = model.evaluate(grid(LISTS), grid(CLASSES), sample_weight=steps, verbose=0)
+    loss, *_ = model.evaluate(grid(LISTS), grid(CLASSES), sample_weight=steps, verbose=0)
     assert loss == pytest.approx(sum((w[: len(e)] * e).sum() for w, e in zip(steps, each, strict=True)) / 13, rel=1e-5)
 
 

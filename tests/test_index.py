@@ -252,3 +252,10 @@ def test_moves_take_any_dtype(dtype):
     chosen = torch.tensor([2, 0])
     assert torch.equal(take(rows, chosen), rows[chosen])
     assert place(rows[chosen], chosen, 3).tolist() == [[1], [0], [1]]
+
+
+def test_the_orders_of_both_directions_are_kept_side_by_side():
+    index, device = Index.from_lengths(np.array([3, 1])), torch.device("cpu")
+    ahead, back = index.order(device), index.order(device, reverse=True)
+    assert ahead.take.tolist() == [0, 3, 1, 2] and back.take.tolist() == [2, 3, 1, 0]
+    assert index.order(device) is ahead and index.order(device, reverse=True) is back

@@ -225,6 +225,16 @@ def test_set_weights_checks_everything_before_it_changes_anything():
     assert (dense.kernel == 1).all()
 
 
+def test_a_frozen_layer_is_made_again_frozen():
+    layer = Dense(2, trainable=False)
+    late = Dense(2)
+    late.trainable = False
+    for frozen in (layer, late):
+        again = Dense.from_config(frozen.get_config())
+        again.build((None, 3))
+        assert not again.trainable and not again.trainable_weights and len(again.weights) == 2
+
+
 def test_trainable_speaks_for_all_layers_inside():
     class Mixed(Layer):
         def __init__(self):
@@ -510,3 +520,32 @@ def test_an_argument_that_is_no_layer_is_refused():
         layers.Bidirectional(3)
     with pytest.raises(NotImplementedError, match="must define `call"):
         Layer()(torch.ones(1))
+
+
+def test_a_dtype_that_was_asked_for_holds_without_weights_too():
+    x = pack(torch.ones(1, 2, 3), mask=np.array([[1, 0]]))
+    double = {"dtype": "float64"}
+    for layer in (layers.Activation("softmax", **double), layers.Softmax(**double), layers.Rescaling(2.0, **double),
+                  layers.GlobalMaxPooling1D(**double)):
+        assert layer(x).dtype == torch.float64, layer
+        with torch.autocast("cpu"):
+            assert layer(x).dtype == torch.float64, layer
+    assert layers.Activation("softmax")(x.to(torch.float64)).dtype == torch.float64
+    assert layers.Activation("relu", dtype="mixed_bfloat16")(x.to(torch.bfloat16)).dtype == torch.bfloat16
+    assert layers.Identity(dtype="float64")(torch.ones(1, 2, dtype=torch.long)).dtype == torch.long
+
+
+@pytest.mark.parametrize("make", [
+    layers.LayerNormalization, layers.RMSNormalization, layers.BatchNormalization, lambda: layers.AttentionPooling1D(2),
+    lambda: layers.GroupNormalization(2), lambda: layers.Dense(2)])
+def test_another_number_of_features_is_refused_by_name(make):
+    layer = make()
+    layer(torch.ones(2, 3, 6))
+    for wrong in (torch.ones(2, 3, 4), pack(torch.ones(2, 3, 4), mask=np.ones((2, 3)))):
+        with pytest.raises(ShapeError, match=rf"{layer.name}.*\(2, 3, 4\)"):
+            layer(wrong)
+
+
+def test_sizes_and_rates_of_numpy():
+    assert layers.Dropout(np.float32(0.5)).get_config()["rate"] == 0.5
+    assert layers.Conv1D(2, np.int64(3)).kernel_size == (3,)

@@ -340,6 +340,21 @@ def test_a_function_with_a_mask_sees_clean_grids_and_no_empty_rows():
     assert get(per_sequence)(y, pack(pred, mask=MASKS["nothing"])).item() == 0
 
 
+def test_a_loss_of_whole_sequences_sees_zeros_at_masked_steps_whatever_they_show():
+    seen = []
+
+    def per_sequence(y_true, y_pred, mask):
+        seen.extend((y_true[~mask], y_pred[~mask]))
+        return y_pred.sum((1, 2))
+
+    y, pred = (torch.from_numpy(x) for x in data("numbers"))
+    packed = pack(pred, mask=MASKS["holes"])
+    shown = packed.with_values(packed.values, torch.full((packed.index.gaps, D), 9.0))
+    assert get(per_sequence)(y, shown) == get(per_sequence)(y, packed)
+    assert len(seen) == 4 and not any(part.any() for part in seen)
+
+
+
 def test_a_sequence_loss_gets_its_targets_as_they_are():
     class Count(Loss):
         relation, aligned = "sequence", False

@@ -304,3 +304,21 @@ def test_shared_storage_is_written_whole(tmp_path):
     model.save_weights(tmp_path / "tied.safetensors")
     twin.load_weights(tmp_path / "tied.safetensors")
     assert torch.equal(model.two.weight, twin.two.weight)
+
+
+def test_weights_of_the_same_model_made_again(tmp_path):
+    def make(units=3):
+        return Sequential([Embedding(7, 2), Dense(units), Dense(units), Bidirectional(GRU(2))])
+
+    first, again = make(), make()
+    for model in (first, again):
+        model(torch.ones(1, 4, dtype=torch.long))
+    first.save_weights(tmp_path / "weights")
+    again.load_weights(tmp_path / "weights")
+    assert {w.name for w in first.layers} != {w.name for w in again.layers}
+    for ours, theirs in zip(first.get_weights(), again.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+    other = Sequential([Embedding(7, 2), Dense(3), Bidirectional(GRU(2))])
+    other(torch.ones(1, 4, dtype=torch.long))
+    with pytest.raises(ArgumentError, match="unknown"):
+        other.load_weights(tmp_path / "weights")

@@ -9,7 +9,7 @@ import torch
 import padless
 from padless import Input, Model, Packed, Sequential
 from padless.errors import ArgumentError, NotBuilt, ShapeError
-from padless.layers import LSTM, Dense, Dropout, Embedding, Flatten, GlobalAveragePooling1D, Reshape
+from padless.layers import LSTM, Dense, Dropout, Embedding, Flatten, GlobalAveragePooling1D, Reshape, TimeDistributed
 
 IDS = np.array([[1, 2, 0, 0], [3, 0, 4, 1]])
 
@@ -40,6 +40,22 @@ def test_a_layer_that_needs_to_know_the_time_gets_it():
     assert model.layers[1].output.shape == (None, 12)  # and each layer was called once
     with pytest.raises(ShapeError, match=r"expected shape \(None, 4\)"):
         model.predict(IDS[:, :3], verbose=0)
+
+
+def test_documents_leave_both_levels_open():
+    def made(*first):
+        return Sequential([*first, TimeDistributed(LSTM(4)), LSTM(2)])
+
+    model = made(Embedding(9, 4, mask_zero=True))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((3, 3, 3), dtype=int), np.ones((3, 2)), verbose=0)
+    assert model.predict(np.ones((3, 6, 7), dtype=int), verbose=0).shape == (3, 2)
+    numbers = made()
+    for sizes in ((2, 3, 4), (3, 5, 6)):
+        assert numbers(padless.pack(torch.ones(*sizes, 5), mask=np.ones(sizes, dtype=bool))).shape == (sizes[0], 2)
+    assert numbers.inputs[0].masked
+    flat = Sequential([Embedding(9, 4), TimeDistributed(Flatten()), LSTM(2)])  # it has to know how many words
+    assert flat(torch.ones(2, 3, 4, dtype=torch.int64)).shape == (2, 2) and flat.inputs[0].shape == (None, None, 4)
 
 
 def test_features_without_time_are_features():

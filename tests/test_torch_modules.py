@@ -610,3 +610,59 @@ def test_weights_that_a_function_takes_by_hand_are_refused():
     x, linear = Input((3,)), nn.Linear(3, 2)
     with pytest.raises(ArgumentError, match="a parameter"):
         Model(x, linear.forward(x))
+
+
+# ------------------------------------------------------------------------------------------------ inside layers of one's own
+
+
+class Own(padless.Layer):
+    """Holds torch's modules as they are, in a list too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop = nn.Dropout(0.5)
+        self.more = nn.ModuleList([nn.Sequential(nn.BatchNorm1d(3))])
+
+    def call(self, inputs):
+        return self.drop(self.more[0](inputs.flatten(0, 1)).reshape(inputs.shape))
+
+
+class OwnStep(Own):
+    stepwise = True
+
+    def call(self, inputs):
+        return super().call(inputs)
+
+
+@pytest.mark.parametrize("kind", [Own, OwnStep])
+def test_modules_inside_a_layer_train_when_it_does(kind):
+    layer, norm = kind(), None
+    norm = layer.more[0][0]
+    x = torch.randn(2, 5, 3)
+    assert layer(x).ne(0).all() and norm.num_batches_tracked == 0  # torch's modules are born in training
+    assert layer(x, training=True).eq(0).any() and norm.num_batches_tracked == 1
+    Model(symbol := Input((5, 3)), layer(symbol))
+    assert norm.num_batches_tracked == 1, "building counts no batch"
+    assert layer.drop.training, "as it was"
+
+
+def test_what_gaps_show_trains_no_module_inside_a_step():
+    layer = OwnStep()
+    packed = padless.pack(torch.randn(2, 5, 3), mask=np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]))
+    shown = packed.with_values(packed.values, torch.full((packed.index.gaps, 3), 100.0))
+    layer(shown, training=True)
+    assert layer.more[0][0].num_batches_tracked == 1 and layer.more[0][0].running_mean.abs().max() < 2
+
+
+def test_one_example_trains_no_batch_normalization():
+    layer = TorchModuleWrapper(nn.BatchNorm1d(3), relation="stepwise")
+    packed = padless.pack(torch.randn(2, 2, 3), mask=np.array([[0, 1], [0, 0]]))
+    assert layer(packed, training=True).values.isfinite().all()
+    assert layer.module.num_batches_tracked == 0
+
+
+def test_building_counts_no_batch_of_a_module_called_on_a_symbol():
+    for module in (nn.BatchNorm1d(4, momentum=None), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU(), nn.BatchNorm1d(4))):
+        counters = [buffer for name, buffer in module.named_buffers() if "tracked" in name]
+        module(Input((4,)))
+        assert all(counter == 0 for counter in counters)

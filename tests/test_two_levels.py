@@ -9,7 +9,7 @@ from keras_parity import close, keras, losing, mask_on, shown, table, twins
 
 import padless
 from padless import layers as L
-from padless.errors import MaskLost, ShapeError
+from padless.errors import DataError, MaskLost, ShapeError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 
@@ -374,6 +374,17 @@ def test_what_the_wrapper_refuses():
         L.TimeDistributed(L.Permute((2, 1)))(documents())
 
 
+def test_nested_lists_are_told_how():
+    documents_ = [[[3, 1], [4]], [], [[5]]]
+    model = padless.Sequential([L.Embedding(9, 4, mask_zero=True), L.TimeDistributed(L.LSTM(4)), L.LSTM(2)])
+    model.compile("sgd", "mse")
+    equal = [[[3, 1], [4, 2]], [[5, 6]]]
+    for call in (lambda: pack(documents_), lambda: model.predict(documents_, verbose=0),
+                 lambda: model.fit(documents_, np.ones((3, 2)), verbose=0), lambda: model.predict(equal, verbose=0)):
+        with pytest.raises((ShapeError, DataError), match=r"pack\(x, mask=mask\).*\(batch, sentences, words\)"):
+            call()
+
+
 def test_levels_of_an_index():
     index = Index.from_mask(REAL)
     assert index.top is index.outer and index.top.top is index.top
@@ -383,7 +394,101 @@ def test_levels_of_an_index():
     assert torch.equal(Packed(x.values, index.inner).unpack(), x.unpack()[torch.from_numpy(REAL.any(-1))])
 
 
+def _own():
+    class Reader(padless.Model):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.over = L.Embedding(V, D, mask_zero=True), L.LSTM(3)
+
+        def call(self, inputs):
+            return self.over(self.embed(inputs))
+
+    return Reader()
+
+
+def _graph():
+    x = L.Input((None,), dtype="int64")
+    return padless.Model(x, L.Add()([L.LSTM(3)(L.Embedding(V, D, mask_zero=True)(x)) for _ in range(2)]))
+
+
+READING = {
+    "chain": lambda: padless.Sequential([L.Embedding(V, D, mask_zero=True), L.LSTM(3)]),
+    "statistics": lambda: padless.Sequential([L.Embedding(V, D, mask_zero=True), L.LSTM(3),
+                                              L.BatchNormalization(momentum=0.5)]),
+    "noise": lambda: padless.Sequential([L.Embedding(V, D, mask_zero=True), L.LSTM(3), L.Dropout(0.5)]),
+    "cost": lambda: padless.Sequential([L.Embedding(V, D, mask_zero=True), L.LSTM(3),
+                                        L.Dense(3, bias_initializer="ones", activity_regularizer="l2")]),
+    "graph": _graph,
+    "call": _own,
+    "nested": lambda: padless.Sequential([READING["chain"](), L.Dense(3)]),
+    "made float": lambda: padless.Sequential([
+        L.Lambda(lambda x: x[..., None].float()), L.Masking(), L.LSTM(3)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READING)
+def test_an_encoder_that_finds_the_words_itself_says_which_sentences_there_are(name):
+    layer = L.TimeDistributed(READING[name]())
+    symbol = layer(L.Input((None, None), dtype="int64"))
+    assert symbol.lead == 2 and symbol.shape == (None, None, 3)
+    found = []
+    for before, after in [((0, 0), (0, 0)), *WIDER]:
+        torch.manual_seed(0)
+        ids = torch.from_numpy(widened(DOCUMENTS, before, after))
+        outputs = layer(ids, training=True)
+        assert np.array_equal(outputs.index.mask, ids.ne(0).any(-1))
+        found.append((outputs.values, L.GlobalAveragePooling1D()(outputs), sum(layer.losses) * len(ids)))
+        marked = pack(ids, mask=np.ones(ids.shape[:2], dtype=bool))  # a sentence without a word is none, whoever says it
+        assert np.array_equal(layer(marked).index.mask, outputs.index.mask)
+        assert np.array_equal(layer.compute_mask(ids), outputs.index.mask)
+    for other in found[1:]:
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_mask_made_finer_inside_takes_sentences_away():
+    x = torch.randn(2, 3, 4, D)
+    x[0, 1] = x[1, 0, 2:] = 0
+    layer = L.TimeDistributed(padless.Sequential([L.Masking(), L.LSTM(2)]))
+    wanted = [[True, False, True], [True, True, True]]
+    assert layer(x).mask.tolist() == wanted
+    assert layer(pack(x, mask=np.ones((2, 3, 4), dtype=bool))).mask.tolist() == wanted
+
+
+def test_an_encoder_of_ids_without_a_mask_leaves_every_sentence():
+    layer = L.TimeDistributed(padless.Sequential([L.Embedding(V, D), L.LSTM(2)]))
+    assert layer(torch.from_numpy(DOCUMENTS)).shape == (4, 3, 2)
+    assert not layer(L.Input((None, None), dtype="int64")).masked
+
+
+def test_training_an_encoder_that_finds_the_words_itself():
+    histories = []
+    for before, after in [((0, 0), (0, 0)), *WIDER]:
+        torch.manual_seed(0)
+        padless.clear_session()
+        model = padless.Sequential([L.TimeDistributed(READING["statistics"]()), L.GlobalAveragePooling1D(), L.Dense(1)])
+        model.compile("adam", "mse")
+        ids = widened(DOCUMENTS, before, after)
+        histories.append(model.fit(ids, LABELS, epochs=3, batch_size=2, shuffle=False, verbose=0).history["loss"])
+    assert all(h == histories[0] for h in histories)
+
+
 # ------------------------------------------------------------------------------------------------ docs/differences.md
+
+
+def test_sentences_without_a_word():
+    """Keras reads a sentence of padding to an encoder that embeds ids itself as a sentence."""
+    layers = [lib.layers.TimeDistributed(lib.Sequential([
+        lib.layers.Embedding(V, 1, mask_zero=True, weights=[table()[:, :1]]),
+        lib.layers.GRU(2, kernel_initializer="ones", recurrent_initializer="ones", bias_initializer="ones"),
+    ])) for lib in (padless, keras)]  # fmt: skip
+    a, b = (layer(torch.from_numpy(DOCUMENTS)) for layer in layers)
+    assert np.array_equal(mask_on(a), REAL.any(-1)) and mask_on(b) is None
+    wider = [layer(torch.from_numpy(widened(DOCUMENTS, (0, 3), (0, 0)))) for layer in layers]
+    means = [[lib.layers.GlobalAveragePooling1D()(h) for h in pair]
+             for lib, *pair in ((padless, a, wider[0]), (keras, b, wider[1]))]
+    assert torch.equal(*means[0]) and not torch.allclose(*means[1])
+    full = torch.from_numpy(DOCUMENTS[3:])
+    close(layers[0](full), layers[1](full))
 
 
 def test_encoder_of_sentences():

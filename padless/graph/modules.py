@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError
@@ -34,6 +35,8 @@ class Call:
         self.learning = True
         self.made: list[tuple[Any, Any]] = []  # each operation and what it gives, in order
         self.before = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        for counter in _counted(frame):  # by the batch normalizations whose calls led here
+            next(value for buffer, value in self.before if buffer is counter).sub_(1)
 
     def record(self) -> None:
         """The call as a whole, and what each operation inside it stands for."""
@@ -62,7 +65,7 @@ class Call:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Statistics as they were: modules count their calls before they compute anything."""
+        """Statistics as they were before the call."""
         for buffer, value in self.before:
             buffer.copy_(value)
 
@@ -86,6 +89,17 @@ class Call:
     @property
     def _advice(self) -> str:
         return "Call padless.layers.TorchModuleWrapper(module) on them: it runs the module on data only."
+
+
+def _counted(outermost: FrameType) -> list[torch.Tensor]:
+    """The counters of batches that have moved already: batch normalization counts before it computes."""
+    found, frame = [], sys._getframe(2)
+    while frame is not None:
+        module = frame.f_locals["self"] if frame.f_code is CALL else None
+        if isinstance(module, _BatchNorm) and module.training and module.num_batches_tracked is not None:
+            found.append(module.num_batches_tracked)
+        frame = None if frame is outermost else frame.f_back
+    return found
 
 
 _under_way: ContextVar[Call | None] = ContextVar("call under way", default=None)

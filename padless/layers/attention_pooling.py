@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from padless.errors import ArgumentError
+from padless.errors import ArgumentError, ShapeError
 from padless.kernels import activations, segment
 from padless.layers import constraints, initializers, regularizers
 from padless.layers.attend import like, steps_of
@@ -104,6 +104,9 @@ class AttentionPooling1D(Layer):
         """What the queries are compared with, `(N, size)`; an activation that mixes steps is refused on the way."""
         keys: Any = inputs.with_values(inputs.values) if isinstance(inputs, Packed) else inputs
         if self.kernel is not None:
+            if inputs.shape[-1] != self.kernel.shape[0]:
+                raise ShapeError(f"AttentionPooling1D {self.name!r} was built for {self.kernel.shape[0]} features; got "
+                                 f"inputs of shape {tuple(inputs.shape)}.")
             keys = self.activation(functional.linear(keys, self.kernel.t(), self.bias))
         return steps_of(self, keys)[0]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from padless.errors import ArgumentError, one_of
 from padless.kernels import moments
 from padless.layers import initializers
-from padless.layers.normalization import Affine, axes_of, feature_axes
+from padless.layers.normalization import Affine, axes_of, built_for, feature_axes
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -91,6 +91,7 @@ class BatchNormalization(Affine):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The inputs, normalized by the batch's numbers in training, else by the moving ones."""
         (axis,) = feature_axes(self, self.axis, inputs)
+        built_for(self, self.moving_mean, inputs, (self.axis,))
         values = inputs.values if isinstance(inputs, Packed) else inputs
         wide = torch.promote_types(values.dtype, torch.float32)
         gamma, beta = (None if weight is None else weight.to(wide) for weight in (self.gamma, self.beta))

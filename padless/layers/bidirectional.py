@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from padless.errors import ArgumentError, ShapeError
+from padless.graph.spec import probing
 from padless.layers import cells, recurrence
 from padless.layers.layer import Layer, get
 from padless.layers.scan import RNN
@@ -48,6 +49,11 @@ class Bidirectional(Layer):
         if merge_mode is not None and merge_mode not in _MERGES:
             raise ArgumentError(f"merge_mode must be one of {sorted(_MERGES)} or None; got {merge_mode!r}.")
         super().__init__(**kwargs)
+        for own in (layer, layer if backward_layer is None else get(backward_layer)):
+            if isinstance(own, RNN) and type(own).call is not RNN.call:
+                raise ArgumentError(f"Bidirectional runs the cell of a recurrent layer, so the `call` that "
+                                    f"{type(own).__name__} defines would never be used. Put what it does into the cell: "
+                                    f"RNN(your_cell).")
         self.merge_mode = merge_mode
         self.forward_layer = _again(layer, f"forward_{layer.name}", layer.go_backwards)
         back: Any = layer if backward_layer is None else get(backward_layer)
@@ -83,6 +89,9 @@ class Bidirectional(Layer):
             outputs, last, index = layer.run(sequences, state, training)
             results.append(outputs if self.return_sequences else layer._last(outputs, last, index))
             ended.extend(last)
+            if layer.activity_regularizer is not None and not probing():
+                own = Packed(outputs, index) if self.return_sequences else results[-1]
+                layer._add_activity([own, *last] if self.return_state else own)
         merged = [_MERGES[self.merge_mode](*results)] if self.merge_mode else results
         if self.return_sequences:
             merged = [self._sequence(values, sequences, index) for values in merged]

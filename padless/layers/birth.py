@@ -14,13 +14,13 @@ from torch import Tensor
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.graph.node import Node
 from padless.graph.spec import Shape, Symbolic, is_symbolic, probing
-from padless.layers import constraints, initializers, regularizers
+from padless.layers import births, constraints, initializers, regularizers
 from padless.layers.layer import Layer
 from padless.layers.rule import as_data
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, narrow
 from padless.ragged.moves import take
-from padless.ragged.packed import Packed, gather, shows
+from padless.ragged.packed import DOCUMENTS, Packed, gather, shows
 from padless.registry import register
 
 
@@ -201,19 +201,22 @@ def _born(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
             raise ShapeError(f"{who} makes a mask of steps, so it needs data of shape (batch, steps, ...); got "
                              f"{tuple(inputs.shape)}.")
         index = Index.from_mask(as_mask(real(inputs)), who)
+        births.note(index)
         return Packed(gather(inputs, index), index), True
     found = real(inputs.values)
     if found.ndim != 1:
         raise ShapeError(f"{who} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
-                         f"already. Make the finer mask first: it says which of the steps are real, too.")
+                         f"already. Make the finer mask first: it says which of the steps are real, too. {DOCUMENTS}")
     chosen = as_mask(found[:, None])[:, 0]
     whole = inputs.index
     if chosen.all():  # while a model is looked at, it shall show that the mask has passed here
         index = Index.from_mask(whole.mask, who) if probing() else whole
+        births.note(index, narrowed=whole)
         return Packed(inputs.values, index, inputs.fill), False
     mask = whole.mask.copy()
     mask.reshape(-1)[whole.flat[~chosen]] = False
     index = narrow(whole, mask, who)
+    births.note(index, narrowed=whole)
     steps = torch.from_numpy(chosen.nonzero()[0]).to(inputs.device)
     return Packed(take(inputs.values, steps), index), False
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, MaskError
+from padless.errors import ArgumentError, MaskError, ShapeError
 from padless.graph.spec import leaves
 from padless.kernels import combine
 from padless.layers.layer import Layer
@@ -39,12 +39,20 @@ class Merge(Layer):
         rank = max(x.ndim for x in inputs)
         inputs = [_raised(x, rank) for x in inputs]
         packed = [x for x in inputs if isinstance(x, Packed)]
+        self._fit(inputs, max((x.lead for x in packed), default=0))
         if all(x.index.equals(packed[0].index) for x in packed):
             return self.combined(inputs)
         whole = _united(self, packed)
         spread = [Packed(combine.spread(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
                   for x in inputs]
         return self.combined_over(spread, [_present(x, whole) for x in inputs])
+
+    def _fit(self, inputs: list[Any], lead: int) -> None:
+        """Raises `ShapeError` unless the axes behind those of a mask broadcast."""
+        sizes = [tuple(x.shape[lead:]) for x in inputs if x.ndim == inputs[0].ndim]
+        if any(len(set(axis) - {1}) > 1 for axis in zip(*sizes, strict=True)):
+            raise ShapeError(f"{type(self).__name__} {self.name!r} merges element by element, so its inputs need the same "
+                             f"shape, or size 1 where they differ; got shapes {[tuple(x.shape) for x in inputs]}.")
 
     def combined_over(self, inputs: list[Any], present: list[Tensor | None]) -> Any:
         """The merge where some inputs lack steps; `present` `(N,)` says where each is there (None: everywhere)."""
@@ -61,6 +69,10 @@ def several(layer: Layer, inputs: Any) -> list[Any]:
     if not isinstance(inputs, list | tuple) or len(inputs) < 1:
         raise ArgumentError(f"{type(layer).__name__} {layer.name!r} merges a list of inputs; got "
                             f"{type(inputs).__name__}. Call it as {type(layer).__name__}()([x, y]).")
+    for place, x in enumerate(inputs):
+        if not isinstance(x, Tensor | Packed):
+            raise ArgumentError(f"{type(layer).__name__} {layer.name!r} merges tensors; got "
+                                f"{'None' if x is None else type(x).__name__} as input {place} of {len(inputs)}.")
     return list(inputs)
 
 

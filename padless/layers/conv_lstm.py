@@ -63,6 +63,11 @@ class ConvLSTM1DCell(cells.LSTMCell):
             raise ShapeError(f"{type(self).__name__} {self.name!r} expected steps of two known sizes, rows and channels, in "
                              f"an input (batch, steps, rows, channels); got steps of shape {tuple(input_shape[1:])}.")
         rows, channels = input_shape[1:] if self._last else reversed(input_shape[1:])
+        left = self._window.count(rows)
+        if left < 1:
+            raise ShapeError(f"{type(self).__name__} {self.name!r} has windows of {self._window.reach} rows "
+                             f"(kernel_size={self.kernel_size[0]}, dilation_rate={self.dilation_rate[0]}), of which none "
+                             f"fits into steps of {rows}. Take padding=\"same\", or a smaller kernel.")
         columns = 4 * self.filters
         self.add_weight((*self.kernel_size, channels, columns), self.kernel_initializer, name="kernel",
                         regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
@@ -73,7 +78,6 @@ class ConvLSTM1DCell(cells.LSTMCell):
                             constraint=self.bias_constraint)
         else:
             self.bias = None
-        left = self._window.count(rows)
         self.output_size = (left, self.filters) if self._last else (self.filters, left)
         self.state_size = [self.output_size, self.output_size]
         self._step_shape = tuple(input_shape[1:])

@@ -1,7 +1,7 @@
 """A layer applied to every step: TimeDistributed.
 
 Of packed steps `(N, ...)` the inner layer sees a batch of N examples. Of sequences of sequences it sees the inner
-sequences that have a real step, and the outer mask says which those are.
+sequences that have a real step, and the outer mask says which those are; also where it finds the inner steps itself.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch.utils import _pytree
 
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.spec import Symbolic, leaves, map_leaves, still
+from padless.layers import births
 from padless.layers.layer import Layer, get
-from padless.layers.rule import rule_of
+from padless.layers.rule import masked, rule_of
 from padless.layers.torch_module import as_layer
 from padless.ragged.index import Index
+from padless.ragged.mask import narrow
 from padless.ragged.moves import place
-from padless.ragged.packed import Packed, unpack
+from padless.ragged.packed import Packed, gather, unpack
 from padless.registry import register
 
 
@@ -30,7 +32,8 @@ class TimeDistributed(Layer):
     """`layer` on each step of `(B, T, ...)` alone; the mask passes.
 
     Keras's `TimeDistributed`. If the layer gives a mask for each step (an Embedding with `mask_zero` on words of
-    sentences), the result is masked on both levels.
+    sentences), the result is masked on both levels; if it makes such a mask inside and gives one vector for each step, those
+    without anything inside are no steps.
 
     >>> from padless.layers.stepwise import Dense
     >>> import torch
@@ -72,11 +75,30 @@ class TimeDistributed(Layer):
         if not isinstance(inputs, Tensor | Packed):
             raise ShapeError(f"TimeDistributed {self.name!r} takes one input (batch, steps, ...); got "
                              f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate.")
-        batch, steps, *_ = self._steps_of(tuple(inputs.shape))
+        self._steps_of(tuple(inputs.shape))
+        inputs = self._met(inputs)
         if isinstance(inputs, Packed):
             return self._on_inner(inputs, training) if inputs.lead > 2 else self._on_packed(inputs, training)
-        outputs = self.layer(inputs.reshape(batch * steps, *inputs.shape[2:]), training=training)
-        return map_leaves(lambda x: _regrid(x, (batch, steps)), outputs)
+        outputs = self.layer(inputs.flatten(0, 1), training=training)
+        return map_leaves(lambda x: _regrid(x, tuple(inputs.shape[:2])), outputs)
+
+    def _met(self, inputs: Any) -> Any:
+        """The inputs without steps in which the inner layer would find nothing."""
+        if births.bears(self.layer):
+            return inputs  # it says itself what of each step is real
+        notes = births.foreseen(self.layer, _examples(inputs))
+        if notes is None or notes.real is None:
+            return inputs
+        if not isinstance(inputs, Packed):
+            index = Index.from_mask(notes.real.reshape(tuple(inputs.shape[:2])), notes.born)
+            births.note(index)
+            return Packed(gather(inputs, index), index)
+        index = inputs.index
+        mask = index.mask.copy()
+        mask.reshape(len(index.top.rank), -1)[index.top.flat[~notes.real]] = False
+        index = narrow(index, mask, notes.born)
+        births.note(index, narrowed=inputs.index)
+        return inputs.at_steps(index)
 
     def _on_packed(self, inputs: Packed, training: bool) -> Any:
         """N examples; what gaps show goes through the layer too."""
@@ -94,11 +116,7 @@ class TimeDistributed(Layer):
     def _on_inner(self, inputs: Packed, training: bool) -> Any:
         """The inner sequences that have a step, as a batch."""
         index = inputs.index
-        fill = None
-        if inputs.fill is not None:
-            rows = index.gap_rows if len(inputs.fill) == index.gaps else index.masked // max(index.shape[1], 1)
-            fill = inputs.fill[torch.from_numpy(_held(index, rows)).to(inputs.device)]
-        outputs = self.layer(Packed(inputs.values, index.inner, fill), training=training)
+        outputs = self.layer(_examples(inputs), training=training)
         return map_leaves(lambda x: _nested(x, index.top, index) if isinstance(x, Packed) else Packed(x, index.top), outputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
@@ -106,7 +124,8 @@ class TimeDistributed(Layer):
         grid = unpack(inputs)
         batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
         given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
-        steps = given if given is None or given.ndim == 2 else given.flatten(2).any(-1)
+        met = self._met(masked(grid, given, "mask"))
+        steps = torch.from_numpy(met.index.top.mask) if isinstance(met, Packed) else None
         inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
         found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
 
@@ -161,6 +180,19 @@ def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
         return Packed(x.values, index)
     kept = np.flatnonzero(outer.rank[index.gap_rows // _size(index)] >= 0)
     return Packed(x.values, index, place(x.fill, torch.from_numpy(kept).to(x.device), index.gaps))
+
+
+def _examples(inputs: Any) -> Any:
+    """The real steps of the outermost level, as a batch."""
+    if not isinstance(inputs, Packed):
+        return inputs.flatten(0, 1)
+    index, fill = inputs.index, None
+    if inputs.lead == 2:
+        return inputs.values
+    if inputs.fill is not None:
+        rows = index.gap_rows if len(inputs.fill) == index.gaps else index.masked // max(index.shape[1], 1)
+        fill = inputs.fill[torch.from_numpy(_held(index, rows)).to(inputs.device)]
+    return Packed(inputs.values, index.inner, fill)
 
 
 def _held(index: Index, rows: np.ndarray) -> np.ndarray:

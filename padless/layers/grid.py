@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
+from padless.graph.spec import probing
 from padless.layers.layer import Layer
 from padless.ragged.packed import Packed, shows, unpack
 from padless.registry import register
@@ -91,14 +93,21 @@ class Reshape(Layer):
 
     def _target(self, shape: Any) -> tuple[int, ...]:
         size, known = math.prod(shape[1:]), math.prod(s for s in self.target_shape if s != -1)
-        if -1 not in self.target_shape and size != known or -1 in self.target_shape and (not known or size % known):
+        open_ = probing() and -1 in self.target_shape  # a length of a probe need not divide
+        if -1 not in self.target_shape and size != known or -1 in self.target_shape and (
+                not known or size % known and not open_):
             raise ShapeError(f"Reshape {self.name!r} cannot bring {tuple(shape[1:])} to {self.target_shape}: the number of "
                              f"elements differs.")
         return tuple(size // known if s == -1 else s for s in self.target_shape)
 
     def call(self, inputs: Any) -> Any:
         """The inputs in their new shape."""
+        if isinstance(inputs, Packed) and any(a not in (-1, b) for a, b in zip(self.target_shape, inputs.index.grid[1:],
+                                                                               strict=False)):
+            return inputs.reshape((inputs.shape[0], *self.target_shape))  # the steps would not stay: refused
         shape = (inputs.shape[0], *self._target(inputs.shape))
+        if isinstance(inputs, Tensor) and math.prod(shape) != math.prod(inputs.shape):  # on a probe
+            return inputs.new_zeros(shape)
         return inputs.reshape(shape) if not isinstance(inputs, Packed) or shape != tuple(inputs.shape) else inputs
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:

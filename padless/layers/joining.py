@@ -69,6 +69,9 @@ class Concatenate(Merge):
             return _after(inputs, axis, leads.pop())
         return super().call(inputs)
 
+    def _fit(self, inputs: list[Any], lead: int) -> None:
+        """`call` has seen to it."""
+
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Over features the steps that some masked input has; over time the masks side by side."""
         given = [None if m is None else torch.as_tensor(m, dtype=torch.bool) for m in mask or ()]
@@ -153,6 +156,8 @@ class Dot(Layer):
         if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1 and x.lead == y.lead == 2:
             both = intersection(x.index, y.index)
             x, y = x.at_steps(both), y.at_steps(both)
+        x, i = _met(x, i, y, j)
+        y, j = _met(y, j, x, i)
         if self.normalize:
             x, y = _unit(x, i), _unit(y, j)
         if isinstance(x, Packed) and x.lead == 3 and i == 2:
@@ -161,10 +166,8 @@ class Dot(Layer):
             raise MaskLost(f"Dot {self.name!r} takes sequences of sequences only as its first input, summed over the inner "
                            f"steps, axis 2; got {x!r} and {y!r}, summed over axes {(i, j)}. Use TimeDistributed, or end a "
                            f"mask with DropMask().")
-        if isinstance(x, Packed) and i == 1 and (j == 1 or not isinstance(y, Packed)):
-            return _over_time(x, y, j, False)
-        if isinstance(y, Packed) and j == 1 and not isinstance(x, Packed):
-            return _over_time(y, x, i, True)
+        if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1:
+            return _over_time(x, y)
         x, y = (side.unpack(padding=0) if isinstance(side, Packed) and axis == 1 else side
                 for side, axis in ((x, i), (y, j)))  # summed with the features of the other: a step less is a 0
         return self._over_features(x, y, i, j)
@@ -194,9 +197,6 @@ class Dot(Layer):
             raise MaskLost(f"Dot {self.name!r} sums over the inner steps of {x!r}, so the second input must be summed over "
                            f"its steps, axis 1; got {y!r}, summed over axis {j}.")
         outer: Any = x.index.outer
-        if not isinstance(y, Packed):
-            y = y.movedim(j, 1)
-            y = Packed(y.reshape(-1, *y.shape[2:]), full_index(*y.shape[:2]))
         sums = products.over_inner(_flat(x.values), _flat(y.values), x.index, y.index)
         return Packed(sums.reshape(outer.steps, *x.values.shape[1:], *y.values.shape[1:]), outer)
 
@@ -260,13 +260,18 @@ def _with_vector(x: Any, vector: Any, axis: int) -> Packed:
     return x.with_values(sums.reshape(index.steps, *rest))
 
 
-def _over_time(x: Packed, y: Any, axis: int, turned: bool) -> Tensor:
-    """Sums over the steps of `x`, at which a plain `y` is read; `turned` sets the features of `y` first."""
-    other = y.values if isinstance(y, Packed) else gather(y.movedim(axis, 1), x.index)
-    sides = [(_flat(side), tuple(side.shape[1:])) for side in (x.values, other)]
-    (a, first), (b, second) = reversed(sides) if turned else sides
-    sums = products.over_time(a, b, x.index)
-    return sums.reshape(x.shape[0], *(first + second or (1,)))
+def _met(x: Any, axis: int, other: Any, summed: int) -> tuple[Any, int]:
+    """An input without a mask at the steps of the other that are summed over, these behind the batch."""
+    if isinstance(x, Packed) or not isinstance(other, Packed) or summed != other.lead - 1 or other.lead > 3:
+        return x, axis
+    index = other.index if other.lead == 2 else Index.from_mask(np.asarray(other.index.mask.any(1)), other.index.born)
+    return Packed(gather(x.movedim(axis, 1), index), index), 1
+
+
+def _over_time(x: Packed, y: Packed) -> Tensor:
+    """Sums over the steps that both have, which are the same by now."""
+    sums = products.over_time(_flat(x.values), _flat(y.values), x.index)
+    return sums.reshape(x.shape[0], *(tuple(x.values.shape[1:]) + tuple(y.values.shape[1:]) or (1,)))
 
 
 def _plain(x: Tensor, y: Tensor, i: int, j: int) -> Tensor:

@@ -22,6 +22,7 @@ from padless.graph.modules import enclosing
 from padless.graph.node import Node, auto_name
 from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves, probing
 from padless.layers import regularizers
+from padless.layers.mode import all_in_mode, foreign
 from padless.layers.rule import Rule, as_data, is_data, mask_of, masked, remask, rule_of, same_steps
 from padless.layers.state import State, Unbuilt, as_dtype
 from padless.ragged.operands import Refused, align, fills_of, scope
@@ -175,12 +176,12 @@ class Layer(State):
         try:
             with scope(self.name, rule.takes_mask(self) and not rule.stepwise):
                 if rule.stepwise:
-                    outputs = self._on_steps(arguments, data)
+                    outputs = self._on_steps(arguments, data, training)
                 elif rule.relation is not None:
-                    outputs = self._invoke(arguments)
+                    outputs = self._invoke(arguments, training)
                 else:
                     with showing(True):
-                        outputs = self._invoke(arguments)
+                        outputs = self._invoke(arguments, training)
                 if rule.takes_mask(self):
                     outputs = remask(self, rule, first, mask_of(first), outputs)
         finally:
@@ -189,17 +190,18 @@ class Layer(State):
             self._add_activity(outputs)
         return outputs
 
-    def _invoke(self, arguments: dict[str, Any]) -> Any:
-        """`call` by its own signature."""
+    def _invoke(self, arguments: dict[str, Any], training: bool) -> Any:
+        """`call` by its own signature; modules of torch's that it holds train if it does."""
         signature = rule_of(type(self), Layer).signature
         bound = inspect.BoundArguments(signature, arguments)  # pyright: ignore[reportArgumentType]
-        return self.call(*bound.args, **bound.kwargs)
+        with all_in_mode(foreign(self), training):
+            return self.call(*bound.args, **bound.kwargs)
 
-    def _on_steps(self, arguments: dict[str, Any], data: list[str]) -> Any:
+    def _on_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:
         """`call` on the real steps as one row `(1, N, ...)`, and once more, inferring, on the fill."""
         packed = next((x for name in data for x in leaves(arguments[name]) if isinstance(x, Packed)), None)
         if packed is None:
-            return self._invoke(arguments)
+            return self._invoke(arguments, training)
         meets = {}
         for name in data:
             for x in leaves(arguments[name]):
@@ -218,7 +220,8 @@ class Layer(State):
 
             inner = {name: map_leaves(view, arguments[name]) if name in data else arguments[name] for name in arguments}
             row = torch.full((1, len(next(iter(rows.values())))), real, device=packed.device)
-            return self._invoke({**inner, **{k: v for k, v in more.items() if k in inner}, **dict.fromkeys(masks, row)})
+            inner = {**inner, **{k: v for k, v in more.items() if k in inner}, **dict.fromkeys(masks, row)}
+            return self._invoke(inner, more.get("training", training))
 
         outputs = on({id(x): x.values for x in operands}, True)
         rows = fills_of(packed.index, operands)
@@ -258,19 +261,25 @@ class Layer(State):
         dtype = self._weight_dtype()
         if dtype is None or not dtype.is_floating_point:
             return x
-        whole = rule_of(type(self), Layer).relation is not None
+        without = type(self)._weight_dtype is Layer._weight_dtype and self._own_dtype() is None  # then it was asked for
+        whole = rule_of(type(self), Layer).relation is not None and not without
 
         def cast(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor | Packed) or leaf.dtype == dtype:
                 return leaf
             if not leaf.dtype.is_floating_point and (leaf.dtype.is_complex or not whole):
                 return leaf
-            return leaf if torch.is_autocast_enabled(leaf.device.type) else leaf.to(dtype)
+            return leaf if torch.is_autocast_enabled(leaf.device.type) and not without else leaf.to(dtype)
 
         return map_leaves(cast, x)
 
     def _weight_dtype(self) -> torch.dtype | None:
-        """The dtype that inputs are brought to: that of the layer's own weights, None if it has none."""
+        """The dtype that inputs are brought to: that of the layer's own weights, else the one that it was given, or None."""
+        given = self.__dict__.get("_arguments", {}).get("dtype")
+        asked = given is not None and not str(given).startswith("mixed_") and not isinstance(given, dict)
+        return self._own_dtype() or (self.dtype if asked and type(self).build is Layer.build else None)
+
+    def _own_dtype(self) -> torch.dtype | None:
         if not self.built:
             return self.dtype if type(self).build is not Layer.build else None
         return next((w.dtype for w in self._parameters.values() if w is not None), None)
@@ -346,7 +355,9 @@ class Layer(State):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make the same layer again, as JSON has them."""
         own = {k: serialize(v) for k, v in self.__dict__.get("_arguments", {}).items() if k not in _BASE}
-        base = {"name": self.name, "trainable": self.trainable, "dtype": str(self.dtype).removeprefix("torch.")}
+        free = type(self).build is Layer.build and self._weight_dtype() is None  # takes floats of any dtype
+        dtype = None if free else str(self.dtype).removeprefix("torch.")
+        base = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
         if self.activity_regularizer is not None:
             base["activity_regularizer"] = serialize(self.activity_regularizer, "regularizer")
         return {**base, **own}

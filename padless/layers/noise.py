@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -110,11 +111,11 @@ def _places(index: Index) -> list[Ints]:
     return [*(place[row] for place in _places(index.outer)), number]
 
 
-def _between(layer: Layer, name: str, value: Any, below: bool = False) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 1 or below and value == 1:
+def _between(layer: Layer, name: str, value: Any, below: bool = False) -> Any:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1 or below and value == 1:
         raise ArgumentError(f"{type(layer).__name__} expected a {name} between 0 and 1{', below 1' if below else ''}; got "
                             f"{value!r}.")
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @register("layer")

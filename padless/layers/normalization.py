@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from padless.errors import ArgumentError, MaskLost
+from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.layers import constraints, initializers, regularizers
 from padless.layers.layer import Layer
 from padless.ragged.packed import Packed
@@ -54,6 +54,14 @@ class Affine(Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""
         return tuple(input_shape)
+
+
+def built_for(layer: Layer, weight: Tensor | None, inputs: Any, axes: Any) -> None:
+    """Raises `ShapeError` unless the inputs have, on these axes, the sizes that a weight was made for."""
+    sizes = tuple(inputs.shape[axis] for axis in axes)
+    if weight is not None and tuple(weight.shape) != sizes:
+        raise ShapeError(f"{type(layer).__name__} {layer.name!r} was built for {tuple(weight.shape)} features; got inputs "
+                         f"of shape {tuple(inputs.shape)}.")
 
 
 def axes_of(layer: Layer, axis: Any, rank: int) -> list[int]:
@@ -130,6 +138,7 @@ class LayerNormalization(Affine):
         """The normalized inputs."""
         inputs, rank = floating(self, inputs), inputs.ndim
         axes = axes_of(self, self.axis, rank)
+        built_for(self, self.gamma if self.gamma is not None else self.beta, inputs, axes)
         if _trailing(axes, rank) and not self.rms_scaling:
             shape = [inputs.shape[axis] for axis in axes]
             return functional.layer_norm(inputs, shape, self.gamma, self.beta, self.epsilon)
@@ -168,6 +177,7 @@ class RMSNormalization(Layer):
         """The normalized inputs."""
         rank = inputs.ndim
         axes = axes_of(self, self.axis, rank)
+        built_for(self, self.scale, inputs, axes)
         if _trailing(axes, rank):
             return functional.rms_norm(inputs, [inputs.shape[axis] for axis in axes], self.scale, self.epsilon)
         square = (inputs * inputs).mean(dim=axes, keepdim=True)

@@ -143,7 +143,7 @@ class Normalization(Layer):
         """The shape of the input."""
         return tuple(input_shape)
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _own_dtype(self) -> torch.dtype | None:
         return self.mean.dtype if self.built and self.input_mean is None else None
 
 

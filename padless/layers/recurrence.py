@@ -17,7 +17,7 @@ from torch.utils import _pytree
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.kernels import scan
 from padless.layers.layer import Layer, get
-from padless.layers.torch_module import in_mode
+from padless.layers.mode import in_mode
 from padless.ragged.index import Index
 
 RECURRENT = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)  # torch's own, which say their sizes in other words

@@ -28,8 +28,9 @@ class Segment(Layer):
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """One row for each sequence."""
         if inputs.ndim < 3 or isinstance(inputs, Packed) and inputs.lead > 2:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected (batch, steps, ...features); got "
-                             f"{inputs!r}. For sequences of sequences wrap it in TimeDistributed.")
+            wrap = " For sequences of sequences wrap it in TimeDistributed." if inputs.ndim > 2 else ""
+            raise ShapeError(f"{type(self).__name__} {self.name!r} expected (batch, steps, ...features); got the shape "
+                             f"{tuple(inputs.shape)}.{wrap}")
         if isinstance(inputs, Packed):
             return type(self).kernel(inputs.values, inputs.index)
         if inputs.shape[1] == 0:

@@ -1,15 +1,16 @@
-"""Any torch module as a layer, and the mode in which a module of torch's runs inside one."""
+"""Any torch module as a layer."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree
 
@@ -18,6 +19,7 @@ from padless.graph.modules import CALL
 from padless.graph.node import auto_name
 from padless.graph.spec import Symbolic, leaves, map_leaves
 from padless.layers.layer import Layer
+from padless.layers.mode import in_mode
 from padless.layers.rule import same_steps
 from padless.ragged.packed import Packed, showing, unpack
 from padless.registry import entries, register, snake_case
@@ -28,21 +30,6 @@ _TWINS = {"RNN": "SimpleRNN", "BatchNorm1d": "BatchNormalization", "MultiheadAtt
           "MaxPool1d": "MaxPooling1D", "AvgPool1d": "AveragePooling1D", "GroupNorm": "GroupNormalization",
           "ConvTranspose1d": "Conv1DTranspose", "TransformerEncoderLayer": "TransformerEncoder",
           "TransformerDecoderLayer": "TransformerDecoder", "Conv1d": "Conv1D"}  # torch's name: the one here
-
-
-@contextmanager
-def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """While this lasts, a torch module trains or infers, and everything inside it; afterwards each is as it was."""
-    before = [(m, m.training) for m in module.modules()]
-    if all(own is training for _, own in before):
-        yield
-        return
-    module.train(training)
-    try:
-        yield
-    finally:
-        for inner, own in before:
-            inner.training = own
 
 
 @register("layer")
@@ -56,7 +43,8 @@ class TorchModuleWrapper(Layer):
     - "stepwise": the real steps as examples `(N, ...)`, of a plain input all steps `(B * T, ...)`; the mask passes.
     - "grid": the padded grid `(B, T, ...)`, on purpose. The mask ends, as with `DropMask`.
 
-    Over no example at all the module infers, since there is nothing to learn from. A module without `get_config` and
+    Over no example at all the module infers, since there is nothing to learn from; one with torch's batch normalization
+    also over a single one, which has no variance. A module without `get_config` and
     `from_config` can be saved by its weights only.
 
     >>> TorchModuleWrapper(nn.BatchNorm1d(3), relation="stepwise")(torch.ones(2, 5, 3)).shape
@@ -111,7 +99,8 @@ class TorchModuleWrapper(Layer):
 
     def _run_module(self, args: Any, kwargs: Any, training: bool) -> Any:
         examples = next((x.shape[0] for x in leaves((args, kwargs)) if _is_array(x)), 1)
-        with in_mode(self.module, training and examples > 0):
+        alone = examples == 1 and any(isinstance(m, _BatchNorm) for m in self.module.modules())
+        with in_mode(self.module, training and examples > 0 and not alone):
             return self.module(*args, **kwargs)
 
     def _by_step(self, args: Any, kwargs: Any, training: bool) -> Any:

@@ -30,6 +30,11 @@ class _Block(Layer):
         normalize_first: bool = False, **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for what, size in (("intermediate_dim", intermediate_dim), ("num_heads", num_heads)):
+            if not isinstance(size, int) or size <= 0:
+                raise ArgumentError(f"{type(self).__name__} expected `{what}` to be a positive integer; got {size!r}.")
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ArgumentError(f"{type(self).__name__} expected `dropout` between 0 and 1; got {dropout!r}.")
         self.intermediate_dim = intermediate_dim
         self.num_heads = num_heads
         self.dropout = dropout
@@ -63,7 +68,7 @@ class _Block(Layer):
         return self._made(LayerNormalization, name, (shape,), epsilon=self.layer_norm_epsilon)
 
     def _dropped(self, name: str) -> Dropout:
-        return Dropout(self.dropout, **self._common(name))
+        return Dropout(self.dropout, name=name)
 
     def _feedforward(self, shape: Any) -> None:
         """The two layers of the small network."""

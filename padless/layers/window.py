@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -121,6 +122,7 @@ class Windowed(Layer):
 def sizes(layer: Layer, name: str, given: Any, count: int = 1, least: int = 1) -> tuple[int, ...]:
     """Sizes along time as Keras takes them: one integer for all, or a list or tuple of `count`."""
     found = tuple(given) if isinstance(given, list | tuple) else (given,) * count
+    found = tuple(int(s) if isinstance(s, np.integer) else s for s in found)
     if len(found) != count or any(not isinstance(s, int) or isinstance(s, bool) or s < least for s in found):
         several = f"or {count} of them" if count > 1 else "alone or in a tuple"
         raise ArgumentError(f"{type(layer).__name__} expected `{name}` to be an integer of at least {least}, {several}; "
@@ -297,7 +299,8 @@ class ZeroPadding1D(Windowed):
 class UpSampling1D(Windowed):
     """Each step `size` times, `(B, T, C)` to `(B, T * size, C)`; each part of the mask too.
 
-    Keras's `UpSampling1D`. Where padding stands makes no difference here.
+    Keras's `UpSampling1D`. Columns are those of its own input: behind a stride a row that began at a column between two
+    multiples of it stands up to a stride earlier than it did in front (docs/windows.md).
 
     >>> from padless import pack
     >>> UpSampling1D(2)(pack([[[1.0], [2.0]], [[3.0]]])).mask.tolist()

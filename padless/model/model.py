@@ -7,7 +7,8 @@ objects and containers become batches.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -302,6 +303,7 @@ class Model(Training, Layer):
 
     def _set_named(self, arrays: dict[str, Tensor], source: str) -> None:
         own = self._named_weights()
+        arrays = _renamed(arrays, own)
         if set(own) != set(arrays):
             raise ArgumentError(f"The weights in {source!r} are not those of model {self.name!r}: missing "
                                 f"{sorted(set(own) - set(arrays))}, unknown {sorted(set(arrays) - set(own))}.")
@@ -326,6 +328,25 @@ def load_model(filepath: str | os.PathLike[str], custom_objects: dict[str, Any] 
             model(*_zeros(met))
     model._set_named(arrays, os.fspath(filepath))
     return model
+
+
+def _renamed(arrays: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays under a model's own names, if it is of the same layers and only their names were counted further."""
+    there, here = _by_count(arrays), _by_count(own)
+    return {here[place]: arrays[name] for place, name in there.items()} if set(there) == set(here) else arrays
+
+
+def _by_count(names: Iterable[str]) -> dict[tuple[str, int, str], str]:
+    """Names of weights by what counting has nothing to do with: `dense_7/bias` is that of the first, second, ... `dense`."""
+    split = [name.partition("/") for name in names]
+    counted = {layer: re.fullmatch(r"(.*?)(?:_(\d+))?", layer) for layer, _, _ in split}
+    parts = {layer: (match[1], int(match[2] or 0)) for layer, match in counted.items() if match}
+    found = {}
+    for layer, slash, weight in split:
+        base, number = parts[layer]
+        earlier = sum(1 for other, count in parts.values() if other == base and count < number)
+        found[base, earlier, slash + weight] = layer + slash + weight
+    return found
 
 
 def _layers_in(module: nn.Module) -> Iterator[Layer]:

@@ -24,7 +24,7 @@ from padless.saving.config import CustomObjectScope, deserialize, serialize
 class Sequential(Model):
     """Layers one after the other, built by an Input in front or by the first data.
 
-    Built by data, the time axis stays open, unless a layer needs to know its size.
+    Built by data, axes of steps stay open (of ids and of masks all, else the first), unless a layer needs to know a size.
 
     >>> from padless.layers import Dense, Embedding
     >>> model = Sequential([Embedding(9, 3, mask_zero=True), Dense(2)])
@@ -98,8 +98,8 @@ class Sequential(Model):
         if not isinstance(given, Symbolic | Tensor | Packed):
             raise ArgumentError(f"Sequential {self.name!r} takes one input; got {type(given).__name__}.")
         known = tuple(given.shape[1:])
-        shapes = [known] if isinstance(given, Symbolic) or not known else [(None, *known[1:]), known]
-        masked = isinstance(given, Packed) or isinstance(given, Symbolic) and given.lead == 2
+        masked = isinstance(given, Symbolic | Packed) and given.lead >= 2
+        shapes = [(*(None,) * axes, *known[axes:]) for axes in range(_varying(given), -1, -1)]
         self._begin(shapes, given.dtype, masked)
 
     def _begin(self, shapes: list[Any], dtype: Any, masked: bool) -> None:
@@ -149,3 +149,11 @@ class Sequential(Model):
         with CustomObjectScope(custom_objects):
             made = [deserialize(c, "layer") if isinstance(c, dict) else c for c in config.get("layers", ())]
         return cls(made, **{k: v for k, v in config.items() if k != "layers"})
+
+
+def _varying(given: Any) -> int:
+    """How many axes behind the batch are steps, by all that the first data say; a symbol knows itself what is open."""
+    if isinstance(given, Symbolic):
+        return 0
+    lead = given.lead if isinstance(given, Packed) else 2
+    return (lead if given.dtype.is_floating_point else max(lead, given.ndim)) - 1 if given.ndim > 1 else 0

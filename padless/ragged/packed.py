@@ -25,6 +25,9 @@ from padless.ragged.mask import as_mask, cut, narrow
 from padless.ragged.moves import place, take, take_or_zero
 from padless.ragged.operators import Operators
 
+DOCUMENTS = ("Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "
+             "pack(x, mask=mask), a padded array and a boolean mask (batch, sentences, words), or padded ids to an "
+             "Embedding with mask_zero.")  # for the messages of all that reads data
 _showing: ContextVar[bool] = ContextVar("showing", default=True)
 
 
@@ -300,8 +303,8 @@ def _row(sequence: Any, number: int, dtype: torch.dtype | None) -> Tensor:
     try:
         array = np.asarray(sequence)
     except ValueError as ragged:
-        raise ShapeError(f"Sequence {number} has steps of unequal size: each step must have the same feature shape. For "
-                         f"sequences of sequences give a padded array and a mask of three axes.") from ragged
+        raise ShapeError(f"Sequence {number} has steps of unequal size: each step must have the same feature shape. "
+                         f"{DOCUMENTS}") from ragged
     if array.dtype.kind not in "iufbc":
         raise ShapeError(f"Sequence {number} must hold numbers; got {array.dtype}.")
     if dtype is None and array.dtype == np.float64 and not isinstance(sequence, np.ndarray):

@@ -25,7 +25,7 @@ from torch.utils import _pytree
 
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index, Ints
-from padless.ragged.packed import Packed
+from padless.ragged.packed import DOCUMENTS, Packed
 
 Kind = Literal["grid", "list", "packed"]
 Tree = Any  # Tensor | Packed | None, or a list or a dict by name of these
@@ -343,8 +343,8 @@ def _numbers(what: str, given: Any) -> NDArray[Any]:
     try:
         array = np.asarray(given)
     except ValueError as uneven:
-        raise DataError(f"{what} is a list of unequal things. Expected a sequence of numbers or equal vectors, "
-                        f"or for sequences of sequences a Packed with an outer level.") from uneven
+        raise DataError(f"{what} is a list of unequal things. Expected a sequence of numbers or equal vectors. "
+                        f"{DOCUMENTS}") from uneven
     if array.dtype.kind not in "biuf":
         odd = next((v for v in array.flat if not isinstance(v, int | float)), None)
         odd = odd.item() if isinstance(odd, np.generic) else odd
