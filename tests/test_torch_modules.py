@@ -666,3 +666,22 @@ def test_building_counts_no_batch_of_a_module_called_on_a_symbol():
         counters = [buffer for name, buffer in module.named_buffers() if "tracked" in name]
         module(Input((4,)))
         assert all(counter == 0 for counter in counters)
+
+
+def test_a_module_that_stays_frozen_by_its_own_train_stays_so():
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    class Holds(padless.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.norms = nn.ModuleList([Frozen(3)])
+
+        def call(self, inputs):
+            return self.norms[0](inputs)
+
+    wrapped, holds = TorchModuleWrapper(Frozen(3)), Holds()
+    for layer, norm in ((wrapped, wrapped.module), (holds, holds.norms[0])):
+        layer(torch.randn(4, 3), training=True)
+        assert norm.num_batches_tracked == 0

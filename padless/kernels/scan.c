@@ -8,7 +8,7 @@
    its units in registers, where they are activated at once. Units are filled up to whole blocks with zeros, which
    every cell keeps 0. Weights come packed: block after block, and for each the rows of the product's inner axis.
 
-   What the caller passes is checked in scan_native.py. */
+   What the caller passes is checked in scan.py, and laid out in scan_compiled.py. */
 
 #include <stdint.h>
 #include <string.h>

@@ -23,15 +23,14 @@ from padless.ragged.index import Index
 
 @dataclass(frozen=True)
 class Cell:
-    """What the compiled kernel has to be told of a cell: its place in the table, its gates, its states."""
+    """What the compiled kernel has to be told of a cell: its place in the table, its gates."""
 
     number: int
     gates: int
-    states: int = 1
     relu: bool = False
 
 
-LSTM, GRU, TANH, RELU = Cell(0, 4, 2), Cell(1, 3), Cell(2, 1), Cell(2, 1, relu=True)
+LSTM, GRU, TANH, RELU = Cell(0, 4), Cell(1, 3), Cell(2, 1), Cell(2, 1, relu=True)
 _POINTERS = ("cuts", "starts", "lengths", "rows", "packed", "bias", "h0", "c0", "z", "inner", "h", "c", "h_last", "c_last",
              "upstream", "dz", "ds", "dh", "dc")
 
@@ -153,15 +152,18 @@ def _from_blocks(x: Tensor, gates: int, units: int) -> Tensor:
 
 def _packed(recurrent: Tensor, gates: int, units: int) -> Tensor:
     """The recurrent kernel for the way forwards: block after block, `(units, gates, lanes)` each."""
-    square = torch.nn.functional.pad(recurrent.float(), (0, 0, 0, units - len(recurrent)))
-    blocks = _to_blocks(square, gates, units)
+    blocks = _to_blocks(_tall(recurrent, units), gates, units)
     return _panels(blocks.reshape(units, -1)) if gates == 1 else blocks.transpose(0, 1).contiguous()
 
 
 def _packed_back(recurrent: Tensor, gates: int, units: int) -> Tensor:
     """And for the way back: its transpose."""
-    square = torch.nn.functional.pad(recurrent.float(), (0, 0, 0, units - len(recurrent)))
-    return _panels(_to_blocks(square, gates, units).reshape(units, -1).t())
+    return _panels(_to_blocks(_tall(recurrent, units), gates, units).reshape(units, -1).t())
+
+
+def _tall(recurrent: Tensor, units: int) -> Tensor:
+    """Float32, with rows of zeros up to whole blocks of units."""
+    return torch.nn.functional.pad(recurrent.float(), (0, 0, 0, units - len(recurrent)))
 
 
 def _panels(x: Tensor) -> Tensor:
@@ -262,7 +264,6 @@ def _weight_gradients(
         before = torch.cat([h0, h]).index_select(0, parts.before)[:, :real].to(dtype)
         found[2] = _from_blocks(before.t() @ (low if ds is dz else ds.to(dtype)), gates, real)
     if need[3]:
-        of_inputs = _from_blocks(dz.sum(0)[None], gates, real)
-        of_state = _from_blocks(ds.sum(0)[None], gates, real)
-        found[3] = (torch.cat([of_inputs, of_state]) if cell is GRU else of_inputs[0]).to(dtype)
+        sums = [_from_blocks(d.sum(0)[None], gates, real) for d in ((dz, ds) if cell is GRU else (dz,))]
+        found[3] = (torch.cat(sums) if cell is GRU else sums[0][0]).to(dtype)
     return found

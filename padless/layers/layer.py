@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, ShapeError
+from padless.graph.mode import in_mode
 from padless.graph.modules import enclosing
 from padless.graph.node import Node, auto_name
 from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves, probing
 from padless.layers import regularizers
-from padless.layers.mode import all_in_mode, foreign
 from padless.layers.rule import Rule, as_data, is_data, mask_of, masked, remask, rule_of, same_steps
-from padless.layers.state import State, Unbuilt, as_dtype
+from padless.layers.state import State, Unbuilt, as_dtype, foreign
 from padless.ragged.operands import Refused, align, fills_of, scope
 from padless.ragged.packed import Packed, showing
 from padless.registry import register, snake_case
@@ -194,7 +194,7 @@ class Layer(State):
         """`call` by its own signature; modules of torch's that it holds train if it does."""
         signature = rule_of(type(self), Layer).signature
         bound = inspect.BoundArguments(signature, arguments)  # pyright: ignore[reportArgumentType]
-        with all_in_mode(foreign(self), training):
+        with in_mode(training, *foreign(self)):
             return self.call(*bound.args, **bound.kwargs)
 
     def _on_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, NotBuilt, ShapeError
+from padless.graph.mode import in_mode
 from padless.kernels import scan
 from padless.layers.layer import Layer, get
-from padless.layers.mode import in_mode
 from padless.ragged.index import Index
 
 RECURRENT = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)  # torch's own, which say their sizes in other words
@@ -71,7 +71,7 @@ def over(
                              f"the same shapes.")
         return output, after
 
-    with nullcontext() if isinstance(cell, Layer) else in_mode(cell, training):
+    with nullcontext() if isinstance(cell, Layer) else in_mode(training, cell):
         outputs, last = scan.scan(values, index, step, tuple(flat), reverse=reverse)
     return outputs, _pytree.tree_unflatten(list(last), structure)
 

@@ -250,3 +250,14 @@ def _tracked(value: Any) -> Any:
     if not inside or not all(isinstance(v, nn.Module) for v in inside):
         return value
     return nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(inside)
+
+
+def foreign(holder: nn.Module) -> list[nn.Module]:
+    """The modules that a layer holds and that are no layers, in lists and dictionaries too."""
+    found = []
+    for child in holder.children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            found += foreign(child)
+        elif not isinstance(child, State):
+            found.append(child)
+    return found

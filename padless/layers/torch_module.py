@@ -15,11 +15,11 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
+from padless.graph.mode import in_mode
 from padless.graph.modules import CALL
 from padless.graph.node import auto_name
 from padless.graph.spec import Symbolic, leaves, map_leaves
 from padless.layers.layer import Layer
-from padless.layers.mode import in_mode
 from padless.layers.rule import same_steps
 from padless.ragged.packed import Packed, showing, unpack
 from padless.registry import entries, register, snake_case
@@ -100,7 +100,7 @@ class TorchModuleWrapper(Layer):
     def _run_module(self, args: Any, kwargs: Any, training: bool) -> Any:
         examples = next((x.shape[0] for x in leaves((args, kwargs)) if _is_array(x)), 1)
         alone = examples == 1 and any(isinstance(m, _BatchNorm) for m in self.module.modules())
-        with in_mode(self.module, training and examples > 0 and not alone):
+        with in_mode(training and examples > 0 and not alone, self.module):
             return self.module(*args, **kwargs)
 
     def _by_step(self, args: Any, kwargs: Any, training: bool) -> Any:

@@ -23,10 +23,12 @@ Rule = Callable[[Packed, list[Any], dict[str, Any]], tuple[list[Any], dict[str, 
 
 
 def leaves_of(tree: Any) -> list[Any]:
+    """All leaves of a nest; a Packed is one."""
     return _pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Packed))
 
 
 def pointwise(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Each number alone; plain operands are gathered at the steps."""
     if not any(isinstance(x, Packed) for x in (*args, *kwargs.values())):
         raise Refused
 
@@ -92,6 +94,7 @@ def _whole(packed: Packed, x: Any) -> Any:
 
 
 def gathered(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`gather` along a feature axis."""
     args = [*args, *(kwargs.pop(key) for key in ("dim", "index") if key in kwargs)]
     if not isinstance(args[0], Packed):
         raise Refused
@@ -99,12 +102,14 @@ def gathered(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[l
 
 
 def cosine(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`cosine_similarity` along a feature axis."""
     args = [*args, *(kwargs.pop(key) for key in ("x2", "dim") if key in kwargs)]
     pair, _ = pointwise(packed, args[:2], {})
     return [*pair, _feature(packed, args[2] if len(args) > 2 else 1), *args[3:]], kwargs
 
 
 def flip(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`flip` of feature axes."""
     axes = kwargs["dims"] if "dims" in kwargs else args[1] if isinstance(args[1], list | tuple) else args[1:]
     return [args[0], _features(packed, axes)], {}
 
@@ -119,6 +124,7 @@ def first_only(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple
 
 
 def matmul(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A product with a matrix from the right."""
     left, right = args[0], args[1] if len(args) > 1 else kwargs["other"]
     if not isinstance(left, Packed) or isinstance(right, Packed) or right.ndim > 2 or left.ndim <= left.lead:
         raise Refused("Only a product with a matrix from the right works on each step alone.")
@@ -126,33 +132,39 @@ def matmul(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[lis
 
 
 def linear(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`linear` of the last feature axis."""
     _feature(packed, -1)
     return first_only(packed, args, kwargs)
 
 
 def one_hot(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`one_hot` with the number of classes given."""
     if (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1:
         raise Refused("Without `num_classes` it looks for the largest of all steps.")
     return first_only(packed, args, kwargs)
 
 
 def prelu(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`prelu` with a single weight."""
     if (args[1] if len(args) > 1 else kwargs["weight"]).numel() != 1:
         raise Refused("Its weights are one for each place on axis 1, which is time.")
     return first_only(packed, args, kwargs)
 
 
 def refuse(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """What no step can do alone."""
     raise Refused
 
 
 def where(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`where` with three arguments, each number alone."""
     if len(args) + len(kwargs) < 3:
         raise Refused("Places of true values are places on the grid.")
     return pointwise(packed, args, kwargs)
 
 
 def layer_norm(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A normalization whose shape stays within the features."""
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     if len([shape] if isinstance(shape, int) else shape) > packed.ndim - packed.lead:
         raise Refused("Its `normalized_shape` reaches into time.")
@@ -160,6 +172,7 @@ def layer_norm(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple
 
 
 def reshape(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A new shape of the features behind the same steps."""
     given = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
     shape = list(given or kwargs.get("shape") or kwargs["size"])
     if -1 in shape[: packed.lead]:
@@ -181,17 +194,20 @@ class Sized(list[Any]):
 
 
 def flatten(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """`flatten` of feature axes."""
     start = args[1] if len(args) > 1 else kwargs.get("start_dim", 0)
     end = args[2] if len(args) > 2 else kwargs.get("end_dim", -1)
     return [args[0], _feature(packed, start), _feature(packed, end), *args[3:]], {}
 
 
 def swap(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Two feature axes exchanged."""
     axes = args[1:] or list(kwargs.values())
     return [args[0], *(_feature(packed, a) for a in axes)], {}
 
 
 def permute(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Feature axes in another order."""
     axes = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:] or kwargs["dims"]
     if len(axes) != packed.ndim:
         raise ShapeError(f"permute of a grid of {packed.ndim} axes was given {len(axes)}: {tuple(axes)}.")

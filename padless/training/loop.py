@@ -7,7 +7,6 @@ to tensors or Packed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,22 +14,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, DataError
+from padless.graph.mode import in_mode
 from padless.ragged.packed import Packed, showing
 from padless.training.callbacks import CallbackList
 from padless.training.data import Batch
 from padless.training.objective import Objective
-
-
-@contextmanager
-def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """The module in training or in inference, and afterwards as it was."""
-    before = [(m, m.training) for m in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for m, was in before:
-            m.training = was
 
 
 def outputs_of(module: nn.Module, batch: Batch) -> Any:
@@ -116,7 +104,7 @@ def train_epoch(
 ) -> dict[str, Tensor]:
     """Every batch once; the loss and the metrics over all of them, each as the model was at its step."""
     objective.reset()
-    with mode(module, True):
+    with in_mode(True, module):
         _each(module, batches, objective, callbacks, "train",
               lambda batch: train_step(module, batch, objective, optimizer), stop)
     return objective.results()
@@ -127,7 +115,7 @@ def test_epoch(
 ) -> dict[str, Tensor]:
     """The loss and the metrics over all batches."""
     objective.reset()
-    with mode(module, False):
+    with in_mode(False, module):
         _each(module, batches, objective, callbacks, "test", lambda batch: test_step(module, batch, objective))
     return objective.results()
 
@@ -138,7 +126,7 @@ def predict_epoch(
 ) -> Iterator[tuple[Batch, Any]]:
     """Each batch with the module's outputs for it, what masked steps show included."""
     device = device_of(module)
-    with mode(module, False):
+    with in_mode(False, module):
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)
