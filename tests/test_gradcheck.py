@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import padless
-from padless.kernels import scan, scan_walk, segment
+from padless.kernels import scan, scan_walk, segment, taps
 from padless.ragged import moves
 from padless.ragged.index import Index
 
@@ -50,6 +50,7 @@ def written_by_hand():
 
 KNOWN = {"padless.ragged.moves._Take", "padless.ragged.moves._Place", "padless.kernels.scan_fast._LSTM",
          "padless.kernels.scan_fast._GRU", "padless.kernels.scan_fast._SimpleRNN", "padless.kernels.segment._Largest",
+         "padless.kernels.taps._Windows", "padless.kernels.taps._Line", "padless.kernels.taps._Kernel",
          "padless.kernels.scan_compiled._Scan"}  # the last in float32 only: test_scan_compiled.py holds it to the reference
 
 
@@ -86,6 +87,35 @@ def test_moves_of_nothing():
     assert torch.autograd.gradcheck(lambda x: moves.take(x, nothing), (numbers(3, 2),))
     assert torch.autograd.gradcheck(lambda x: moves.place(x, nothing, 3), (numbers(0, 2),))
     assert torch.autograd.gradcheck(lambda x: moves.permute(x, nothing, nothing), (numbers(0, 2),))
+
+
+# ------------------------------------------------------------------------------------------------ convolutions
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_convolutions_by_taps_and_their_gradients_of_gradients(stride, dilation):
+    line, kernel, bias = numbers(9, 2), numbers(3, 2, 4), numbers(4)
+    count = (9 - 2 * dilation - 1) // stride + 1
+    images = line.t()[None], kernel.permute(2, 1, 0)
+
+    def windows(x, w, b):
+        return taps.windows(x, w, count, (stride, dilation), b)
+
+    assert torch.allclose(windows(line, kernel, bias),
+                          torch.nn.functional.conv1d(*images, bias, stride, 0, dilation)[0].t())
+    assert torch.autograd.gradcheck(windows, (line, kernel, bias))
+    assert torch.autograd.gradgradcheck(windows, (line, kernel, bias))
+    given = numbers(count, 4)
+    size = (count - 1) * stride + 2 * dilation + 1
+
+    def spread(y, w):
+        return taps.spread(y, w, size, (stride, dilation))
+
+    expected = torch.nn.functional.conv_transpose1d(given.t()[None], images[1], None, stride, dilation=dilation)[0].t()
+    assert torch.allclose(spread(given, kernel), expected)
+    assert torch.autograd.gradcheck(spread, (given, kernel))
+    assert torch.autograd.gradgradcheck(spread, (given, kernel))
 
 
 # ------------------------------------------------------------------------------------------------ segments

@@ -4,14 +4,19 @@
    it, walking backwards). The sequences of a part are sorted, longest first; at each time those still alive are the
    first ones. Parts run side by side, each with its own sequences from their first step to their last; nobody waits.
 
-   Columns come in blocks of LANES units, and within a block gate by gate: so the product of a block leaves all gates of
-   its units in registers, where they are activated at once. Units are filled up to whole blocks with zeros, which
-   every cell keeps 0. Weights come packed: block after block, and for each the rows of the product's inner axis.
+   Gates stand side by side, as Keras has them. A tile is all gates of LANES units: its product leaves them in registers,
+   where they are activated at once. Units are filled up to whole vectors with zeros, which every cell keeps 0. Weights
+   come packed: tile after tile, and for each the rows of the product's inner axis.
+
+   The way back writes the slopes where the gates stood, which spares as much memory as all gates need.
 
    What the caller passes is checked in scan.py, and laid out in scan_compiled.py. */
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #ifndef SOURCE
 #define SOURCE ""
@@ -46,9 +51,18 @@ INLINE vec all(float x) { return (vec){x, x, x, x}; }
 
 INLINE vec pick(ivec where, vec a, vec b) { return (vec)((where & (ivec)a) | (~where & (ivec)b)); }
 
+/* A division takes as long as twenty products: an estimate, made twice as exact, is good to the last bit but one. */
+#if LANES == 16
+INLINE vec reciprocal(vec x) { vec r = (vec)_mm512_rcp14_ps((__m512)x); return r + r * (1.0f - x * r); }
+#elif LANES == 8
+INLINE vec reciprocal(vec x) { vec r = (vec)_mm256_rcp_ps((__m256)x); return r + r * (1.0f - x * r); }
+#else
+INLINE vec reciprocal(vec x) { return 1.0f / x; }
+#endif
+
 INLINE vec exponential(vec x) {
     x = pick(x < all(-87.0f), all(-87.0f), x); /* NaN compares false and stays */
-    x = pick(x > all(88.0f), all(88.0f), x);
+    x = pick(x > all(87.0f), all(87.0f), x);   /* beyond, the reciprocal would be no normal number */
     const vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
     vec shifted = x * all(1.44269504f) + magic;
     vec n = shifted - magic;
@@ -63,22 +77,23 @@ INLINE vec exponential(vec x) {
     ivec scale = ((ivec)shifted << 23) + 0x3f800000;
     return p * (vec)scale;
 }
-INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
-INLINE vec hyperbolic(vec x) { return 2.0f / (1.0f + exponential(-2.0f * x)) - 1.0f; }
+INLINE vec sigmoid(vec x) { return reciprocal(1.0f + exponential(-x)); }
+INLINE vec hyperbolic(vec x) { return 2.0f * reciprocal(1.0f + exponential(-2.0f * x)) - 1.0f; }
 
 typedef struct { vec v0, v1, v2, v3; } row;
 
-INLINE void load_row(const int V, row *r, const float *p) {
+/* Up to four vectors, `apart` numbers from one to the next. */
+INLINE void load_row(const int V, row *r, const float *p, i64 apart) {
     r->v0 = load(p);
-    if (V > 1) r->v1 = load(p + LANES);
-    if (V > 2) r->v2 = load(p + 2 * LANES);
-    if (V > 3) r->v3 = load(p + 3 * LANES);
+    if (V > 1) r->v1 = load(p + apart);
+    if (V > 2) r->v2 = load(p + 2 * apart);
+    if (V > 3) r->v3 = load(p + 3 * apart);
 }
-INLINE void store_row(const int V, const row *r, float *p) {
+INLINE void store_row(const int V, const row *r, float *p, i64 apart) {
     store(p, r->v0);
-    if (V > 1) store(p + LANES, r->v1);
-    if (V > 2) store(p + 2 * LANES, r->v2);
-    if (V > 3) store(p + 3 * LANES, r->v3);
+    if (V > 1) store(p + apart, r->v1);
+    if (V > 2) store(p + 2 * apart, r->v2);
+    if (V > 3) store(p + 3 * apart, r->v3);
 }
 INLINE void add_row(const int V, row *r, vec x, const row *b) {
     r->v0 += x * b->v0;
@@ -87,14 +102,15 @@ INLINE void add_row(const int V, row *r, vec x, const row *b) {
     if (V > 3) r->v3 += x * b->v3;
 }
 
-/* to[m] = from[m] + a[m] (K numbers) times a panel (K, V vectors), for M rows. The sums stand in variables of their own,
-   in a function of its own: so they stay in registers, which decides the speed. Without `from` they begin at 0. */
+/* to[m] = from[m] + a[m] (K numbers) times a panel (K, V vectors), for M rows; the vectors of `from` are `apart`. The sums
+   stand in variables of their own, in a function of its own: so they stay in registers, which decides the speed. Without
+   `from` they begin at 0. */
 
-typedef void (*product)(i64 K, const float *const *a, const float *panel, const float *const *from, float *const *to);
+typedef void (*product)(i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, float *const *to);
 
-#define ROW_BEGIN(m) const float *a##m = a[m]; row r##m = {0}; if (from) load_row(V, &r##m, from[m]);
+#define ROW_BEGIN(m) const float *a##m = a[m]; row r##m = {0}; if (from) load_row(V, &r##m, from[m], apart);
 #define ROW_STEP(m) add_row(V, &r##m, all(a##m[k]), &b);
-#define ROW_END(m) store_row(V, &r##m, to[m]);
+#define ROW_END(m) store_row(V, &r##m, to[m], LANES);
 #define ROWS_1(act) act(0)
 #define ROWS_2(act) ROWS_1(act) act(1)
 #define ROWS_3(act) ROWS_2(act) act(2)
@@ -104,12 +120,12 @@ typedef void (*product)(i64 K, const float *const *a, const float *panel, const 
 
 #define PRODUCT(M, width) \
     static __attribute__((noinline)) void product_##M##_##width( \
-            i64 K, const float *const *a, const float *panel, const float *const *from, float *const *to) { \
+            i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, float *const *to) { \
         const int V = width; \
         ROWS_##M(ROW_BEGIN) \
         for (i64 k = 0; k < K; k++, panel += V * LANES) { \
             row b = {0}; \
-            load_row(V, &b, panel); \
+            load_row(V, &b, panel, LANES); \
             ROWS_##M(ROW_STEP) \
         } \
         ROWS_##M(ROW_END) \
@@ -124,54 +140,77 @@ static const product PRODUCT_OF[ROWS][4] = {NAMES(1), NAMES(2), NAMES(3), NAMES(
 static const product PRODUCT_OF[ROWS][4] = {NAMES(1), NAMES(2), NAMES(3)};
 #endif
 
-/* What a call works on. Gates and states are in packed order, (steps, gates * units) and (steps, units); first and last
-   states, and what is carried, are (batch, units). */
+/* What a call works on. Gates and states are in packed order, (steps, width) and (steps, units); first and last states,
+   and what is carried, are (batch, units). `before` holds for each step the state that it began with. */
 typedef struct {
-    i64 units, stride, keep, relu;
+    i64 units, width, stride, keep, relu;
     const i64 *cuts, *starts, *lengths, *rows; /* parts; sequences: first step, how many, row of the batch */
     const float *packed, *bias, *h0, *c0;
-    float *z, *inner, *h, *c, *h_last, *c_last; /* forward */
+    float *z, *before, *h, *c, *h_last, *c_last; /* forward; with `keep` z is left with the gates, else it is scratch */
     const float *upstream;
-    float *dz, *ds, *dh, *dc; /* backward: dh and dc come in with the gradients of the last states */
+    float *sums, *dh, *dc; /* backward: sums (parts, width) of the slopes; dh, dc come with the gradients of the last states */
 } job;
 
 /* The step of sequence s at time t, and the state before it: the row before it, or the first state. */
 INLINE i64 at(const job *w, i64 s, i64 t) { return w->starts[s] + t * w->stride; }
-INLINE const float *before(const job *w, const float *states, const float *first, i64 s, i64 t) {
+INLINE float *gates(const job *w, i64 s, i64 t) { return w->z + at(w, s, t) * w->width; }
+INLINE const float *previous(const job *w, const float *states, const float *first, i64 s, i64 t) {
     return t ? states + at(w, s, t - 1) * w->units : first + w->rows[s] * w->units;
 }
 INLINE int min(i64 a, i64 b) { return (int)(a < b ? a : b); }
 
-/* A tile: M sequences from s on, at time t, and a block of columns from unit j on. */
-typedef void (*tile)(const job *w, i64 t, i64 s, int M, i64 j, int V);
-
-/* All tiles of a part, time after time; a block is `vectors` wide. */
-INLINE void walk(const job *w, i64 from, i64 to, int vectors, tile act) {
-    for (i64 t = 0, alive = to;; t++) {
-        while (alive > from && w->lengths[alive - 1] <= t) alive--;
-        if (alive == from) return;
-        for (i64 j = 0; j < w->units; j += vectors * LANES)
-            for (i64 s = from; s < alive; s += ROWS)
-                act(w, t, s, min(ROWS, alive - s), j, min(vectors, (w->units - j) / LANES));
-    }
+/* A state's vector where it stands, and where the step after it will look for it. */
+INLINE void put_state(const job *w, i64 s, i64 t, i64 j, vec h) {
+    const i64 place = at(w, s, t) * w->units + j;
+    store(w->h + place, h);
+    if (w->keep && t + 1 < w->lengths[s]) store(w->before + place + w->stride * w->units, h);
 }
 
-/* All tiles from the last time to the first: each sequence's own slopes, d (steps, K), then what they carry to the time
-   before, dh = d @ packed, or with `adds` dh + d @ packed. */
-INLINE void walk_back(const job *w, i64 from, i64 to, void (*slopes)(const job *, i64, i64), const float *d, i64 K, int adds) {
+/* A tile: M sequences from s on, at time t, and V vectors of units from j on. */
+typedef void (*tile)(const job *w, i64 t, i64 s, int M, i64 j, int V);
+
+/* How many of the next sequences go together: all that are left in tiles of nearly equal height. */
+INLINE int height(i64 left) {
+    const i64 tiles = (left + ROWS - 1) / ROWS;
+    return (int)((left + tiles - 1) / tiles);
+}
+
+/* All tiles of a part, time after time; a tile is `vectors` wide. */
+INLINE void walk(const job *w, i64 from, i64 to, int vectors, tile act) {
+    const i64 row = w->units * sizeof(float);
+    for (i64 s = from; w->keep && s < to; s++)
+        if (w->lengths[s]) memcpy(w->before + at(w, s, 0) * w->units, w->h0 + w->rows[s] * w->units, row);
+    for (i64 t = 0, alive = to;; t++) {
+        while (alive > from && w->lengths[alive - 1] <= t) alive--;
+        if (alive == from) break;
+        for (i64 j = 0; j < w->units; j += vectors * LANES)
+            for (i64 s = from, M; s < alive; s += M) {
+                M = height(alive - s);
+                act(w, t, s, (int)M, j, min(vectors, (w->units - j) / LANES));
+            }
+    }
+    for (i64 s = from; s < to; s++)
+        memcpy(w->h_last + w->rows[s] * w->units, previous(w, w->h, w->h0, s, w->lengths[s]), row);
+}
+
+/* All tiles from the last time to the first: each sequence's own slopes, added to `sums`, then what they carry to the time
+   before, dh = slopes @ packed, or with `adds` dh + slopes @ packed. The first K of a row of z are the slopes to carry. */
+typedef void (*sloping)(const job *w, i64 t, i64 s, float *sums);
+INLINE void walk_back(const job *w, i64 from, i64 to, i64 part, sloping slopes, i64 K, int adds) {
     for (i64 t = from < to ? w->lengths[from] - 1 : -1, alive = from; t >= 0; t--) {
         while (alive < to && w->lengths[alive] > t) alive++;
-        for (i64 s = from; s < alive; s++) slopes(w, t, s);
+        for (i64 s = from; s < alive; s++) slopes(w, t, s, w->sums + part * w->width);
         for (i64 j = 0; j < w->units; j += 4 * LANES)
-            for (i64 s = from; s < alive; s += ROWS) {
+            for (i64 s = from, M; s < alive; s += M) {
                 const float *a[ROWS];
                 float *carried[ROWS];
-                const int M = min(ROWS, alive - s), V = min(4, (w->units - j) / LANES);
+                M = height(alive - s);
                 for (int m = 0; m < M; m++) {
-                    a[m] = d + at(w, s + m, t) * K;
+                    a[m] = gates(w, s + m, t);
                     carried[m] = w->dh + w->rows[s + m] * w->units + j;
                 }
-                PRODUCT_OF[M - 1][V - 1](K, a, w->packed + j * K, adds ? (const float *const *)carried : 0, carried);
+                PRODUCT_OF[M - 1][min(4, (w->units - j) / LANES) - 1](
+                    K, a, w->packed + j * K, adds ? (const float *const *)carried : 0, LANES, carried);
             }
     }
 }
@@ -182,9 +221,13 @@ INLINE vec arriving(const job *w, i64 n, i64 s, i64 j) {
     return w->upstream ? carried + load(w->upstream + n * w->units + j) : carried;
 }
 
-static void last_states(const job *w, i64 from, i64 to, const float *states, const float *first, float *last) {
-    for (i64 s = from; s < to; s++)
-        memcpy(last + w->rows[s] * w->units, before(w, states, first, s, w->lengths[s]), w->units * sizeof(float));
+/* The slopes of a tile's gates, in place of them and added to the sums. */
+INLINE void put_slopes(const job *w, const int V, const row *slopes, float *z, float *sums) {
+    row sum;
+    load_row(V, &sum, sums, w->units);
+    add_row(V, &sum, all(1.0f), slopes);
+    store_row(V, &sum, sums, w->units);
+    store_row(V, slopes, z, w->units);
 }
 
 /* LSTM: gates i, f, candidate g, o */
@@ -194,139 +237,140 @@ INLINE void lstm_tile(const job *w, i64 t, i64 s, int M, i64 j, int V) {
     const float *a[ROWS], *from[ROWS];
     float sums[ROWS][4 * LANES], *to[ROWS];
     for (int m = 0; m < M; m++) {
-        a[m] = before(w, w->h, w->h0, s + m, t);
-        from[m] = w->z + at(w, s + m, t) * 4 * U + 4 * j;
+        a[m] = previous(w, w->h, w->h0, s + m, t);
+        from[m] = gates(w, s + m, t) + j;
         to[m] = sums[m];
     }
-    PRODUCT_OF[M - 1][3](U, a, w->packed + j * 4 * U, from, to);
+    PRODUCT_OF[M - 1][3](U, a, w->packed + j * 4 * U, from, U, to);
     for (int m = 0; m < M; m++) {
-        const i64 n = at(w, s + m, t);
-        float *c = w->keep ? w->c + n * U + j : w->c_last + w->rows[s + m] * U + j;
-        const float *c_before = w->keep ? before(w, w->c, w->c0, s + m, t) + j : c;
+        float *c = w->keep ? w->c + at(w, s + m, t) * U + j : w->c_last + w->rows[s + m] * U + j;
+        const float *c_before = w->keep ? previous(w, w->c, w->c0, s + m, t) + j : c;
         row sum;
-        load_row(4, &sum, sums[m]);
+        load_row(4, &sum, sums[m], LANES);
         row g = {sigmoid(sum.v0), sigmoid(sum.v1), hyperbolic(sum.v2), sigmoid(sum.v3)};
         vec state = g.v1 * load(c_before) + g.v0 * g.v2;
-        if (w->keep) store_row(4, &g, w->z + n * 4 * U + 4 * j);
+        if (w->keep) store_row(4, &g, gates(w, s + m, t) + j, U);
         store(c, state);
-        store(w->h + n * U + j, g.v3 * hyperbolic(state));
+        put_state(w, s + m, t, j, g.v3 * hyperbolic(state));
     }
 }
 
-static void lstm_forward(const job *w, i64 from, i64 to) {
+static void lstm_forward(const job *w, i64 from, i64 to, i64 part) {
     walk(w, from, to, 1, lstm_tile);
-    last_states(w, from, to, w->h, w->h0, w->h_last);
-    if (w->keep) last_states(w, from, to, w->c, w->c0, w->c_last);
+    for (i64 s = from; w->keep && s < to; s++)
+        memcpy(w->c_last + w->rows[s] * w->units, previous(w, w->c, w->c0, s, w->lengths[s]), w->units * sizeof(float));
 }
 
-INLINE void lstm_slopes(const job *w, i64 t, i64 s) {
+INLINE void lstm_slopes(const job *w, i64 t, i64 s, float *sums) {
     const i64 U = w->units, n = at(w, s, t);
-    const float *c_before = before(w, w->c, w->c0, s, t);
-    float *dc = w->dc + w->rows[s] * U;
+    const float *c_before = previous(w, w->c, w->c0, s, t);
+    float *dc = w->dc + w->rows[s] * U, *z = gates(w, s, t);
     for (i64 j = 0; j < U; j += LANES) {
         row g;
-        load_row(4, &g, w->z + n * 4 * U + 4 * j);
+        load_row(4, &g, z + j, U);
         vec tanh_c = hyperbolic(load(w->c + n * U + j)), d = arriving(w, n, s, j);
         vec dc_t = load(dc + j) + d * g.v3 * (1.0f - tanh_c * tanh_c);
         row dz = {dc_t * g.v2 * g.v0 * (1.0f - g.v0), dc_t * load(c_before + j) * g.v1 * (1.0f - g.v1),
                   dc_t * g.v0 * (1.0f - g.v2 * g.v2), d * tanh_c * g.v3 * (1.0f - g.v3)};
-        store_row(4, &dz, w->dz + n * 4 * U + 4 * j);
+        put_slopes(w, 4, &dz, z + j, sums + j);
         store(dc + j, dc_t * g.v1);
     }
 }
 
-static void lstm_backward(const job *w, i64 from, i64 to) { walk_back(w, from, to, lstm_slopes, w->dz, 4 * w->units, 0); }
+static void lstm_backward(const job *w, i64 from, i64 to, i64 part) {
+    walk_back(w, from, to, part, lstm_slopes, 4 * w->units, 0);
+}
 
-/* GRU: gates z, r, candidate a; `inner` is the candidate's product with the state, bias and all, before r meets it */
+/* GRU: the candidate's product with the state, bias and all, before r meets it; gates z, r, candidate. On the way back
+   the slope of that product stands first, so that what the state meets is in the first three places, and what the inputs
+   meet in the last three. */
 
 INLINE void gru_tile(const job *w, i64 t, i64 s, int M, i64 j, int V) {
     const i64 U = w->units;
     const float *a[ROWS];
     float sums[ROWS][3 * LANES], *to[ROWS];
     for (int m = 0; m < M; m++) {
-        a[m] = before(w, w->h, w->h0, s + m, t);
-        to[m] = memcpy(sums[m], w->z + at(w, s + m, t) * 3 * U + 3 * j, 2 * LANES * sizeof(float));
-        memcpy(sums[m] + 2 * LANES, w->bias + j, LANES * sizeof(float));
+        const float *z = gates(w, s + m, t) + U + j;
+        a[m] = previous(w, w->h, w->h0, s + m, t);
+        to[m] = sums[m];
+        row begin = {load(z), load(z + U), load(w->bias + j)};
+        store_row(3, &begin, to[m], LANES);
     }
-    PRODUCT_OF[M - 1][2](U, a, w->packed + j * 3 * U, (const float *const *)to, to);
+    PRODUCT_OF[M - 1][2](U, a, w->packed + j * 3 * U, (const float *const *)to, LANES, to);
     for (int m = 0; m < M; m++) {
-        const i64 n = at(w, s + m, t);
-        float *z = w->z + n * 3 * U + 3 * j;
+        float *z = gates(w, s + m, t) + j;
         vec update = sigmoid(load(sums[m])), reset = sigmoid(load(sums[m] + LANES)), inner = load(sums[m] + 2 * LANES);
-        vec candidate = hyperbolic(load(z + 2 * LANES) + reset * inner);
+        vec candidate = hyperbolic(load(z + 3 * U) + reset * inner);
         if (w->keep) {
-            row g = {update, reset, candidate};
-            store_row(3, &g, z);
-            store(w->inner + n * U + j, inner);
+            row g = {inner, update, reset, candidate};
+            store_row(4, &g, z, U);
         }
-        store(w->h + n * U + j, candidate + update * (load(a[m] + j) - candidate));
+        put_state(w, s + m, t, j, candidate + update * (load(a[m] + j) - candidate));
     }
 }
 
-static void gru_forward(const job *w, i64 from, i64 to) {
-    walk(w, from, to, 1, gru_tile);
-    last_states(w, from, to, w->h, w->h0, w->h_last);
-}
+static void gru_forward(const job *w, i64 from, i64 to, i64 part) { walk(w, from, to, 1, gru_tile); }
 
-INLINE void gru_slopes(const job *w, i64 t, i64 s) {
+INLINE void gru_slopes(const job *w, i64 t, i64 s, float *sums) {
     const i64 U = w->units, n = at(w, s, t);
-    const float *h_before = before(w, w->h, w->h0, s, t);
+    float *z = gates(w, s, t);
     for (i64 j = 0; j < U; j += LANES) {
         row g;
-        load_row(3, &g, w->z + n * 3 * U + 3 * j);
-        vec d = arriving(w, n, s, j), inner = load(w->inner + n * U + j);
-        vec da = d * (1.0f - g.v0) * (1.0f - g.v2 * g.v2);
-        row ds = {d * (load(h_before + j) - g.v2) * g.v0 * (1.0f - g.v0), da * inner * g.v1 * (1.0f - g.v1), da * g.v1};
-        store_row(3, &ds, w->ds + n * 3 * U + 3 * j);
-        ds.v2 = da;
-        store_row(3, &ds, w->dz + n * 3 * U + 3 * j);
-        store(w->dh + w->rows[s] * U + j, d * g.v0);
+        load_row(4, &g, z + j, U);
+        vec d = arriving(w, n, s, j), da = d * (1.0f - g.v1) * (1.0f - g.v3 * g.v3);
+        row dz = {da * g.v2, d * (load(w->before + n * U + j) - g.v3) * g.v1 * (1.0f - g.v1),
+                  da * g.v0 * g.v2 * (1.0f - g.v2), da};
+        put_slopes(w, 4, &dz, z + j, sums + j);
+        store(w->dh + w->rows[s] * U + j, d * g.v1);
     }
 }
 
-static void gru_backward(const job *w, i64 from, i64 to) { walk_back(w, from, to, gru_slopes, w->ds, 3 * w->units, 1); }
+static void gru_backward(const job *w, i64 from, i64 to, i64 part) {
+    walk_back(w, from, to, part, gru_slopes, 3 * w->units, 1);
+}
 
-/* SimpleRNN, with tanh or relu: the product falls where the state will stand */
+/* SimpleRNN, with tanh or relu: the state stands where its gate stood */
 
 INLINE void simple_tile(const job *w, i64 t, i64 s, int M, i64 j, int V) {
     const float *a[ROWS];
     float *h[ROWS];
     for (int m = 0; m < M; m++) {
-        a[m] = before(w, w->h, w->h0, s + m, t);
-        h[m] = w->h + at(w, s + m, t) * w->units + j;
+        a[m] = previous(w, w->h, w->h0, s + m, t);
+        h[m] = gates(w, s + m, t) + j;
     }
-    PRODUCT_OF[M - 1][V - 1](w->units, a, w->packed + j * w->units, (const float *const *)h, h);
+    PRODUCT_OF[M - 1][V - 1](w->units, a, w->packed + j * w->units, (const float *const *)h, LANES, h);
     for (int m = 0; m < M; m++)
         for (i64 l = 0; l < V * LANES; l += LANES) {
             vec x = load(h[m] + l);
-            store(h[m] + l, w->relu ? pick(x < all(0.0f), all(0.0f), x) : hyperbolic(x));
+            put_state(w, s + m, t, j + l, w->relu ? pick(x < all(0.0f), all(0.0f), x) : hyperbolic(x));
         }
 }
 
-static void simple_forward(const job *w, i64 from, i64 to) {
-    walk(w, from, to, 4, simple_tile);
-    last_states(w, from, to, w->h, w->h0, w->h_last);
-}
+static void simple_forward(const job *w, i64 from, i64 to, i64 part) { walk(w, from, to, 4, simple_tile); }
 
-INLINE void simple_slopes(const job *w, i64 t, i64 s) {
+INLINE void simple_slopes(const job *w, i64 t, i64 s, float *sums) {
     const i64 U = w->units, n = at(w, s, t);
+    float *z = gates(w, s, t);
     for (i64 j = 0; j < U; j += LANES) {
-        vec h = load(w->h + n * U + j), d = arriving(w, n, s, j);
-        store(w->dz + n * U + j, w->relu ? pick(h > all(0.0f), d, all(0.0f)) : d * (1.0f - h * h));
+        vec h = load(z + j), d = arriving(w, n, s, j);
+        row dz = {w->relu ? pick(h > all(0.0f), d, all(0.0f)) : d * (1.0f - h * h)};
+        put_slopes(w, 1, &dz, z + j, sums + j);
     }
 }
 
-static void simple_backward(const job *w, i64 from, i64 to) { walk_back(w, from, to, simple_slopes, w->dz, w->units, 0); }
+static void simple_backward(const job *w, i64 from, i64 to, i64 part) {
+    walk_back(w, from, to, part, simple_slopes, w->units, 0);
+}
 
 /* The door: which cell, which way, in how many parts, on whose threads. */
 
-typedef void (*run)(const job *, i64, i64);
+typedef void (*run)(const job *, i64, i64, i64);
 static const run RUNS[] = {lstm_forward, lstm_backward, gru_forward, gru_backward, simple_forward, simple_backward};
 typedef struct { run run; const job *job; } order;
 
 static void some(i64 from, i64 to, void *context) {
     const order *o = context;
-    for (i64 part = from; part < to; part++) o->run(o->job, o->job->cuts[part], o->job->cuts[part + 1]);
+    for (i64 part = from; part < to; part++) o->run(o->job, o->job->cuts[part], o->job->cuts[part + 1], part);
 }
 
 typedef int32_t (*parallel_for)(i64, i64, i64, void (*)(i64, i64, void *), void *);

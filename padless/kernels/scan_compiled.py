@@ -1,13 +1,14 @@
 """The cells of `scan.py` by the compiled kernel `scan.c`, on the CPU.
 
 The products over all steps (inputs with the kernel, and all gradients of weights and inputs) are torch's; the compiled
-part walks through the steps, each thread with its own sequences, and never waits. Everything stays in packed order.
+part walks through the steps, each thread with its own sequences, and never waits. Everything stays in packed order. The
+way back leaves the slopes where the gates stood; a second one through the same call makes the gates again.
 
 In bfloat16 the large products are in bfloat16 and the walk in float32.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,22 +24,28 @@ from padless.ragged.index import Index
 
 @dataclass(frozen=True)
 class Cell:
-    """What the compiled kernel has to be told of a cell: its place in the table, its gates."""
+    """What the compiled kernel has to be told of a cell: its place in the table, its gates.
+
+    `extra` columns stand before the gates in what is kept for the way back. A row of the slopes then begins with those
+    that the state's product meets, `gates` of them in the order `turned`, and ends with those of the inputs' product.
+    """
 
     number: int
     gates: int
     relu: bool = False
+    extra: int = 0
+    turned: tuple[int, ...] = ()
 
 
-LSTM, GRU, TANH, RELU = Cell(0, 4), Cell(1, 3), Cell(2, 1), Cell(2, 1, relu=True)
-_POINTERS = ("cuts", "starts", "lengths", "rows", "packed", "bias", "h0", "c0", "z", "inner", "h", "c", "h_last", "c_last",
-             "upstream", "dz", "ds", "dh", "dc")
+LSTM, GRU, TANH, RELU = Cell(0, 4), Cell(1, 3, extra=1, turned=(2, 0, 1)), Cell(2, 1), Cell(2, 1, relu=True)
+_POINTERS = ("cuts", "starts", "lengths", "rows", "packed", "bias", "h0", "c0", "z", "before", "h", "c", "h_last", "c_last",
+             "upstream", "sums", "dh", "dc")
 
 
 class _Job(ctypes.Structure):
     """The struct `job` of scan.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("units", "stride", "keep", "relu")] + [
+    _fields_ = [(name, ctypes.c_int64) for name in ("units", "width", "stride", "keep", "relu")] + [
         (name, ctypes.c_void_p) for name in _POINTERS]
 
 
@@ -51,7 +58,6 @@ class Parts:
     lengths: Tensor
     rows: Tensor
     stride: int
-    before: Tensor  # for each step the step before it, among the steps behind the first states: (B + N)
 
     @staticmethod
     def of(index: Index, reverse: bool) -> "Parts":
@@ -64,22 +70,23 @@ class Parts:
         rows = rows[np.argsort(part, kind="stable")]
         cuts = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=count))])
         first, last = index.offsets[:-1], index.offsets[1:] - 1
-        stride = -1 if reverse else 1
-        before = np.arange(index.steps) + len(rows) - stride
-        begun = np.flatnonzero(lengths)
-        before[(last if reverse else first)[begun]] = begun
         arrays = (cuts, (last if reverse else first)[rows], lengths[rows], rows)
-        cuts, starts, lengths, rows, before = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
-                                               for a in (*arrays, before))
-        return Parts(cuts, starts, lengths, rows, stride, before)
+        cuts, starts, lengths, rows = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in arrays)
+        return Parts(cuts, starts, lengths, rows, -1 if reverse else 1)
 
-    def run(self, cell: Cell, backward: bool, units: int, keep: bool, **tensors: Tensor | None) -> None:
-        """One call of the compiled kernel."""
+    def __len__(self) -> int:
+        return len(self.cuts) - 1
+
+    def run(self, cell: Cell, backward: bool, keep: bool, z: Tensor, **tensors: Tensor | None) -> None:
+        """One call of the compiled kernel; where `z` has no columns before the gates, the kernel leaves them alone."""
         given = {**tensors, "cuts": self.cuts, "starts": self.starts, "lengths": self.lengths, "rows": self.rows}
-        job = _Job(units=units, stride=self.stride, keep=keep, relu=cell.relu,
+        units, width = given["h0"].shape[1], z.shape[1]  # pyright: ignore[reportOptionalMemberAccess]
+        missing = (cell.gates + cell.extra) * units - width
+        job = _Job(units=units, width=width, stride=self.stride, keep=keep, relu=cell.relu,
+                   z=z.data_ptr() - missing * z.element_size(),
                    **{name: tensor.data_ptr() for name, tensor in given.items() if tensor is not None})
         native = _library()
-        failed = native.scan(2 * cell.number + backward, ctypes.byref(job), len(self.cuts) - 1, native.parallel_for)
+        failed = native.scan(2 * cell.number + backward, ctypes.byref(job), len(self), native.parallel_for)
         if failed:
             raise RuntimeError("The compiled scan could not start its threads.")
 
@@ -118,7 +125,7 @@ def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *te
     return _forward(cell, parts, False, *tensors)[0]  # pyright: ignore[reportArgumentType]
 
 
-# Columns: (rows, gates * units), gate by gate, as Keras has them; or block by block, as the kernel walks through them
+# Columns: (rows, gates * units), gate by gate, as Keras has them; units filled up to whole vectors
 
 
 def _library() -> Library:
@@ -133,37 +140,46 @@ def _lanes() -> int:
 
 
 def _wide(states: Tensor, units: int) -> Tensor:
-    """Float32, contiguous, filled up to whole blocks of units."""
+    """Float32, contiguous, each row filled up to `units`."""
     return torch.nn.functional.pad(states.float(), (0, units - states.shape[-1])).contiguous()
 
 
-def _to_blocks(x: Tensor, gates: int, units: int) -> Tensor:
-    """`(rows, gates * U)` as `(rows, blocks, gates, lanes)`."""
-    x = x.reshape(len(x), gates, -1)
-    x = torch.nn.functional.pad(x, (0, units - x.shape[2])).view(len(x), gates, -1, _lanes())
-    return x.transpose(1, 2)
+def _filled(x: Tensor, gates: int, units: int) -> Tensor:
+    """`(rows, gates * U)` with every gate filled up to `units`."""
+    if x.shape[1] == gates * units:
+        return x
+    real = x.shape[1] // gates
+    padded = torch.nn.functional.pad(x.reshape(len(x), gates, real), (0, units - real))
+    return padded.view(len(x), gates * units)
 
 
-def _from_blocks(x: Tensor, gates: int, units: int) -> Tensor:
-    """The inverse of `_to_blocks`, on `(rows, blocks * gates * lanes)`, for `units` real units."""
-    x = x.view(len(x), -1, gates, _lanes()).transpose(1, 2).reshape(len(x), gates, -1)
-    return x[:, :, :units].reshape(len(x), gates * units)
+def _cut(x: Tensor, gates: int, units: int) -> Tensor:
+    """The inverse of `_filled`."""
+    if x.shape[1] == gates * units:
+        return x
+    return x.view(len(x), gates, x.shape[1] // gates)[:, :, :units].reshape(len(x), gates * units)
+
+
+def _tall(recurrent: Tensor, gates: int, units: int) -> Tensor:
+    """The recurrent kernel in float32, filled up on both sides: `(units, gates, units)`."""
+    wide = _filled(recurrent.float(), gates, units)
+    return torch.nn.functional.pad(wide, (0, 0, 0, units - len(wide))).view(units, gates, units)
 
 
 def _packed(recurrent: Tensor, gates: int, units: int) -> Tensor:
-    """The recurrent kernel for the way forwards: block after block, `(units, gates, lanes)` each."""
-    blocks = _to_blocks(_tall(recurrent, units), gates, units)
-    return _panels(blocks.reshape(units, -1)) if gates == 1 else blocks.transpose(0, 1).contiguous()
+    """The recurrent kernel for the way forwards: tile after tile, `(units, gates, lanes)` each."""
+    tall = _tall(recurrent, gates, units)
+    if gates == 1:
+        return _panels(tall.view(units, units))
+    return tall.view(units, gates, -1, _lanes()).permute(2, 0, 1, 3).contiguous()
 
 
-def _packed_back(recurrent: Tensor, gates: int, units: int) -> Tensor:
-    """And for the way back: its transpose."""
-    return _panels(_to_blocks(_tall(recurrent, units), gates, units).reshape(units, -1).t())
-
-
-def _tall(recurrent: Tensor, units: int) -> Tensor:
-    """Float32, with rows of zeros up to whole blocks of units."""
-    return torch.nn.functional.pad(recurrent.float(), (0, 0, 0, units - len(recurrent)))
+def _packed_back(recurrent: Tensor, cell: Cell, units: int) -> Tensor:
+    """And for the way back: its transpose, gates in the order of the slopes."""
+    tall = _tall(recurrent, cell.gates, units)
+    if cell.turned:
+        tall = tall[:, cell.turned]
+    return _panels(tall.reshape(units, -1).t())
 
 
 def _panels(x: Tensor) -> Tensor:
@@ -175,32 +191,37 @@ def _forward(
     cell: Cell, parts: Parts, keep: bool, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None,
     h0: Tensor, c0: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """The results, and with `keep` what the backward needs: gates, inner product, h, c, and the first states."""
-    real, dtype, gates = h0.shape[1], values.dtype, cell.gates
+    """The results, and with `keep` what the backward needs: gates, the states before, c, and the first states."""
+    real, dtype = h0.shape[1], values.dtype
     units = -(-real // _lanes()) * _lanes()
     of_inputs, of_state = _biases(cell, bias, units)
-    weights = _to_blocks(kernel, gates, units).reshape(len(kernel), -1)
-    if of_inputs is None:
-        z = values @ weights
-    else:
-        z = torch.addmm(of_inputs.to(dtype), values, weights)
-    z, h0, c0 = z.float(), _wide(h0, units), None if c0 is None else _wide(c0, units)
-    if units > real:  # an infinite input times the kernel's filling is not 0
-        z.view(len(z), units // _lanes(), gates, _lanes())[:, -1, :, real - units :] = 0
-    h = z if gates == 1 else z.new_empty(len(z), units)
+    z = _gates(cell, values, kernel, of_inputs, units, real, keep)
+    h0, c0 = _wide(h0, units), None if c0 is None else _wide(c0, units)
+    h = z if cell.gates == 1 else z.new_empty(len(z), units)
     c = z.new_empty(len(z), units) if cell is LSTM and keep else None
-    inner = z.new_empty(len(z), units) if cell is GRU and keep else None
+    before = z.new_empty(len(z), units) if keep else None
     h_last, c_last = torch.empty_like(h0), None if c0 is None else c0.clone()
-    parts.run(cell, False, units, keep, packed=_packed(recurrent, gates, units), bias=of_state, h0=h0, c0=c0,
-              z=z, inner=inner, h=h, c=c, h_last=h_last, c_last=c_last)
-    results = (h, h_last) if c_last is None else (h, h_last, c_last)
-    kept = (None if h is z else z, inner, h, c, h0, c0)
-    return tuple(_own(x[:, :real].to(dtype), x) for x in results), kept
+    parts.run(cell, False, keep, z, packed=_packed(recurrent, cell.gates, units), bias=of_state, h0=h0, c0=c0,
+              before=before, h=h, c=c, h_last=h_last, c_last=c_last)
+    if h is z and keep:  # the caller may change what he gets
+        h = h.clone()
+    return tuple(_cut(x, 1, real).to(dtype) for x in (h, h_last, c_last) if x is not None), (z, before, c, h0, c0)
 
 
-def _own(result: Tensor, kept: Tensor) -> Tensor:
-    """A result that the caller may change: what the backward needs is not his."""
-    return result.clone(memory_format=torch.contiguous_format) if result.data_ptr() == kept.data_ptr() else result
+def _gates(
+    cell: Cell, values: Tensor, kernel: Tensor, bias: Tensor | None, units: int, real: int, keep: bool
+) -> Tensor:
+    """What the inputs give to the gates, behind columns for what else is kept."""
+    weights, extra = _filled(kernel, cell.gates, units), cell.extra * units * keep
+    z = values.new_empty(len(values), extra + cell.gates * units)
+    if bias is None:
+        torch.mm(values, weights, out=z[:, extra:])
+    else:
+        torch.addmm(bias.to(values.dtype), values, weights, out=z[:, extra:])
+    z = z.float()
+    if units > real:  # an infinite input times the kernel's filling is not 0
+        z[:, extra:].unflatten(1, (cell.gates, units))[:, :, real:] = 0
+    return z
 
 
 def _biases(cell: Cell, bias: Tensor | None, units: int) -> tuple[Tensor | None, Tensor | None]:
@@ -208,10 +229,10 @@ def _biases(cell: Cell, bias: Tensor | None, units: int) -> tuple[Tensor | None,
     if bias is None:
         return None, torch.zeros(units) if cell is GRU else None
     if cell is not GRU:
-        return _to_blocks(bias[None], cell.gates, units).reshape(-1), None
+        return _filled(bias[None], cell.gates, units)[0], None
     real = bias.shape[1] // 3
     both = torch.cat([bias[:, : 2 * real].sum(0), bias[0, 2 * real :]])
-    return _to_blocks(both[None], 3, units).reshape(-1), _wide(bias[1, 2 * real :], units)
+    return _filled(both[None], 3, units)[0], _wide(bias[1, 2 * real :], units)
 
 
 class _Scan(torch.autograd.Function):
@@ -222,6 +243,7 @@ class _Scan(torch.autograd.Function):
         results, kept = _forward(cell, parts, True, *tensors)  # pyright: ignore[reportArgumentType]
         ctx.save_for_backward(*tensors, *kept)
         ctx.cell, ctx.parts, ctx.again, ctx.given, ctx.ahead = cell, parts, again, len(tensors), 3
+        ctx.spent = False
         ctx.set_materialize_grads(False)
         return results
 
@@ -230,40 +252,48 @@ class _Scan(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        values, kernel, recurrent = ctx.saved_tensors[:3]
-        z, inner, h, c, h0, c0 = ctx.saved_tensors[ctx.given :]
-        cell, parts, need, units = ctx.cell, ctx.parts, ctx.needs_input_grad[ctx.ahead :], h.shape[1]
-        gates, real = cell.gates, recurrent.shape[0]
+        tensors, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
+        cell, parts, need = ctx.cell, ctx.parts, ctx.needs_input_grad[ctx.ahead :]
         with torch.autocast("cpu", enabled=False):
+            z, before, c, h0, c0 = _forward(cell, parts, True, *tensors)[1] if ctx.spent else kept
+            ctx.spent, units = True, before.shape[1]
+            values, _, recurrent = tensors[:3]
             upstream, dh, dc = (None if g is None else _wide(g, units) for g in (*grads, None)[:3])
             dh = torch.zeros_like(h0) if dh is None else dh if dh is not grads[1] else dh.clone()
             dc = None if c0 is None else torch.zeros_like(c0) if dc is None else dc if dc is not grads[2] else dc.clone()
-            dz = h.new_empty(len(h), gates * units)
-            ds = h.new_empty(len(h), gates * units) if cell is GRU else dz
-            parts.run(cell, True, units, True, packed=_packed_back(recurrent, gates, units), h0=h0, c0=c0, z=z,
-                      inner=inner, h=h, c=c, upstream=upstream, dz=dz, ds=ds, dh=dh, dc=dc)
-            found = _weight_gradients(cell, parts, need, values, kernel, h0, h, dz, ds, real)
-            states = [d[:, :real].to(values.dtype) if needed and d is not None else None
+            sums = z.new_zeros(len(parts), z.shape[1])
+            parts.run(cell, True, True, z, packed=_packed_back(recurrent, cell, units), h0=h0, c0=c0, before=before,
+                      c=c, upstream=upstream, sums=sums, dh=dh, dc=dc)
+            found = _weight_gradients(cell, need, tensors, z, before, sums.sum(0))
+            states = [d[:, : len(recurrent)].to(values.dtype) if needed and d is not None else None
                       for d, needed in zip((dh, dc), need[4:], strict=False)]
         return (None, None, None, *found, *states)
 
 
 def _weight_gradients(
-    cell: Cell, parts: Parts, need: Any, values: Tensor, kernel: Tensor, h0: Tensor, h: Tensor, dz: Tensor, ds: Tensor,
-    real: int,
+    cell: Cell, need: Any, tensors: Sequence[Any], slopes: Tensor, before: Tensor, sums: Tensor
 ) -> list[Tensor | None]:
     """The gradients of values, kernel, recurrent kernel and bias: one product each over all steps."""
-    gates, units, dtype = cell.gates, h.shape[1], values.dtype
-    low = dz.to(dtype)
+    values, kernel, recurrent = tensors[:3]
+    gates, units, real = cell.gates, before.shape[1], len(recurrent)
+    slopes = slopes.to(values.dtype)
+    of_inputs, of_state = slopes[:, cell.extra * units :], slopes[:, : gates * units]
     found: list[Tensor | None] = [None, None, None, None]
     if need[0]:
-        found[0] = low @ _to_blocks(kernel, gates, units).reshape(len(kernel), -1).t()
+        found[0] = of_inputs @ _filled(kernel, gates, units).t()
     if need[1]:
-        found[1] = _from_blocks(values.t() @ low, gates, real)
+        found[1] = _cut(values.t() @ of_inputs, gates, real)
     if need[2]:
-        before = torch.cat([h0, h]).index_select(0, parts.before)[:, :real].to(dtype)
-        found[2] = _from_blocks(before.t() @ (low if ds is dz else ds.to(dtype)), gates, real)
+        found[2] = _cut(_in_order(cell, before.to(values.dtype).t() @ of_state), gates, real)[:real]
     if need[3]:
-        sums = [_from_blocks(d.sum(0)[None], gates, real) for d in ((dz, ds) if cell is GRU else (dz,))]
-        found[3] = (torch.cat(sums) if cell is GRU else sums[0][0]).to(dtype)
+        both = [sums[cell.extra * units :], *([_in_order(cell, sums[None, : gates * units])[0]] if cell is GRU else [])]
+        found[3] = _cut(torch.stack(both), gates, real).to(values.dtype)
+        found[3] = found[3] if cell is GRU else found[3][0]
     return found
+
+
+def _in_order(cell: Cell, x: Tensor) -> Tensor:
+    """Columns by gate as Keras has them, from the order of the slopes."""
+    if not cell.turned:
+        return x
+    return x.unflatten(1, (cell.gates, -1))[:, np.argsort(cell.turned).tolist()].flatten(1)

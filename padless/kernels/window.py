@@ -18,6 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from padless.kernels import taps
 from padless.ragged.index import Index, Ints
 from padless.ragged.moves import place, take
 
@@ -139,6 +140,9 @@ def correlate(
     groups: int,
 ) -> Float[Tensor, "rows windows filters"]:
     """The product of the kernel with every window that lies on the grid, no padding added."""
+    if len(grid) == 1 and taps.usable(grid, kernel, groups):
+        count = (grid.shape[1] - window.reach) // window.stride + 1
+        return taps.windows(grid[0], kernel, count, (window.stride, window.dilation), bias)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
     return _steps(functional.conv2d(_images(grid), weight, bias, (1, window.stride), 0, (1, window.dilation), groups))
 
@@ -150,6 +154,10 @@ def spread(
     bias: Float[Tensor, " filters"] | None,
 ) -> Float[Tensor, "rows outputs filters"]:
     """Every step times the kernel, added up `stride` apart, nothing cropped."""
+    if len(grid) == 1 and taps.usable(grid, kernel, 1):
+        size = (grid.shape[1] - 1) * stretch.stride + stretch.reach
+        line = taps.spread(grid[0], kernel, size, (stretch.stride, stretch.dilation))
+        return (line if bias is None else line + bias)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
     images = functional.conv_transpose2d(_images(grid), weight, bias, (1, stretch.stride), 0, 0, 1,
                                          (1, stretch.dilation))
