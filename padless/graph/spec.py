@@ -19,6 +19,7 @@ from torch.utils import _pytree
 
 from padless.errors import ArgumentError, PadlessError
 from padless.ragged.index import Index
+from padless.ragged.nest import leaves, map_leaves
 from padless.ragged.operators import Operators
 from padless.ragged.packed import Packed, gather
 
@@ -92,16 +93,6 @@ class Symbolic(Operators):
 def is_symbolic(x: Any) -> bool:
     """Whether this is a tensor yet to come."""
     return isinstance(x, Symbolic)
-
-
-def leaves(tree: Any) -> list[Any]:
-    """The leaves of nested lists, tuples and dictionaries; a Packed is one leaf."""
-    return _pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Packed))
-
-
-def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
-    """The same nest with `fn` applied to each leaf; a Packed is one leaf."""
-    return _pytree.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, Packed))
 
 
 def probing() -> bool:

@@ -60,9 +60,24 @@ INLINE vec reciprocal(vec x) { vec r = (vec)_mm256_rcp_ps((__m256)x); return r +
 INLINE vec reciprocal(vec x) { return 1.0f / x; }
 #endif
 
+/* Not below `low`, not above `high`; NaN stays. */
+#if LANES == 16
+INLINE vec within(vec low, vec x, vec high) {
+    return (vec)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
+}
+#elif LANES == 8
+INLINE vec within(vec low, vec x, vec high) {
+    return (vec)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)x));
+}
+#else
+INLINE vec within(vec low, vec x, vec high) {
+    x = pick(x < low, low, x); /* NaN compares false */
+    return pick(x > high, high, x);
+}
+#endif
+
 INLINE vec exponential(vec x) {
-    x = pick(x < all(-87.0f), all(-87.0f), x); /* NaN compares false and stays */
-    x = pick(x > all(87.0f), all(87.0f), x);   /* beyond, the reciprocal would be no normal number */
+    x = within(all(-87.0f), x, all(87.0f)); /* beyond, the reciprocal would be no normal number */
     const vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
     vec shifted = x * all(1.44269504f) + magic;
     vec n = shifted - magic;
@@ -102,11 +117,12 @@ INLINE void add_row(const int V, row *r, vec x, const row *b) {
     if (V > 3) r->v3 += x * b->v3;
 }
 
-/* to[m] = from[m] + a[m] (K numbers) times a panel (K, V vectors), for M rows; the vectors of `from` are `apart`. The sums
-   stand in variables of their own, in a function of its own: so they stay in registers, which decides the speed. Without
-   `from` they begin at 0. */
+/* to[m] = from[m] + a[m] (numbers k to K) times a panel (K, V vectors), for M rows; the vectors of `from` are `apart`. The
+   sums stand in variables of their own, in a function of its own: so they stay in registers, which decides the speed.
+   Without `from` they begin at 0. */
 
-typedef void (*product)(i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, float *const *to);
+typedef void (*product)(
+    i64 k, i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, float *const *to);
 
 #define ROW_BEGIN(m) const float *a##m = a[m]; row r##m = {0}; if (from) load_row(V, &r##m, from[m], apart);
 #define ROW_STEP(m) add_row(V, &r##m, all(a##m[k]), &b);
@@ -120,10 +136,11 @@ typedef void (*product)(i64 K, const float *const *a, const float *panel, const 
 
 #define PRODUCT(M, width) \
     static __attribute__((noinline)) void product_##M##_##width( \
-            i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, float *const *to) { \
+            i64 k, i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, \
+            float *const *to) { \
         const int V = width; \
         ROWS_##M(ROW_BEGIN) \
-        for (i64 k = 0; k < K; k++, panel += V * LANES) { \
+        for (panel += k * V * LANES; k < K; k++, panel += V * LANES) { \
             row b = {0}; \
             load_row(V, &b, panel, LANES); \
             ROWS_##M(ROW_STEP) \
@@ -145,7 +162,7 @@ static const product PRODUCT_OF[ROWS][4] = {NAMES(1), NAMES(2), NAMES(3)};
 typedef struct {
     i64 units, width, stride, keep, relu;
     const i64 *cuts, *starts, *lengths, *rows; /* parts; sequences: first step, how many, row of the batch */
-    const float *packed, *bias, *h0, *c0;
+    const float *packed, *bias, *h0, *c0; /* of the bias one number for each column of the gates */
     float *z, *before, *h, *c, *h_last, *c_last; /* forward; with `keep` z is left with the gates, else it is scratch */
     const float *upstream;
     float *sums, *dh, *dc; /* backward: sums (parts, width) of the slopes; dh, dc come with the gradients of the last states */
@@ -166,31 +183,59 @@ INLINE void put_state(const job *w, i64 s, i64 t, i64 j, vec h) {
     if (w->keep && t + 1 < w->lengths[s]) store(w->before + place + w->stride * w->units, h);
 }
 
-/* A tile: M sequences from s on, at time t, and V vectors of units from j on. */
-typedef void (*tile)(const job *w, i64 t, i64 s, int M, i64 j, int V);
-
-/* How many of the next sequences go together: all that are left in tiles of nearly equal height. */
-INLINE int height(i64 left) {
-    const i64 tiles = (left + ROWS - 1) / ROWS;
-    return (int)((left + tiles - 1) / tiles);
+/* Products of many rows, `to` = `from` + a times a panel (K, V vectors): as many of the panel's rows at a time as stay in
+   the nearest cache while all rows of a meet them. */
+enum { DEPTH = 7680 / (4 * LANES), MANY = 8 * ROWS };
+INLINE void multiply(i64 n, i64 K, int V, const float *const *a, const float *panel, const float *const *from, i64 apart,
+                     float *const *to) {
+    for (i64 k = 0; k < K; k += DEPTH)
+        for (i64 m = 0, M; m < n; m += M) {
+            const i64 tiles = (n - m + ROWS - 1) / ROWS;
+            M = (n - m + tiles - 1) / tiles; /* all that are left in tiles of nearly equal height */
+            PRODUCT_OF[M - 1][V - 1](k, k + DEPTH < K ? k + DEPTH : K, a + m, panel,
+                                     k ? (const float *const *)to + m : from ? from + m : 0, k ? LANES : apart, to + m);
+        }
 }
 
-/* All tiles of a part, time after time; a tile is `vectors` wide. */
-INLINE void walk(const job *w, i64 from, i64 to, int vectors, tile act) {
-    const i64 row = w->units * sizeof(float);
+/* How many of the next `left` sequences go together. */
+INLINE i64 together(i64 left) {
+    const i64 groups = (left + MANY - 1) / MANY;
+    return (left + groups - 1) / groups;
+}
+
+/* What a cell does in a tile, a sequence at time t and V vectors of units from j on: say where the product begins and where
+   it goes (`to` is scratch unless it is set), and make gates and states of it. */
+typedef struct { const float *from; float *to; } place;
+typedef place (*beginning)(const job *w, i64 t, i64 s, i64 j, float *scratch);
+typedef void (*ending)(const job *w, i64 t, i64 s, i64 j, int V, const float *sums);
+
+/* All tiles of a part, time after time; a tile is `vectors` of units wide, and of `gates` times as many sums. The sums that
+   are begun with are `apart`. */
+INLINE void walk(const job *w, i64 from, i64 to, int vectors, int gates_, i64 apart, beginning begin, ending end) {
+    const i64 U = w->units, row = U * sizeof(float);
     for (i64 s = from; w->keep && s < to; s++)
-        if (w->lengths[s]) memcpy(w->before + at(w, s, 0) * w->units, w->h0 + w->rows[s] * w->units, row);
+        if (w->lengths[s]) memcpy(w->before + at(w, s, 0) * U, w->h0 + w->rows[s] * U, row);
     for (i64 t = 0, alive = to;; t++) {
         while (alive > from && w->lengths[alive - 1] <= t) alive--;
         if (alive == from) break;
-        for (i64 j = 0; j < w->units; j += vectors * LANES)
-            for (i64 s = from, M; s < alive; s += M) {
-                M = height(alive - s);
-                act(w, t, s, (int)M, j, min(vectors, (w->units - j) / LANES));
+        for (i64 j = 0; j < U; j += vectors * LANES)
+            for (i64 s = from, n; s < alive; s += n) {
+                const int V = min(vectors, (U - j) / LANES);
+                const float *a[MANY], *first[MANY];
+                float scratch[MANY][4 * LANES], *sums[MANY];
+                n = together(alive - s);
+                for (i64 m = 0; m < n; m++) {
+                    const place p = begin(w, t, s + m, j, scratch[m]);
+                    a[m] = previous(w, w->h, w->h0, s + m, t);
+                    first[m] = p.from;
+                    sums[m] = p.to;
+                }
+                multiply(n, U, V * gates_, a, w->packed + j * gates_ * U, first, apart, sums);
+                for (i64 m = 0; m < n; m++) end(w, t, s + m, j, V, sums[m]);
             }
     }
     for (i64 s = from; s < to; s++)
-        memcpy(w->h_last + w->rows[s] * w->units, previous(w, w->h, w->h0, s, w->lengths[s]), row);
+        memcpy(w->h_last + w->rows[s] * U, previous(w, w->h, w->h0, s, w->lengths[s]), row);
 }
 
 /* All tiles from the last time to the first: each sequence's own slopes, added to `sums`, then what they carry to the time
@@ -201,16 +246,16 @@ INLINE void walk_back(const job *w, i64 from, i64 to, i64 part, sloping slopes, 
         while (alive < to && w->lengths[alive] > t) alive++;
         for (i64 s = from; s < alive; s++) slopes(w, t, s, w->sums + part * w->width);
         for (i64 j = 0; j < w->units; j += 4 * LANES)
-            for (i64 s = from, M; s < alive; s += M) {
-                const float *a[ROWS];
-                float *carried[ROWS];
-                M = height(alive - s);
-                for (int m = 0; m < M; m++) {
+            for (i64 s = from, n; s < alive; s += n) {
+                const float *a[MANY];
+                float *carried[MANY];
+                n = together(alive - s);
+                for (i64 m = 0; m < n; m++) {
                     a[m] = gates(w, s + m, t);
                     carried[m] = w->dh + w->rows[s + m] * w->units + j;
                 }
-                PRODUCT_OF[M - 1][min(4, (w->units - j) / LANES) - 1](
-                    K, a, w->packed + j * K, adds ? (const float *const *)carried : 0, LANES, carried);
+                multiply(n, K, min(4, (w->units - j) / LANES), a, w->packed + j * K,
+                         adds ? (const float *const *)carried : 0, LANES, carried);
             }
     }
 }
@@ -232,31 +277,28 @@ INLINE void put_slopes(const job *w, const int V, const row *slopes, float *z, f
 
 /* LSTM: gates i, f, candidate g, o */
 
-INLINE void lstm_tile(const job *w, i64 t, i64 s, int M, i64 j, int V) {
+INLINE place lstm_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
+    const float *z = gates(w, s, t) + j;
+    for (int gate = 0; gate < 4; gate++) __builtin_prefetch(z + w->stride * w->width + gate * w->units);
+    return (place){z, scratch};
+}
+INLINE void lstm_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums) {
     const i64 U = w->units;
-    const float *a[ROWS], *from[ROWS];
-    float sums[ROWS][4 * LANES], *to[ROWS];
-    for (int m = 0; m < M; m++) {
-        a[m] = previous(w, w->h, w->h0, s + m, t);
-        from[m] = gates(w, s + m, t) + j;
-        to[m] = sums[m];
-    }
-    PRODUCT_OF[M - 1][3](U, a, w->packed + j * 4 * U, from, U, to);
-    for (int m = 0; m < M; m++) {
-        float *c = w->keep ? w->c + at(w, s + m, t) * U + j : w->c_last + w->rows[s + m] * U + j;
-        const float *c_before = w->keep ? previous(w, w->c, w->c0, s + m, t) + j : c;
-        row sum;
-        load_row(4, &sum, sums[m], LANES);
-        row g = {sigmoid(sum.v0), sigmoid(sum.v1), hyperbolic(sum.v2), sigmoid(sum.v3)};
-        vec state = g.v1 * load(c_before) + g.v0 * g.v2;
-        if (w->keep) store_row(4, &g, gates(w, s + m, t) + j, U);
-        store(c, state);
-        put_state(w, s + m, t, j, g.v3 * hyperbolic(state));
-    }
+    float *c = w->keep ? w->c + at(w, s, t) * U + j : w->c_last + w->rows[s] * U + j;
+    const float *c_before = w->keep ? previous(w, w->c, w->c0, s, t) + j : c;
+    row sum, bias;
+    load_row(4, &sum, sums, LANES);
+    load_row(4, &bias, w->bias + j, U);
+    add_row(4, &sum, all(1.0f), &bias);
+    row g = {sigmoid(sum.v0), sigmoid(sum.v1), hyperbolic(sum.v2), sigmoid(sum.v3)};
+    vec state = g.v1 * load(c_before) + g.v0 * g.v2;
+    if (w->keep) store_row(4, &g, gates(w, s, t) + j, U);
+    store(c, state);
+    put_state(w, s, t, j, g.v3 * hyperbolic(state));
 }
 
 static void lstm_forward(const job *w, i64 from, i64 to, i64 part) {
-    walk(w, from, to, 1, lstm_tile);
+    walk(w, from, to, 1, 4, w->units, lstm_begin, lstm_end);
     for (i64 s = from; w->keep && s < to; s++)
         memcpy(w->c_last + w->rows[s] * w->units, previous(w, w->c, w->c0, s, w->lengths[s]), w->units * sizeof(float));
 }
@@ -285,31 +327,28 @@ static void lstm_backward(const job *w, i64 from, i64 to, i64 part) {
    the slope of that product stands first, so that what the state meets is in the first three places, and what the inputs
    meet in the last three. */
 
-INLINE void gru_tile(const job *w, i64 t, i64 s, int M, i64 j, int V) {
+INLINE place gru_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
     const i64 U = w->units;
-    const float *a[ROWS];
-    float sums[ROWS][3 * LANES], *to[ROWS];
-    for (int m = 0; m < M; m++) {
-        const float *z = gates(w, s + m, t) + U + j;
-        a[m] = previous(w, w->h, w->h0, s + m, t);
-        to[m] = sums[m];
-        row begin = {load(z), load(z + U), load(w->bias + j)};
-        store_row(3, &begin, to[m], LANES);
+    const float *z = gates(w, s, t) + U + j;
+    for (int gate = 0; gate < 3; gate++) __builtin_prefetch(z + w->stride * w->width + gate * U);
+    store(scratch, load(z) + load(w->bias + U + j));
+    store(scratch + LANES, load(z + U) + load(w->bias + 2 * U + j));
+    store(scratch + 2 * LANES, load(w->bias + j));
+    return (place){scratch, scratch};
+}
+INLINE void gru_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums) {
+    const i64 U = w->units;
+    float *z = gates(w, s, t) + j;
+    vec update = sigmoid(load(sums)), reset = sigmoid(load(sums + LANES)), inner = load(sums + 2 * LANES);
+    vec candidate = hyperbolic(load(z + 3 * U) + load(w->bias + 3 * U + j) + reset * inner);
+    if (w->keep) {
+        row g = {inner, update, reset, candidate};
+        store_row(4, &g, z, U);
     }
-    PRODUCT_OF[M - 1][2](U, a, w->packed + j * 3 * U, (const float *const *)to, LANES, to);
-    for (int m = 0; m < M; m++) {
-        float *z = gates(w, s + m, t) + j;
-        vec update = sigmoid(load(sums[m])), reset = sigmoid(load(sums[m] + LANES)), inner = load(sums[m] + 2 * LANES);
-        vec candidate = hyperbolic(load(z + 3 * U) + reset * inner);
-        if (w->keep) {
-            row g = {inner, update, reset, candidate};
-            store_row(4, &g, z, U);
-        }
-        put_state(w, s + m, t, j, candidate + update * (load(a[m] + j) - candidate));
-    }
+    put_state(w, s, t, j, candidate + update * (load(previous(w, w->h, w->h0, s, t) + j) - candidate));
 }
 
-static void gru_forward(const job *w, i64 from, i64 to, i64 part) { walk(w, from, to, 1, gru_tile); }
+static void gru_forward(const job *w, i64 from, i64 to, i64 part) { walk(w, from, to, 1, 3, LANES, gru_begin, gru_end); }
 
 INLINE void gru_slopes(const job *w, i64 t, i64 s, float *sums) {
     const i64 U = w->units, n = at(w, s, t);
@@ -331,22 +370,20 @@ static void gru_backward(const job *w, i64 from, i64 to, i64 part) {
 
 /* SimpleRNN, with tanh or relu: the state stands where its gate stood */
 
-INLINE void simple_tile(const job *w, i64 t, i64 s, int M, i64 j, int V) {
-    const float *a[ROWS];
-    float *h[ROWS];
-    for (int m = 0; m < M; m++) {
-        a[m] = previous(w, w->h, w->h0, s + m, t);
-        h[m] = gates(w, s + m, t) + j;
+INLINE place simple_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
+    float *h = gates(w, s, t) + j;
+    return (place){h, h};
+}
+INLINE void simple_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums) {
+    for (i64 l = 0; l < V * LANES; l += LANES) {
+        vec x = load(sums + l) + load(w->bias + j + l);
+        put_state(w, s, t, j + l, w->relu ? pick(x < all(0.0f), all(0.0f), x) : hyperbolic(x));
     }
-    PRODUCT_OF[M - 1][V - 1](w->units, a, w->packed + j * w->units, (const float *const *)h, LANES, h);
-    for (int m = 0; m < M; m++)
-        for (i64 l = 0; l < V * LANES; l += LANES) {
-            vec x = load(h[m] + l);
-            put_state(w, s + m, t, j + l, w->relu ? pick(x < all(0.0f), all(0.0f), x) : hyperbolic(x));
-        }
 }
 
-static void simple_forward(const job *w, i64 from, i64 to, i64 part) { walk(w, from, to, 4, simple_tile); }
+static void simple_forward(const job *w, i64 from, i64 to, i64 part) {
+    walk(w, from, to, 4, 1, LANES, simple_begin, simple_end);
+}
 
 INLINE void simple_slopes(const job *w, i64 t, i64 s, float *sums) {
     const i64 U = w->units, n = at(w, s, t);

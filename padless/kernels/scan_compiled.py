@@ -194,45 +194,38 @@ def _forward(
     """The results, and with `keep` what the backward needs: gates, the states before, c, and the first states."""
     real, dtype = h0.shape[1], values.dtype
     units = -(-real // _lanes()) * _lanes()
-    of_inputs, of_state = _biases(cell, bias, units)
-    z = _gates(cell, values, kernel, of_inputs, units, real, keep)
+    z = _gates(cell, values, kernel, units, real, keep)
     h0, c0 = _wide(h0, units), None if c0 is None else _wide(c0, units)
     h = z if cell.gates == 1 else z.new_empty(len(z), units)
     c = z.new_empty(len(z), units) if cell is LSTM and keep else None
     before = z.new_empty(len(z), units) if keep else None
     h_last, c_last = torch.empty_like(h0), None if c0 is None else c0.clone()
-    parts.run(cell, False, keep, z, packed=_packed(recurrent, cell.gates, units), bias=of_state, h0=h0, c0=c0,
-              before=before, h=h, c=c, h_last=h_last, c_last=c_last)
+    parts.run(cell, False, keep, z, packed=_packed(recurrent, cell.gates, units), bias=_bias(cell, bias, units),
+              h0=h0, c0=c0, before=before, h=h, c=c, h_last=h_last, c_last=c_last)
     if h is z and keep:  # the caller may change what he gets
         h = h.clone()
     return tuple(_cut(x, 1, real).to(dtype) for x in (h, h_last, c_last) if x is not None), (z, before, c, h0, c0)
 
 
-def _gates(
-    cell: Cell, values: Tensor, kernel: Tensor, bias: Tensor | None, units: int, real: int, keep: bool
-) -> Tensor:
-    """What the inputs give to the gates, behind columns for what else is kept."""
+def _gates(cell: Cell, values: Tensor, kernel: Tensor, units: int, real: int, keep: bool) -> Tensor:
+    """What the inputs give to the gates, without the bias, behind columns for what else is kept."""
     weights, extra = _filled(kernel, cell.gates, units), cell.extra * units * keep
     z = values.new_empty(len(values), extra + cell.gates * units)
-    if bias is None:
-        torch.mm(values, weights, out=z[:, extra:])
-    else:
-        torch.addmm(bias.to(values.dtype), values, weights, out=z[:, extra:])
+    torch.mm(values, weights, out=z[:, extra:])
     z = z.float()
     if units > real:  # an infinite input times the kernel's filling is not 0
         z[:, extra:].unflatten(1, (cell.gates, units))[:, :, real:] = 0
     return z
 
 
-def _biases(cell: Cell, bias: Tensor | None, units: int) -> tuple[Tensor | None, Tensor | None]:
-    """The bias that goes with the inputs, and what a GRU adds to the candidate's product with the state."""
+def _bias(cell: Cell, bias: Tensor | None, units: int) -> Tensor:
+    """For each column of what is kept what is added to it; a GRU's second bias belongs to products with the state."""
     if bias is None:
-        return None, torch.zeros(units) if cell is GRU else None
+        return torch.zeros((cell.extra + cell.gates) * units)
     if cell is not GRU:
-        return _filled(bias[None], cell.gates, units)[0], None
-    real = bias.shape[1] // 3
-    both = torch.cat([bias[:, : 2 * real].sum(0), bias[0, 2 * real :]])
-    return _filled(both[None], 3, units)[0], _wide(bias[1, 2 * real :], units)
+        return _filled(bias[None].float(), cell.gates, units)[0]
+    (z, r, a), (of_z, of_r, inner) = bias.float().view(2, 3, -1)
+    return _filled(torch.cat([inner, z + of_z, r + of_r, a])[None], 4, units)[0]
 
 
 class _Scan(torch.autograd.Function):
@@ -255,7 +248,8 @@ class _Scan(torch.autograd.Function):
         tensors, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
         cell, parts, need = ctx.cell, ctx.parts, ctx.needs_input_grad[ctx.ahead :]
         with torch.autocast("cpu", enabled=False):
-            z, before, c, h0, c0 = _forward(cell, parts, True, *tensors)[1] if ctx.spent else kept
+            again: Any = _forward(cell, parts, True, *tensors)[1] if ctx.spent else kept
+            z, before, c, h0, c0 = again
             ctx.spent, units = True, before.shape[1]
             values, _, recurrent = tensors[:3]
             upstream, dh, dc = (None if g is None else _wide(g, units) for g in (*grads, None)[:3])

@@ -192,10 +192,17 @@ class Layer(State):
 
     def _invoke(self, arguments: dict[str, Any], training: bool) -> Any:
         """`call` by its own signature; modules of torch's that it holds train if it does."""
-        signature = rule_of(type(self), Layer).signature
-        bound = inspect.BoundArguments(signature, arguments)  # pyright: ignore[reportArgumentType]
-        with in_mode(training, *foreign(self)):
-            return self.call(*bound.args, **bound.kwargs)
+        rule = rule_of(type(self), Layer)
+        if rule.by_name:
+            args, named = (), arguments
+        else:
+            bound = inspect.BoundArguments(rule.signature, arguments)  # pyright: ignore[reportArgumentType]
+            args, named = bound.args, bound.kwargs
+        others = foreign(self)
+        if not others:
+            return self.call(*args, **named)
+        with in_mode(training, *others):
+            return self.call(*args, **named)
 
     def _on_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:
         """`call` on the real steps as one row `(1, N, ...)`, and once more, inferring, on the fill."""
@@ -393,6 +400,8 @@ def get(identifier: Any) -> Layer:
 
 def _bind(layer: Layer, rule: Rule, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name; any layer may be called with `mask` and `training`, whether its `call` takes them or not."""
+    if len(args) == 1 and not kwargs and rule.one_suffices:  # as nearly always; `bind` takes its time
+        return {rule.names[0]: args[0]}
     unasked = {"mask", "training"} - set(rule.names)
     try:
         return rule.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in unasked}).arguments

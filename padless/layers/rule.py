@@ -37,6 +37,8 @@ class Rule:
     stepwise: bool
     takes_training: bool
     overrides_mask: bool
+    by_name: bool  # every argument may be given by its name
+    one_suffices: bool  # one argument by position is a call
 
     def takes_mask(self, layer: Any) -> bool:
         """Whether this layer may look at the grid."""
@@ -55,6 +57,8 @@ def rule_of(cls: type, base: type) -> Rule:
     caller = next(c for c in order if "call" in vars(c))
     masker = next(c for c in order if "compute_mask" in vars(c))
     relation = vars(caller).get("relation")
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    by_name = all(p.kind in (either, p.KEYWORD_ONLY) for p in parameters)
     overrides = masker is not base and (relation is None or order.index(masker) < order.index(caller))
     return Rule(
         signature.replace(parameters=parameters),
@@ -64,6 +68,8 @@ def rule_of(cls: type, base: type) -> Rule:
         bool(vars(caller).get("stepwise")),
         "training" in names or any(p.kind is p.VAR_KEYWORD for p in parameters),
         overrides,
+        by_name,
+        by_name and bool(names) and all(p.default is not p.empty for p in parameters[1:]) and parameters[0].kind is either,
     )
 
 

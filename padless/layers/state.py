@@ -215,9 +215,9 @@ class State(nn.Module):
 
     def _adopt(self) -> None:
         """Register layers that were put into a list or dictionary after it became an attribute."""
-        for name, value in list(self.__dict__.items()):
-            if name in ("_parameters", "_modules", "_arguments") or not isinstance(value, list | dict) or not value:
-                continue
+        found = [(name, value) for name, value in self.__dict__.items()
+                 if name not in _NO_LAYERS and isinstance(value, (list, dict)) and value]
+        for name, value in found:
             held = _tracked(value)
             if held is not value:
                 del self.__dict__[name]
@@ -243,6 +243,9 @@ class State(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
+_NO_LAYERS = {*vars(nn.Module()), "_arguments", "_inbound", "_losses", "_regularized", "_constrained"}
+
+
 def _tracked(value: Any) -> Any:
     """A list or dictionary of nothing but layers, or of such lists, as torch's container; anything else as it is."""
     inside = list(value.values()) if isinstance(value, dict) else value
@@ -254,8 +257,10 @@ def _tracked(value: Any) -> Any:
 
 def foreign(holder: nn.Module) -> list[nn.Module]:
     """The modules that a layer holds and that are no layers, in lists and dictionaries too."""
+    if isinstance(holder, State):
+        holder._adopt()
     found = []
-    for child in holder.children():
+    for child in holder._modules.values():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             found += foreign(child)
         elif not isinstance(child, State):

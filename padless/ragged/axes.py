@@ -13,18 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from padless.errors import ShapeError
+from padless.ragged.nest import leaves, map_leaves
 from padless.ragged.operands import Both, Refused, align, calling, shown
 from padless.ragged.packed import Packed, gather
 
 Rule = Callable[[Packed, list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
-
-
-def leaves_of(tree: Any) -> list[Any]:
-    """All leaves of a nest; a Packed is one."""
-    return _pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Packed))
 
 
 def pointwise(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -37,7 +32,7 @@ def pointwise(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[
             x = torch.tensor(x)
         return align(packed, x) if isinstance(x, Tensor) else x
 
-    args, kwargs = _pytree.tree_map(meet, (args, kwargs), is_leaf=lambda x: isinstance(x, Packed))
+    args, kwargs = map_leaves(meet, (args, kwargs))
     return args, kwargs
 
 
@@ -118,7 +113,7 @@ def first_only(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple
     """The first argument is the data; what follows are weights or settings."""
     if args and not isinstance(args[0], Packed):
         raise Refused
-    if any(isinstance(leaf, Packed) for leaf in leaves_of((args[1:], kwargs)) if leaf is not packed):
+    if any(isinstance(leaf, Packed) for leaf in leaves((args[1:], kwargs)) if leaf is not packed):
         raise Refused
     return args, kwargs
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.ragged import axes
 from padless.ragged.axes import Rule
+from padless.ragged.nest import leaves, map_leaves
 from padless.ragged.operands import Both, Refused, calling, fills_of
 from padless.ragged.packed import Packed
 
@@ -83,7 +83,7 @@ def _data_first(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]
 
 def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
     """The first Packed, after checking that all of them stand on the same steps of grids of equal rank."""
-    found = [leaf for leaf in axes.leaves_of((args, kwargs)) if isinstance(leaf, Packed)]
+    found = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Packed)]
     first = found[0]
     for other in found[1:]:
         if calling().grid and (first.ndim != other.ndim or not first.index.equals(other.index)):
@@ -99,7 +99,7 @@ def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
 
 
 def _grids(tree: Any) -> Any:
-    return _pytree.tree_map(lambda x: x.unpack() if isinstance(x, Packed) else x, tree, is_leaf=_is_packed)
+    return map_leaves(lambda x: x.unpack() if isinstance(x, Packed) else x, tree)
 
 
 def _is_packed(x: Any) -> bool:
@@ -108,13 +108,13 @@ def _is_packed(x: Any) -> bool:
 
 def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict[str, Any], name: str) -> Any:
     """The function on the values, once more on the fill, and the results as Packed again."""
-    operands = [leaf for leaf in _pytree.tree_leaves((args, kwargs), is_leaf=_is_packed) if _is_packed(leaf)]
+    operands = [leaf for leaf in leaves((args, kwargs)) if _is_packed(leaf)]
 
     def on(rows: int, part: Callable[[Any], Tensor], settings: dict[str, Any]) -> Any:
         def inner(x: Any) -> Any:
             return part(x) if _is_packed(x) else (rows, *x) if isinstance(x, axes.Sized) else x
 
-        inner_args, inner_kwargs = _pytree.tree_map(inner, (args, {**kwargs, **settings}), is_leaf=_is_packed)
+        inner_args, inner_kwargs = map_leaves(inner, (args, {**kwargs, **settings}))
         return func(*inner_args, **inner_kwargs)
 
     values = on(packed.values.shape[0], lambda x: x.values, {})

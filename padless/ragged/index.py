@@ -133,24 +133,25 @@ class Index:
     @cached_property
     def masked(self) -> Ints:
         """The masked cells of the flattened grid."""
-        return np.flatnonzero(self.rank < 0)
+        return np.flatnonzero(~self.mask.reshape(-1))
 
     @cached_property
     def _gap_starts(self) -> NDArray[np.bool_]:
-        """Which of the masked cells open a gap."""
-        first = np.ones(len(self.masked), dtype=bool)
-        first[1:] = (np.diff(self.masked) > 1) | (self.masked[1:] % max(self.shape[1], 1) == 0)
-        return first
+        """The cells of the grid, row by row, that open a gap."""
+        real = self.mask.reshape(self.shape)
+        starts = ~real
+        starts[:, 1:] &= real[:, :-1]
+        return starts
 
     @cached_property
     def gap_of(self) -> Ints:
         """For each masked cell the number of its gap."""
-        return np.cumsum(self._gap_starts) - 1
+        return np.cumsum(self._gap_starts.reshape(-1))[self.masked] - 1
 
     @cached_property
     def gap_cells(self) -> Ints:
         """For each gap its first cell in the flattened grid."""
-        return self.masked[self._gap_starts]
+        return np.flatnonzero(self._gap_starts.reshape(-1))
 
     @property
     def gaps(self) -> int:
@@ -166,7 +167,7 @@ class Index:
     def gap_before(self) -> Ints:
         """For each gap the real step just before it, -1 where the row begins with the gap."""
         inside = self.gap_cells % max(self.shape[1], 1) > 0
-        return np.where(inside, self.rank[np.maximum(self.gap_cells - 1, 0)] if len(self.rank) else -1, -1)
+        return np.where(inside, np.searchsorted(self.flat, self.gap_cells) - 1, -1)
 
     # Device copies and orders
 
