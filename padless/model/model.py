@@ -137,6 +137,11 @@ class Model(Training, Layer):
         return [f"{name}_{names[:place].count(name)}" if name in names[:place] else name
                 for place, name in enumerate(names)]
 
+    @property
+    def _callable(self) -> bool:
+        return (self._function is not None or type(self).call is not Model.call
+                or not self._overridden("train_step", "test_step"))
+
     def _structure(self, x: Any, y: Any) -> dict[str, Any]:
         """How data are to be read: so many inputs and outputs, of these names, in which lists are sequences."""
         function = self._function

@@ -20,7 +20,7 @@ from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather
 from padless.training.align import match_rank
 from padless.training.data import Batch, Examples, Stream, batches
-from padless.training.loop import flat
+from padless.training.nest import flat
 from padless.training.objective import Objective, Output
 
 _ROWS = 4096  # examples looked at together

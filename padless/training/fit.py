@@ -13,25 +13,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from padless.errors import ArgumentError, NotBuilt
+from padless.errors import ArgumentError
 from padless.graph.spec import still
-from padless.training import border, loop, optimizers
+from padless.training import border, loop, nest, optimizers
 from padless.training.callbacks import CallbackList, History, as_floats
 from padless.training.data import Batch, Examples, Stream, batches, gather_outputs, read, shuffled, validation_split
 from padless.training.objective import Objective
 from padless.training.progress import ProgressBar
+from padless.training.steps import Steps
 
 
-class Training:
+class Training(Steps):
     """What a model can do with data, once it is compiled."""
 
-    name: str
-    optimizer: Any = None
     stop_training: bool = False
-    compiled: bool = False
     history: History | None = None
-    _compiled: dict[str, Any]
-    _objective: Objective | None = None
 
     def compile(
         self,
@@ -117,8 +113,7 @@ class Training:
                     todo = data.epoch(steps_per_epoch)
                 else:
                     todo = islice(source, steps_per_epoch) if source is not None else batches(data, batch_size, order)
-                logs: dict[str, Any] = loop.train_epoch(module, todo, objective, self.optimizer, hooks,
-                                                        lambda: self.stop_training)
+                logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training)
                 if held is not None and _due(validation_freq, epoch):
                     found = self._measure(held, batch_size if validation_batch_size is None else validation_batch_size,
                                           validation_steps, hooks)
@@ -176,45 +171,40 @@ class Training:
             hooks.on_predict_end()
         finally:
             bar.close()
-        flats = [loop.flat(part) for part in parts]
+        flats = [nest.flat(part) for part in parts]
         joined = [gather_outputs(list(column), kind)
                   for column, kind in zip(zip(*flats, strict=True), self._kinds(first, flats[0]), strict=True)]
-        return loop.like(parts[0], joined)
+        return nest.like(parts[0], joined)
 
     # ------------------------------------------------------------------------------------------------ one batch
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """One step on one batch; the loss and the metrics of that batch."""
         self._must_be_compiled("train_on_batch")
-        batch, objective = self._one(x, y, sample_weight)
+        batch = self._one(x, y, sample_weight)
         self._equip()
         module: Any = self
-        return _returned(loop.train_epoch(module, [batch], objective, self.optimizer), return_dict)
+        return _returned(loop.train_epoch(module, [batch]), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """The loss and the metrics of one batch."""
         self._must_be_compiled("test_on_batch")
-        batch, objective = self._one(x, y, sample_weight)
+        batch = self._one(x, y, sample_weight)
         module: Any = self
-        return _returned(loop.test_epoch(module, [batch], objective), return_dict)
+        return _returned(loop.test_epoch(module, [batch]), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The outputs for one batch."""
         return self.predict(x, batch_size=2**62, verbose=0)
 
-    def _one(self, x: Any, y: Any, sample_weight: Any) -> tuple[Batch, Objective]:
+    def _one(self, x: Any, y: Any, sample_weight: Any) -> Batch:
         data = self._ready(x, y, sample_weight)
         if not isinstance(data, Examples):
             raise ArgumentError("A single batch must be arrays, sequences or Packed; got an iterable of batches.")
-        objective = self._objective_for(data)
-        self._check(data, objective)
-        return data.batch(slice(0, len(data))), objective
+        self._check(data, self._objective_for(data))
+        return data.batch(slice(0, len(data)))
 
     # ------------------------------------------------------------------------------------------------ what they share
-
-    def _names_of_outputs(self) -> list[str] | None:
-        """The names of the outputs, None while only a call can tell."""
-        raise NotImplementedError
 
     def _structure(self, x: Any, y: Any) -> dict[str, Any]:
         """How many inputs and outputs there are, and what they are called."""
@@ -231,16 +221,11 @@ class Training:
     def _read(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
         return read(x, y, sample_weight, **self._structure(x, y))
 
-    def _must_be_compiled(self, verb: str) -> None:
-        if not self.compiled:
-            raise NotBuilt(f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) "
-                           f"before {verb}.")
-
     def _ready(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
         """The data, read; weights that still wait for a shape are made by a call that changes nothing else."""
         data = self._read(x, y, sample_weight)
         module: Any = self
-        if _complete(module):
+        if not self._callable or _complete(module):
             return data
         self._try(data.head(1).to(torch.get_default_device()))
         return self._read(x, y, sample_weight) if isinstance(data, Examples) else data  # more is known of the inputs now
@@ -251,22 +236,25 @@ class Training:
         with torch.no_grad(), still():
             return module(batch.x)
 
-    def _objective_for(self, data: Examples | Stream) -> Objective:
+    def _objective_for(self, data: Examples | Stream) -> Objective | None:
+        """The objective, if need be by a trial; a model that has steps but no `call` names its outputs in them."""
+        module: Any = self
+        if self._objective is None and (self._names_of_outputs() is not None or not self._callable):
+            return self._objective_of(()) if self._callable else None
         if self._objective is None:
-            names = self._names_of_outputs()
-            if names is None:
-                module: Any = self
-                outputs = self._try(data.head(1).to(loop.device_of(module)))
-                names = list(outputs) if isinstance(outputs, dict) else [
-                    f"output_{number + 1}" for number in range(len(loop.flat(outputs)))]
-            self._objective = Objective(names, **self._compiled)
+            self._objective_of(self._try(data.head(1).to(loop.device_of(module))))
         return self._objective
+
+    @property
+    def _callable(self) -> bool:
+        """Whether there is a graph or a `call`; a model of other models may have steps only."""
+        raise NotImplementedError
 
     def _check(self, data: Examples | Stream, objective: Objective | None, trains: bool = False) -> None:
         """Refuse what can be known to be wrong before anything has happened."""
         if objective is not None:
             border.has_targets(data, objective)
-        if isinstance(data, Examples):
+        if isinstance(data, Examples) and self._callable:
             border.check(self, lambda batch: self._plan(batch, trains), data, objective)
 
     def _equip(self) -> None:
@@ -298,7 +286,7 @@ class Training:
         module: Any = self
         hooks.on_test_begin()
         todo = _limited(data, batch_size, steps)
-        logs = loop.test_epoch(module, todo, self._objective_for(data), hooks)
+        logs = loop.test_epoch(module, todo, hooks)
         hooks.on_test_end(dict(logs))
         return logs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from padless.errors import ArgumentError
 from padless.training import losses, metrics
 from padless.training.loss import Loss, Term
-from padless.training.metric import Metric
+from padless.training.metric import Mean, Metric
+from padless.training.nest import matched
 
 
 @dataclass
@@ -25,6 +27,25 @@ class Output:
     metrics: list[Any] = field(default_factory=list)
     weighted: list[Any] = field(default_factory=list)
     seen: Term | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The loss of one batch: with its coefficient a term for each output, what layers added, and what weights cost."""
+
+    terms: Sequence[tuple[float, Term | None]]
+    added: Sequence[Tensor] = ()
+    once: Sequence[Tensor] = ()
+
+    @cached_property
+    def total(self) -> Tensor:
+        """All of it, for `backward`."""
+        parts = [coefficient * term.value for coefficient, term in self.terms if term is not None]
+        parts += [loss.sum() for loss in (*self.added, *self.once)]
+        if not parts:
+            raise ArgumentError("There is nothing to train for: no output has a loss, and no layer adds one. Give `loss` "
+                                "to compile.")
+        return sum(parts[1:], parts[0])
 
 
 class Objective:
@@ -48,6 +69,8 @@ class Objective:
                     put(output, own)
         self.extra: Term | None = None
         self.once: Term | None = None
+        self.tracker = LossTracker(self)
+        self.compiled = CompiledMetrics(self)
 
     def _by_output(self, what: str, given: Any) -> list[Any]:
         """What is given, one entry for each output."""
@@ -71,61 +94,66 @@ class Objective:
 
     # ------------------------------------------------------------------------------------------------ one batch
 
-    def terms(self, y: Sequence[Any], outputs: Sequence[Any], weights: Sequence[Any]) -> list[Term | None]:
-        """For each output what this batch adds to its loss."""
-        return [None if own.loss is None else own.loss.term(target, output, weight)
-                for own, target, output, weight in zip(self.outputs, y, outputs, weights, strict=True)]
+    def parts(
+        self, y: Any, outputs: Any, weights: Any, added: Sequence[Tensor] = (), once: Sequence[Tensor] = ()
+    ) -> Parts:
+        """The loss of a batch in its parts; `added` by layers counts by rows, `once` by steps of the optimizer."""
+        if not any(output.loss is not None for output in self.outputs):
+            return Parts([(mine.coefficient, None) for mine in self.outputs], added, once)
+        if y is None:
+            raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
+        own, targets = self._matched(outputs, y, "targets")
+        _, given = matched(outputs, weights, "sample weights")
+        terms = [None if mine.loss is None else mine.loss.term(target, output, weight)
+                 for mine, target, output, weight in zip(self.outputs, targets, own, given, strict=True)]
+        return Parts([(mine.coefficient, term) for mine, term in zip(self.outputs, terms, strict=True)], added, once)
 
-    def total(self, terms: Sequence[Term | None], extra: Sequence[Tensor]) -> Tensor:
-        """The loss of one batch: each output's, times its coefficient, and what belongs to none."""
-        parts = [own.coefficient * term.value for own, term in zip(self.outputs, terms, strict=True) if term is not None]
-        parts.extend(extra)
-        if not parts:
-            raise ArgumentError("There is nothing to train for: no output has a loss, and no layer adds one. Give `loss` "
-                                "to compile.")
-        return sum(parts[1:], parts[0])
+    def _matched(self, outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
+        own, theirs = matched(outputs, given, what)
+        if len(own) != len(self.outputs):
+            raise ArgumentError(f"The model gave {len(own)} outputs; losses and metrics are for "
+                                f"{[output.name for output in self.outputs]}.")
+        return own, theirs
 
     @torch.no_grad()
-    def see(
-        self, y: Sequence[Any], outputs: Sequence[Any], weights: Sequence[Any], terms: Sequence[Term | None],
-        added: Sequence[Tensor] = (), once: Sequence[Tensor] = (), rows: int = 1,
-    ) -> None:
-        """Add one batch to all sums; `added` counts by rows, `once` by steps."""
-        for own, target, output, weight, term in zip(self.outputs, y, outputs, weights, terms, strict=True):
-            own.metrics = [_fitting(metric, target, output) for metric in own.metrics]
-            own.weighted = [_fitting(metric, target, output) for metric in own.weighted]
+    def see(self, parts: Parts, rows: int) -> None:
+        """Add the loss of one batch to the sums."""
+        for own, (_, term) in zip(self.outputs, parts.terms, strict=True):
             if term is not None:
                 own.seen = _plus(own.seen, Term(term.sum.detach().double(), _double(term.weight), term.adds))
+        if parts.added:
+            self.extra = _plus(self.extra, Term(_sum(parts.added) * rows, float(rows)))
+        if parts.once:
+            self.once = _plus(self.once, Term(_sum(parts.once), 1.0))
+
+    @torch.no_grad()
+    def measure(self, y: Any, outputs: Any, weights: Any) -> None:
+        """Add one batch to the metrics."""
+        if not any(output.metrics or output.weighted for output in self.outputs):
+            return
+        found, targets = self._matched(outputs, y, "targets")
+        _, given = matched(outputs, weights, "sample weights")
+        for own, target, output, weight in zip(self.outputs, targets, found, given, strict=True):
+            own.metrics = [_fitting(metric, target, output) for metric in own.metrics]
+            own.weighted = [_fitting(metric, target, output) for metric in own.weighted]
             for metric in own.metrics:
                 metric.update_state(target, output)
             for metric in own.weighted:
                 metric.update_state(target, output, weight)
-        if added:
-            self.extra = _plus(self.extra, Term(_sum(added) * rows, float(rows)))
-        if once:
-            self.once = _plus(self.once, Term(_sum(once), 1.0))
 
     # ------------------------------------------------------------------------------------------------ all so far
 
     def reset(self) -> None:
         """Forget all sums."""
-        self.extra = self.once = None
-        for output in self.outputs:
-            output.seen = None
-            for metric in (*output.metrics, *output.weighted):
-                if isinstance(metric, Metric):
-                    metric.reset_state()
+        self.tracker.reset_state()
+        self.compiled.reset_state()
 
     def results(self) -> dict[str, Tensor]:
         """The loss and the metrics of everything seen, in Keras's order of names."""
-        parts = [o.coefficient * o.seen.value for o in self.outputs if o.seen is not None]
-        parts += [term.value for term in (self.extra, self.once) if term is not None]
-        found: dict[str, Any] = {"loss": sum(parts[1:], parts[0]) if parts else torch.zeros(())}
-        if len(self.outputs) > 1:
-            found |= {f"{o.name}_loss": o.seen.value for o in self.outputs if o.seen is not None}
-        return found | dict(self._measured())
+        return {"loss": self.tracker.result(), **self.compiled.result()}
 
-    def _measured(self) -> Iterator[tuple[str, Any]]:
+    def measured(self) -> Iterator[tuple[str, Any]]:
+        """Each metric's name and result."""
         several = len(self.outputs) > 1
         pairs = [(f"{output.name}_{name}" if several else name, metric)
                  for output in self.outputs for name, metric in _named(output)]
@@ -135,6 +163,69 @@ class Objective:
                 yield from value.items()
             else:
                 yield name, value
+
+
+class LossTracker(Mean):
+    """The loss so far: exact for what the default `compute_loss` gave, for the rest a mean as it is told to weigh.
+
+    A loss that `compute_loss` of the model made comes with its sums and weights, and is counted by these. What a
+    `compute_loss` or `train_step` of one's own adds to it, or takes in its place, is a mean by `sample_weight`.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.pending: tuple[Parts, int] | None = None  # of the last batch, and its rows, until they have been counted
+        super().__init__("loss")
+
+    def reset_state(self) -> None:
+        super().reset_state()
+        self.pending, objective = None, self.objective
+        objective.extra = objective.once = None
+        for output in objective.outputs:
+            output.seen = None
+
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+        """Add the loss of a batch."""
+        if self.pending is not None:
+            (parts, rows), self.pending = self.pending, None
+            self.objective.see(parts, rows)
+            if values is parts.total:
+                return
+            values = torch.as_tensor(values).detach() - parts.total.detach()
+        super().update_state(values, sample_weight)
+
+    def result(self) -> Tensor:
+        objective = self.objective
+        parts = [o.coefficient * o.seen.value for o in objective.outputs if o.seen is not None]
+        parts += [term.value for term in (objective.extra, objective.once) if term is not None]
+        if isinstance(self.weight, Tensor) or self.weight or not parts:
+            parts.append(super().result())
+        return sum(parts[1:], parts[0])
+
+
+class CompiledMetrics(Metric):
+    """The metrics given to `compile`, as one; with several outputs also the loss of each."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__("compile_metrics")
+        self.objective = objective
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch: targets, outputs and weights as `fit` knows them."""
+        self.objective.measure(y_true, y_pred, sample_weight)
+
+    def result(self) -> dict[str, Any]:
+        outputs = self.objective.outputs
+        found: dict[str, Any] = {}
+        if len(outputs) > 1:
+            found |= {f"{o.name}_loss": o.seen.value for o in outputs if o.seen is not None}
+        return found | dict(self.objective.measured())
+
+    def reset_state(self) -> None:
+        for output in self.objective.outputs:
+            for metric in (*output.metrics, *output.weighted):
+                if isinstance(metric, Metric):
+                    metric.reset_state()
 
 
 def _named(output: Output) -> Iterator[tuple[str, Metric]]:
