@@ -15,7 +15,7 @@ from torch import nn
 
 from padless.errors import ArgumentError
 from padless.graph.spec import still
-from padless.training import border, loop, nest, optimizers
+from padless.training import accumulation, border, loop, nest, optimizers
 from padless.training.callbacks import CallbackList, History, as_floats
 from padless.training.data import Batch, Examples, Stream, batches, gather_outputs, read, shuffled, validation_split
 from padless.training.objective import Objective
@@ -75,11 +75,13 @@ class Training(Steps):
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
+        gradient_accumulation_steps: int | None = None,
     ) -> History:
         """Train for some epochs; returns the `History` of losses and metrics.
 
         `x` and `y` are arrays, tensors, lists of sequences of different lengths or `Packed`, or an iterable of batches.
-        What is reported of an epoch are the exact means over all of its real steps.
+        What is reported of an epoch are the exact means over all of its real steps. With `gradient_accumulation_steps`
+        so many batches make one step of the optimizer, with the gradient of the one large batch.
         """
         self._must_be_compiled("fit")
         _positive("epochs", epochs)
@@ -87,6 +89,7 @@ class Training(Steps):
                              ("validation_steps", validation_steps)):
             if number is not None:
                 _positive(what, number)
+        together = self._together(gradient_accumulation_steps)
         data, held = self._ready(x, y, sample_weight), None
         if validation_data is not None:
             held = self._read(*_triple(validation_data))
@@ -113,6 +116,8 @@ class Training(Steps):
                     todo = data.epoch(steps_per_epoch)
                 else:
                     todo = islice(source, steps_per_epoch) if source is not None else batches(data, batch_size, order)
+                if together > 1:
+                    todo = accumulation.ahead(self, lambda batch: self._plan(batch, False), todo, together)
                 logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training)
                 if held is not None and _due(validation_freq, epoch):
                     found = self._measure(held, batch_size if validation_batch_size is None else validation_batch_size,
@@ -256,6 +261,18 @@ class Training(Steps):
             border.has_targets(data, objective)
         if isinstance(data, Examples) and self._callable:
             border.check(self, lambda batch: self._plan(batch, trains), data, objective)
+
+    def _together(self, steps: int | None) -> int:
+        """How many batches make one step of the optimizer."""
+        if steps is not None:
+            _positive("gradient_accumulation_steps", steps)
+        own = getattr(self.optimizer, "gradient_accumulation_steps", None)
+        if steps is not None and own not in (None, steps):
+            raise ArgumentError(f"gradient_accumulation_steps is {steps} in fit and {own} in the optimizer. Give one.")
+        if steps is not None and steps > 1 and self._overridden("train_step"):
+            raise ArgumentError(f"Model {self.name!r} has a train_step of its own, which decides itself when the optimizer "
+                                f"steps; got gradient_accumulation_steps={steps}. Give it to the optimizer instead.")
+        return 1 if self._overridden("train_step") else steps or own or 1
 
     def _equip(self) -> None:
         """Give the weights to the optimizer; one that trains other weights is refused."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from padless.errors import NotBuilt
 from padless.ragged.packed import showing
 from padless.training.metric import Metric
 from padless.training.nest import flat, rows_of, unpack_x_y_sample_weight
-from padless.training.objective import Objective
+from padless.training.objective import Objective, Parts
 
 Logs = dict[str, Any]
 
@@ -32,6 +33,7 @@ class Steps:
     compiled: bool = False
     _compiled: dict[str, Any]
     _objective: Objective | None = None
+    _group: Any = None  # the batches that share a step with the present one, if there are others
 
     # ------------------------------------------------------------------------------------------------ to be overridden
 
@@ -94,14 +96,21 @@ class Steps:
     def _learn(self, data: Any) -> Logs | None:
         """`train_step` as it is unless overridden; None where nobody has asked for the results yet."""
         x, y, weight = unpack_x_y_sample_weight(data)
+        group = self._group
+        if group is None or group.fresh:
+            self.optimizer.zero_grad(set_to_none=True)
         outputs = self._answer(x)
-        self.optimizer.zero_grad(set_to_none=True)
         loss = self.compute_loss(x, y, outputs, weight, training=True)
-        if loss.requires_grad:
-            loss.backward()
-        self.optimizer.step()
-        module: Any = self
-        module.apply_constraints()
+        if group is not None:
+            complete = group.add(loss, self._parts_of(outputs), rows_of(x), torch.Tensor.backward)
+        else:
+            complete = True
+            if loss.requires_grad:
+                loss.backward()
+        if complete:
+            self.optimizer.step()
+            module: Any = self
+            module.apply_constraints()
         return self._count(loss, x, y, outputs, weight)
 
     def _judge(self, data: Any) -> Logs | None:
@@ -125,6 +134,11 @@ class Steps:
             return self.compute_metrics(x, y, outputs, weight)
         objective.measure(y, outputs, weight)
         return None
+
+    def _parts_of(self, outputs: Any) -> Parts | None:
+        """What the loss just computed is made of, if it came from `compute_loss` of the model."""
+        pending = self._objective_of(outputs).tracker.pending
+        return None if pending is None else pending[0]
 
     def _overridden(self, *methods: str) -> bool:
         """Whether some of these methods are overridden."""
