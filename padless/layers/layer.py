@@ -301,6 +301,7 @@ class Layer(State):
         """The activity loss of real steps, per row of the batch as in Keras."""
         for output in leaves(outputs):
             values = output.values if isinstance(output, Packed) else output
+            values = values.to(torch.promote_types(values.dtype, torch.float32))  # sums are never of half precision
             self._losses.append(self.activity_regularizer(values) / max(output.shape[0], 1))  # pyright: ignore
 
     def reads_grid(self, shown: bool) -> bool:

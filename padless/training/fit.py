@@ -19,6 +19,7 @@ from padless.training import accumulation, border, loop, nest, optimizers
 from padless.training.callbacks import CallbackList, History, as_floats
 from padless.training.data import Batch, Examples, Stream, batches, gather_outputs, read, shuffled, validation_split
 from padless.training.objective import Objective
+from padless.training.precision import Precision
 from padless.training.progress import ProgressBar
 from padless.training.steps import Steps
 
@@ -40,19 +41,23 @@ class Training(Steps):
         steps_per_execution: int = 1,
         jit_compile: bool | str = "auto",
         auto_scale_loss: bool = True,
+        autocast: Any = None,
     ) -> None:
         """Choose optimizer, losses and metrics: names, objects, functions, by output a list or a dictionary.
 
-        Unknown names are refused here. `run_eagerly`, `steps_per_execution`, `jit_compile` and `auto_scale_loss` are
-        taken for Keras's sake and change no number.
+        Unknown names are refused here. `autocast` is "bfloat16" or "float16" to train in; the loss of the latter is
+        scaled unless `auto_scale_loss` is False. `run_eagerly`, `steps_per_execution` and `jit_compile` change no number.
         """
-        chosen = optimizers.get(optimizer)
+        chosen, precision = optimizers.get(optimizer), Precision(autocast, bool(auto_scale_loss))
+        if precision.scaled and self._overridden("train_step"):
+            raise ArgumentError(f"Model {self.name!r} has a train_step of its own, which must scale the loss itself; got "
+                                f"autocast={autocast!r}. Use autocast='bfloat16', or auto_scale_loss=False.")
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         names = self._names_of_outputs()
         several = any(isinstance(part, dict | list | tuple) for part in (loss, loss_weights)) or any(
             isinstance(entry, dict | list | tuple) for part in (metrics, weighted_metrics) for entry in _entries(part))
         objective = None if names is None and several else Objective(names or ["output_1"], **given)
-        self.optimizer, self._compiled = chosen, given
+        self.optimizer, self._compiled, self._precision = chosen, given, precision
         self._objective = objective if names is not None else None
         self.compiled = True
 

@@ -6,6 +6,7 @@ What a step is, the model says (`steps.py`); here are modes, devices, callbacks 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ def train_epoch(
     model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
     """Every batch once; the loss and the metrics over all of them, each as the model was at its step."""
-    step = model.train_step if model._overridden("train_step") else model._learn
-    with in_mode(True, model):
+    own = model._overridden("train_step")
+    with in_mode(True, model), model._precision.context(device_of(model)) if own else nullcontext():
+        step = model.train_step if own else model._learn
         return _each(model, batches, callbacks, "train", step, stop)
 
 
@@ -73,7 +75,7 @@ def _each(
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """A step for each batch, with the hooks around it; returns the results of all."""
-    device = device_of(model)
+    device = model._device = device_of(model)
     begin = getattr(callbacks, f"on_{phase}_batch_begin", None)
     end = getattr(callbacks, f"on_{phase}_batch_end", None)
     wanted = callbacks is not None and callbacks.wants(f"on_{phase}_batch_end")

@@ -21,6 +21,7 @@ from padless.ragged.packed import showing
 from padless.training.metric import Metric
 from padless.training.nest import flat, rows_of, unpack_x_y_sample_weight
 from padless.training.objective import Objective, Parts
+from padless.training.precision import Precision
 
 Logs = dict[str, Any]
 
@@ -33,6 +34,8 @@ class Steps:
     compiled: bool = False
     _compiled: dict[str, Any]
     _objective: Objective | None = None
+    _precision: Precision = Precision()
+    _device: torch.device = torch.device("cpu")  # where the weights were when the epoch began
     _group: Any = None  # the batches that share a step with the present one, if there are others
 
     # ------------------------------------------------------------------------------------------------ to be overridden
@@ -99,16 +102,17 @@ class Steps:
         group = self._group
         if group is None or group.fresh:
             self.optimizer.zero_grad(set_to_none=True)
-        outputs = self._answer(x)
+        with self._precision.context(self._device):
+            outputs = self._answer(x)
         loss = self.compute_loss(x, y, outputs, weight, training=True)
         if group is not None:
-            complete = group.add(loss, self._parts_of(outputs), rows_of(x), torch.Tensor.backward)
+            complete = group.add(loss, self._parts_of(outputs), rows_of(x), self._backward)
         else:
             complete = True
             if loss.requires_grad:
-                loss.backward()
+                self._backward(loss)
         if complete:
-            self.optimizer.step()
+            self._precision.step(self.optimizer)
             module: Any = self
             module.apply_constraints()
         return self._count(loss, x, y, outputs, weight)
@@ -119,6 +123,9 @@ class Steps:
         outputs = self._answer(x)
         loss = self.compute_loss(x, y, outputs, weight, training=False)
         return self._count(loss, x, y, outputs, weight)
+
+    def _backward(self, loss: Tensor, **how: Any) -> None:
+        self._precision.backward(loss, self.optimizer, **how)
 
     def _answer(self, x: Any) -> Any:
         """The outputs for a batch; what masked steps show is carried only where code of one's own may look at it."""
