@@ -7,7 +7,7 @@ import torch
 import padless
 from padless import Input, Model
 from padless.errors import ArgumentError
-from padless.layers import GRU, LSTM, Dense, Embedding, LayerNormalization, Layer
+from padless.layers import GRU, LSTM, Dense, Embedding, Layer, LayerNormalization
 
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [1, 1], [2], [3, 3, 3, 3], [1]]
 TAGS = [[0, 1, 1], [2], [0, 0], [1, 2, 0, 1], [2, 2], [0], [1, 1, 2, 0], [2]]
@@ -59,6 +59,8 @@ def test_the_scaled_gradient_is_the_gradient():
     for scaled in (False, True):
         model, _ = tagger()
         model.compile(padless.optimizers.SGD(0.5), KIND, autocast="float16", auto_scale_loss=scaled)
+        if scaled:
+            model._precision._scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
         model.fit(LISTS, TAGS, batch_size=3, epochs=2, shuffle=False, verbose=0)
         results.append(model.get_weights())
     for a, b in zip(*results, strict=True):
