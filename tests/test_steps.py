@@ -44,7 +44,7 @@ def made(kind, loss=KIND, seed=0, metrics=("accuracy",), **compiled):
 
 
 class Recipe(Tagger):
-    """The train_step of Keras's guide for its torch backend; a weight is the parameter itself, so its gradient is `.grad`."""
+    """The train_step of Keras's guide for its torch backend, where the gradient of a weight is its `.grad`."""
 
     def train_step(self, data):
         x, y = data
@@ -269,7 +269,8 @@ def test_a_model_of_models_needs_no_call():
 
     x = Input((None,))
     h = Input((4,))
-    model = Pair(Model(x, LastStep()(GRU(4, return_sequences=True)(Embedding(5, 3, mask_zero=True)(x)))), Model(h, Dense(1)(h)))
+    state = LastStep()(GRU(4, return_sequences=True)(Embedding(5, 3, mask_zero=True)(x)))
+    model = Pair(Model(x, state), Model(h, Dense(1)(h)))
     model.compile(padless.optimizers.Adam(0.01), padless.optimizers.SGD(0.1), padless.losses.MeanSquaredError())
     before = model.get_weights()
     history = model.fit(grid(LISTS), batch_size=3, epochs=2, verbose=0).history

@@ -169,9 +169,8 @@ class Layer(State):
         """`call`, with everything around it that inner layers and functions need to know."""
         outermost = _training.get() is None
         if outermost and not probing():
-            for module in self.modules():
-                if isinstance(module, Layer):
-                    module._losses.clear()
+            for state in self._states():
+                state._losses.clear()
         token = _training.set(training)
         try:
             with scope(self.name, rule.takes_mask(self) and not rule.stepwise):
@@ -380,7 +379,8 @@ class Layer(State):
         inbound = [node for node in self._inbound if not any(True for _ in node.inputs())]
         arguments = self.__dict__.get("_arguments", {})
         arguments = {name: value for name, value in arguments.items() if not any(map(is_symbolic, leaves(value)))}
-        return {**self.__dict__, "_inbound": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
+        own = {name: value for name, value in self.__dict__.items() if name != "_known"}
+        return {**own, "_inbound": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""

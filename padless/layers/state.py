@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ from torch import Tensor, nn
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph.spec import leaves, probing
 from padless.layers import constraints, initializers, regularizers
+
+_HELD, _NESTS = (list, dict), (list, tuple, dict)
+_NO_LAYERS = frozenset(("_parameters", "_modules", "_buffers", "_arguments", "_losses", "_inbound", "_regularized",
+                        "_constrained", "_compiled"))  # attributes that hold no layers, or hold them as torch does
+_made = [0]  # how many modules have become attributes
 
 
 class Unbuilt(dict[str, Any]):
@@ -116,8 +122,25 @@ class State(nn.Module):
         return [weight for weight in own if weight is not None]
 
     def _states(self) -> list[State]:
+        known = self.__dict__.get("_known")
+        if known is not None and known[0] == _made[0]:
+            return known[1]
         self._adopt()
-        return [m for m in self.modules() if isinstance(m, State)]
+        found = [m for m in self.modules() if isinstance(m, State)]
+        if known is not None:
+            self.__dict__["_known"] = (_made[0], found)
+        return found
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """While this lasts, what is inside is looked for again only after some module has become an attribute."""
+        outer = self.__dict__.get("_known")
+        self.__dict__["_known"] = outer or (-1, [])
+        try:
+            yield
+        finally:
+            if outer is None:
+                del self.__dict__["_known"]
 
     @property
     def weights(self) -> list[Tensor]:
@@ -209,14 +232,15 @@ class State(nn.Module):
             self.__dict__["_parameters"] = dict(dict.items(self._parameters))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, list | tuple | dict):
+        if isinstance(value, _NESTS):
             value = _tracked(value)
+        if isinstance(value, nn.Module):
+            _made[0] += 1
         super().__setattr__(name, value)  # pyright: ignore[reportArgumentType] - torch takes anything
 
     def _adopt(self) -> None:
         """Register layers that were put into a list or dictionary after it became an attribute."""
-        found = [(name, value) for name, value in self.__dict__.items()
-                 if name not in _NO_LAYERS and isinstance(value, (list, dict)) and value]
+        found = [(n, v) for n, v in self.__dict__.items() if isinstance(v, _HELD) and v and n not in _NO_LAYERS]
         for name, value in found:
             held = _tracked(value)
             if held is not value:
@@ -241,9 +265,6 @@ class State(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._adopt()
         super()._load_from_state_dict(*args, **kwargs)
-
-
-_NO_LAYERS = {*vars(nn.Module()), "_arguments", "_inbound", "_losses", "_regularized", "_constrained"}
 
 
 def _tracked(value: Any) -> Any:

@@ -41,7 +41,7 @@ def train_epoch(
 ) -> dict[str, Any]:
     """Every batch once; the loss and the metrics over all of them, each as the model was at its step."""
     own = model._overridden("train_step")
-    with in_mode(True, model), model._precision.context(device_of(model)) if own else nullcontext():
+    with in_mode(True, model), model._settled(), model._precision.context(device_of(model)) if own else nullcontext():
         step = model.train_step if own else model._learn
         return _each(model, batches, callbacks, "train", step, stop)
 
@@ -50,7 +50,7 @@ def train_epoch(
 def test_epoch(model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None) -> dict[str, Any]:
     """The loss and the metrics over all batches."""
     step = model.test_step if model._overridden("test_step") else model._judge
-    with in_mode(False, model):
+    with in_mode(False, model), model._settled():
         return _each(model, batches, callbacks, "test", step)
 
 
@@ -60,7 +60,7 @@ def predict_epoch(
 ) -> Iterator[tuple[Batch, Any]]:
     """Each batch with the model's outputs for it, what masked steps show included."""
     device = device_of(model)
-    with in_mode(False, model):
+    with in_mode(False, model), model._settled():
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)
