@@ -293,35 +293,36 @@ def test_words_of_sentences_are_run_sentence_by_sentence(batch, sentences, words
 
 # ------------------------------------------------------------------------------------------------ losses and metrics
 
-KINDS = ("none", "rows", "column", "steps")
+SCORED = [(case, Objective(case.make, case.outputs, case.targets, kind))
+          for case in (*LOSSES, *METRICS) for kind in case.weights]
 
 
-def fits(case, weights):
-    """Whether this loss or metric takes weights of this kind."""
-    if weights == "steps" and "sequences" in case.name:
-        return False
-    return weights == "none" or not case.name.startswith("F1Score")
-
-
-SCORED = [Objective(case.make, case.outputs, case.targets, kind)
-          for case in (*LOSSES, *METRICS) for kind in KINDS if fits(case, kind)]
+def under_law(law, case, objective, mask, seed=0):
+    """A law, unless the case says why it does not hold; what it then says is noted."""
+    if law not in case.breaks:
+        try:
+            check.OBJECTIVE_LAWS[law](objective, mask, seed)
+        except Exception as broken:
+            broken.add_note(f"case {case.name!r}, mask {mask.astype(int).tolist()}")
+            raise
 
 
 @pytest.mark.parametrize("law", check.OBJECTIVE_LAWS)
 def test_the_laws_of_every_loss_and_metric(law):
-    for objective in SCORED:
-        check.OBJECTIVE_LAWS[law](objective, MIXED)
-    for objective in SCORED[::4]:  # each reduction and kind of weights somewhere
+    for number, (case, objective) in enumerate(SCORED):
+        if number % 3 == 0 or case.layer == "MeanSquaredError":  # each kind of weights somewhere
+            under_law(law, case, objective, MIXED)
+    for case, objective in SCORED[::5]:
         for name in TINY:
-            check.OBJECTIVE_LAWS[law](objective, MASKS[name])
+            under_law(law, case, objective, MASKS[name])
 
 
 @pytest.mark.parametrize("law", check.OBJECTIVE_LAWS)
 def test_the_laws_of_any_loss_and_metric_under_any_mask(law):
     @given(st.sampled_from(SCORED), masks(), st.integers(0, 99))
-    @settings(max_examples=100)
-    def holds(objective, mask, seed):
-        check.OBJECTIVE_LAWS[law](objective, mask, seed)
+    @settings(max_examples=200)
+    def holds(scored, mask, seed):
+        under_law(law, *scored, mask, seed)
 
     holds()
 

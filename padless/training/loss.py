@@ -109,7 +109,7 @@ class Loss:
 
     relation: ClassVar[str] = "stepwise"
     aligned: ClassVar[bool] = True  # whether targets that stand on the outputs' grid have the outputs' mask
-    axis: int = -1
+    axis: Any = -1  # the feature axis that `call` takes together, several, or None for all
 
     def __init__(self, name: str | None = None, reduction: Reduction = "sum_over_batch_size",
                  dtype: str | None = None) -> None:
@@ -192,7 +192,8 @@ class Loss:
         return torch.promote_types(y_pred.dtype, torch.float32)
 
     def _check_axis(self, rows: Tensor, index: Index | None) -> None:
-        if index is not None and not -(rows.ndim - 1) <= self.axis <= -1:
+        axes = self.axis if isinstance(self.axis, tuple | list) else () if self.axis is None else (self.axis,)
+        if index is not None and not all(-(rows.ndim - 1) <= axis <= -1 for axis in axes):
             raise ArgumentError(f"axis={self.axis} of the loss {self.name!r} is no feature axis of masked outputs of "
                                 f"shape {(*index.grid, *rows.shape[1:])}. Count from the end: -1 is the last.")
 

@@ -12,21 +12,68 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError
+from padless.errors import ArgumentError, ShapeError
 from padless.ragged.packed import Packed
 from padless.registry import register, snake_case
 from padless.saving import config as saving
 from padless.training.align import pair, read, weights_for
 from padless.training.loss import Loss, Measured, Term
-from padless.training.losses import LossFunctionWrapper
+from padless.training.loss_rows import check_ids
+from padless.training.loss_wrappers import LossFunctionWrapper
+from padless.training.metric_variable import Variable
+
+FUNCTIONS = ("metric_function", "loss_function", "loss", "metric")
 
 
 class Metric:
-    """The base of metrics, in Keras's style: `update_state`, `result`, `reset_state`."""
+    """The base of metrics, in Keras's style: `update_state`, `result`, `reset_state`, `add_variable`.
 
-    def __init__(self, name: str | None = None, dtype: str | None = None) -> None:
+    `update_state` gets targets and outputs as they are: where steps are masked, `y_pred` is a `Packed`, with the real
+    rows as `y_pred.values` and the grid of real steps as `y_pred.mask`. What it adds up it keeps in variables; these are
+    in double precision unless they have a `dtype`, and `reset_state` makes them 0.
+
+    >>> class Steps(Metric):
+    ...     def __init__(self, name="steps"):
+    ...         super().__init__(name=name)
+    ...         self.seen = self.add_variable((), name="seen")
+    ...     def update_state(self, y_true, y_pred, sample_weight=None):
+    ...         self.seen.assign_add(y_pred.mask.sum())
+    ...     def result(self):
+    ...         return self.seen
+    >>> from padless import pack
+    >>> float(Steps()(None, pack(torch.zeros(1, 3), mask=[[1, 1, 0]])))
+    2.0
+    """
+
+    def __init__(self, dtype: str | None = None, name: str | None = None) -> None:
         self.name = name or snake_case(type(self).__name__)
-        self.dtype = dtype
+        self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
+        if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ArgumentError(f"`dtype` must be the name of a torch dtype, such as 'float32'; got {dtype!r}.")
+        self._variables: list[Variable] = []
+
+    def add_variable(self, shape: Any = (), initializer: Any = "zeros", dtype: str | None = None,
+                     aggregation: str = "sum", name: str | None = None) -> Variable:
+        """A variable of this metric, with `assign`, `assign_add` and all that a tensor has; `aggregation` must be "sum"."""
+        if not hasattr(self, "_variables"):
+            raise ArgumentError(f"{type(self).__name__} must call `super().__init__()` before `add_variable`.")
+        if aggregation != "sum":
+            raise ArgumentError(f"The variables of a metric are sums over batches; got aggregation={aggregation!r}.")
+        make = saving.get(initializer, "initializer") or torch.zeros
+        made = make(tuple(shape), dtype=getattr(torch, str(dtype or "float64").removeprefix("torch.")))
+        self._variables.append(variable := Variable(torch.as_tensor(made), name))
+        return variable
+
+    def add_weight(self, shape: Any = (), initializer: Any = "zeros", dtype: str | None = None,
+                   name: str | None = None) -> Variable:
+        """The same, by Keras's older name."""
+        return self.add_variable(shape, initializer, dtype, name=name)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """Its variables, and those of metrics that are its attributes."""
+        inner = [metric for metric in vars(self).values() if isinstance(metric, Metric)]
+        return [*self._variables, *(variable for metric in inner for variable in metric.variables)]
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
         """Add a batch: `(y_true, y_pred, sample_weight=None)`, or `(values, sample_weight=None)` for a mean."""
@@ -38,7 +85,8 @@ class Metric:
 
     def reset_state(self) -> None:
         """Forget everything."""
-        raise NotImplementedError
+        for variable in self.variables:
+            variable.assign(torch.zeros_like(variable.data))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch, and give the result so far."""
@@ -54,12 +102,62 @@ class Metric:
         """The metric with this config."""
         return cls(**config)
 
+    def cast(self, result: Tensor) -> Tensor:
+        """A result in the dtype of the metric, if it has one."""
+        return result if self.dtype is None else result.to(getattr(torch, self.dtype))
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-@register("metric", "mean")
-class Mean(Metric):
+def entered(*names: str) -> Callable[[type], type]:
+    """Enters a metric under its own name, as Keras writes it with underscores, and under `names`."""
+    return lambda cls: register("metric", snake_case(cls.__name__), *names)(cls)
+
+
+# ------------------------------------------------------------------------------------------------ means and sums
+
+
+class _Reduction(Metric):
+    """What a mean and a sum share: values with weights, and their sum."""
+
+    def __init__(self, name: str | None, dtype: str | None) -> None:
+        super().__init__(dtype, name)
+        self.total = self.add_variable(name="total")
+
+    def measured(self, values: Any, sample_weight: Any) -> Measured:
+        """Values, plain or `Packed`, with weights for their sequences or steps."""
+        found = read(values, "values")
+        rows = found.values if isinstance(found, Packed) else found.reshape(1) if found.ndim == 0 else found
+        index = found.index if isinstance(found, Packed) else None
+        return Measured(rows, None if sample_weight is None else weights_for(sample_weight, index, rows))
+
+
+@entered()
+class Sum(_Reduction):
+    """The sum of all values at real steps, weighted on request.
+
+    >>> total = Sum()
+    >>> total.update_state([1., 3.]); total([5.]).item()
+    9.0
+    """
+
+    def __init__(self, name: str | None = "sum", dtype: str | None = None) -> None:
+        super().__init__(name, dtype)
+
+    @torch.no_grad()
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+        """Add values, plain or `Packed`, with weights for their sequences or steps."""
+        weighted = self.measured(values, sample_weight).weighted
+        self.total.assign_add(weighted.sum(dtype=double(weighted)))
+
+    def result(self) -> Tensor:
+        """The sum so far."""
+        return self.cast(self.total + 0)
+
+
+@entered()
+class Mean(_Reduction):
     """The mean of all values at real steps, weighted on request; 0 before there are any.
 
     >>> mean = Mean()
@@ -70,30 +168,22 @@ class Mean(Metric):
 
     def __init__(self, name: str | None = "mean", dtype: str | None = None) -> None:
         super().__init__(name, dtype)
-        self.reset_state()
-
-    def reset_state(self) -> None:
-        self.total: Tensor | float = 0.0
-        self.weight: Tensor | float = 0.0
+        self.count = self.add_variable(name="count")
 
     @torch.no_grad()
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Add values, plain or `Packed`, with weights for their sequences or steps."""
-        found = read(values, "values")
-        rows = found.values if isinstance(found, Packed) else found.reshape(1) if found.ndim == 0 else found
-        index = found.index if isinstance(found, Packed) else None
-        weight = None if sample_weight is None else weights_for(sample_weight, index, rows)
-        self.add(Measured(rows, weight).term("mean_with_sample_weight", double(rows)))
+        measured = self.measured(values, sample_weight)
+        self.add(measured.term("mean_with_sample_weight", double(measured.values)))
 
     def add(self, term: Term) -> None:
         """Add a sum and its weight."""
-        self.total = self.total + term.sum.detach()
-        self.weight = self.weight + term.weight
+        self.total.assign_add(term.sum)
+        self.count.assign_add(term.weight)
 
     def result(self) -> Tensor:
         """The mean so far."""
-        value = Term(torch.as_tensor(self.total), self.weight).value
-        return value if self.dtype is None else value.to(getattr(torch, self.dtype))
+        return self.cast(Term(self.total + 0, self.count.to(self.total.device)).value)
 
 
 class Measure(LossFunctionWrapper):
@@ -135,48 +225,46 @@ class MeanMetricWrapper(Mean):
         return cls(**{**config, "fn": saving.deserialize(config["fn"], FUNCTIONS)})
 
 
-FUNCTIONS = ("metric_function", "loss_function", "loss", "metric")
+class Named(MeanMetricWrapper):
+    """A mean whose function is part of the class; `own` are the function's arguments, which the config has."""
 
-
-class TorchMetric(Metric):
-    """A metric of torchmetrics, fed with real rows only, as (outputs, targets).
-
-    Rows of one output become flat, `(N,)`. Classification metrics get integer targets. A result over nothing is 0.
-    """
-
-    def __init__(self, metric: Any, name: str | None = None) -> None:
-        super().__init__(name or snake_case(type(metric).__name__))
-        self.metric = metric
-        self.classes = any(cls.__module__.startswith("torchmetrics.classification") for cls in type(metric).__mro__)
-
-    @torch.no_grad()
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add the real steps of a batch."""
-        if sample_weight is not None:
-            raise ArgumentError(f"{type(self.metric).__name__} of torchmetrics takes no sample weights. Give it under "
-                                f"`metrics`, not under `weighted_metrics`.")
-        targets, rows, _ = pair(y_true, y_pred)
-        if not len(rows):
-            return
-        if targets.ndim == rows.ndim and targets.shape[-1] == 1:
-            targets = targets.squeeze(-1)
-        whole = targets.ndim == rows.ndim
-        rows = rows.detach().reshape(-1, rows.shape[-1])
-        targets = targets.to(rows.device).reshape(rows.shape if whole else -1)
-        if rows.shape[-1] == 1:
-            rows, targets = rows.squeeze(-1), targets.reshape(-1)
-        self.metric.to(rows.device).update(rows, targets.to(torch.int64 if self.classes else rows.dtype))
-
-    def result(self) -> Any:
-        """What torchmetrics computes from all that was added."""
-        return self.metric.compute() if self.metric.update_called else torch.tensor(0.0)
-
-    def reset_state(self) -> None:
-        self.metric.reset()
+    def __init__(self, fn: Any, name: str | None, dtype: str | None, **own: Any) -> None:
+        super().__init__(fn, name, dtype, **({} if isinstance(fn, Loss) else own))
+        self.own = own
 
     def get_config(self) -> dict[str, Any]:
-        raise ArgumentError(f"{type(self.metric).__name__} of torchmetrics has no config, so it cannot be saved. "
-                            f"Compile again after loading.")
+        return {**Metric.get_config(self), **self.own}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        return cls(**config)
+
+
+# ------------------------------------------------------------------------------------------------ for other metrics
+
+
+def real_rows(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Targets and outputs at real steps, on the outputs' device, with weights in the shape of the outputs."""
+    targets, rows, index = pair(y_true, y_pred)
+    targets, rows = targets.to(rows.device), rows.detach()
+    return targets, rows, None if sample_weight is None else weights_for(sample_weight, index, rows.to(double(rows)))
+
+
+def indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Targets in the shape of the outputs: as they are, or class ids made one-hot."""
+    if y_true.shape == y_pred.shape:
+        return y_true
+    if y_true.numel() * y_pred.shape[-1] != y_pred.numel():
+        raise ShapeError(f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
+                         f"expected class ids or one-hot labels.")
+    check_ids(y_true, y_pred.shape[-1])
+    ids = y_true.reshape(y_pred.shape[:-1]).long()
+    return torch.nn.functional.one_hot(ids, y_pred.shape[-1]).to(y_pred.dtype)
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is 0."""
+    return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
 
 
 def double(tensor: Tensor) -> torch.dtype:
