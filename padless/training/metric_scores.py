@@ -147,7 +147,7 @@ class R2Score(_ByClass):
 
     def result(self) -> Tensor:
         """The score over all that was added."""
-        if not self._variables:
+        if not self._variables or not self._variables[-1].any():
             return self.cast(torch.tensor(0.0))
         total, squares, residual, count, samples = self._variables
         variance = squares - total * divide(total, count)

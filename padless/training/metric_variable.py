@@ -34,22 +34,26 @@ class Variable(torch.Tensor):
 
     def assign(self, value: Any) -> Self:
         """Put `value` here, in the dtype of this variable. Raises `ShapeError` for another shape."""
-        given = torch.as_tensor(value).detach()
-        if given.shape != self.shape:
-            raise ShapeError(f"The variable {self.name!r} of a metric has shape {tuple(self.shape)}; got a value of shape "
-                             f"{tuple(given.shape)}.")
+        given = self._fitting(value, self.shape)
         double = self.dtype == torch.float64 and given.device.type == "mps"  # which has none
         self.data = given.to(torch.float32 if double else self.dtype, copy=True)
         return self
 
     def assign_add(self, value: Any) -> Self:
         """Add `value`, on whatever device it is."""
-        given = torch.as_tensor(value).detach()
+        given = self._fitting(value, self.shape, torch.Size([]))
         return self.assign(self.data.to(given.device) + given)
 
     def assign_sub(self, value: Any) -> Self:
         """Take `value` away, on whatever device it is."""
         return self.assign_add(-torch.as_tensor(value))
+
+    def _fitting(self, value: Any, *shapes: torch.Size) -> Tensor:
+        given = torch.as_tensor(value).detach()
+        if given.shape not in shapes:
+            raise ShapeError(f"The variable {self.name!r} of a metric has shape {tuple(self.shape)}; got a value of shape "
+                             f"{tuple(given.shape)}.")
+        return given
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Variable:
         copied = memo[id(self)] = Variable(self.data.clone(), self.name)

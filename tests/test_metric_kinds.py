@@ -1,0 +1,394 @@
+"""Every metric of Keras by name, arguments and numbers on the real steps; spans against conlleval; states and subclasses."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padless import losses, metrics
+from padless.errors import ArgumentError, DataError, ShapeError
+from padless.ragged.packed import pack
+from padless.saving import config as saving
+
+keras = pytest.importorskip("keras")
+B, T, D = 4, 6, 3
+HOLES = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
+PRED_IDS = np.random.default_rng(7).integers(0, D, (B, T))
+
+
+def draw(kind, seed=0):
+    """Targets and outputs."""
+    rng = np.random.default_rng(seed)
+    x, ids = rng.normal(size=(B, T, D)), rng.integers(0, D, (B, T))
+    chances = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    bits = rng.integers(0, 2, (B, T, D))
+    pairs = {"numbers": (rng.normal(size=(B, T, D)), x), "positive": (rng.exponential(size=(B, T, D)), np.exp(x)),
+             "bits": (bits, x), "chances": (bits, chances), "onehot": (np.eye(D)[ids], chances),
+             "mixed": (rng.dirichlet(np.ones(D), (B, T)), chances), "ids": (ids, chances), "both ids": (ids, PRED_IDS),
+             "one": (bits[..., :1], chances[..., :1]), "ranked": (ids, np.argsort(x, -1))}
+    return tuple(np.asarray(a).astype("int64" if a is ids or a is PRED_IDS else "float32") for a in pairs[kind])
+
+
+CASES = [
+    ("RootMeanSquaredError", {}, "numbers"),
+    ("MeanAbsolutePercentageError", {}, "numbers"),
+    ("MeanSquaredLogarithmicError", {}, "positive"),
+    ("CosineSimilarity", {}, "numbers"),
+    ("LogCoshError", {}, "numbers"),
+    ("PearsonCorrelation", {}, "numbers"),
+    ("ConcordanceCorrelation", {}, "numbers"),
+    ("R2Score", {}, "numbers"),
+    ("R2Score", {"class_aggregation": None}, "numbers"),
+    ("R2Score", {"class_aggregation": "variance_weighted_average", "num_regressors": 2}, "numbers"),
+    ("Hinge", {}, "bits"),
+    ("SquaredHinge", {}, "bits"),
+    ("CategoricalHinge", {}, "onehot"),
+    ("KLDivergence", {}, "mixed"),
+    ("Poisson", {}, "positive"),
+    ("TopKCategoricalAccuracy", {"k": 2}, "onehot"),
+    ("SparseTopKCategoricalAccuracy", {"k": 2}, "ids"),
+    ("SparseTopKCategoricalAccuracy", {"k": 2, "from_sorted_ids": True}, "ranked"),
+    ("TruePositives", {}, "chances"),
+    ("FalsePositives", {"thresholds": [0.6, 0.3]}, "chances"),
+    ("TrueNegatives", {"thresholds": [0.0, 0.5, 1.0]}, "chances"),
+    ("FalseNegatives", {"thresholds": 0.3}, "chances"),
+    ("Precision", {}, "chances"),
+    ("Precision", {"thresholds": [0.2, 0.4]}, "chances"),
+    ("Precision", {"top_k": 2}, "onehot"),
+    ("Precision", {"thresholds": 0.3, "top_k": 2, "class_id": 1}, "onehot"),
+    ("Recall", {}, "chances"),
+    ("Recall", {"class_id": 2, "thresholds": 0.3}, "onehot"),
+    ("Recall", {"top_k": 1}, "onehot"),
+    ("SensitivityAtSpecificity", {"specificity": 0.4}, "chances"),
+    ("SensitivityAtSpecificity", {"specificity": 0.5, "num_thresholds": 1}, "chances"),
+    ("SpecificityAtSensitivity", {"sensitivity": 0.4, "class_id": 1}, "chances"),
+    ("PrecisionAtRecall", {"recall": 0.4, "num_thresholds": 30}, "chances"),
+    ("RecallAtPrecision", {"precision": 0.4}, "chances"),
+    *[("AUC", {"curve": curve, "summation_method": method, **more}, "chances")
+      for curve in ("ROC", "PR", "PRGAIN") for method in ("interpolation", "minoring", "majoring")
+      for more in ({}, {"multi_label": True})],
+    ("AUC", {"thresholds": [0.7, 0.2, 0.25]}, "chances"),
+    ("AUC", {"from_logits": True, "num_thresholds": 20}, "bits"),
+    ("AUC", {"multi_label": True, "num_labels": 3, "label_weights": [1.0, 2.0, 0.0]}, "chances"),
+    ("AUC", {"label_weights": [1.0, 2.0, 0.0]}, "chances"),
+    ("F1Score", {"average": "macro"}, "onehot"),
+    ("FBetaScore", {"beta": 2.0}, "onehot"),
+    ("FBetaScore", {"beta": 0.5, "average": "weighted", "threshold": 0.3}, "chances"),
+    ("FBetaScore", {"beta": 0.5, "average": "micro"}, "onehot"),
+    ("IoU", {"num_classes": 3, "target_class_ids": [0, 2]}, "both ids"),
+    ("IoU", {"num_classes": 3, "target_class_ids": [1], "ignore_class": 0}, "both ids"),
+    ("IoU", {"num_classes": 3, "target_class_ids": [1], "sparse_y_pred": False}, "ids"),
+    ("BinaryIoU", {"threshold": 0.3}, "one"),
+    ("MeanIoU", {"num_classes": 2}, "both ids"),
+    ("OneHotIoU", {"num_classes": 3, "target_class_ids": [2]}, "onehot"),
+    ("OneHotMeanIoU", {"num_classes": 3}, "onehot"),
+]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
+def test_on_the_real_steps_it_is_kerass(name, arguments, kind, weighted):
+    """Of these Keras looks at masks only in means; so it is given the real rows."""
+    y, pred = draw(kind)
+    weight = np.random.default_rng(1).integers(0, 4, (B, T)) if weighted else None
+    theirs, mine = getattr(keras.metrics, name)(**arguments), getattr(metrics, name)(**arguments)
+    rows = [torch.from_numpy(np.ascontiguousarray(a[HOLES])) for a in (y, pred)]
+    theirs.update_state(*rows, **({} if weight is None else {"sample_weight": torch.from_numpy(weight[HOLES])}))
+    shown = np.where(HOLES.reshape(B, T, *(1,) * (pred.ndim - 2)), pred, 10**6)
+    for part in (slice(0, 1), slice(1, 4)):
+        mine.update_state(y[part], pack(shown[part].astype(pred.dtype), mask=HOLES[part]),
+                          None if weight is None else weight[part].astype("float32"))
+    assert mine.name == theirs.name.rstrip("_0123456789") or mine.name == theirs.name
+    np.testing.assert_allclose(mine.result().numpy(), theirs.result().detach().numpy(), rtol=2e-5, atol=1e-6)
+    mine.reset_state()
+    assert not any(variable.any() for variable in mine.variables)
+    zero = mine.result()
+    assert zero.isfinite().all()
+
+
+PUBLIC = [name for name in dir(keras.metrics) if name[0] != "_" and callable(getattr(keras.metrics, name))]
+
+
+def parameters(thing):
+    found = inspect.signature(thing).parameters.values()
+    return [(p.name, p.default) for p in found if p.kind is not p.VAR_KEYWORD]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_metric_of_keras_is_here_with_its_arguments(name):
+    mine, theirs = (parameters(getattr(library, name)) for library in (metrics, keras.metrics))
+    assert mine[: len(theirs)] == theirs
+    assert name in metrics.__all__
+
+
+NEEDED = {"IoU": (3, [0]), "OneHotIoU": (3, [0]), "MeanIoU": (3,), "OneHotMeanIoU": (3,), "SensitivityAtSpecificity": (0.5,),
+          "SpecificityAtSensitivity": (0.5,), "PrecisionAtRecall": (0.5,), "RecallAtPrecision": (0.5,)}
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n[0].isupper() and n not in ("Metric", "MeanMetricWrapper")])
+def test_configs_are_kerass_and_bring_the_metric_back(name):
+    mine, theirs = (getattr(library, name)(*NEEDED.get(name, ())) for library in (metrics, keras.metrics))
+    config = mine.get_config()
+    wanted = {key: value for key, value in theirs.get_config().items() if key not in ("dtype", "name")}
+    assert {key: config[key] for key in wanted} == wanted
+    again = metrics.deserialize(metrics.serialize(mine))
+    assert type(again) is type(mine) and again.get_config() == config
+    assert type(saving.deserialize(keras.saving.serialize_keras_object(theirs), "metric")) is type(mine)
+
+
+def test_keras_s_names_mean_the_same_here():
+    for name, thing in keras.src.metrics.ALL_OBJECTS_DICT.items():
+        if thing.__name__ not in NEEDED and thing.__name__ not in ("Metric", "MeanMetricWrapper"):
+            assert type(metrics.get(name)).__name__ == thing.__name__, name
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: metrics.Precision(1.5), "`thresholds` must be between 0 and 1; got 1.5"),
+    (lambda: metrics.AUC(1), "`num_thresholds` must be above 1; got 1"),
+    (lambda: metrics.AUC(curve="RCO"), "Unknown curve 'RCO'"),
+    (lambda: metrics.AUC(summation_method="mean"), "Unknown summation_method 'mean'"),
+    (lambda: metrics.AUC(thresholds=[2.0]), "got 2.0"),
+    (lambda: metrics.AUC(num_labels=2), "multi_label=True"),
+    (lambda: metrics.PrecisionAtRecall(1.2), "`recall` must be between 0 and 1; got 1.2"),
+    (lambda: metrics.RecallAtPrecision(0.5, 0), "`num_thresholds` must be above 0; got 0"),
+    (lambda: metrics.FBetaScore(beta=0.0), "`beta` must be above 0; got 0.0"),
+    (lambda: metrics.F1Score(threshold=2.0), "`threshold`.*got 2.0"),
+    (lambda: metrics.IoU(2, [2]), "from 0 to 1; got 2"),
+    (lambda: metrics.IoU(2, [1], axis=1), "axis=1"),
+    (lambda: metrics.R2Score("mean"), "Unknown class_aggregation 'mean'"),
+    (lambda: metrics.R2Score(num_regressors=-1), "got -1"),
+    (lambda: metrics.SpanF1(["O", "PER"]), "got 'PER'"),
+    (lambda: metrics.SpanF1(["O"]), "at least one type"),
+    (lambda: metrics.SpanF1(["O", "B-A"], "mean"), "Unknown average 'mean'"),
+    (lambda: metrics.Mean(dtype="float33"), "float33"),
+])
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ArgumentError, match=message):
+        make()
+
+
+def test_outputs_that_do_not_fit_are_named_and_change_nothing():
+    y, pred = draw("chances")
+    for metric, targets, outputs, error, message in [
+        (metrics.Precision(), y[..., :2], pred, ShapeError, "class ids or one-hot"),
+        (metrics.Recall(class_id=3), y, pred, ShapeError, "`class_id` is 3, but the outputs have 3"),
+        (metrics.Precision(), np.full((B, T), 7), pred, DataError, "holds 7"),
+        (metrics.AUC(multi_label=True, num_labels=2), y, pred, ShapeError, "counts 2 labels, but the outputs have 3"),
+        (metrics.AUC(label_weights=[1.0]), y, pred, ShapeError, "1 entries for 3 labels"),
+        (metrics.SpanF1(["O", "B-A"]), np.zeros((B, T)), pred, ShapeError, "has 2 labels"),
+        (metrics.SpanF1(["O", "B-A"]), np.full((B, T), 2), np.zeros((B, T)), DataError, "holds 2"),
+        (metrics.MeanIoU(3), np.zeros((B, T, 2)), np.zeros((B, T)), ShapeError, "do not fit"),
+    ]:
+        with pytest.raises(error, match=message):
+            metric.update_state(targets, pack(outputs, mask=HOLES))
+        assert not any(variable.any() for variable in metric.variables)
+    metric = metrics.R2Score()
+    metric.update_state(y, pred)
+    with pytest.raises(ShapeError, match="size 3, and now of size 2"):
+        metric.update_state(y[..., :2], pred[..., :2])
+
+
+def test_unknown_and_constant_numbers_have_a_result():
+    y, pred = draw("numbers")
+    assert metrics.R2Score()(np.ones((B, 1)), np.ones((B, 1))).item() == 0
+    assert metrics.PearsonCorrelation()(np.ones((B, D)), pred[0, :4]).item() == 0
+    assert metrics.TruePositives()([[1.0], [1.0]], [[np.nan], [0.9]]).item() == 1
+    with pytest.warns(UserWarning, match="more than 31 samples; got 3"):
+        metrics.R2Score(num_regressors=30)(y[0, :1], pred[0, :1])
+    assert metrics.Precision(top_k=5)(y > 0, pred).item() == pytest.approx((y > 0).mean())
+
+
+def test_perplexity_of_a_corpus():
+    ids, pred = draw("ids")
+    expected = np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[HOLES].mean())
+    metric = metrics.Perplexity()
+    for row in range(B):
+        metric.update_state(ids[row:row + 1], pack(pred[row:row + 1], mask=HOLES[row:row + 1]))
+    assert metric.result().item() == pytest.approx(expected, rel=1e-6)
+    logits, ignoring = np.log(pred) + 3, metrics.Perplexity(from_logits=True, ignore_class=0)
+    kept = HOLES & (ids != 0)
+    assert ignoring(ids, pack(logits, mask=HOLES)).item() == pytest.approx(
+        np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[kept].mean()), rel=1e-5)
+    theirs = torchmetrics.text.Perplexity()
+    assert metrics.get(theirs)(ids, pack(logits, mask=HOLES)).item() == pytest.approx(expected, rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------- against torchmetrics
+
+
+def test_where_torchmetrics_counts_the_same_it_finds_the_same():
+    bits, pred = draw("chances")
+    ids, scores = draw("ids")
+    p, t = torch.from_numpy(pred[HOLES]), torch.from_numpy(bits[HOLES]).long()
+    own, rows = torch.from_numpy(ids[HOLES]), torch.from_numpy(scores[HOLES])
+    F = torchmetrics.functional
+    flat = (p.flatten(), t.flatten())
+    for metric, y, outputs, expected in [
+        (metrics.Precision(), bits, pred, F.precision(*flat, task="binary")),
+        (metrics.Recall(0.3), bits, pred, F.recall(*flat, task="binary", threshold=0.3)),
+        (metrics.F1Score("macro"), ids, scores, F.f1_score(rows, own, task="multiclass", num_classes=D, average="macro")),
+        (metrics.FBetaScore("micro", 2.0), ids, scores, F.fbeta_score(rows, own, "multiclass", 2.0, num_classes=D)),
+        (metrics.OneHotMeanIoU(D), np.eye(D)[ids], scores, F.jaccard_index(rows, own, task="multiclass", num_classes=D)),
+        (metrics.R2Score(), bits, pred, F.r2_score(p, t.float())),
+    ]:
+        assert metric(y, pack(outputs, mask=HOLES)).item() == pytest.approx(expected.item(), rel=1e-5), metric
+    exact = F.auroc(*flat, task="binary").item()
+    assert metrics.AUC(20000)(bits, pack(pred, mask=HOLES)).item() == pytest.approx(exact, abs=1e-4)
+
+
+def test_collections_and_aggregations_of_torchmetrics():
+    ids, scores = draw("ids")
+    packed, rows = pack(scores, mask=HOLES), torch.from_numpy(scores[HOLES])
+    parts = {name: getattr(torchmetrics, name)(task="multiclass", num_classes=D) for name in ("Accuracy", "Recall")}
+    metric = metrics.get(torchmetrics.MetricCollection(parts))
+    found = metric(ids, packed)
+    for name, part in parts.items():
+        torch.testing.assert_close(found[name], part.clone()(rows, torch.from_numpy(ids[HOLES])))
+    metric.reset_state()
+    assert not any(metric.result().values())
+    assert metrics.get(torchmetrics.MeanMetric())(ids, packed).item() == pytest.approx(scores[HOLES].mean(), rel=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- spans
+
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def chunks(tags):
+    """Spans as conlleval counts them: walked tag by tag."""
+    found, start, kind = set(), None, None
+    for at, tag in enumerate([*tags, "O"]):
+        prefix, _, own = tag.partition("-")
+        if start is not None and (prefix != "I" or own != kind):
+            found.add((start, at - 1, kind))
+            start = None
+        if tag != "O" and start is None:
+            start, kind = at, own
+    return found
+
+
+rows_of_tags = st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=6, max_size=6),
+                        min_size=1, max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=rows_of_tags, cut=st.integers(0, 4), scored=st.booleans())
+def test_spans_are_those_of_conlleval(rows, cut, scored):
+    data = np.array(rows, dtype=int)
+    true, pred, mask = data[..., 0], data[..., 1], data[..., 2].astype(bool)
+    outputs = np.eye(5)[pred] if scored else pred
+    metric, each = metrics.SpanF1(TAGS), metrics.SpanF1(TAGS, average=None)
+    for part in (slice(0, cut), slice(cut, None)):
+        for one in (metric, each):
+            one.update_state(true[part], pack(outputs[part], mask=mask[part]))
+    sides = [{(row, *span) for row, (tags, m) in enumerate(zip(side, mask, strict=True))
+              for span in chunks([TAGS[i] for i in tags[m]])} for side in (true, pred)]
+    total = sum(map(len, sides))
+    assert metric.result().item() == pytest.approx(2 * len(sides[0] & sides[1]) / total if total else 0.0)
+    for number, kind in enumerate(each.types):
+        theirs, ours = ({span for span in side if span[-1] == kind} for side in sides)
+        size = len(theirs) + len(ours)
+        assert each.result()[number].item() == pytest.approx(2 * len(theirs & ours) / size if size else 0.0)
+
+
+def test_spans_with_weights_and_the_example_of_seqeval():
+    labels = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER"]
+    true = [[0, 0, 0, 1, 2, 2, 0], [3, 4, 0]]
+    pred = [[0, 0, 1, 2, 2, 2, 0], [3, 4, 0]]
+    assert metrics.SpanF1(labels)(true, pred).item() == 0.5  # as its README has it
+    packed = pack(np.array([pred[0], [*pred[1], 0, 0, 0, 0]]), lengths=[7, 3])
+    assert metrics.SpanF1(labels)(true, packed, np.array([1.0, 3.0])).item() == pytest.approx(6 / 8)
+    assert metrics.SpanF1(labels)(np.array([true[0]]), np.array([true[0]])).item() == 1
+
+
+# ------------------------------------------------------------------------------------------- states and subclasses
+
+
+class Above(metrics.Metric):
+    """As one writes it for Keras: how many outputs are above a limit."""
+
+    def __init__(self, limit=0.5, name="above", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.limit = limit
+        self.count = self.add_weight(shape=(), initializer="zeros", name="count")
+        self.seen = self.add_variable((), "zeros", name="seen")
+        self.inner = metrics.Mean()
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        assert y_pred.mask.shape == (B, T)
+        self.count.assign(self.count + (y_pred.values > self.limit).sum())
+        self.seen.assign_add(y_pred.mask.sum())
+        self.inner.update_state(y_pred)
+
+    def result(self):
+        return self.count / self.seen
+
+    def get_config(self):
+        return {**super().get_config(), "limit": self.limit}
+
+
+def test_a_metric_of_ones_own():
+    pred = draw("one")[1]
+    metric = Above(0.3)
+    assert metric(None, pack(pred, mask=HOLES)).item() == pytest.approx((pred[HOLES] > 0.3).mean())
+    assert [v.name for v in metric.variables] == ["count", "seen", "total", "count"]
+    for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        other.update_state(None, pack(pred, mask=HOLES))
+        assert float(other.seen) == 2 * float(metric.seen) and other.variables[1].name == "seen"
+    metric.reset_state()
+    assert not any(metric.variables)
+    assert Above.from_config(metric.get_config()).limit == 0.3
+
+
+def test_variables_are_assigned_and_refuse_other_shapes():
+    class Plain(metrics.Metric):
+        pass
+
+    made = Plain().add_variable((2,), "ones", dtype="int32", name="n")
+    assert made.assign([3, 4]).tolist() == [3, 4] and made.dtype == torch.int32
+    assert made.assign_sub([1.0, 1.0]).tolist() == [2, 3] and type(made * 2) is torch.Tensor
+    given = torch.ones(2, dtype=torch.int32)
+    made.assign(given)
+    given += 1
+    assert made.tolist() == [1, 1] and "n" in repr(made) and not made.requires_grad
+    with pytest.raises(ShapeError, match=r"'n' of a metric has shape \(2,\); got a value of shape \(3,\)"):
+        made.assign_add([1, 2, 3])
+    with pytest.raises(ArgumentError, match="aggregation='mean'"):
+        Plain().add_variable((), aggregation="mean")
+
+    class Late(metrics.Metric):
+        def __init__(self):
+            self.add_weight()
+
+    with pytest.raises(ArgumentError, match=r"super\(\).__init__\(\)"):
+        Late()
+
+
+def test_a_sum_with_weights():
+    values = np.arange(float(B * T)).reshape(B, T)
+    total = metrics.Sum()
+    total.update_state(pack(values, mask=HOLES), np.array([1.0, 2.0, 0.0, 5.0]))
+    assert total.result().item() == values[0][HOLES[0]].sum() + 2 * values[1][HOLES[1]].sum()
+
+
+def test_losses_serve_as_metrics_by_name():
+    y, pred = draw("numbers")
+    assert metrics.get("huber")(y, pack(pred, mask=HOLES)).item() == pytest.approx(
+        losses.Huber()(y, pack(pred, mask=HOLES)).item(), rel=1e-6)
+
+
+def test_importing_padless_does_not_import_torchmetrics():
+    code = "import sys, padless; padless.metrics.AUC()([[1]], [[0.7]]); sys.exit('torchmetrics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
