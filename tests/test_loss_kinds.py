@@ -77,7 +77,8 @@ def test_one_batch_is_kerass(name, arguments, kind, mask, weighted):
             keras.src.backend.set_keras_mask(carrier, torch.from_numpy(mask.copy()))
         expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
             torch.from_numpy(y), carrier, None if weight is None else torch.from_numpy(weight.copy()))
-        got = getattr(losses, name)(**arguments, reduction=reduction)(y, leaf if mask is None else pack(leaf, mask=mask), weight)
+        outputs = leaf if mask is None else pack(leaf, mask=mask)
+        got = getattr(losses, name)(**arguments, reduction=reduction)(y, outputs, weight)
         got = got.unpack() if isinstance(got, Packed) else got
         torch.testing.assert_close(got, expected, rtol=2e-5, atol=1e-6)
         got.sum().backward()
@@ -110,7 +111,10 @@ def test_every_loss_of_keras_is_here_with_its_arguments(name):
     assert name in losses.__all__
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name[0].isupper() and name not in ("Loss", "LossFunctionWrapper")])
+CLASSES = [name for name in PUBLIC if name[0].isupper() and name not in ("Loss", "LossFunctionWrapper")]
+
+
+@pytest.mark.parametrize("name", CLASSES)
 def test_configs_are_kerass_and_bring_the_loss_back(name):
     theirs = getattr(keras.losses, name)().get_config()
     loss = getattr(losses, name)(reduction="sum")
@@ -230,7 +234,8 @@ def test_ctc_without_a_mask_is_kerass():
     for reduction in REDUCTIONS:
         expected = keras.losses.CTC(reduction=reduction)(torch.from_numpy(labels), torch.from_numpy(logits))
         torch.testing.assert_close(losses.CTC(reduction=reduction)(labels, torch.from_numpy(logits)), expected)
-    torch.testing.assert_close(losses.ctc(labels, logits), keras.losses.ctc(torch.from_numpy(labels), torch.from_numpy(logits)))
+    expected = keras.losses.ctc(torch.from_numpy(labels), torch.from_numpy(logits))
+    torch.testing.assert_close(losses.ctc(labels, logits), expected)
 
 
 @pytest.mark.parametrize(("labels", "error", "message"), [
@@ -242,3 +247,51 @@ def test_ctc_without_a_mask_is_kerass():
 def test_labels_that_ctc_cannot_place_are_named(labels, error, message):
     with pytest.raises(error, match=message):
         losses.CTC()(labels, pack(torch.zeros(1, 6, 3), lengths=[4]))
+
+
+# ------------------------------------------------------------------------------------------------ docs/differences.md
+
+
+def with_mask(pred):
+    """Outputs as Keras has them behind a mask."""
+    grid = torch.from_numpy(pred.copy())
+    keras.src.backend.set_keras_mask(grid, torch.from_numpy(HOLES.copy()))
+    return grid
+
+
+def test_hinge_labels():
+    y, pred = torch.tensor([[0.0], [1.0], [-1.0]]), torch.tensor([[0.5], [0.5], [0.5]])
+    mine, theirs = losses.hinge(y, pred), keras.losses.hinge(y, pred)
+    assert mine.tolist() == [1.5, 0.5, 1.5] and theirs.tolist() == [1.0, 0.5, 1.5]
+    assert keras.losses.hinge(y[:2], pred[:2]).tolist() == [1.5, 0.5]  # without the third row
+
+
+def test_overlap_of_sequences():
+    y, pred = draw("chances")
+    theirs = float(keras.losses.Dice()(torch.from_numpy(y), with_mask(pred)))
+    assert theirs == pytest.approx(float(keras.losses.Dice()(torch.from_numpy(y), torch.from_numpy(pred))))
+    mine = losses.Dice()(y, pack(pred, mask=HOLES)).item()
+    assert mine == pytest.approx(1 - 2 * (y * pred)[HOLES].sum() / (y + pred)[HOLES].sum(), rel=1e-5)
+    assert mine != pytest.approx(theirs, rel=1e-3)
+    doubled = float(keras.losses.Dice()(torch.from_numpy(y), torch.from_numpy(pred), torch.full((B, T), 2.0)))
+    assert doubled == pytest.approx(2 * theirs) and losses.Dice()(y, pred, np.full(B, 2.0)).item() == pytest.approx(theirs)
+
+
+def test_ctc_of_masked_outputs():
+    labels, logits = np.array([[1, 0]] * B), np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+    assert losses.CTC()(labels, pack(logits, mask=HOLES)).isfinite()
+    with pytest.raises((RuntimeError, ValueError)):
+        keras.losses.CTC()(torch.from_numpy(labels), with_mask(logits))
+
+
+def test_ctc_without_room():
+    labels, logits = torch.tensor([[1, 1, 1]]), torch.zeros(1, 4, 3)
+    assert float(keras.losses.CTC()(labels, logits)) == np.inf
+    with pytest.raises(DataError, match="cannot place"):
+        losses.CTC()(labels, logits)
+
+
+def test_config_of_losses():
+    for name, argument in (("Huber", "delta"), ("CosineSimilarity", "axis")):
+        assert argument not in getattr(keras.losses, name)().get_config()
+        assert argument in getattr(losses, name)().get_config()

@@ -210,6 +210,50 @@ def test_unknown_and_constant_numbers_have_a_result():
     assert metrics.Precision(top_k=5)(y > 0, pred).item() == pytest.approx((y > 0).mean())
 
 
+# ------------------------------------------------------------------------------------------------ docs/differences.md
+
+
+def with_mask(pred):
+    """Outputs as Keras has them behind a mask."""
+    grid = torch.from_numpy(pred.copy())
+    keras.src.backend.set_keras_mask(grid, torch.from_numpy(HOLES.copy()))
+    return grid
+
+
+def test_metrics_that_skip_the_mask():
+    y, pred = draw("chances")
+    for name in ("Recall", "AUC", "TruePositives", "RootMeanSquaredError"):
+        mine, theirs, whole = getattr(metrics, name)(), getattr(keras.metrics, name)(), getattr(metrics, name)()
+        theirs.update_state(torch.from_numpy(y), with_mask(pred))
+        assert float(theirs.result()) == pytest.approx(whole(y, pred).item(), rel=1e-5)
+        assert mine(y, pack(pred, mask=HOLES)).item() != pytest.approx(float(theirs.result()), rel=1e-3)
+
+
+def test_constant_numbers():
+    y = torch.ones(3, 2)
+    for name in ("PearsonCorrelation", "R2Score"):
+        assert getattr(metrics, name)()(y, y).item() == 0
+        assert np.isnan(float(getattr(keras.metrics, name)()(y, y)))
+
+
+def test_weights_of_iou():
+    ids, weight = torch.tensor([0, 1, 1, 0]), torch.tensor([0.5, 1.5, 0.5, 2.5])
+    with pytest.warns(UserWarning, match="integer weights"):
+        theirs = float(keras.metrics.IoU(2, [1])(ids, torch.tensor([0, 1, 0, 1]), weight))
+    assert theirs == pytest.approx(1 / 3)
+    assert metrics.IoU(2, [1])(ids, torch.tensor([0, 1, 0, 1]), weight).item() == pytest.approx(1.5 / 4.5)
+    assert metrics.IoU(2, [0])(ids, torch.tensor([0, 1, 0, 1]), weight).item() == pytest.approx(0.5 / 3.5)
+    with pytest.warns(UserWarning, match="integer weights"):
+        assert float(keras.metrics.IoU(2, [0])(ids, torch.tensor([0, 1, 0, 1]), weight)) == 0
+
+
+def test_top_k_of_fewer_classes():
+    ids, pred = draw("ids")
+    assert metrics.SparseTopKCategoricalAccuracy()(ids, pred).item() == 1
+    with pytest.raises(RuntimeError, match="out of range"):
+        keras.metrics.SparseTopKCategoricalAccuracy()(torch.from_numpy(ids), torch.from_numpy(pred))
+
+
 def test_perplexity_of_a_corpus():
     ids, pred = draw("ids")
     expected = np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[HOLES].mean())
