@@ -25,7 +25,7 @@ from padless.saving import config as saving
 keras = pytest.importorskip("keras")
 B, T, D = 4, 6, 3
 HOLES = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
-PRED_IDS = np.random.default_rng(7).integers(0, D, (B, T))
+PRED_IDS = np.random.default_rng(2).integers(0, D, (B, T))
 
 
 def draw(kind, seed=0):
@@ -88,7 +88,7 @@ CASES = [
     ("FBetaScore", {"beta": 0.5, "average": "weighted", "threshold": 0.3}, "chances"),
     ("FBetaScore", {"beta": 0.5, "average": "micro"}, "onehot"),
     ("IoU", {"num_classes": 3, "target_class_ids": [0, 2]}, "both ids"),
-    ("IoU", {"num_classes": 3, "target_class_ids": [1], "ignore_class": 0}, "both ids"),
+    ("IoU", {"num_classes": 3, "target_class_ids": [0, 1, 2], "ignore_class": 0}, "both ids"),
     ("IoU", {"num_classes": 3, "target_class_ids": [1], "sparse_y_pred": False}, "ids"),
     ("BinaryIoU", {"threshold": 0.3}, "one"),
     ("MeanIoU", {"num_classes": 2}, "both ids"),

@@ -13,8 +13,6 @@ from padless.registry import register
 from padless.training.loss import Measured, Reduction, Term
 from padless.training.loss_rows import EPSILON, Named, alike, check_ids, plain
 
-FAR = -1e30  # so small that it vanishes in a sum of exponentials, and yet has a gradient of 0
-
 Axis = int | tuple[int, ...] | None
 
 
@@ -134,7 +132,7 @@ def circle(
     friends = same & ~torch.eye(*same.shape, dtype=torch.bool, device=same.device) if remove_diagonal else same
     near = -gamma * (margin + distances) * (margin - distances)
     far = gamma * (1.0 + margin - distances).clamp_min(0.0) * (1.0 - margin - distances)
-    return F.softplus(torch.where(friends, near, FAR).logsumexp(1) + torch.where(same, FAR, far).logsumexp(1))
+    return F.softplus(torch.where(friends, near, -torch.inf).logsumexp(1) + torch.where(same, -torch.inf, far).logsumexp(1))
 
 
 @register("loss", "circle")
