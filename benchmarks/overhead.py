@@ -60,7 +60,8 @@ def measure(rounds: int) -> tuple[float, float]:
     x, y = data()
     fitted, looped = model(), model()
     fitted.compile("adam", "mse")
-    optimizer = padless.optimizers.Adam(looped.parameters())
+    optimizer = padless.optimizers.Adam()
+    optimizer.build(looped.parameters())
     tensors = torch.from_numpy(x), torch.from_numpy(y)
     pairs = [(by_hand(looped, optimizer, *tensors), by_fit(fitted, x, y)) for _ in range(rounds + 1)][1:]
     steps = ROWS / BATCH / 1e3

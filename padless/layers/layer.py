@@ -379,7 +379,7 @@ class Layer(State):
         inbound = [node for node in self._inbound if not any(True for _ in node.inputs())]
         arguments = self.__dict__.get("_arguments", {})
         arguments = {name: value for name, value in arguments.items() if not any(map(is_symbolic, leaves(value)))}
-        own = {name: value for name, value in self.__dict__.items() if name != "_known"}
+        own = {name: value for name, value in self.__dict__.items() if name not in _OF_A_RUN}
         return {**own, "_inbound": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
 
     def extra_repr(self) -> str:
@@ -387,6 +387,7 @@ class Layer(State):
         return f"name={self.name!r}" + ("" if self.built else ", not built")
 
 
+_OF_A_RUN = ("_known", "_jit", "call")  # what a run remembers, and what it calls in the place of `call`
 _BASE = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # first weights are no setting
 
 

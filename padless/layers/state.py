@@ -112,8 +112,12 @@ class State(nn.Module):
 
     def add_loss(self, loss: Any) -> None:
         """A term for the total loss of the present step: a scalar."""
+        added = leaves(loss)
+        for term in added:
+            if not isinstance(term, Tensor | int | float):
+                raise ArgumentError(f"add_loss of {self.name!r} takes a scalar tensor; got {loss!r}.")
         if not probing():
-            self._losses.extend(leaves(loss))
+            self._losses.extend(torch.as_tensor(term) if isinstance(term, int | float) else term for term in added)
 
     # ------------------------------------------------------------------------------------------------ reading
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from padless.graph.spec import Symbolic, leaves, map_leaves, probing, still
 from padless.layers.birth import InputLayer, is_input
 from padless.layers.layer import Layer
 from padless.model import plan
+from padless.model.jit import jitted
 from padless.ragged.packed import Packed, shows
 from padless.registry import register
 from padless.saving import archive
@@ -141,6 +143,9 @@ class Model(Training, Layer):
     def _callable(self) -> bool:
         return (self._function is not None or type(self).call is not Model.call
                 or not self._overridden("train_step", "test_step"))
+
+    def _jitted(self) -> AbstractContextManager[Any]:
+        return jitted(self) if self.jit_compile else nullcontext()
 
     def _structure(self, x: Any, y: Any) -> dict[str, Any]:
         """How data are to be read: so many inputs and outputs, of these names, in which lists are sequences."""

@@ -1,6 +1,6 @@
-"""compile, fit, evaluate, predict: Keras's methods for whatever is a module with weights.
+"""fit, evaluate, predict: Keras's methods for whatever is a module with weights.
 
-Names become objects in `compile`, containers become batches here; steps and epochs are the loop's.
+Containers become batches here; what a model is trained for is said in `compile`, steps and epochs are the loop's.
 """
 
 from __future__ import annotations
@@ -9,57 +9,24 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from padless.errors import ArgumentError
 from padless.graph.spec import still
-from padless.training import accumulation, border, loop, nest, optimizers
+from padless.training import accumulation, border, loop, nest
 from padless.training.callbacks import CallbackList, History, as_floats
+from padless.training.compiling import Compiling, positive
 from padless.training.data import Batch, Examples, Stream, batches, gather_outputs, read, shuffled, validation_split
 from padless.training.objective import Objective
-from padless.training.precision import Precision
 from padless.training.progress import ProgressBar
-from padless.training.steps import Steps
 
 
-class Training(Steps):
+class Training(Compiling):
     """What a model can do with data, once it is compiled."""
 
     stop_training: bool = False
     history: History | None = None
-
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        run_eagerly: bool = False,
-        steps_per_execution: int = 1,
-        jit_compile: bool | str = "auto",
-        auto_scale_loss: bool = True,
-        autocast: Any = None,
-    ) -> None:
-        """Choose optimizer, losses and metrics: names, objects, functions, by output a list or a dictionary.
-
-        Unknown names are refused here. `autocast` is "bfloat16" or "float16" to train in; the loss of the latter is
-        scaled unless `auto_scale_loss` is False. `run_eagerly`, `steps_per_execution` and `jit_compile` change no number.
-        """
-        chosen, precision = optimizers.get(optimizer), Precision(autocast, bool(auto_scale_loss))
-        if precision.scaled and self._overridden("train_step"):
-            raise ArgumentError(f"Model {self.name!r} has a train_step of its own, which must scale the loss itself; got "
-                                f"autocast={autocast!r}. Use autocast='bfloat16', or auto_scale_loss=False.")
-        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
-        names = self._names_of_outputs()
-        several = any(isinstance(part, dict | list | tuple) for part in (loss, loss_weights)) or any(
-            isinstance(entry, dict | list | tuple) for part in (metrics, weighted_metrics) for entry in _entries(part))
-        objective = None if names is None and several else Objective(names or ["output_1"], **given)
-        self.optimizer, self._compiled, self._precision = chosen, given, precision
-        self._objective = objective if names is not None else None
-        self.compiled = True
 
     # ------------------------------------------------------------------------------------------------ the four verbs
 
@@ -89,11 +56,12 @@ class Training(Steps):
         so many batches make one step of the optimizer, with the gradient of the one large batch.
         """
         self._must_be_compiled("fit")
-        _positive("epochs", epochs)
+        positive("epochs", epochs)
         for what, number in (("batch_size", batch_size), ("validation_batch_size", validation_batch_size),
                              ("validation_steps", validation_steps)):
             if number is not None:
-                _positive(what, number)
+                positive(what, number)
+        _epochs(initial_epoch, validation_freq)
         together = self._together(gradient_accumulation_steps)
         data, held = self._ready(x, y, sample_weight), None
         if validation_data is not None:
@@ -106,6 +74,7 @@ class Training(Steps):
         for part in (data, held):
             if part is not None:
                 self._check(part, objective, trains=True)
+        self._try_loss(data, batch_size)
         self._equip()
         steps = _steps(data, batch_size, steps_per_epoch)
         hooks, bar = self._hooks(callbacks, verbose, steps, epochs, add_history=True)
@@ -176,6 +145,7 @@ class Training(Steps):
         try:
             hooks.on_predict_begin()
             for batch, outputs in loop.predict_epoch(module, _limited(data, batch_size, steps), hooks):
+                nest.only_tensors(outputs)
                 parts.append(outputs)
                 first = first or batch
             hooks.on_predict_end()
@@ -246,6 +216,15 @@ class Training(Steps):
         with torch.no_grad(), still():
             return module(batch.x)
 
+    def _try_loss(self, data: Examples | Stream, size: int | None) -> None:
+        """A trial of a loss of one's own on the first batch: what fails then has changed nothing."""
+        if self._overridden("train_step") or not self._overridden("compute_loss"):
+            return
+        module: Any = self
+        x, y, weight = nest.unpack_x_y_sample_weight(loop.data_of(data.head(size or 32).to(loop.device_of(module))))
+        with torch.no_grad(), still():
+            self._loss(x, y, self._answer(x), weight, True)
+
     def _objective_for(self, data: Examples | Stream) -> Objective | None:
         """The objective, if need be by a trial; a model that has steps but no `call` names its outputs in them."""
         module: Any = self
@@ -270,7 +249,7 @@ class Training(Steps):
     def _together(self, steps: int | None) -> int:
         """How many batches make one step of the optimizer."""
         if steps is not None:
-            _positive("gradient_accumulation_steps", steps)
+            positive("gradient_accumulation_steps", steps)
         own = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps is not None and own not in (None, steps):
             raise ArgumentError(f"gradient_accumulation_steps is {steps} in fit and {own} in the optimizer. Give one.")
@@ -324,16 +303,6 @@ def _complete(module: nn.Module) -> bool:
     return all(getattr(m, "built", True) for m in module.modules())
 
 
-def _positive(what: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ArgumentError(f"`{what}` must be a positive integer; got {value!r}.")
-
-
-def _entries(metrics: Any) -> Sequence[Any]:
-    """What `metrics` holds; a dictionary is for several outputs, and stands for itself."""
-    return metrics if isinstance(metrics, list | tuple) else [metrics]
-
-
 def _triple(data: Any) -> tuple[Any, Any, Any]:
     """`validation_data` as x, y and sample weights."""
     if not isinstance(data, list | tuple):
@@ -349,9 +318,9 @@ def _split(data: Examples | Stream, fraction: float) -> tuple[Examples, Examples
 
 def _steps(data: Examples | Stream, size: int | None, given: int | None) -> int | None:
     if size is not None:
-        _positive("batch_size", size)
+        positive("batch_size", size)
     if given is not None:
-        _positive("steps", given)
+        positive("steps", given)
         return given
     return data.steps if isinstance(data, Stream) else -(-len(data) // (32 if size is None else size))
 
@@ -367,6 +336,14 @@ def _endless(data: Examples, size: int | None, shuffle: bool) -> Any:
     """Epoch after epoch, so that `steps_per_epoch` may be any number."""
     while True:
         yield from batches(data, size, shuffled(len(data)) if shuffle else None)
+
+
+def _epochs(first: Any, frequency: Any) -> None:
+    """Refuse a first epoch and epochs of validation that mean nothing."""
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise ArgumentError(f"`initial_epoch` must be an integer of at least 0; got {first!r}.")
+    for number in frequency if isinstance(frequency, list | tuple | range | set) else [frequency]:
+        positive("validation_freq", number)
 
 
 def _due(frequency: int | Sequence[int], epoch: int) -> bool:

@@ -41,7 +41,8 @@ def train_epoch(
 ) -> dict[str, Any]:
     """Every batch once; the loss and the metrics over all of them, each as the model was at its step."""
     own = model._overridden("train_step")
-    with in_mode(True, model), model._settled(), model._precision.context(device_of(model)) if own else nullcontext():
+    whole = model._precision.context(device_of(model)) if own else nullcontext()
+    with in_mode(True, model), model._settled(), model._jitted(), whole:
         step = model.train_step if own else model._learn
         return _each(model, batches, callbacks, "train", step, stop)
 
@@ -50,7 +51,7 @@ def train_epoch(
 def test_epoch(model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None) -> dict[str, Any]:
     """The loss and the metrics over all batches."""
     step = model.test_step if model._overridden("test_step") else model._judge
-    with in_mode(False, model), model._settled():
+    with in_mode(False, model), model._settled(), model._jitted():
         return _each(model, batches, callbacks, "test", step)
 
 
@@ -60,7 +61,7 @@ def predict_epoch(
 ) -> Iterator[tuple[Batch, Any]]:
     """Each batch with the model's outputs for it, what masked steps show included."""
     device = device_of(model)
-    with in_mode(False, model), model._settled():
+    with in_mode(False, model), model._settled(), model._jitted():
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)
@@ -85,11 +86,13 @@ def _each(
         if begin is not None:
             begin(number)
         logs = step(data_of(batch if device.type == "cpu" else batch.to(device)))
+        if logs is not None:
+            logs = spread(logs)
         seen += batch.rows
         if callbacks is not None and wanted and end is not None:
             params = callbacks.params or {}
             params["real_steps"] = params.get("real_steps", 0) + real_steps(model, batch)
-            end(number, model.get_metrics_result() if logs is None else spread(logs))
+            end(number, model.get_metrics_result() if logs is None else logs)
         if stop():
             break
     if not seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, DataError
@@ -32,6 +33,13 @@ def matched(outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
     if len(theirs) != len(own):
         raise DataError(f"The model has {len(own)} outputs; got {len(theirs)} {what}.")
     return own, theirs
+
+
+def only_tensors(outputs: Any) -> None:
+    """Refuse outputs that batches cannot be put together from."""
+    for leaf in flat(outputs) or [outputs]:
+        if not isinstance(leaf, Tensor | Packed):
+            raise ArgumentError(f"predict_step must return tensors, Packed, or nests of them; got {leaf!r}.")
 
 
 def rows_of(x: Any) -> int:

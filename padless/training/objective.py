@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError
+from padless.graph.spec import probing
 from padless.training import losses, metrics
 from padless.training.loss import Loss, Term
 from padless.training.metric import Mean, Metric
@@ -42,6 +44,8 @@ class Parts:
         """All of it, for `backward`."""
         parts = [coefficient * term.value for coefficient, term in self.terms if term is not None]
         parts += [loss.sum() for loss in (*self.added, *self.once)]
+        if not parts and probing():
+            return torch.zeros(())  # in a trial layers add nothing
         if not parts:
             raise ArgumentError("There is nothing to train for: no output has a loss, and no layer adds one. Give `loss` "
                                 "to compile.")
@@ -256,7 +260,7 @@ def _put_loss(output: Output, given: Any) -> None:
 
 
 def _put_weight(output: Output, given: Any) -> None:
-    if not isinstance(given, int | float):
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise ArgumentError(f"`loss_weights` must be numbers; got {given!r} for output {output.name!r}.")
     output.coefficient = float(given)
 

@@ -10,13 +10,15 @@ is there as `y_pred.mask`. The sums are exact as long as the loss comes from `co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from padless.errors import NotBuilt
+from padless.errors import ArgumentError, NotBuilt
 from padless.ragged.packed import showing
 from padless.training.metric import Metric
 from padless.training.nest import flat, rows_of, unpack_x_y_sample_weight
@@ -104,7 +106,7 @@ class Steps:
             self.optimizer.zero_grad(set_to_none=True)
         with self._precision.context(self._device):
             outputs = self._answer(x)
-        loss = self.compute_loss(x, y, outputs, weight, training=True)
+        loss = self._loss(x, y, outputs, weight, True)
         if group is not None:
             complete = group.add(loss, self._parts_of(outputs), rows_of(x), self._backward)
         else:
@@ -121,7 +123,7 @@ class Steps:
         """`test_step` as it is unless overridden."""
         x, y, weight = unpack_x_y_sample_weight(data)
         outputs = self._answer(x)
-        loss = self.compute_loss(x, y, outputs, weight, training=False)
+        loss = self._loss(x, y, outputs, weight, False)
         return self._count(loss, x, y, outputs, weight)
 
     def _backward(self, loss: Tensor, **how: Any) -> None:
@@ -142,6 +144,15 @@ class Steps:
         objective.measure(y, outputs, weight)
         return None
 
+    def _loss(self, x: Any, y: Any, outputs: Any, weight: Any, training: bool) -> Tensor:
+        """The loss of a batch; one of one's own is looked at."""
+        told = {"training": training} if _takes_training(type(self).compute_loss) else {}
+        loss: Any = self.compute_loss(x, y, outputs, weight, **told)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ArgumentError(f"compute_loss of model {self.name!r} must return a scalar tensor; got {what}.")
+        return loss
+
     def _parts_of(self, outputs: Any) -> Parts | None:
         """What the loss just computed is made of, if it came from `compute_loss` of the model."""
         pending = self._objective_of(outputs).tracker.pending
@@ -154,9 +165,7 @@ class Steps:
     def _epoch_results(self, logs: Logs | None) -> Logs:
         """What is reported of an epoch: all metrics, or as in Keras what steps of one's own returned last."""
         results = self.get_metrics_result()
-        if logs is None or set(spread(logs)) == set(results):
-            return results
-        return spread(logs)
+        return results if logs is None or set(logs) == set(results) else logs
 
     # ------------------------------------------------------------------------------------------------ what is trained for
 
@@ -181,10 +190,19 @@ class Steps:
         return self._objective
 
 
+@cache
+def _takes_training(compute_loss: Any) -> bool:
+    """Whether a `compute_loss` has an argument that older ones lack."""
+    names = inspect.signature(compute_loss).parameters
+    return "training" in names or any(p.kind is p.VAR_KEYWORD for p in names.values())
+
+
 def spread(logs: Any) -> Logs:
     """Logs with nested ones (as of `{m.name: m.result() for m in self.metrics}`) among them."""
+    if not isinstance(logs, Mapping):
+        raise ArgumentError(f"A step must return a dictionary of logs such as {{'loss': 0.5}}; got {logs!r}.")
     found: Logs = {}
-    for name, value in dict(logs or {}).items():
+    for name, value in logs.items():
         found |= value if isinstance(value, dict) else {name: value}
     return found
 
