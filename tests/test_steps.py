@@ -161,7 +161,7 @@ def test_what_a_loss_adds_counts_by_examples_and_the_rest_stays_exact():
 def test_metrics_of_ones_own():
     class Steps(Metric):
         def __init__(self, name="steps"):
-            super().__init__(name)
+            super().__init__(name=name)
             self.total = 0
 
         def update_state(self, y_true, y_pred, sample_weight=None):

@@ -179,10 +179,12 @@ class LossTracker(Mean):
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self.pending: tuple[Parts, int] | None = None  # of the last batch, and its rows, until they have been counted
+        self.told = False  # whether anybody but the objective said what the loss is
         super().__init__("loss")
 
     def reset_state(self) -> None:
         super().reset_state()
+        self.told = False
         self.pending, objective = None, self.objective
         objective.extra = objective.once = None
         for output in objective.outputs:
@@ -196,13 +198,14 @@ class LossTracker(Mean):
             if values is parts.total:
                 return
             values = torch.as_tensor(values).detach() - parts.total.detach()
+        self.told = True
         super().update_state(values, sample_weight)
 
     def result(self) -> Tensor:
         objective = self.objective
         parts = [o.coefficient * o.seen.value for o in objective.outputs if o.seen is not None]
         parts += [term.value for term in (objective.extra, objective.once) if term is not None]
-        if isinstance(self.weight, Tensor) or self.weight or not parts:
+        if self.told or not parts:
             parts.append(super().result())
         return sum(parts[1:], parts[0])
 
@@ -211,7 +214,7 @@ class CompiledMetrics(Metric):
     """The metrics given to `compile`, as one; with several outputs also the loss of each."""
 
     def __init__(self, objective: Objective) -> None:
-        super().__init__("compile_metrics")
+        super().__init__(name="compile_metrics")
         self.objective = objective
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
