@@ -124,8 +124,9 @@ def attend(
     laid = [plan.queries.lay(query), plan.keys.lay(_for_heads(key, query.shape[1])),
             plan.keys.lay(_for_heads(value, query.shape[1]))]
     outputs, shown = [], []
-    for group in plan.groups:
-        q, k, v = (side.cut(rows) for side, rows in zip((group.queries, group.keys, group.keys), laid, strict=True))
+    for group, *parts in zip(plan.groups, *laid, strict=True):
+        sides = group.queries, group.keys, group.keys
+        q, k, v = (side.heads_first(part) for side, part in zip(sides, parts, strict=True))
         allowed, causal, sure = _seen(group, plan, sight)
         if score is None and thin is None and not show:
             output = _fused(q, k, v, allowed, causal, sure, scale)
@@ -197,11 +198,10 @@ def _on_grid(plan: Plan, shown: list[Tensor], like: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Side:
-    """The queries, or the keys, of a group of rows: `(n, width)` slots from `start` on, the first ones of each row real."""
+    """The queries, or the keys, of a group of rows: `(n, width)` slots, the first ones of each row real."""
 
     index: Ints  # of every slot its column, 0 where there is none
     lengths: Ints
-    start: int
     _device: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -219,10 +219,9 @@ class Side:
         """Which slots are real, `(n, width)`."""
         return np.arange(self.width) < self.lengths[:, None]
 
-    def cut(self, laid: Tensor) -> Tensor:
-        """Its part of what was laid out, heads first: `(n, H, width, size)`."""
-        part = laid[self.start : self.start + self.index.size]
-        return part.reshape(*self.index.shape, *laid.shape[1:]).transpose(1, 2)
+    def heads_first(self, part: Tensor) -> Tensor:
+        """Its part of what was laid out as `(n, H, width, size)`."""
+        return part.reshape(*self.index.shape, *part.shape[1:]).transpose(1, 2)
 
     def columns(self, device: torch.device) -> Tensor:
         """The column of every slot, `(n, width)`."""
@@ -268,13 +267,14 @@ class Layout:
 
     steps: Tensor | None  # those that take part
     slots: Tensor | None
-    total: int  # slots, some of them empty
+    sizes: list[int]  # slots of each group, some of them empty
     count: int  # steps
 
-    def lay(self, values: Tensor) -> Tensor:
-        """Packed steps into slots, zeros in empty ones."""
+    def lay(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Packed steps into slots, zeros in empty ones: a part for each group."""
         values = values if self.steps is None else take(values, self.steps)
-        return values if self.slots is None else place(values, self.slots, self.total)
+        values = values if self.slots is None else place(values, self.slots, sum(self.sizes))
+        return values.split(self.sizes)  # all at once: the backward of a slice would fill a whole buffer for each
 
     def lift(self, laid: Tensor) -> Tensor:
         """Back from slots to packed steps, zeros for those that took no part."""
@@ -344,13 +344,12 @@ def grouped(queries: Ints, keys: Ints, slack: int) -> list[Ints]:
 
 
 def _sides(index: Index, parts: list[Ints]) -> list[Side]:
-    sides, start = [], 0
+    sides = []
     for rows in parts:
         lengths = index.lengths[rows]
         columns = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
         columns[np.arange(columns.shape[1]) < lengths[:, None]] = index.positions[_steps(index, rows)]
-        sides.append(Side(columns, lengths, start))
-        start += columns.size
+        sides.append(Side(columns, lengths))
     return sides
 
 
@@ -364,15 +363,17 @@ def _steps(index: Index, rows: Ints) -> Ints:
 def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.device) -> Layout:
     nothing = np.zeros(0, dtype=np.int64)
     steps = np.concatenate([nothing, *(_steps(index, rows) for rows in parts)])
-    slots = np.concatenate([nothing, *(side.start + np.flatnonzero(side.there) for side in sides)])
-    total = sum(side.index.size for side in sides)
+    sizes = [side.index.size for side in sides]
+    total = sum(sizes)
+    starts = np.cumsum([0, *sizes])[:-1]
+    slots = np.concatenate([nothing, *(s + np.flatnonzero(side.there) for s, side in zip(starts, sides, strict=True))])
     part = None
     if len(steps) == index.steps:  # all of them: let slots say where each goes
         slots = slots[np.argsort(steps)]
     else:
         part = torch.from_numpy(steps).to(device)
     plain = total == len(slots) and np.array_equal(slots, np.arange(total))
-    return Layout(part, None if plain else torch.from_numpy(slots).to(device), total, index.steps)
+    return Layout(part, None if plain else torch.from_numpy(slots).to(device), sizes, index.steps)
 
 
 def _on_right(index: Index) -> bool:

@@ -36,7 +36,8 @@ def over_time(
     if not plan.groups:
         return _nothing(first, second, index.shape[0], first.shape[1], second.shape[1])
     a, b = plan.queries.lay(first[:, None]), plan.keys.lay(second[:, None])
-    sums = [group.queries.cut(a)[:, 0].transpose(1, 2) @ group.keys.cut(b)[:, 0] for group in plan.groups]
+    sums = [group.queries.heads_first(of_a)[:, 0].transpose(1, 2) @ group.keys.heads_first(of_b)[:, 0]
+            for group, of_a, of_b in zip(plan.groups, a, b, strict=True)]
     return place(torch.cat(sums), _rows(plan.groups, first.device), index.shape[0])
 
 
@@ -59,8 +60,8 @@ def of_pairs(
         return _nothing(first, second, 0, parts, others)
     a, b = plan.queries.lay(first), plan.keys.lay(second)
     cells = []
-    for group in plan.groups:
-        sums = torch.einsum("nptd,nqsd->npqts", group.queries.cut(a), group.keys.cut(b))
+    for group, of_a, of_b in zip(plan.groups, a, b, strict=True):
+        sums = torch.einsum("nptd,nqsd->npqts", group.queries.heads_first(of_a), group.keys.heads_first(of_b))
         cells.append(group.real_cells(sums.flatten(1, 2)))
     order = torch.argsort(plan.cells())
     return take(torch.cat(cells), order).unflatten(1, (parts, others))
@@ -90,11 +91,11 @@ def over_inner(
         return _nothing(weights, values, outer.steps, weights.shape[1], values.shape[1])
     laid = plan.keys.lay(values[:, None])
     sums = []
-    for group in plan.groups:
+    for group, part in zip(plan.groups, laid, strict=True):
         numbers = _cells_of(group, cells, outer)
         grid = take_or_zero(weights, torch.from_numpy(numbers.reshape(-1)).to(values.device))
         grid = grid.reshape(*numbers.shape, weights.shape[1])  # (n, T, S, parts)
-        sums.append(torch.einsum("ntsp,nse->ntpe", grid, group.keys.cut(laid)[:, 0]).flatten(0, 1))
+        sums.append(torch.einsum("ntsp,nse->ntpe", grid, group.keys.heads_first(part)[:, 0]).flatten(0, 1))
     return plan.queries.lift(torch.cat(sums))
 
 

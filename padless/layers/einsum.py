@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.kernels import activations
@@ -148,7 +149,21 @@ class EinsumDense(Layer):
         return self.activation(self._of(axes)(inputs))
 
     def _of(self, axes: _Axes) -> Any:
+        """The product of plain data; where the last axes become others, as one of matrices that adds the bias too."""
         equation = f"{axes.input},{axes.kernel}->{axes.output}"
+        bound = sum(letter in axes.kernel for letter in axes.input)
+        kept = len(axes.input) - bound
+        new = axes.output[kept:]
+        matrices = axes.output[:kept] == axes.input[:kept] and axes.kernel == axes.input[kept:] + new
+        if matrices and bound and new and (self.bias is None or self.bias_axes == new):
+            sizes = self.kernel.shape[bound:]
+            weight = self.kernel.reshape(-1, sizes.numel()).t()
+            bias = None if self.bias is None else self.bias.flatten()
+
+            def linear(x: Tensor) -> Tensor:
+                return functional.linear(x.flatten(kept), weight, bias).unflatten(-1, sizes)
+
+            return linear
 
         def of(x: Tensor) -> Tensor:
             product = torch.einsum(equation, x, self.kernel)
