@@ -12,15 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
-from padless.training.data import (
-    Examples,
-    Stream,
-    batches,
-    gather_outputs,
-    read,
-    shuffled,
-    validation_split,
-)
+from padless.training.batching import Batching
+from padless.training.data import Examples, Feed, Stream, read
+from padless.training.examples import validation_split
+from padless.training.outputs import gather_outputs
 
 ragged = st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=9).filter(
     lambda rows: len({len(row) for row in rows}) > 1
@@ -37,16 +32,20 @@ def holed(draw):
     return Packed(values, index, draw(st.sampled_from([fill, None])))
 
 
+def fed(data, size=None, shuffle=False, steps=None, **more):
+    return Feed(data, Batching(size, shuffle=shuffle, **more), steps, repeat=True)
+
+
 # Laws
 
 
 @settings(deadline=None, max_examples=100)
 @given(rows=ragged, size=st.integers(1, 4), seed=st.integers(0, 9))
 def test_a_ragged_list_comes_out_sequence_by_sequence_in_any_order(rows, size, seed):
-    order = np.random.default_rng(seed).permutation(len(rows))
-    for chosen in (None, order):
-        parts = list(batches(Examples(rows, rows), size, chosen))
-        want = rows if chosen is None else [rows[i] for i in chosen]
+    for batching in (Batching(size), Batching(size, shuffle=True), Batching(size, shuffle="batch")):
+        plan = batching.plan(len(rows), seed)
+        parts = list(Examples(rows, rows).begin(batching, seed))
+        want = [rows[i] for cut in plan for i in np.arange(len(rows))[cut]]
         for leaf in ("x", "y"):
             assert [row.tolist() for part in parts for row in getattr(part, leaf)] == want
         for i, part in enumerate(parts):
@@ -70,7 +69,7 @@ def test_rows_of_a_packed_are_the_rows_of_its_grid(packed, data):
 @settings(deadline=None, max_examples=100)
 @given(packed=holed(), size=st.integers(1, 3))
 def test_batches_put_together_are_the_whole(packed, size):
-    parts = [part.x for part in batches(Examples(packed), size)]
+    parts = [part.x for part in fed(Examples(packed), size).epoch()]
     np.testing.assert_array_equal(gather_outputs(parts, "grid"), packed.numpy())
     whole = gather_outputs(parts, "packed")
     assert whole.index.equals(packed.index)
@@ -84,8 +83,7 @@ def test_batches_put_together_are_the_whole(packed, size):
 def test_dense_rows_all_come_once(rows, size, shuffle):
     x = np.arange(rows * 2.0).reshape(rows, 2)
     examples = Examples(x, torch.arange(rows), [float(i) for i in range(rows)])
-    order = shuffled(rows) if shuffle else None
-    parts = list(batches(examples, size, order))
+    parts = list(fed(examples, size, shuffle).epoch())
     assert [part.rows for part in parts] == [size] * (rows // size) + [rows % size] * (rows % size > 0)
     ids = torch.cat([part.y for part in parts])
     assert sorted(ids.tolist()) == list(range(rows))
@@ -228,7 +226,7 @@ def test_bad_data_is_refused_with_what_was_given(error, words, args, structure):
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "32"])
 def test_batch_size_is_checked_before_the_first_batch(size):
     with pytest.raises(ArgumentError, match="batch_size"):
-        batches(Examples(np.zeros(3)), size)
+        Batching(size)
 
 
 def test_rows_out_of_range_are_refused_even_where_the_data_goes_on():
@@ -251,7 +249,7 @@ def test_validation_is_the_last_part_as_in_keras(rows, fraction):
         batch = part.head(rows)
         assert batch.x.tolist() == list(numbers)
         assert [row.tolist() for row in batch.y] == [[i] * (i + 1) for i in numbers]
-        assert sorted(i for b in batches(part, 2, shuffled(len(part))) for i in b.x.tolist()) == list(numbers)
+        assert sorted(i for b in fed(part, 2, True).epoch() for i in b.x.tolist()) == list(numbers)
 
 
 @pytest.mark.parametrize("rows, fraction", [(9, 0.0), (9, 1.0), (9, -0.5), (9, 1.5), (9, "half"), (1, 0.1), (5, 0.9)])
@@ -261,10 +259,13 @@ def test_a_split_with_an_empty_side_is_refused(rows, fraction):
 
 
 def test_the_order_follows_torchs_seed():
-    torch.manual_seed(3)
-    first = shuffled(20)
-    torch.manual_seed(3)
-    assert (shuffled(20) == first).all() and sorted(first) == list(range(20))
+    feed = fed(Examples(np.arange(20)), 20, True)
+    orders = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        orders += [next(feed.epoch()).x.tolist(), next(feed.epoch()).x.tolist()]
+    assert orders[:2] == orders[2:4] and orders[0] != orders[1] and orders[0] != orders[4]
+    assert all(sorted(order) == list(range(20)) for order in orders)
 
 
 # Streams
@@ -279,12 +280,12 @@ def test_what_fit_was_given_is_examples_or_a_stream():
     assert isinstance(read([[1], [2, 3]]), Examples) and isinstance(read({"a": np.zeros(2)}), Examples)
     loader = DataLoader(TensorDataset(torch.zeros(5, 2), torch.zeros(5)), batch_size=2)
     stream = read(loader)
-    assert isinstance(stream, Stream) and stream.steps == 3 and not stream.one_shot
-    assert [part.rows for part in batches(stream)] == [part.rows for part in stream] == [2, 2, 1]
+    assert isinstance(stream, Stream) and stream.count() == 3 and not stream.one_shot
+    assert [part.rows for part in fed(stream).epoch()] == [part.rows for part in stream] == [2, 2, 1]
     with pytest.raises(ArgumentError, match="DataLoader.*own batches"):
         read(loader, np.zeros(5))
     with pytest.raises(ArgumentError, match="batch_size"):
-        batches(stream, 2)
+        fed(stream, 2)
     with pytest.raises(DataError, match="single value"):
         read(3)
 
@@ -308,13 +309,15 @@ def test_the_first_batch_can_be_seen_without_losing_it():
 
 def test_steps_go_on_where_the_last_epoch_ended():
     stream = Stream(numbered(5))
-    assert stream.steps is None and stream.one_shot
-    assert [int(part.x[0, 0]) for part in stream.epoch(2)] == [0, 1]
-    assert [int(part.x[0, 0]) for part in stream.epoch(2)] == [2, 3]
+    assert stream.count() is None and stream.one_shot
+    feed = fed(stream, steps=2)
+    assert [int(part.x[0, 0]) for part in feed.epoch()] == [0, 1]
+    assert [int(part.x[0, 0]) for part in feed.epoch()] == [2, 3]
     with pytest.warns(UserWarning, match="after 1 of 2 steps"):
-        assert [int(part.x[0, 0]) for part in stream.epoch(2)] == [4]
+        assert [int(part.x[0, 0]) for part in feed.epoch()] == [4]
     again = Stream([(np.full((1, 1), i),) for i in range(3)])
-    assert [int(part.x) for part in again.epoch(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [int(part.x) for part in fed(again, steps=7).epoch()] == [0, 1, 2, 0, 1, 2, 0]
+    assert [int(part.x) for part in Feed(again, steps=7).epoch()] == [0, 1, 2]
 
 
 def test_a_generator_is_read_once_and_nothing_is_refused():
@@ -326,7 +329,7 @@ def test_a_generator_is_read_once_and_nothing_is_refused():
     list(spent)
     for stream in (spent, Stream([]), Stream(iter(()))):
         with pytest.raises(DataError, match="gave no batch"):
-            next(stream.epoch(1))
+            next(fed(stream, steps=1).epoch())
         with pytest.raises(DataError, match="gave no batch"):
             stream.head()
 
@@ -336,7 +339,65 @@ def test_a_loader_without_length_has_no_steps():
         def __iter__(self):
             return iter(torch.zeros(3, 2))
 
-    assert Stream(DataLoader(Endless(), batch_size=2)).steps is None
+    assert Stream(DataLoader(Endless(), batch_size=2)).count() is None
+
+
+# Epochs begun anywhere
+
+
+@pytest.mark.parametrize("batching", [
+    Batching(3), Batching(3, shuffle=True), Batching(3, shuffle="batch"), Batching(tokens=7),
+    Batching(tokens=7, shuffle=True),
+])  # fmt: skip
+@pytest.mark.parametrize("steps", [None, 4, 11])
+def test_the_state_at_an_epochs_beginning_and_a_count_give_the_rest_back(batching, steps):
+    def made():
+        data = Examples([[i] * (i % 5 + 1) for i in range(20)])
+        data.lengths = np.arange(20) % 5 + 1
+        return Feed(data, batching, steps, repeat=True)
+
+    feed, kept = made(), []
+    for _ in range(4):
+        kept.append((torch.get_rng_state(), [feed.epoch(), feed.state_dict()], []))
+        for batch in kept[-1][1][0]:
+            kept[-1][2].append([row.tolist() for row in batch.x])
+            torch.rand(3)  # whatever a step draws changes nothing
+    for generator, (_, state), whole in kept:
+        for start in (0, 1, len(whole) - 1, len(whole)):
+            other = made()
+            torch.set_rng_state(generator)
+            other.load_state_dict(state, start)
+            assert [[row.tolist() for row in batch.x] for batch in other.epoch()] == whole[start:]
+
+
+def test_skipped_batches_are_not_read():
+    data, read_rows = Examples(np.arange(10)), []
+    feed = Feed(data, Batching(2))
+    batch_of = data.batch
+    data.batch = lambda rows: read_rows.append(rows) or batch_of(rows)
+    assert [batch.x.tolist() for batch in feed.epoch(start=4)] == [[8, 9]] and read_rows == [slice(8, 10)]
+
+
+def test_a_loader_gives_the_same_again_from_where_it_was():
+    loader = DataLoader(TensorDataset(torch.arange(9)), batch_size=2, shuffle=True)
+    feed = Feed(Stream(loader), repeat=True)
+    feed.data.head()  # looking at the first batch draws nothing
+    state = torch.get_rng_state()
+    whole = [batch.x[0].tolist() for batch in feed.epoch()]
+    torch.set_rng_state(state)
+    assert [batch.x[0].tolist() for batch in Feed(Stream(loader)).epoch(start=2)] == whole[2:]
+
+
+def test_an_epoch_draws_one_number_and_that_at_once():
+    feed = Feed(Examples(np.arange(10)), Batching(2, shuffle=True))
+    torch.manual_seed(0)
+    todo = feed.epoch()
+    after = torch.get_rng_state()
+    list(todo)
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.manual_seed(0)
+    torch.randint(2**62, ())
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 # Outputs
@@ -360,4 +421,4 @@ def test_packed_outputs_of_different_widths_are_as_wide_as_the_widest():
 def test_nothing_here_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        list(batches(Examples([np.zeros(2), np.zeros(1)], np.zeros(2)), 1, shuffled(2)))
+        list(fed(Examples([np.zeros(2), np.zeros(1)], np.zeros(2)), 1, True).epoch())

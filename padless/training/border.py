@@ -19,7 +19,7 @@ from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather
 from padless.training.align import match_rank
-from padless.training.data import Batch, Examples, Stream, batches
+from padless.training.data import Batch, Batching, Examples, Stream
 from padless.training.nest import flat
 from padless.training.objective import Objective, Output
 
@@ -65,7 +65,7 @@ def check(model: Any, plan_of: Callable[[Batch], Plan], data: Examples, objectiv
     Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
     """
     first, plan = 0, Plan()
-    for batch in batches(data, _ROWS):
+    for batch in data.begin(Batching(_ROWS), None):
         values = model.arranged(batch.x)
         plan = plan if first else plan_of(data.head(1))
         try:

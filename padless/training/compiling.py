@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
-
 from padless.errors import ArgumentError
 from padless.training import optimizers
+from padless.training.batching import positive
 from padless.training.objective import Objective
 from padless.training.precision import Precision
 from padless.training.steps import Steps
@@ -68,12 +67,6 @@ class Compiling(Steps):
     def _jitted(self) -> AbstractContextManager[Any]:
         """While this lasts, what can be compiled runs compiled."""
         return nullcontext()
-
-
-def positive(what: str, value: Any) -> None:
-    """Refuse what is no positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ArgumentError(f"`{what}` must be a positive integer; got {value!r}.")
 
 
 def _entries(metrics: Any) -> Sequence[Any]:

@@ -6,7 +6,6 @@ Containers become batches here; what a model is trained for is said in `compile`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,10 +14,13 @@ from torch import nn
 from padless.errors import ArgumentError
 from padless.graph.spec import still
 from padless.training import accumulation, border, loop, nest
+from padless.training.batching import positive
 from padless.training.callbacks import CallbackList, History, as_floats
-from padless.training.compiling import Compiling, positive
-from padless.training.data import Batch, Examples, Stream, batches, gather_outputs, read, shuffled, validation_split
+from padless.training.compiling import Compiling
+from padless.training.data import Batch, Batching, Examples, Feed, Stream, read
+from padless.training.examples import validation_split as split
 from padless.training.objective import Objective
+from padless.training.outputs import gather_outputs
 from padless.training.progress import ProgressBar
 
 
@@ -27,6 +29,7 @@ class Training(Compiling):
 
     stop_training: bool = False
     history: History | None = None
+    feed: Feed | None = None  # the batches that `fit` trains on, for callbacks that go on after a stop
 
     # ------------------------------------------------------------------------------------------------ the four verbs
 
@@ -57,17 +60,18 @@ class Training(Compiling):
         """
         self._must_be_compiled("fit")
         positive("epochs", epochs)
-        for what, number in (("batch_size", batch_size), ("validation_batch_size", validation_batch_size),
-                             ("validation_steps", validation_steps)):
+        for what, number in (("validation_batch_size", validation_batch_size), ("validation_steps", validation_steps)):
             if number is not None:
                 positive(what, number)
         _epochs(initial_epoch, validation_freq)
         together = self._together(gradient_accumulation_steps)
+        batching = Batching(batch_size, None, shuffle)
+        held_batching = Batching(batch_size if validation_batch_size is None else validation_batch_size)
         data, held = self._ready(x, y, sample_weight), None
         if validation_data is not None:
             held = self._read(*_triple(validation_data))
         elif validation_split:
-            data, held = _split(data, validation_split)
+            data, held = split(data, validation_split)
         if isinstance(data, Stream):
             data.check(epochs - initial_epoch, steps_per_epoch)
         objective = self._objective_for(data)
@@ -76,26 +80,20 @@ class Training(Compiling):
                 self._check(part, objective, trains=True)
         self._try_loss(data, batch_size)
         self._equip()
-        steps = _steps(data, batch_size, steps_per_epoch)
-        hooks, bar = self._hooks(callbacks, verbose, steps, epochs, add_history=True)
+        self.feed = feed = Feed(data, batching, steps_per_epoch, repeat=True)
+        hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
         self.stop_training = False
         module: Any = self
-        source = _endless(data, batch_size, shuffle) if steps_per_epoch is not None and isinstance(data, Examples) else None
         try:
             hooks.on_train_begin()
             for epoch in range(initial_epoch, epochs):
                 hooks.on_epoch_begin(epoch)
-                order = shuffled(len(data)) if shuffle and isinstance(data, Examples) else None
-                if isinstance(data, Stream):
-                    todo = data.epoch(steps_per_epoch)
-                else:
-                    todo = islice(source, steps_per_epoch) if source is not None else batches(data, batch_size, order)
+                todo = feed.epoch()
                 if together > 1:
                     todo = accumulation.ahead(self, lambda batch: self._plan(batch, False), todo, together)
                 logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training)
                 if held is not None and _due(validation_freq, epoch):
-                    found = self._measure(held, batch_size if validation_batch_size is None else validation_batch_size,
-                                          validation_steps, hooks)
+                    found = self._measure(Feed(held, held_batching, validation_steps), hooks)
                     logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
                 hooks.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -121,9 +119,10 @@ class Training(Compiling):
         self._must_be_compiled("evaluate")
         data = self._ready(x, y, sample_weight)
         self._check(data, self._objective_for(data))
-        hooks, bar = self._hooks(callbacks, verbose, _steps(data, batch_size, steps))
+        feed = Feed(data, Batching(batch_size), steps)
+        hooks, bar = self._hooks(callbacks, verbose, feed.steps)
         try:
-            results = self._measure(data, batch_size, steps, hooks)
+            results = self._measure(feed, hooks)
         finally:
             bar.close()
         return _returned(results, return_dict)
@@ -138,13 +137,14 @@ class Training(Compiling):
         """
         data = self._ready(x, None, None)
         self._check(data, None)
-        hooks, bar = self._hooks(callbacks, verbose, _steps(data, batch_size, steps))
+        feed = Feed(data, Batching(batch_size), steps)
+        hooks, bar = self._hooks(callbacks, verbose, feed.steps)
         module: Any = self
         parts: list[Any] = []
         first: Any = None
         try:
             hooks.on_predict_begin()
-            for batch, outputs in loop.predict_epoch(module, _limited(data, batch_size, steps), hooks):
+            for batch, outputs in loop.predict_epoch(module, feed.epoch(), hooks):
                 nest.only_tensors(outputs)
                 parts.append(outputs)
                 first = first or batch
@@ -281,13 +281,10 @@ class Training(Compiling):
             bar.set_params(hooks.params or {})
         return hooks, bar
 
-    def _measure(
-        self, data: Examples | Stream, batch_size: int | None, steps: int | None, hooks: CallbackList
-    ) -> dict[str, Any]:
+    def _measure(self, feed: Feed, hooks: CallbackList) -> dict[str, Any]:
         module: Any = self
         hooks.on_test_begin()
-        todo = _limited(data, batch_size, steps)
-        logs = loop.test_epoch(module, todo, hooks)
+        logs = loop.test_epoch(module, feed.epoch(), hooks)
         hooks.on_test_end(dict(logs))
         return logs
 
@@ -310,32 +307,6 @@ def _triple(data: Any) -> tuple[Any, Any, Any]:
     if not 2 <= len(data) <= 3:
         raise ArgumentError(f"validation_data must be (x, y) or (x, y, sample_weight); got {len(data)} entries.")
     return data[0], data[1], data[2] if len(data) == 3 else None
-
-
-def _split(data: Examples | Stream, fraction: float) -> tuple[Examples, Examples]:
-    return validation_split(data, fraction)  # pyright: ignore[reportArgumentType] - it refuses a Stream itself
-
-
-def _steps(data: Examples | Stream, size: int | None, given: int | None) -> int | None:
-    if size is not None:
-        positive("batch_size", size)
-    if given is not None:
-        positive("steps", given)
-        return given
-    return data.steps if isinstance(data, Stream) else -(-len(data) // (32 if size is None else size))
-
-
-def _limited(data: Examples | Stream, size: int | None, steps: int | None) -> Any:
-    if isinstance(data, Stream):
-        return data.epoch(steps)
-    found = batches(data, size)
-    return islice(found, steps)
-
-
-def _endless(data: Examples, size: int | None, shuffle: bool) -> Any:
-    """Epoch after epoch, so that `steps_per_epoch` may be any number."""
-    while True:
-        yield from batches(data, size, shuffled(len(data)) if shuffle else None)
 
 
 def _epochs(first: Any, frequency: Any) -> None:
