@@ -20,11 +20,13 @@ from padless.ragged import Packed as Packed
 from padless.ragged import pack as pack
 from padless.ragged import unpack as unpack
 from padless.training import callbacks as callbacks
+from padless.training import data as data
 from padless.training import losses as losses
 from padless.training import metrics as metrics
 from padless.training import optimizers as optimizers
+from padless.training.collate import collate as collate
 
-for _room in (activations, callbacks, constraints, initializers, losses, metrics, optimizers, regularizers):
+for _room in (activations, callbacks, constraints, data, initializers, losses, metrics, optimizers, regularizers):
     # `from padless.callbacks import EarlyStopping`, as one writes with Keras
     _sys.modules[f"padless.{_room.__name__.rpartition('.')[2]}"] = _room
 

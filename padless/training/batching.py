@@ -147,8 +147,10 @@ class Padding:
 class Pass(Iterator[Batch]):
     """Once through planned examples; batches that are skipped are not read."""
 
-    def __init__(self, read: Callable[[Rows], Batch], plan: Sequence[Rows]) -> None:
-        self._read, self._plan, self._next = read, plan, 0
+    def __init__(
+        self, read: Callable[[Rows], Batch], plan: Sequence[Rows], end: Callable[[], Any] = lambda: None
+    ) -> None:
+        self._read, self._plan, self._next, self._end = read, plan, 0, end
 
     def __next__(self) -> Batch:
         if not self.skip():
@@ -158,4 +160,6 @@ class Pass(Iterator[Batch]):
     def skip(self) -> bool:
         """Leave the next batch out; False at the end."""
         self._next += 1
+        if self._next == len(self._plan) + 1:
+            self._end()
         return self._next <= len(self._plan)

@@ -19,9 +19,11 @@ from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather
 from padless.training.align import match_rank
-from padless.training.data import Batch, Batching, Examples, Stream
+from padless.training.data import Batch, Batching, Data, Examples
+from padless.training.items import Items
 from padless.training.nest import flat
 from padless.training.objective import Objective, Output
+from padless.training.parquet import Parquet
 
 _ROWS = 4096  # examples looked at together
 
@@ -59,13 +61,17 @@ class Plan:
     ends: Sequence[End] = ()
 
 
-def check(model: Any, plan_of: Callable[[Batch], Plan], data: Examples, objective: Objective | None) -> None:
+def check(
+    model: Any, plan_of: Callable[[Batch], Plan], data: Data, objective: Objective | None, count: bool = False
+) -> Plan:
     """Ids outside their table, labels or weights of another length than the mask of their output, labels that are no class.
 
+    Looks at all examples where they are in memory, or where their real steps are to be counted, else at the first.
     Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
     """
-    first, plan = 0, Plan()
-    for batch in data.begin(Batching(_ROWS), None):
+    whole = isinstance(data, Examples) or count and isinstance(data, Items | Parquet)
+    plan, lengths, first = Plan(), [], 0
+    for batch in data.begin(Batching(_ROWS), None) if whole else [data.head(1)]:
         values = model.arranged(batch.x)
         plan = plan if first else plan_of(data.head(1))
         try:
@@ -77,9 +83,22 @@ def check(model: Any, plan_of: Callable[[Batch], Plan], data: Examples, objectiv
         if objective is not None and batch.y is not None:
             _outputs(batch, indexes, plan, objective, first)
         first += batch.rows
+        lengths.append(_lengths(values, indexes, batch.rows))
+    if isinstance(data, Examples | Items | Parquet) and whole:
+        data.lengths = np.concatenate(lengths)
+    return plan
 
 
-def has_targets(data: Examples | Stream, objective: Objective) -> None:
+def _lengths(values: Sequence[Any], indexes: Sequence[Index | None], rows: int) -> Ints:
+    """The real steps of each example: of the input that has the most; of arrays without a mask, all."""
+    masked = [index.lengths.reshape(rows, -1).sum(1) for index in indexes if index is not None]
+    if not masked:
+        plain = [v.shape[1] for v in values if v.ndim > 2 or v.ndim == 2 and not v.dtype.is_floating_point]
+        return np.full(rows, max(plain, default=1))
+    return np.max(masked, axis=0)
+
+
+def has_targets(data: Data, objective: Objective) -> None:
     """Refuse data without targets where there is a loss for them."""
     if any(output.loss is not None for output in objective.outputs) and data.head(1).y is None:
         raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")

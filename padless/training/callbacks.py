@@ -248,7 +248,12 @@ def _number(value: Any) -> Any:
 
 @register("callback")
 class History(Callback):
-    """What `fit` returns: `history`, a dict of lists with one entry per epoch, `epoch`, and `params`."""
+    """What `fit` returns: `history`, a dict of lists with one entry per epoch, `epoch`, and `params`.
+
+    With `batch_tokens`, `padding` says what padding would have cost.
+    """
+
+    padding: Any = None
 
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padless.errors import DataError
+from padless.errors import DataError, MaskError
 from padless.ragged.index import Index, Ints
-from padless.ragged.packed import DOCUMENTS, Packed
+from padless.ragged.packed import DOCUMENTS, Packed, pack
+from padless.training import formats
 
 Kind = Literal["grid", "list", "packed"]
 Rows = slice | Ints
@@ -32,6 +33,9 @@ class Dense:
 
     def __len__(self) -> int:
         return self.source.shape[0]
+
+    def whole(self) -> Tensor:
+        return self.read(slice(0, len(self)))
 
     def read(self, rows: Rows) -> Tensor:
         return _floatx(_rows(self.source, rows)) if isinstance(self.source, Tensor) else _from_numpy(self.source[rows])
@@ -60,6 +64,9 @@ class Ragged:
     def __len__(self) -> int:
         return self.count
 
+    def whole(self) -> Packed:
+        return self.read(slice(0, len(self)))
+
     def read(self, rows: Rows) -> Packed:
         rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
         each = math.prod(self.inside)
@@ -79,6 +86,54 @@ class Ragged:
         return Packed(values, index, fill)
 
 
+def masked(own: Dense | Ragged, mask: Any) -> Ragged:
+    """The column with only the steps that are real by a mask too, in the container that it came in.
+
+    A mask is an array `(rows, steps)` of booleans, or 0 and 1, or has one list for each sequence.
+    """
+    whole: Any = own.whole()
+    steps = _steps(own.what, mask, whole)
+    narrowed = column(own.what, pack(whole, mask=steps))
+    return replace(narrowed, kind=own.kind, what=own.what)  # pyright: ignore[reportReturnType] - a Packed is ragged
+
+
+def fits(own: Dense | Ragged, mask: Any) -> bool:
+    """Whether a mask could be of this column: of as many steps in each row."""
+    if isinstance(own, Dense) and own.source.ndim < 2:
+        return False
+    try:
+        whole: Any = own.whole()
+        steps = _steps(own.what, mask, whole)
+    except MaskError:
+        return False
+    return isinstance(steps, Packed) or tuple(steps.shape) == tuple(whole.shape[: steps.ndim])
+
+
+def _steps(what: str, mask: Any, whole: Any) -> Any:
+    """A mask as a grid; one that came as sequences has one entry for each step of each sequence."""
+    if isinstance(mask, np.ndarray | Tensor) and not (isinstance(mask, Tensor) and mask.is_nested) and mask.dtype != object:
+        return mask
+    try:
+        found = column(f"the mask of {what}", mask, True).whole()
+    except DataError as wrong:
+        raise MaskError(str(wrong)) from wrong
+    if not isinstance(found, Packed):
+        return found
+    if isinstance(mask, Packed) and isinstance(whole, Tensor) and tuple(mask.shape) == tuple(whole.shape[: mask.ndim]):
+        return mask
+    lengths = whole.index.lengths if isinstance(whole, Packed) else np.full(whole.shape[0], whole.shape[1])
+    if not isinstance(mask, Packed) and found.shape[:2] == tuple(whole.shape[:2]) and found.index.full:
+        return found.values.reshape(found.shape)  # a rectangular list is a grid
+    given = found.index.lengths
+    same = len(given) == len(lengths)
+    wrong = np.flatnonzero(given != lengths) if same else np.zeros(1, np.int64)
+    if len(wrong):
+        row = int(wrong[0])
+        raise MaskError(f"The mask of {what} has {given[row]} entries in row {row}, but the data have {lengths[row]} steps "
+                        f"there ({len(given)} rows for {len(lengths)}). Expected one entry for each step.")
+    return found if isinstance(whole, Packed) else found.unpack(padding=0)
+
+
 def _spans(offsets: Ints, rows: Ints) -> tuple[Rows, Ints]:
     """Which entries these rows hold, row after row, and how many each; consecutive rows hold a slice."""
     lengths = offsets[rows + 1] - offsets[rows]
@@ -93,6 +148,11 @@ def _rows(values: Tensor, rows: Rows) -> Tensor:
 
 
 def column(what: str, given: Any, sequences: bool = False) -> Dense | Ragged:
+    """A column of anything that has rows; equal lists are dense, unless they are to be `sequences`."""
+    found = formats.read(what, given)
+    if isinstance(found, formats.Levels):
+        return _from_levels(what, found, sequences, formats.library(given))
+    given = given if found is None else found
     if isinstance(given, Packed):
         index, gaps = given.index, None
         if given.fill is not None:
@@ -110,6 +170,7 @@ def column(what: str, given: Any, sequences: bool = False) -> Dense | Ragged:
 
 
 def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragged:
+    given = formats.encodings(given) if given and hasattr(given[0], "ids") else given
     if given and not hasattr(given[0], "__len__"):
         return Dense(what, numbers(what, given), "grid")
     device = next((v.device for v in given if isinstance(v, Tensor)), "cpu")
@@ -129,6 +190,17 @@ def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragg
     offsets = np.append(0, np.cumsum([len(row) for row in rows]))
     values = torch.cat([rows[i] for i in full] or rows)
     return Ragged(what, len(rows), values, offsets, f"{what}, a list of sequences", "list")
+
+
+def _from_levels(what: str, found: formats.Levels, sequences: bool, library: str) -> Dense | Ragged:
+    values = numbers(what, found.values)
+    if not found.lengths:
+        return Dense(what, values, "grid")
+    lengths = found.lengths[0]
+    if len(lengths) and lengths[0] and (lengths == lengths[0]).all() and not sequences:
+        return Dense(what, values.reshape(len(lengths), int(lengths[0]), *values.shape[1:]), "list")
+    offsets = np.append(0, np.cumsum(lengths))
+    return Ragged(what, len(lengths), _from_numpy(values), offsets, f"{what}, a column of {library}", "list")
 
 
 def numbers(what: str, given: Any) -> NDArray[Any]:

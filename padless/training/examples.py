@@ -14,7 +14,8 @@ from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Ints
 from padless.training.batch import Batch, Tree
 from padless.training.batching import Batching, Pass
-from padless.training.columns import Dense, Kind, Ragged, Rows, column
+from padless.training.columns import Dense, Kind, Ragged, Rows, column, fits, masked
+from padless.training.tables import Shared
 
 
 class Examples:
@@ -36,12 +37,13 @@ class Examples:
     seeded, one_shot = True, False  # what a Feed asks of its data
 
     def __init__(
-        self, x: Any, y: Any = None, sample_weight: Any = None, *, inputs: int = 1, input_names: Sequence[str] = (),
-        outputs: int = 1, output_names: Sequence[str] = (), sequences: Sequence[bool] = (),
+        self, x: Any, y: Any = None, sample_weight: Any = None, *, mask: Any = None, inputs: int = 1,
+        input_names: Sequence[str] = (), outputs: int = 1, output_names: Sequence[str] = (), sequences: Sequence[bool] = (),
     ) -> None:  # fmt: skip
         if x is None:
             raise ArgumentError("x is None. Give an array, a list of sequences, a Packed, or a dict of these.")
-        self._columns = (_tree("x", x, inputs, input_names, sequences), _tree("y", y, outputs, output_names),
+        tree = _tree("x", x, inputs, input_names, sequences)
+        self._columns = (tree if mask is None else _narrowed(tree, mask, input_names), _tree("y", y, outputs, output_names),
                          _tree("sample_weight", sample_weight, outputs, output_names))
         self._first, self._rows = 0, _same_length(_pytree.tree_leaves(self._columns))
         _as_wide(*self._columns)
@@ -96,8 +98,9 @@ def validation_split(examples: Any, fraction: float) -> tuple[Examples, Examples
     """
     if not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
         raise ArgumentError(f"validation_split must be a fraction between 0 and 1; got {fraction!r}.")
-    if not isinstance(examples, Examples):
-        raise ArgumentError("validation_split needs all examples at once; for a loader give validation_data instead.")
+    if not hasattr(examples, "part"):
+        raise ArgumentError(f"validation_split={fraction} needs examples by number, but x is a {type(examples).__name__} of "
+                            f"batches that somebody else makes or of files. Give validation_data instead.")
     cut = math.floor(len(examples) * (1 - fraction))
     if not 0 < cut < len(examples):
         raise ArgumentError(f"validation_split={fraction} of {len(examples)} examples leaves a side empty. Give more.")
@@ -133,6 +136,28 @@ def _tree(what: str, given: Any, count: int, names: Sequence[str], sequences: Se
     columns = [None if leaf is None else column(f"{what}[{key!r}]", leaf, flag)
                for key, leaf, flag in zip(keys, leaves, flags, strict=True)]
     return dict(zip(keys, columns, strict=True)) if isinstance(given, Mapping) else columns
+
+
+def _narrowed(columns: Any, mask: Any, names: Sequence[str]) -> Any:
+    """The inputs on the steps that are real by their masks: one mask of one input, or a list or a dict as the inputs."""
+    own = columns if isinstance(columns, dict) else dict(enumerate(columns if isinstance(columns, list) else [columns]))
+    if isinstance(mask, Shared):
+        masks = {key: mask.mask for key, one in own.items() if fits(one, mask.mask)} or dict.fromkeys(own, mask.mask)
+    elif isinstance(mask, Mapping):
+        masks = {key if key in own or key not in names else names.index(key): one for key, one in mask.items()}
+    elif len(own) == 1:
+        alone = isinstance(mask, list | tuple) and len(mask) == 1 and getattr(mask[0], "ndim", 0) > 1
+        masks = dict.fromkeys(own, mask[0] if alone else mask)
+    elif isinstance(mask, list | tuple) and len(mask) == len(own):
+        masks = dict(zip(own, mask, strict=True))
+    else:
+        raise ArgumentError(f"`mask` is one {type(mask).__name__}, but there are {len(own)} inputs. Give a list with a mask "
+                            f"or None for each, or a dict by name.")
+    unknown = [key for key in masks if key not in own]
+    if unknown:
+        raise ArgumentError(f"`mask` has the keys {list(masks)}; unknown: {unknown}. The inputs are {list(own)}.")
+    found = {key: one if masks.get(key) is None else masked(one, masks[key]) for key, one in own.items()}
+    return found if isinstance(columns, dict) else list(found.values()) if isinstance(columns, list) else found[0]
 
 
 def _same_length(columns: list[Dense | Ragged | None]) -> int:

@@ -8,18 +8,22 @@ moment, and the number of batches already trained on give the rest of the epoch 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from padless.training.batch import Batch
-from padless.training.batching import Batching, draw, positive
+from padless.training.batching import Batching, Padding, draw, positive
 from padless.training.examples import Examples
+from padless.training.items import Batches, Items
+from padless.training.parquet import Parquet
 from padless.training.streams import Stream
+
+Data = Examples | Items | Batches | Parquet | Stream
 
 
 class Feed:
     """Batches of `data` as `batching` says; an epoch is one pass, or up to `steps` batches of it; with `repeat`
-    the next `steps` batches, pass after pass.
+    the next `steps` batches, pass after pass. `change` makes another batch of each.
 
     `epoch(start=k)` begins at batch k; examples and files are not read for the batches before it, loaders and
     generators are. `state_dict` is the state at the beginning of the epoch that runs (or of the next one).
@@ -31,13 +35,15 @@ class Feed:
     """
 
     def __init__(
-        self, data: Examples | Stream, batching: Batching | None = None, steps: int | None = None,
-        repeat: bool = False,
+        self, data: Data, batching: Batching | None = None, steps: int | None = None,
+        repeat: bool = False, change: Callable[[Batch], Batch] | None = None,
     ) -> None:  # fmt: skip
         if steps is not None:
             positive("steps", steps)
         self.data, self.batching, self.limit, self.repeat = data, batching or Batching(), steps, repeat
-        if isinstance(data, Stream):
+        self.padding: Padding | None = None  # with batches by tokens, what padding would have cost in the first epoch
+        self._change = change
+        if isinstance(data, Stream | Batches):
             data.refuse(self.batching)
         self._pass: Any = None  # the pass that runs, with the seed that made it and how far it is
         self._seed: int | None = None
@@ -75,6 +81,9 @@ class Feed:
 
     def _open(self, seed: int | None) -> None:
         self._pass, self._seed, self._done = self.data.begin(self.batching, seed), seed, 0
+        lengths = None if isinstance(self.data, Stream) else self.data.lengths
+        if self.batching.tokens is not None and self.padding is None and lengths is not None:
+            self.padding = Padding.of(self.batching.plan(len(lengths), seed, lengths), lengths)
 
     def _skip(self) -> bool:
         self._done += 1
@@ -96,7 +105,7 @@ class Feed:
             if there:
                 number += 1
                 if batch is not None:
-                    yield batch
+                    yield batch if self._change is None else self._change(batch)
                 continue
             self._pass = None
             if self.limit is None:

@@ -5,7 +5,7 @@ Containers become batches here; what a model is trained for is said in `compile`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from padless.graph.spec import still
 from padless.training import accumulation, border, loop, nest
 from padless.training.batching import positive
 from padless.training.callbacks import CallbackList, History, as_floats
+from padless.training.class_weight import weigher
 from padless.training.compiling import Compiling
-from padless.training.data import Batch, Batching, Examples, Feed, Stream, read
+from padless.training.data import Batch, Batching, Data, Examples, Feed, Stream, parted, parts_of, read, validation
 from padless.training.examples import validation_split as split
 from padless.training.objective import Objective
 from padless.training.outputs import gather_outputs
@@ -43,7 +44,8 @@ class Training(Compiling):
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
+        class_weight: Any = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -51,12 +53,17 @@ class Training(Compiling):
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
         gradient_accumulation_steps: int | None = None,
+        *,
+        mask: Any = None,
+        batch_tokens: int | None = None,
     ) -> History:
         """Train for some epochs; returns the `History` of losses and metrics.
 
-        `x` and `y` are arrays, tensors, lists of sequences of different lengths or `Packed`, or an iterable of batches.
-        What is reported of an epoch are the exact means over all of its real steps. With `gradient_accumulation_steps`
-        so many batches make one step of the optimizer, with the gradient of the one large batch.
+        `x` and `y` are arrays, tensors, lists of sequences of different lengths or `Packed`, columns or tables, or an
+        iterable of batches (docs/data.md). `mask` says which steps of `x` are real, beside what the model finds itself.
+        `batch_tokens` fills each batch up to that number of real steps. `class_weight` multiplies the sample weights by
+        the weight of each label. With `gradient_accumulation_steps` so many batches make one step of the optimizer, with
+        the gradient of the one large batch. What is reported of an epoch are the exact means over all its real steps.
         """
         self._must_be_compiled("fit")
         positive("epochs", epochs)
@@ -65,22 +72,22 @@ class Training(Compiling):
                 positive(what, number)
         _epochs(initial_epoch, validation_freq)
         together = self._together(gradient_accumulation_steps)
-        batching = Batching(batch_size, None, shuffle)
-        held_batching = Batching(batch_size if validation_batch_size is None else validation_batch_size)
-        data, held = self._ready(x, y, sample_weight), None
+        batching = Batching(batch_size, batch_tokens, shuffle)  # pyright: ignore[reportArgumentType] - it looks itself
+        self._may_mix(batching)
+        data, held = self._ready(x, y, sample_weight, mask), None
         if validation_data is not None:
-            held = self._read(*_triple(validation_data))
+            held = self._read(*parts_of(validation_data))
         elif validation_split:
             data, held = split(data, validation_split)
         if isinstance(data, Stream):
             data.check(epochs - initial_epoch, steps_per_epoch)
         objective = self._objective_for(data)
-        for part in (data, held):
-            if part is not None:
-                self._check(part, objective, trains=True)
+        plan, *_ = [self._check(part, objective, True, batch_tokens) for part in (data, held) if part is not None]
+        weigh = _weigher(class_weight, objective, plan)
         self._try_loss(data, batch_size)
+        self.feed = feed = Feed(data, batching, steps_per_epoch, repeat=True, change=weigh)
+        watched = None if held is None else validation(held, batching, validation_batch_size)
         self._equip()
-        self.feed = feed = Feed(data, batching, steps_per_epoch, repeat=True)
         hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
         self.stop_training = False
         module: Any = self
@@ -93,7 +100,7 @@ class Training(Compiling):
                     todo = accumulation.ahead(self, lambda batch: self._plan(batch, False), todo, together)
                 logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training)
                 if held is not None and _due(validation_freq, epoch):
-                    found = self._measure(Feed(held, held_batching, validation_steps), hooks)
+                    found = self._measure(Feed(held, watched, validation_steps), hooks)
                     logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
                 hooks.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -102,6 +109,9 @@ class Training(Compiling):
         finally:
             bar.close()
         self.history = hooks.history
+        if feed.padding is not None:
+            self.history.padding = feed.padding  # pyright: ignore[reportOptionalMemberAccess] - it was added above
+            bar.say(str(feed.padding))
         return hooks.history  # pyright: ignore[reportReturnType]
 
     def evaluate(
@@ -114,12 +124,17 @@ class Training(Compiling):
         steps: int | None = None,
         callbacks: Any = None,
         return_dict: bool = False,
+        *,
+        mask: Any = None,
+        batch_tokens: int | None = None,
     ) -> Any:
         """The loss and the metrics over all real steps: a number, a list in Keras's order, or a dictionary."""
         self._must_be_compiled("evaluate")
-        data = self._ready(x, y, sample_weight)
-        self._check(data, self._objective_for(data))
-        feed = Feed(data, Batching(batch_size), steps)
+        batching = Batching(batch_size, batch_tokens)
+        self._may_mix(batching)
+        data = self._ready(x, y, sample_weight, mask)
+        self._check(data, self._objective_for(data), False, batch_tokens)
+        feed = Feed(data, batching, steps)
         hooks, bar = self._hooks(callbacks, verbose, feed.steps)
         try:
             results = self._measure(feed, hooks)
@@ -129,15 +144,17 @@ class Training(Compiling):
 
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: int | str = "auto", steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: Any = None, *, mask: Any = None, batch_tokens: int | None = None,
     ) -> Any:
         """The outputs for `x`, in the container that `x` came in where they have steps, else as an array.
 
         A padded array gives a padded array, a list of sequences a list of arrays, a `Packed` a `Packed`.
         """
-        data = self._ready(x, None, None)
-        self._check(data, None)
-        feed = Feed(data, Batching(batch_size), steps)
+        batching = Batching(batch_size, batch_tokens)
+        self._may_mix(batching)
+        data = self._ready(x, None, None, mask)
+        self._check(data, None, False, batch_tokens)
+        feed = Feed(data, batching, steps)
         hooks, bar = self._hooks(callbacks, verbose, feed.steps)
         module: Any = self
         parts: list[Any] = []
@@ -158,10 +175,12 @@ class Training(Compiling):
 
     # ------------------------------------------------------------------------------------------------ one batch
 
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
         """One step on one batch; the loss and the metrics of that batch."""
         self._must_be_compiled("train_on_batch")
-        batch = self._one(x, y, sample_weight)
+        batch = self._one(x, y, sample_weight, class_weight)
         self._equip()
         module: Any = self
         return _returned(loop.train_epoch(module, [batch]), return_dict)
@@ -177,12 +196,14 @@ class Training(Compiling):
         """The outputs for one batch."""
         return self.predict(x, batch_size=2**62, verbose=0)
 
-    def _one(self, x: Any, y: Any, sample_weight: Any) -> Batch:
+    def _one(self, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Batch:
         data = self._ready(x, y, sample_weight)
         if not isinstance(data, Examples):
             raise ArgumentError("A single batch must be arrays, sequences or Packed; got an iterable of batches.")
-        self._check(data, self._objective_for(data))
-        return data.batch(slice(0, len(data)))
+        objective = self._objective_for(data)
+        weigh = _weigher(class_weight, objective, self._check(data, objective, class_weight is not None))
+        batch = data.batch(slice(0, len(data)))
+        return batch if weigh is None else weigh(batch)
 
     # ------------------------------------------------------------------------------------------------ what they share
 
@@ -198,17 +219,29 @@ class Training(Compiling):
         """What is known of the model before data such as this example run through it."""
         raise NotImplementedError
 
-    def _read(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
-        return read(x, y, sample_weight, **self._structure(x, y))
+    def _read(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
+        x, y, sample_weight, mask = parted(x, y, sample_weight, mask, **self._structure(None, None))
+        return read(x, y, sample_weight, mask, **self._structure(x, y))
 
-    def _ready(self, x: Any, y: Any, sample_weight: Any) -> Examples | Stream:
+    def _may_mix(self, batching: Batching) -> None:
+        """Refuse to mix the batches of a model whose layers carry a state from each batch to the next."""
+        module: Any = self
+        asked = f"batch_tokens={batching.tokens}" if batching.tokens is not None else f"shuffle={batching.shuffle!r}"
+        stateful = next((m.name for m in module.modules() if getattr(m, "stateful", False)), None)
+        if stateful is not None and (batching.shuffle or batching.tokens is not None):
+            raise ArgumentError(f"Layer {stateful!r} is stateful: row i of a batch goes on where row i of the last one "
+                                f"ended, which {asked} would mix up. Give batch_size and shuffle=False.")
+
+    def _ready(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
         """The data, read; weights that still wait for a shape are made by a call that changes nothing else."""
-        data = self._read(x, y, sample_weight)
+        data = self._read(x, y, sample_weight, mask)
         module: Any = self
         if not self._callable or _complete(module):
             return data
         self._try(data.head(1).to(torch.get_default_device()))
-        return self._read(x, y, sample_weight) if isinstance(data, Examples) else data  # more is known of the inputs now
+        if not isinstance(data, Examples):
+            return data
+        return self._read(x, y, sample_weight, mask)  # more is known of the inputs now
 
     def _try(self, batch: Batch) -> Any:
         """The outputs for a batch, from a call that changes nothing."""
@@ -216,7 +249,7 @@ class Training(Compiling):
         with torch.no_grad(), still():
             return module(batch.x)
 
-    def _try_loss(self, data: Examples | Stream, size: int | None) -> None:
+    def _try_loss(self, data: Data, size: int | None) -> None:
         """A trial of a loss of one's own on the first batch: what fails then has changed nothing."""
         if self._overridden("train_step") or not self._overridden("compute_loss"):
             return
@@ -225,7 +258,7 @@ class Training(Compiling):
         with torch.no_grad(), still():
             self._loss(x, y, self._answer(x), weight, True)
 
-    def _objective_for(self, data: Examples | Stream) -> Objective | None:
+    def _objective_for(self, data: Data) -> Objective | None:
         """The objective, if need be by a trial; a model that has steps but no `call` names its outputs in them."""
         module: Any = self
         if self._objective is None and (self._names_of_outputs() is not None or not self._callable):
@@ -239,12 +272,16 @@ class Training(Compiling):
         """Whether there is a graph or a `call`; a model of other models may have steps only."""
         raise NotImplementedError
 
-    def _check(self, data: Examples | Stream, objective: Objective | None, trains: bool = False) -> None:
-        """Refuse what can be known to be wrong before anything has happened."""
+    def _check(
+        self, data: Data, objective: Objective | None, trains: bool = False, tokens: int | None = None
+    ) -> border.Plan:
+        """Refuse what can be known to be wrong before anything has happened; real steps are counted if batches need it."""
         if objective is not None:
             border.has_targets(data, objective)
-        if isinstance(data, Examples) and self._callable:
-            border.check(self, lambda batch: self._plan(batch, trains), data, objective)
+        counts = tokens is not None
+        if not self._callable:
+            return border.Plan()
+        return border.check(self, lambda batch: self._plan(batch, trains or counts), data, objective, counts)
 
     def _together(self, steps: int | None) -> int:
         """How many batches make one step of the optimizer."""
@@ -300,13 +337,14 @@ def _complete(module: nn.Module) -> bool:
     return all(getattr(m, "built", True) for m in module.modules())
 
 
-def _triple(data: Any) -> tuple[Any, Any, Any]:
-    """`validation_data` as x, y and sample weights."""
-    if not isinstance(data, list | tuple):
-        return data, None, None
-    if not 2 <= len(data) <= 3:
-        raise ArgumentError(f"validation_data must be (x, y) or (x, y, sample_weight); got {len(data)} entries.")
-    return data[0], data[1], data[2] if len(data) == 3 else None
+def _weigher(
+    class_weight: Any, objective: Objective | None, plan: border.Plan
+) -> Callable[[Batch], Batch] | None:
+    """What puts the weights of classes on a batch, for outputs of the ranks that the plan knows."""
+    if class_weight is None:
+        return None
+    names = ["output_1"] if objective is None else [output.name for output in objective.outputs]
+    return weigher(class_weight, names, [len(end.shape) for end in plan.ends] or [0] * len(names))
 
 
 def _epochs(first: Any, frequency: Any) -> None:

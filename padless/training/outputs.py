@@ -27,7 +27,7 @@ def gather_outputs(outputs: Sequence[Tensor | Packed], kind: Kind | Literal["den
     """
     packed = [part for part in outputs if isinstance(part, Packed)]
     if packed and kind == "list":
-        return [_array(row) for part in packed for row in part.sequences()]
+        return [_array(row) for part in outputs for row in (part.sequences() if isinstance(part, Packed) else part)]
     if packed and kind == "packed":
         return _concatenated(packed)
     return _stacked([_array(part.unpack() if isinstance(part, Packed) else part) for part in outputs])

@@ -102,6 +102,11 @@ class ProgressBar(Callback):
     def on_predict_end(self, logs: Logs = None) -> None:
         self._finish(None)
 
+    def say(self, line: str) -> None:
+        """A line below the bar, unless it is silent."""
+        if self.verbose:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         """Stop the bar where it is and give the terminal back; harmless when there is none."""
         self._in_fit = False

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from operator import length_hint
 from typing import Any
-
-import torch
 
 from padless.errors import ArgumentError, DataError
 from padless.training.batch import Batch
 from padless.training.batching import Batching
-from padless.training.examples import Examples
+from padless.training.collate import regrouped
+from padless.training.items import examples_of, quietly, refuse_sizes
 
 
 class Stream:
@@ -42,11 +42,8 @@ class Stream:
         return None if steps < 0 else steps
 
     def refuse(self, batching: Batching) -> None:
-        """Refuse sizes and orders that only the source could follow; `shuffle=True` is Keras's default and passes."""
-        for name, value in (("batch_size", batching.size), ("batch_tokens", batching.tokens)):
-            if value is not None:
-                raise ArgumentError(f"x is a {type(self.source).__name__}, which makes its own batches, so {name}={value} "
-                                    f"would mean nothing. Set it there.")
+        """Refuse sizes that only the source could follow; `shuffle=True` is Keras's default and passes."""
+        refuse_sizes(self.source, batching)
 
     def check(self, epochs: int, steps: int | None) -> None:
         """Refuse, before training begins, more epochs than a one-shot source can give."""
@@ -56,52 +53,73 @@ class Stream:
     def head(self, k: int = 1) -> Batch:
         """The first batch, whole, without losing it for the epoch, and without drawing torch's random numbers for it."""
         if self._first is None:
-            state = torch.get_rng_state()
-            try:
-                self._first = next(self.begin().ahead() if self.one_shot else self.begin())
-            finally:
-                torch.set_rng_state(state)
+            self._first = quietly(lambda: self.begin().ahead() if self.one_shot else next(self.begin()))
         return self._first
 
     def begin(self, batching: Batching | None = None, seed: int | None = None) -> Reading:
         """One pass; that of a generator goes on where it ended."""
         if not self.one_shot:
-            return Reading(self)
+            return Reading(self, batching)
         if self._running is None or self._running.done:
-            self._running = Reading(self)
+            self._running = Reading(self, batching)
         return self._running
+
+    def items(self, batching: Batching | None) -> Iterator[Any]:
+        """What the source gives for each batch."""
+        return iter(self.source)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.begin()
 
-    def examples(self, item: Any) -> Examples:
-        """One item of the source, read like data given to `fit`."""
-        parts = tuple(item) if isinstance(item, list | tuple) else (item,)
-        if not 1 <= len(parts) <= 3:
-            raise ArgumentError(f"A batch must be x, (x, y) or (x, y, sample_weight); got {len(parts)} parts. Several "
-                                f"inputs go into one tuple or dict: ((a, b), y).")
-        return Examples(*parts, **self.structure)
+
+class Singles(Stream):
+    """Examples that come one by one and without numbers, `batch_size` of them a batch: an IterableDataset.
+
+    >>> import torch
+    >>> from torch.utils.data import IterableDataset
+    >>> class Count(IterableDataset):
+    ...     def __iter__(self):
+    ...         return ((torch.ones(n + 1), n) for n in range(3))
+    >>> [batch.y.tolist() for batch in Singles(Count()).begin(Batching(2))]
+    [[0, 1], [2]]
+    """
+
+    def count(self, batching: Batching | None = None) -> int | None:
+        """Nobody knows."""
+        return None
+
+    def refuse(self, batching: Batching) -> None:
+        """Refuse what needs to know all examples."""
+        refuse_sizes(self.source, Batching(tokens=batching.tokens))
+
+    def items(self, batching: Batching | None) -> Iterator[Any]:
+        return self._grouped(iter(self.source), (batching or Batching()).rows)
+
+    def _grouped(self, singles: Iterator[Any], size: int) -> Iterator[Any]:
+        while group := list(islice(singles, size)):
+            yield regrouped(group, lambda what, rows, is_input: rows)
 
 
 class Reading(Iterator[Batch]):
     """One pass through a Stream; the iterator of the source is made at once, since a loader draws its seed then."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream, self._items = stream, iter(stream.source)
-        self._given, self._ahead = 0, None
+    def __init__(self, stream: Stream, batching: Batching | None) -> None:
+        self._stream, self._items = stream, stream.items(batching)
+        self._given = 0
+        self._ahead: Batch | None = None
         self.done = False
 
-    def ahead(self) -> Iterator[Batch]:
+    def ahead(self) -> Batch:
         """The next batch, which is given again afterwards."""
         if self._ahead is None:
             self._ahead = next(self)
-        return iter([self._ahead])
+        return self._ahead
 
     def __next__(self) -> Batch:
         if self._ahead is not None:
             batch, self._ahead = self._ahead, None
             return batch
-        examples = self._stream.examples(self._item())
+        examples = examples_of(self._item(), self._stream.structure)
         return examples.batch(slice(0, len(examples)))
 
     def skip(self) -> bool:
