@@ -4,6 +4,7 @@ import sys as _sys
 
 from padless import errors as errors
 from padless import layers as layers
+from padless import utils as utils
 from padless.graph.node import reset_names as _reset_names
 from padless.kernels import activations as activations
 from padless.kernels.compiled import backends as backends

@@ -10,7 +10,7 @@ import padless
 ROOT = Path(padless.__file__).parent
 FLOORS = [
     {"errors"}, {"registry"}, {"ragged", "saving"}, {"kernels", "graph"}, {"layers", "training"}, {"flow"}, {"model"},
-    {"testing"}, {"demo"}, {"cli"},
+    {"testing", "utils"}, {"demo"}, {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))

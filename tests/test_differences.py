@@ -30,7 +30,7 @@ from keras_parity import (
 )
 
 import padless
-from padless.errors import DataError, MaskLost, NotBuilt
+from padless.errors import ArgumentError, DataError, MaskLost, NotBuilt
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 L, K = padless.layers, keras.layers
@@ -452,3 +452,57 @@ def test_config_of_layers():
     mine, theirs = (lib.layers.Dense(2).get_config() for lib in (padless, keras))
     assert mine["kernel_initializer"] == "glorot_uniform" and mine["dtype"] == "float32"
     assert theirs["kernel_initializer"]["class_name"] == "GlorotUniform"
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+def averaged(lib):
+    """One number for each row, and a loss of it."""
+    x = lib.Input((2,))
+    model = lib.Model(x, lib.layers.Dense(2, activation="softmax")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def test_class_weights():
+    mine, theirs = twin_models(averaged)
+    for model in (mine, theirs):
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y, weight = numbers(4, 2), np.array([0, 1, 1, 0]), np.arange(1.0, 5)
+    both_weights = dict(sample_weight=weight, class_weight={0: 2.0}, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="at the same time"):
+        theirs.fit(x, y, **both_weights)
+    want = mine.evaluate(x, y, sample_weight=weight * [2, 1, 1, 2], verbose=0)
+    assert mine.fit(x, y, **both_weights).history["loss"][0] == pytest.approx(want)
+
+
+def test_shuffle_of_stateful():
+    def made(lib):
+        model = lib.Sequential([lib.Input(batch_shape=(2, None, D)), lib.layers.GRU(2, stateful=True)])
+        model.compile("sgd", "mse")
+        return model
+
+    x, y = numbers(4, T, D), np.zeros((4, 2))
+    with pytest.raises(RuntimeError, match="inplace operation"):  # it mixes, and only then fails in its backward pass
+        made(keras).fit(x, y, batch_size=2, verbose=0)
+    with pytest.raises(ArgumentError, match="shuffle=False"):
+        made(padless).fit(x, y, batch_size=2, verbose=0)
+
+
+def test_steps_of_arrays():
+    def steps(lib):
+        seen, model = [], averaged(lib)
+        watch = lib.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+        model.fit(numbers(4, 2), np.zeros(4), batch_size=2, steps_per_epoch=3, epochs=2, verbose=0, callbacks=[watch])
+        return len(seen)
+
+    with pytest.warns(UserWarning, match="ran out of data"):
+        assert steps(keras) == 4
+    assert steps(padless) == 6
+
+
+def test_classes_below_zero():
+    assert keras.utils.to_categorical([-1], 3).tolist() == [[0, 0, 1]]
+    with pytest.raises(DataError, match="-1"):
+        padless.utils.to_categorical([-1], 3)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, DataError
+from padless.errors import ArgumentError, DataError, ShapeError
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather
 from padless.training.align import match_rank
@@ -132,7 +132,11 @@ def _rows(target: Tensor | Packed, index: Index | None, output: Output, first: i
         return target
     if tuple(target.shape[: len(index.grid)]) == index.grid:
         return gather(target, index)
-    if index.outer is not None or target.ndim < 2:
+    if target.ndim < 2:
+        raise ShapeError(f"The targets of output {output.name!r} have shape {tuple(target.shape)}, one for each "
+                         f"example, but the output has steps. Expected a label for each step: a list for each, or an "
+                         f"array of shape {index.grid}.")
+    if index.outer is not None:
         return None
     given = np.full(len(target), target.shape[1])  # a rectangular list, or an array that does not fit
     _same_lengths(given, index.lengths, f"targets of output {output.name!r}", "labels", first)

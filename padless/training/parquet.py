@@ -15,7 +15,7 @@ import torch
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Ints
 from padless.training.batch import Batch
-from padless.training.batching import Batching
+from padless.training.batching import Batching, positive
 from padless.training.items import examples_of
 
 Names = str | Sequence[str] | dict[str, str] | None
@@ -43,6 +43,7 @@ class Parquet:
     seeded, one_shot = True, False  # what a Feed asks of its data
 
     def __init__(self, path: Any, x: Names, y: Names, sample_weight: str | None, mask: str | None, window: int) -> None:
+        positive("window", window)
         self._arrow, self._reader = _library("pyarrow"), _library("pyarrow.parquet")
         self.names: tuple[Names, ...] = (x, y, sample_weight, mask)
         self.structure: dict[str, Any] = {}
@@ -184,6 +185,8 @@ def _picked(table: Any, name: Names) -> Any:
     """The columns of these names: one, several, or by input."""
     if name is None:
         return None
+    if isinstance(name, list | tuple) and len(name) == 1:
+        (name,) = name
     if isinstance(name, str):
         return table.column(name)
     return {key: table.column(n) for key, n in name.items()} if isinstance(name, dict) else [table.column(n) for n in name]

@@ -79,7 +79,7 @@ def _named(what: str, given: Any, rest: dict[str, Any], known: list[str]) -> Any
     if missing:
         raise ArgumentError(f"{what} names the columns {missing}, which are missing. The data have {known}.")
     found = {name: rest.pop(name) for name in names}
-    return found[given] if isinstance(given, str) else list(found.values())
+    return list(found.values()) if len(found) > 1 else next(iter(found.values()))
 
 
 def _targets(rest: dict[str, Any], inputs: Sequence[str], outputs: Sequence[str]) -> Any:
