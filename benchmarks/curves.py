@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -130,14 +131,23 @@ print(time.perf_counter() - began)
 
 
 def imports(rounds: int, threads: int, device: str) -> dict[str, Times]:
-    """The time of each import in a process of its own, in turn; a first round fills the file cache."""
+    """The time of each import in a process of its own, in turn, of compiled files as pip leaves them.
+
+    A first round compiles what is not compiled yet, and fills the file cache.
+    """
+    with TemporaryDirectory() as compiled:
+        here = {"PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
+        return _imports(rounds, {**environment(threads, device), **here})
+
+
+def _imports(rounds: int, variables: dict[str, str]) -> dict[str, Times]:
     found: dict[str, Times] = {}
     for turn in range(rounds + 1):
         for before, what, backend in IMPORTS:
             title = f"{what} beyond {before}" if before else what
             code = CLOCK.format(before=f", {before}" if before else "", what=what)
-            variables = {**os.environ, **environment(threads, device), **({"KERAS_BACKEND": backend} if backend else {})}
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+            own = {**os.environ, **variables, **({"KERAS_BACKEND": backend} if backend else {})}
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own)
             if turn and not done.returncode:
                 seconds = float(done.stdout.split()[-1])
                 found.setdefault(title, Times()).add({"wall": seconds, "cpu": seconds}, 1)
