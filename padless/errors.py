@@ -6,7 +6,8 @@
     ├── MaskError (ValueError)       a mask that does not fit its data
     │   └── MaskLost (TypeError)     an operation that would have dropped a mask in silence
     ├── DataError (ValueError)       examples that cannot be trained on: ids, labels, empty data
-    └── NotBuilt (RuntimeError)      weights were asked for before they exist
+    ├── NotBuilt (RuntimeError)      weights were asked for before they exist
+    └── NotWritten (OSError)         a file that could not be written: a full disk, a folder that takes none
 
 Every message says what was given, what was expected, and what to do. All of them can be caught as the built-in error
 that a Keras user would expect, or together as `PadlessError`.
@@ -44,6 +45,10 @@ class DataError(PadlessError, ValueError):
 
 class NotBuilt(PadlessError, RuntimeError):
     """Weights were asked for before they exist."""
+
+
+class NotWritten(PadlessError, OSError):
+    """A file that could not be written; `errno` says why, as in any OSError."""
 
 
 def one_of(what: str, given: object, known: Iterable[str]) -> str:

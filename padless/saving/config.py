@@ -26,7 +26,7 @@ from padless.registry import entries
 T = TypeVar("T")
 Kind = str | tuple[str, ...]  # several kinds are tried in order; messages name the first
 
-_KINDS = ("layer", "activation", "initializer", "regularizer", "constraint", "loss", "metric", "optimizer")
+_KINDS = ("layer", "activation", "initializer", "regularizer", "constraint", "loss", "metric", "optimizer", "schedule")
 _registered: dict[str, Any] = {}  # "package>name" -> class or function
 _scope: ContextVar[Mapping[str, Any] | None] = ContextVar("custom_objects", default=None)
 
