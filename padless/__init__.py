@@ -30,6 +30,7 @@ from padless.training.collate import collate as collate
 for _room in (activations, callbacks, constraints, data, initializers, losses, metrics, optimizers, regularizers):
     # `from padless.callbacks import EarlyStopping`, as one writes with Keras
     _sys.modules[f"padless.{_room.__name__.rpartition('.')[2]}"] = _room
+_sys.modules["padless.optimizers.schedules"] = optimizers.schedules
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,7 @@
 """Optimizers: Keras's numbers on torch.optim, in both ways of construction."""
 
 import copy
+import inspect
 import os
 import pickle
 
@@ -12,7 +13,18 @@ import torch
 
 from padless.errors import ArgumentError, NotBuilt
 from padless.training import optimizers
-from padless.training.optimizers import SGD, Adam, AdamW, RMSprop, get
+from padless.training.optimizers import (
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Nadam,
+    RMSprop,
+    get,
+)
 
 keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
@@ -31,6 +43,19 @@ CASES = [
     ("RMSprop", {}),
     ("RMSprop", {"momentum": 0.5, "weight_decay": 0.05}),
     ("RMSprop", {"centered": True, "momentum": 0.9, "rho": 0.7}),
+    ("Adagrad", {}),
+    ("Adagrad", {"initial_accumulator_value": 0.0, "epsilon": 1e-3, "weight_decay": 0.1}),
+    ("Adadelta", {}),
+    ("Adadelta", {"rho": 0.5, "epsilon": 1e-4, "weight_decay": 0.1, "clipnorm": 0.5}),
+    ("Adamax", {}),
+    ("Adamax", {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3, "weight_decay": 0.1}),
+    ("Nadam", {}),
+    ("Nadam", {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3, "weight_decay": 0.1}),
+    ("Adafactor", {}),
+    ("Adafactor", {"beta_2_decay": -0.5, "clip_threshold": 0.5, "epsilon_2": 0.1, "relative_step": False}),
+    ("SGD", {"momentum": 0.5, "use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 3}),
+    ("Adam", {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 1}),
+    ("RMSprop", {"loss_scale_factor": 8.0}),
 ]
 RATES = [0.01] * 4 + [0.003] * 4 + [0.0] + [0.02] * 5
 
@@ -226,12 +251,73 @@ def test_building_again_keeps_the_state_and_refuses_other_parameters():
         optimizer.build(parameters())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "adamax", "nadam",
+                                  "adafactor"])
 def test_defaults_and_configs_are_kerass(name):
     mine, theirs = get(name).get_config(), keras.optimizers.get(name).get_config()
     assert {k: theirs[k] for k in mine if k != "name"} == pytest.approx({k: v for k, v in mine.items() if k != "name"})
     again = get({"class_name": type(get(name)).__name__, "config": {**mine, "learning_rate": 0.7}})
     assert type(again) is type(get(name)) and again.get_config() == {**mine, "learning_rate": 0.7}
+
+
+@pytest.mark.parametrize("cls", [SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, Nadam, Adafactor])
+def test_arguments_have_kerass_names_places_and_defaults(cls):
+    theirs = list(inspect.signature(getattr(keras.optimizers, cls.__name__)).parameters)[:-1]
+    values = getattr(keras.optimizers, cls.__name__)().get_config()
+    given = [values[name] if name != "name" else "mine" for name in theirs]
+    expected = {**cls().get_config(), "name": "mine"}
+    assert cls(*given).get_config() == {**expected, "learning_rate": pytest.approx(expected["learning_rate"])}
+    with pytest.raises(ArgumentError, match=f"takes {len(theirs)} arguments"):
+        cls(*given, 1)
+    with pytest.raises(ArgumentError, match="Unknown argument of .*'clip_norm'.*Did you mean 'clipnorm'"):
+        cls(clip_norm=1.0)
+
+
+def test_averages_are_kerass_and_become_the_weights_at_the_end():
+    weights, theirs = parameters(), [keras.Variable(w) for w in start()]
+    mine, other = SGD(0.1, use_ema=True, ema_momentum=0.9), keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+    mine.build(weights)
+    other.build(theirs)
+    for grads in gradients(1.0):
+        mine.apply([torch.from_numpy(g.copy()) for g in grads], weights)
+        other.apply([torch.from_numpy(g.copy()) for g in grads], theirs)
+    trained = [w.detach().clone() for w in weights]
+    mine.swap_averages()
+    assert mine.averaged
+    for w, average in zip(weights, other._model_variables_moving_average, strict=True):
+        torch.testing.assert_close(w.detach(), average.value.detach(), rtol=1e-5, atol=1e-6)
+    mine.swap_averages()
+    assert all(torch.equal(w, t) for w, t in zip(weights, trained, strict=True)) and not mine.averaged
+    again = SGD(0.1, use_ema=True).build(weights)
+    again.load_state_dict(mine.state_dict())
+    again.finalize_variable_values()
+    other.finalize_variable_values(theirs)
+    for w, t in zip(weights, theirs, strict=True):
+        torch.testing.assert_close(w.detach(), t.value.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_scaled_loss_gives_the_same_step():
+    one, other = parameters()[:1], parameters()[:1]
+    scaled, plain = SGD(one, 0.1, loss_scale_factor=1024.0), SGD(other, 0.1)
+    for weights, optimizer in ((one, scaled), (other, plain)):
+        loss = weights[0].square().sum()
+        (optimizer.scale_loss(loss)).backward()
+        optimizer.step()
+    assert scaled.scale_loss(1.0) == 1024.0 and plain.scale_loss(1.0) == 1.0
+    torch.testing.assert_close(one[0], other[0])
+
+
+def test_gradients_may_be_given_kerass_way():
+    weights = parameters()
+    optimizer = SGD(1.0)
+    grads = [torch.ones_like(w) for w in weights]
+    optimizer.apply(grads, weights)
+    optimizer.apply_gradients([(grads[1], weights[1])])
+    optimizer.apply([None, grads[1]])
+    for w, first, steps in zip(weights, start(), (1, 3), strict=True):
+        torch.testing.assert_close(w.detach(), torch.from_numpy(first) - steps)
+    with pytest.raises(ArgumentError, match="trains 2 parameters; got 1 gradients for 2"):
+        optimizer.apply(grads[:1], weights)
 
 
 def test_arguments_stand_in_kerass_order():
@@ -259,6 +345,11 @@ def test_what_get_takes():
     (lambda: Adam(clipnorm=1.0, clipvalue=1.0), "at most one"),
     (lambda: Adam(clipnorm=-1.0), "`clipnorm`.*got -1.0"),
     (lambda: Adam([]), "no parameters"),
+    (lambda: Adam(gradient_accumulation_steps=1), "`gradient_accumulation_steps`.*at least 2; got 1"),
+    (lambda: Adam(ema_overwrite_frequency=0.5), "`ema_overwrite_frequency`.*at least 1; got 0.5"),
+    (lambda: Adam(use_ema=True, ema_momentum=1.5), "`ema_momentum` must be between 0 and 1; got 1.5"),
+    (lambda: Adam(loss_scale_factor=0), "`loss_scale_factor`.*above 0; got 0"),
+    (lambda: Adagrad(initial_accumulator_value=-1), "`initial_accumulator_value` must be at least 0; got -1"),
 ])
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ArgumentError, match=message):

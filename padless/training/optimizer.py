@@ -5,27 +5,58 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Self, TypeVar
+from inspect import Parameter, signature
+from typing import Any, Self, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, NotBuilt
+from padless.errors import ArgumentError, NotBuilt, one_of
+from padless.saving import config as saving
 
 Init = TypeVar("Init", bound=Callable[..., None])
+Rate = float | Callable[[int], float]
 many: Any = torch  # its _foreach functions, one call for a list of tensors, are not declared
 
 
+class Shared(TypedDict, total=False):
+    """The arguments that every optimizer takes, in Keras's order after its own."""
+
+    weight_decay: float | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
+
+
+DEFAULTS: dict[str, Any] = {"weight_decay": None, "clipnorm": None, "clipvalue": None, "global_clipnorm": None,
+                            "use_ema": False, "ema_momentum": 0.99, "ema_overwrite_frequency": None,
+                            "loss_scale_factor": None, "gradient_accumulation_steps": None, "name": None}  # fmt: skip
+
+
 def parameters_first(init: Init) -> Init:
-    """Let a constructor with Keras's arguments also take parameters, in front of them or as `params`."""
+    """Let a constructor with Keras's arguments also take parameters, in front of them or as `params`.
+
+    The shared arguments may stand by place too, behind its own.
+    """
+    own = [name for name, parameter in signature(init).parameters.items()
+           if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD][1:]
+    order = [*own, *(name for name in DEFAULTS if name not in own)]
 
     @wraps(init)
     def wrapped(self: Optimizer, *args: Any, params: Any = None, **kwargs: Any) -> None:
         if params is None and args and isinstance(args[0], Iterable) and not isinstance(args[0], Tensor | str):
             params, *rest = args
             args = tuple(rest)
-        init(self, *args, **kwargs)
+        if len(args) > len(order):
+            raise ArgumentError(f"{type(self).__name__} takes {len(order)} arguments, {', '.join(order)}; got {len(args)}.")
+        init(self, **dict(zip(order, args, strict=False)), **kwargs)
         if params is not None:
             self.build(params)
 
@@ -33,23 +64,31 @@ def parameters_first(init: Init) -> Init:
 
 
 class Optimizer(torch.optim.Optimizer):
-    """What all optimizers here share: Keras's arguments, building late, clipping, decoupled weight decay.
+    """What all optimizers here share: Keras's arguments, building late, clipping, decoupled weight decay, averages.
 
-    The constructor's arguments read as attributes. `weight_decay` shrinks the weights by `learning_rate * weight_decay`
-    before each step; `clipnorm` bounds the norm of each gradient, `global_clipnorm` of all together, `clipvalue` each
-    number; at most one of these three.
+    The constructor's arguments read as attributes. `learning_rate` is a number, or a function of the steps taken so far,
+    such as a schedule of `padless.optimizers.schedules`. `weight_decay` shrinks the weights by this part of the learning
+    rate before each step; `clipnorm` bounds the norm of each gradient, `global_clipnorm` of all together, `clipvalue` each
+    number; at most one of these three. `use_ema` keeps `ema_momentum` times the average so far plus the rest times the
+    weights, which become the weights every `ema_overwrite_frequency` steps and at the end of `fit`. `loss_scale_factor` is
+    what `scale_loss` multiplies the loss by, and each step divides the gradients by. `gradient_accumulation_steps` is for
+    `fit`, which takes one step for so many batches.
     """
 
     _step_supports_amp_scaling = False  # GradScaler shall unscale before clipping, and skip the whole step
     _settings: dict[str, Any]
 
-    def __init__(
-        self, learning_rate: float, weight_decay: float | None, clipnorm: float | None, clipvalue: float | None,
-        global_clipnorm: float | None, name: str | None, **own: Any,
-    ) -> None:
-        clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
-        self._settings = {"name": name or type(self).__name__.lower(), "learning_rate": _rate(learning_rate),
-                          "weight_decay": weight_decay, **clips, **own}
+    def __init__(self, learning_rate: Any, shared: Mapping[str, Any], **own: Any) -> None:
+        for name in shared:
+            if name not in DEFAULTS:
+                raise ArgumentError(one_of(f"argument of {type(self).__name__}", name, {*DEFAULTS, *own, "learning_rate"}))
+        self._settings = {"learning_rate": _rate(learning_rate), **DEFAULTS, **shared, **own}
+        self._settings["name"] = self._settings["name"] or type(self).__name__.lower()
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse shared arguments that mean nothing."""
+        clips = {what: self._settings[what] for what in ("clipnorm", "clipvalue", "global_clipnorm")}
         if sum(clip is not None for clip in clips.values()) > 1:
             raise ArgumentError(f"{type(self).__name__} takes at most one of clipnorm, clipvalue and global_clipnorm; "
                                 f"got {clips}.")
@@ -57,6 +96,16 @@ class Optimizer(torch.optim.Optimizer):
             if (value := self._settings[what]) is not None and not (isinstance(value, int | float) and value >= 0):
                 raise ArgumentError(f"`{what}` of {type(self).__name__} must be None or a number of at least 0; "
                                     f"got {value!r}.")
+        for what, least in (("ema_overwrite_frequency", 1), ("gradient_accumulation_steps", 2)):
+            value = self._settings[what]
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ArgumentError(f"`{what}` of {type(self).__name__} must be None or an integer of at least {least}; "
+                                    f"got {value!r}.")
+        scale = self._settings["loss_scale_factor"]
+        if scale is not None and not (isinstance(scale, int | float) and 0 < scale < math.inf):
+            raise ArgumentError(f"`loss_scale_factor` of {type(self).__name__} must be None or a number above 0; got "
+                                f"{scale!r}.")
+        fraction("ema_momentum", self._settings["ema_momentum"])
 
     def __getattr__(self, name: str) -> Any:
         settings = self.__dict__.get("_settings", {})
@@ -98,14 +147,22 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate, of the first group if there are several; assigning sets all of them."""
-        return float(self.param_groups[0]["lr"]) if self.built else self._settings["learning_rate"]
+        """The learning rate of the next step, of the first group if there are several; assigning sets all of them."""
+        given = self._settings["learning_rate"]
+        if callable(given):
+            return _number(given(self.iterations))
+        return float(self.param_groups[0]["lr"]) if self.built else given
 
     @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._settings["learning_rate"] = _rate(value)
+    def learning_rate(self, value: Any) -> None:
+        value = _rate(value)
+        if callable(self._settings["learning_rate"]) and not callable(value):
+            raise ArgumentError(f"The learning rate of this {type(self).__name__} follows "
+                                f"{self._settings['learning_rate']!r}, so it cannot be set to {value!r}. Make the optimizer "
+                                f"with a number.")
+        self._settings["learning_rate"] = value
         for group in self.param_groups if self.built else ():
-            group["lr"] = self._settings["learning_rate"]
+            group["lr"] = self.learning_rate if callable(value) else value
 
     @property
     def iterations(self) -> int:
@@ -119,20 +176,100 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._clip([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
+        if callable(self._settings["learning_rate"]):
+            for group in self.param_groups:
+                group["lr"] = _number(self._settings["learning_rate"](group["iterations"]))
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if grads and self.loss_scale_factor is not None:
+            many._foreach_div_(grads, float(self.loss_scale_factor))
+        self._clip(grads)
         for group in self.param_groups:
             group["iterations"] += 1
         self._advance()
+        if self.use_ema:
+            self._average()
         return loss
 
+    def apply(self, grads: Iterable[Tensor | None], trainable_variables: Iterable[Tensor] | None = None) -> None:
+        """One step with these gradients, Keras's way; for the parameters given, else for all in their order."""
+        if trainable_variables is not None and not self.built:
+            trainable_variables = list(trainable_variables)
+            self.build(trainable_variables)
+        mine = [p for group in self.param_groups for p in group["params"]]
+        given, chosen = list(grads), mine if trainable_variables is None else list(trainable_variables)
+        if len(given) != len(chosen) or not {id(p) for p in chosen} <= {id(p) for p in mine}:
+            raise ArgumentError(f"{type(self).__name__} trains {len(mine)} parameters; got {len(given)} gradients for "
+                                f"{len(chosen)} of them. Give one for each, in the order of the parameters.")
+        found = {id(p): grad for p, grad in zip(chosen, given, strict=True)}
+        for p in mine:
+            p.grad = found.get(id(p))
+        self.step()
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Tensor]]) -> None:
+        """One step with pairs of a gradient and its parameter."""
+        grads, variables = zip(*grads_and_vars, strict=True)
+        self.apply(grads, variables)
+
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss times `loss_scale_factor`, for `backward`; each step divides it out again."""
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    # ------------------------------------------------------------------------------------------------ averages
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the averages stand in the parameters now, and the weights in their place."""
+        return self.built and self.param_groups[0].get("averaged", False)
+
+    @torch.no_grad()
+    def swap_averages(self) -> None:
+        """Exchange the parameters and their averages; again, and training may go on."""
+        for p, average in self._averages():
+            weight = p.detach().clone()
+            p.copy_(average)
+            average.copy_(weight)
+        self.param_groups[0]["averaged"] = not self.averaged
+
+    @torch.no_grad()
+    def finalize_variable_values(self, var_list: Any = None) -> None:
+        """With `use_ema` the averages become the weights; `fit` ends so. `var_list` is taken for Keras's sake."""
+        if self.use_ema and self.built:
+            for p, average in self._averages():
+                average.copy_(p) if self.averaged else p.copy_(average)
+            self.param_groups[0]["averaged"] = False
+
+    def _average(self) -> None:
+        known = all("averages" in group for group in self.param_groups)
+        for p, average in self._averages():
+            if known:
+                average.mul_(self.ema_momentum).add_(p, alpha=1 - self.ema_momentum)
+            else:
+                average.copy_(p)
+            if self.ema_overwrite_frequency and self.iterations % self.ema_overwrite_frequency == 0:
+                p.copy_(average)
+
+    def _averages(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Each parameter with its average, which begins as the parameter; kept beside torch's own state of it."""
+        for group in self.param_groups:
+            kept = group.get("averages") or [p.detach().clone() for p in group["params"]]
+            group["averages"] = [average.to(p.device) for p, average in zip(group["params"], kept, strict=True)]
+            yield from zip(group["params"], group["averages"], strict=True)
+
+    # ------------------------------------------------------------------------------------------------ configs
+
     def get_config(self) -> dict[str, Any]:
-        """Keras's config: the constructor's arguments, with the learning rate of now."""
-        config = {**self._settings, "learning_rate": self.learning_rate}
+        """Keras's config: the constructor's arguments, with the learning rate of now, or the schedule's config."""
+        given = self._settings["learning_rate"]
+        rate = saving.serialize(given, "schedule") if callable(given) else self.learning_rate
+        config = {**self._settings, "learning_rate": rate}
         return {key: value for key, value in config.items() if key not in ("foreach", "fused")}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """A new optimizer with these arguments, not built."""
+        rate = config.get("learning_rate", DEFAULTS)
+        if isinstance(rate, str | Mapping) and rate is not DEFAULTS:
+            config = {**config, "learning_rate": saving.deserialize(rate, "schedule", custom_objects)}
         return cls(**config)
 
     def _start(self, parameters: list[Any]) -> None:
@@ -184,7 +321,14 @@ class Optimizer(torch.optim.Optimizer):
             group.setdefault("iterations", int(max(steps, default=0)))
 
     def __repr__(self) -> str:
-        return super().__repr__() if self.built else f"{type(self).__name__}(learning_rate={self.learning_rate})"
+        given = self._settings["learning_rate"]
+        return f"{type(self).__name__}(learning_rate={given if callable(given) else self.learning_rate})"
+
+
+def torch_step(cls: Any, optimizer: Optimizer) -> None:
+    """One step of torch's class itself; the hooks have run for it."""
+    step = cls.step
+    (step.__wrapped__ if getattr(step, "hooked", False) else step)(optimizer)
 
 
 def tensors_of(parameters: Iterable[Any]) -> list[Tensor]:
@@ -199,12 +343,20 @@ def tensors_of(parameters: Iterable[Any]) -> list[Tensor]:
     return found
 
 
-def _rate(value: Any) -> float:
+def _rate(value: Any) -> Any:
+    """A learning rate as it is kept: a number, or a function of the steps taken."""
+    if callable(value) and not isinstance(value, Tensor | type):
+        _number(value(0))
+        return value
+    return _number(value)
+
+
+def _number(value: Any) -> float:
     if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
         value = value.item()
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise ArgumentError(f"The learning rate must be a number of at least 0; got {value!r}. For one that changes, "
-                            f"assign `optimizer.learning_rate` or use a scheduler of torch.optim.lr_scheduler.")
+        raise ArgumentError(f"The learning rate must be a number of at least 0; got {value!r}. For one that changes, give "
+                            f"a function of the steps taken, such as padless.optimizers.schedules.ExponentialDecay.")
     return float(value)
 
 
