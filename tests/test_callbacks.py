@@ -87,6 +87,11 @@ class Copying(Weights):
 
 
 def test_nan_is_never_an_improvement():
+    os.environ["KERAS_BACKEND"] = "torch"
+    keras = pytest.importorskip("keras")
+    theirs = keras.callbacks.EarlyStopping(mode="min", patience=2)
+    assert run(theirs, [math.nan, 3.0, 2.0, 1.0], Copying())[0] == 3 and math.isnan(theirs.best)
+    assert run(EarlyStopping(mode="min", patience=2), [math.nan, 3.0, 2.0, 1.0])[0] == 4
     stopping = EarlyStopping(patience=2)
     assert run(stopping, [math.nan, 1.0, math.nan, math.nan, 0.5])[0] == 4
     assert stopping.best == 1.0
@@ -241,7 +246,7 @@ def test_terminate_on_nan_stops_or_raises(loss, capsys):
     assert not model.stop_training
     callbacks.on_train_batch_end(1, {"loss": loss})
     assert model.stop_training
-    assert "Batch 1" in capsys.readouterr().out
+    assert "batch 1 of epoch 1" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="batch 2"):
         CallbackList(TerminateOnNaN(raise_error=True), model=model).on_train_batch_end(2, {"loss": loss})
 

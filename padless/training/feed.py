@@ -65,7 +65,9 @@ class Feed:
         self._memo = {"seed": self._seed, "done": self._done} if self._pass is not None else {"seed": None, "done": 0}
         if self._pass is None:
             self._open(seed)
-        return self._batches(seed, start)
+        batches = self._batches(seed, start)
+        next(batches, None)  # what stands before `start` is passed over now, with the random numbers of now
+        return batches  # pyright: ignore[reportReturnType] - the one None is gone
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs beside torch's generator: the pass that runs on from earlier epochs, if any."""
@@ -89,9 +91,12 @@ class Feed:
         self._done += 1
         return self._pass.skip()
 
-    def _batches(self, seed: int | None, start: int) -> Iterator[Batch]:
-        number, fresh = 0, 0
+    def _batches(self, seed: int | None, start: int) -> Iterator[Batch | None]:
+        number, fresh, ready = 0, 0, False
         while self.limit is None or number < self.limit:
+            if number >= start and not ready:
+                ready = True
+                yield None
             if self._pass is None:
                 fresh += 1
                 self._open(None if seed is None else (seed + fresh) % 2**62)

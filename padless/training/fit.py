@@ -23,6 +23,7 @@ from padless.training.examples import validation_split as split
 from padless.training.objective import Objective
 from padless.training.outputs import gather_outputs
 from padless.training.progress import ProgressBar
+from padless.training.run import Run
 
 
 class Training(Compiling):
@@ -89,22 +90,26 @@ class Training(Compiling):
         watched = None if held is None else validation(held, batching, validation_batch_size)
         self._equip()
         hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
+        run = Run(self, feed, hooks, initial_epoch)
+        hooks.set_run(run)
         self.stop_training = False
         module: Any = self
         try:
             hooks.on_train_begin()
-            for epoch in range(initial_epoch, epochs):
+            for epoch in run.epochs(epochs):
                 hooks.on_epoch_begin(epoch)
-                todo = feed.epoch()
+                todo = run.batches()
                 if together > 1:
                     todo = accumulation.ahead(self, lambda batch: self._plan(batch, False), todo, together)
-                logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training)
+                logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training, run.first)
                 if held is not None and _due(validation_freq, epoch):
                     found = self._measure(Feed(held, watched, validation_steps), hooks)
                     logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
                 hooks.on_epoch_end(epoch, logs)
                 if self.stop_training:
                     break
+            if hasattr(self.optimizer, "finalize_variable_values"):
+                self.optimizer.finalize_variable_values()
             hooks.on_train_end()
         finally:
             bar.close()

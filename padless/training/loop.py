@@ -37,14 +37,18 @@ def data_of(batch: Batch) -> Any:
 
 
 def train_epoch(
-    model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None, stop: Callable[[], bool] = lambda: False
+    model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None, stop: Callable[[], bool] = lambda: False,
+    first: int = 0,
 ) -> dict[str, Any]:
-    """Every batch once; the loss and the metrics over all of them, each as the model was at its step."""
+    """Every batch once; the loss and the metrics over all of them, each as the model was at its step.
+
+    With `first` the batches before that one were taken already, and the sums hold them.
+    """
     own = model._overridden("train_step")
     whole = model._precision.context(device_of(model)) if own else nullcontext()
     with in_mode(True, model), model._settled(), model._jitted(), whole:
         step = model.train_step if own else model._learn
-        return _each(model, batches, callbacks, "train", step, stop)
+        return _each(model, batches, callbacks, "train", step, stop, first)
 
 
 @torch.no_grad()
@@ -73,16 +77,17 @@ def predict_epoch(
 
 def _each(
     model: Any, batches: Iterable[Batch], callbacks: CallbackList | None, phase: str, step: Callable[[Any], Any],
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = lambda: False, first: int = 0,
 ) -> dict[str, Any]:
     """A step for each batch, with the hooks around it; returns the results of all."""
     device = model._device = device_of(model)
     begin = getattr(callbacks, f"on_{phase}_batch_begin", None)
     end = getattr(callbacks, f"on_{phase}_batch_end", None)
     wanted = callbacks is not None and callbacks.wants(f"on_{phase}_batch_end")
-    model.reset_metrics()
+    if not first:
+        model.reset_metrics()
     seen, logs = 0, None
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches, first):
         if begin is not None:
             begin(number)
         logs = step(data_of(batch if device.type == "cpu" else batch.to(device)))
@@ -95,6 +100,6 @@ def _each(
             end(number, model.get_metrics_result() if logs is None else logs)
         if stop():
             break
-    if not seen:
+    if not seen and not first:
         raise DataError("The data gave no batch. Expected at least one example.")
     return model._epoch_results(logs)
