@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from padless.errors import DataError
 from padless.layers import LSTM, Bidirectional, Dense, Embedding, Input
 from padless.model import Model, Sequential, load_model
 from padless.ragged.packed import Packed
-from padless.training.callbacks import Callback
+from padless.training.callbacks import History
 from padless.training.losses import SparseCategoricalCrossentropy
 from padless.training.optimizers import Adam
 from padless.training.progress import ProgressBar
@@ -93,20 +93,23 @@ class Highlighter:
         ], name="highlighter")
         return Highlighter(model, characters)
 
-    def fit(self, learn: Sequence[Function], watch: Sequence[Function], plan: Plan, console: Console) -> None:
-        """One pass over `learn`, roughly from short to long, then one look at `watch`.
+    def fit(
+        self, learn: Sequence[Function], watch: Sequence[Function], plan: Plan, console: Console, looks: int = 1
+    ) -> History:
+        """One pass over `learn`, roughly from short to long, then one look at `watch`; or so many looks on the way.
 
         What is learned on short functions in little time helps with long ones; shuffled at will the result is worse.
         """
         lengths = torch.tensor([len(function.text) for function in learn], dtype=torch.float32)
         order = torch.argsort(lengths.log() + 0.7 * torch.randn(len(learn)), stable=True)
         learn = [learn[i] for i in order.tolist()]
-        optimizer = Adam(plan.learning_rate, global_clipnorm=1.0)
-        self.model.compile(optimizer, SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         steps = -(-len(learn) // plan.batch)
+        optimizer = Adam(cosine(plan.learning_rate, steps), global_clipnorm=1.0)
+        self.model.compile(optimizer, SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         bar = ProgressBar(verbose=1, console=console)
-        self.model.fit(*self._examples(learn), batch_size=plan.batch, epochs=1, verbose=0, shuffle=False,
-                       validation_data=self._examples(watch), callbacks=[Cosine(plan.learning_rate, steps), bar])
+        return self.model.fit(*self._examples(learn), batch_size=plan.batch, epochs=looks, verbose=0, shuffle=False,
+                              validation_data=self._examples(watch), callbacks=[bar],
+                              steps_per_epoch=None if looks == 1 else steps // looks)
 
     def _examples(self, functions: Sequence[Function]) -> tuple[list[Labels], list[Labels]]:
         texts = [function.text for function in functions]
@@ -152,15 +155,13 @@ class Highlighter:
         return Highlighter(load_model(path), known["characters"])
 
 
-class Cosine(Callback):
-    """The learning rate rises over the first tenth of the steps, then falls to zero along a cosine."""
+def cosine(peak: float, steps: int) -> Callable[[int], float]:
+    """A learning rate that rises over the first tenth of the steps, then falls to zero along a cosine."""
+    def rate(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(steps / 10, 1))
+        return peak * rise * (1 + math.cos(math.pi * step / steps)) / 2
 
-    def __init__(self, peak: float, steps: int) -> None:
-        self.peak, self.steps = peak, steps
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        rise = min(1.0, (batch + 1) / max(self.steps / 10, 1))
-        self.model.optimizer.learning_rate = self.peak * rise * (1 + math.cos(math.pi * batch / self.steps)) / 2
+    return rate
 
 
 @dataclass
