@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import padless
-from examples import documents, siamese, sparse_codes
+from examples import classify, documents, irregular_series, language_model, siamese, sparse_codes, tagger
 
 
 def test_pairs_are_told_apart(capsys):
@@ -51,3 +51,23 @@ def test_a_document_is_the_same_with_more_padding_on_both_levels():
     ids = np.random.default_rng(0).integers(0, 9, (3, 4, 5))
     wide = np.pad(ids, ((0, 0), (2, 1), (1, 3)))
     assert model.predict(wide, verbose=0) == pytest.approx(model.predict(ids, verbose=0), abs=1e-6)
+
+
+def test_the_perplexity_is_that_of_the_text(capsys):
+    found = language_model.main(epochs=1)
+    assert found == [pytest.approx(found[-1], rel=1e-5)] * 4 and found[0] < 30  # of 90 symbols
+
+
+def test_holes_in_a_series_are_no_steps(capsys):
+    assert irregular_series.main(epochs=3) < 0.08
+    x, _ = irregular_series.series(5)
+    model, known = irregular_series.speedometer(4), irregular_series.known
+    expected = model.predict(known(x), verbose=0)
+    for row in range(5):
+        there = x[row][~np.isnan(x[row, :, 0])]
+        assert model.predict([there], verbose=0) == pytest.approx(expected[row : row + 1], abs=1e-6)
+
+
+def test_lines_are_classified_and_their_words_tagged(capsys):
+    assert classify.main(epochs=3) > 0.75
+    assert tagger.main(epochs=1) > 0.6

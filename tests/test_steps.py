@@ -377,3 +377,48 @@ def test_outputs_of_a_step_keep_their_container():
     model = made(Own)
     assert [row.shape for row in model.predict(LISTS, verbose=0)] == [(len(row),) for row in LISTS]
     assert isinstance(model.predict(padless.pack(LISTS), verbose=0), Packed)
+
+
+# ------------------------------------------------------------------------------------------------- beside Keras
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gradient_accumulation():
+    """One sequence of 1 step and one of 3: Keras takes the mean of two means."""
+    keras = pytest.importorskip("keras")
+    x, y = np.array([[1, 0, 0], [1, 1, 1]]), np.array([[5.0, 0, 0], [1, 1, 1]], "float32")[..., None]
+    moved = []
+    for api, split in ((keras, True), (padless, True), (padless, False)):
+        layers = api.layers
+        ids = api.Input((3,))
+        h = layers.Embedding(2, 1, mask_zero=True, embeddings_initializer="zeros")(ids)
+        model = api.Model(ids, layers.Dense(1, kernel_initializer="zeros")(h))
+        theirs = {"gradient_accumulation_steps": 2} if api is keras else {}
+        model.compile(api.optimizers.SGD(1.0, **theirs), "mse")
+        ours = {"gradient_accumulation_steps": 2} if api is padless and split else {}
+        model.fit(x, y, batch_size=1 if split else 2, shuffle=False, verbose=0, **ours)
+        moved.append(float(model.get_weights()[-1][0]))
+    assert moved[0] == pytest.approx((2 * 5 + 2 * 1) / 2)
+    assert moved[1] == moved[2] == pytest.approx(2 * (5 + 1 + 1 + 1) / 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gradients_of_weights():
+    keras = pytest.importorskip("keras")
+    theirs, ours = keras.layers.Dense(1), padless.layers.Dense(1)
+    for layer in (theirs, ours):
+        layer(torch.ones(2, 3)).sum().backward()
+    assert not hasattr(theirs.trainable_weights[0], "grad")
+    assert torch.equal(theirs.trainable_weights[0].value.grad, ours.trainable_weights[0].grad)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_half_precision():
+    keras = pytest.importorskip("keras")
+    theirs = keras.layers.Dense(1, dtype="mixed_bfloat16")
+    assert theirs(torch.ones(2, 3)).dtype is torch.bfloat16
+    ids = Input((3,))
+    ours = Model(ids, Dense(1, dtype="mixed_bfloat16")(ids))
+    ours.compile("sgd", "mse", autocast="bfloat16")
+    ours.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0)
+    assert ours.predict(np.ones((2, 3)), verbose=0).dtype == np.float32

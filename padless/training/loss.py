@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -159,7 +160,7 @@ class Loss:
         """Whether it sees sequences as a whole, on padded grids."""
         return self.relation == "sequence" or self.takes_mask
 
-    @property
+    @cached_property  # asked for every batch
     def takes_mask(self) -> bool:
         """Whether `call` wants the boolean grid of real steps."""
         return has_mask(self.call)

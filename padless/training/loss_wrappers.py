@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -32,7 +33,7 @@ class LossFunctionWrapper(Loss):
         self.kwargs = kwargs
         self.axis = kwargs.get("axis", -1)
 
-    @property
+    @cached_property  # asked for every batch
     def takes_mask(self) -> bool:
         return has_mask(self.fn)
 
