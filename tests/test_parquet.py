@@ -78,11 +78,14 @@ def test_only_a_window_is_held_and_only_what_is_needed_is_read(folder, monkeypat
     seen = []
     table = data.table
     monkeypatch.setattr(data, "table", lambda groups: seen.append(groups) or table(groups))
-    feed = Feed(data, Batching(7))
-    next(feed.epoch())
+    reading = data.begin(Batching(7), None)
+    next(reading)
     assert seen == [[0, 1]]
-    next(feed.epoch(start=7))
-    assert seen == [[0, 1], [8]]
+    next(reading)
+    assert seen == [[0, 1], [2, 3]]
+    assert all(reading.skip() for _ in range(5))
+    next(reading)
+    assert seen == [[0, 1], [2, 3], [8]]
     assert data.table([0]).column_names == ["ids", "number"]
 
 

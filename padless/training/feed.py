@@ -8,9 +8,10 @@ moment, and the number of batches already trained on give the rest of the epoch 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from padless.training.ahead import ahead
 from padless.training.batch import Batch
 from padless.training.batching import Batching, Padding, draw, positive
 from padless.training.examples import Examples
@@ -50,6 +51,7 @@ class Feed:
         self._done = 0
         self._memo: dict[str, Any] = {"seed": None, "done": 0}
         self._start = 0
+        self._reading: Any = None
 
     @property
     def steps(self) -> int | None:
@@ -63,11 +65,18 @@ class Feed:
         if self.limit is None or not self.repeat:
             self._pass = None
         self._memo = {"seed": self._seed, "done": self._done} if self._pass is not None else {"seed": None, "done": 0}
+        self.close()
         if self._pass is None:
             self._open(seed)
-        batches = self._batches(seed, start)
+        batches: Any = self._batches(seed, start)
         next(batches, None)  # what stands before `start` is passed over now, with the random numbers of now
-        return batches  # pyright: ignore[reportReturnType] - the one None is gone
+        self._reading = ahead(batches) if isinstance(self.data, Parquet) else batches
+        return self._reading
+
+    def close(self) -> None:
+        """End the epoch that runs, and the thread that reads for it."""
+        if self._reading is not None:
+            self._reading.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs beside torch's generator: the pass that runs on from earlier epochs, if any."""
@@ -91,7 +100,7 @@ class Feed:
         self._done += 1
         return self._pass.skip()
 
-    def _batches(self, seed: int | None, start: int) -> Iterator[Batch | None]:
+    def _batches(self, seed: int | None, start: int) -> Generator[Batch | None, None, None]:
         number, fresh, ready = 0, 0, False
         while self.limit is None or number < self.limit:
             if number >= start and not ready:

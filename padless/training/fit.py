@@ -6,6 +6,7 @@ Containers become batches here; what a model is trained for is said in `compile`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ class Training(Compiling):
                 self.optimizer.finalize_variable_values()
             hooks.on_train_end()
         finally:
+            feed.close()
             bar.close()
         self.history = hooks.history
         if feed.padding is not None:
@@ -172,6 +174,7 @@ class Training(Compiling):
                 first = first or batch
             hooks.on_predict_end()
         finally:
+            feed.close()
             bar.close()
         flats = [nest.flat(part) for part in parts]
         joined = [gather_outputs(list(column), kind)
@@ -326,7 +329,8 @@ class Training(Compiling):
     def _measure(self, feed: Feed, hooks: CallbackList) -> dict[str, Any]:
         module: Any = self
         hooks.on_test_begin()
-        logs = loop.test_epoch(module, feed.epoch(), hooks)
+        with closing(feed):
+            logs = loop.test_epoch(module, feed.epoch(), hooks)
         hooks.on_test_end(dict(logs))
         return logs
 

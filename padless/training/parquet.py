@@ -105,7 +105,7 @@ class Parquet:
         """These row groups, read now."""
         return self._arrow.concat_tables([
             self._open(file).read_row_group(group, columns=self._columns())
-            for file, group, _ in (self._groups[number] for number in groups)])
+            for file, group, _ in (self._groups[number] for number in groups)]).combine_chunks()  # so that taking is quick
 
     def read(self, table: Any) -> Batch:
         """All rows of a table as a batch."""

@@ -1,0 +1,129 @@
+"""Batches made ahead in a thread: the same ones, errors at their place, and no thread that stays."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import padless
+from padless import Input, Model
+from padless.layers import Dense, Dropout, Embedding
+from padless.training.ahead import ahead
+from padless.training.parquet import Parquet
+
+pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("padless batches")]
+
+
+@pytest.fixture
+def data(tmp_path):
+    ids = [[n % 4 + 1] * (n % 5 + 1) for n in range(40)]
+    pq.write_table(pa.table({"ids": ids, "tags": [[n % 2] * (n % 5 + 1) for n in range(40)]}), tmp_path / "a.parquet",
+                   row_group_size=5)
+    return padless.data.parquet(tmp_path, "ids", "tags", window=10)
+
+
+def tagger():
+    torch.manual_seed(0)
+    x = Input((None,), name="ids")
+    h = Dropout(0.5)(Embedding(5, 3, mask_zero=True)(x))  # draws numbers while the thread reads
+    model = Model(x, Dense(2, activation="softmax", name="tags")(h))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("depth", [1, 2, 50])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_same_batches_in_the_same_order(depth, count):
+    assert list(ahead(iter(range(1, count + 1)), depth)) == list(range(1, count + 1)) and not threads()
+
+
+def test_the_next_batch_is_made_before_anybody_asks():
+    made = [threading.Event() for _ in range(4)]
+
+    def source():
+        for number, event in enumerate(made):
+            event.set()
+            yield number + 1
+
+    reading = ahead(source(), 2)
+    assert next(reading) == 1
+    assert made[1].wait(5) and made[2].wait(5) and not made[3].wait(0.05)  # and no more than it was told
+    reading.close()
+    assert not threads()
+
+
+def test_an_error_comes_out_where_its_batch_would_have():
+    def source():
+        yield 1
+        yield 2
+        raise OSError("cable pulled")
+
+    reading = ahead(source(), 5)
+    assert [next(reading), next(reading)] == [1, 2]
+    with pytest.raises(OSError, match="cable pulled"):
+        next(reading)
+    assert not threads()
+
+
+def test_numbers_are_those_without_a_thread(data, monkeypatch):
+    first, second = tagger(), tagger()
+    torch.manual_seed(1)
+    want = first.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
+    monkeypatch.setattr("padless.training.feed.ahead", lambda batches: batches)
+    torch.manual_seed(1)
+    got = second.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
+    assert got == want and not threads()
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def failing(kind, when=2):
+    def fail(batch, logs=None):
+        if batch == when:
+            raise kind("enough")
+
+    return padless.callbacks.LambdaCallback(on_train_batch_end=fail, on_test_batch_end=fail, on_predict_batch_end=fail)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict"])
+def test_no_thread_stays_when_a_run_fails(data, kind, verb):
+    model = tagger()
+    with pytest.raises(kind, match="enough"):
+        getattr(model, verb)(data, batch_size=4, verbose=0, callbacks=[failing(kind)])
+    assert not threads()
+    model.fit(data, batch_size=4, verbose=0)
+
+
+def test_no_thread_stays_when_training_stops(data):
+    class Stop(padless.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 1
+
+    model = tagger()
+    model.fit(data, batch_size=4, verbose=0, callbacks=[Stop()])
+    assert not threads()
+    model.fit(data, batch_size=4, steps_per_epoch=3, epochs=5, verbose=0)
+    assert not threads()
+
+
+def test_an_error_of_the_files_comes_out_in_the_middle_of_an_epoch(data, monkeypatch):
+    model, read, calls = tagger(), Parquet.table, []
+
+    def table(self, groups):
+        calls.append(groups)
+        if len(calls) == 3:
+            raise OSError("disk gone")
+        return read(self, groups)
+
+    monkeypatch.setattr(Parquet, "table", table)
+    seen = []
+    watch = padless.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    with pytest.raises(OSError, match="disk gone"):
+        model.fit(data, batch_size=5, verbose=0, callbacks=[watch])
+    assert seen == [0, 1, 2, 3] and not threads()
