@@ -19,7 +19,14 @@ import torch
 import padless
 from padless import layers
 from padless.saving import archive, tree
-from padless.training.callbacks import BackupAndRestore, Callback, CSVLogger, EarlyStopping, ReduceLROnPlateau
+from padless.training.callbacks import (
+    BackupAndRestore,
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LearningRateScheduler,
+    ReduceLROnPlateau,
+)
 from padless.training.optimizers import SGD, Adam
 from padless.training.schedules import ExponentialDecay
 
@@ -131,10 +138,11 @@ def train(case, folder, moments):
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy", padless.metrics.F1Score(threshold=0.5)],
                   **options.get("compile", {}))
     x, y = data()
-    callbacks = [BackupAndRestore(folder / "backup", options["save_freq"]), moments,
-                 EarlyStopping("loss", patience=4, restore_best_weights=True), CSVLogger(folder / "log.csv")]
+    callbacks = [BackupAndRestore(folder / "backup", options["save_freq"]), CSVLogger(folder / "log.csv"),
+                 EarlyStopping("loss", patience=4, restore_best_weights=True), moments]
     if not options.get("averages"):
-        callbacks.append(ReduceLROnPlateau("val_loss", patience=1, factor=0.5))
+        callbacks += [ReduceLROnPlateau("val_loss", patience=1, factor=0.5),
+                      LearningRateScheduler(lambda epoch, rate: 0.9 * rate)]
     fit = options.get("fit", {"batch_size": 8})
     if options.get("loader"):
         x, y, fit = Loader(), None, {}

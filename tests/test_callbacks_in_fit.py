@@ -86,8 +86,8 @@ def test_the_csv_file_is_kerass(tmp_path):
 
 def test_a_csv_file_is_begun_anew_unless_told(tmp_path):
     path = tmp_path / "log.csv"
-    for append, lines in ((False, 3), (False, 3), (True, 5)):
-        model().fit(X, Y, 3, 2, verbose=0, callbacks=[CSVLogger(path, append=append)])
+    for append, epochs, lines in ((False, 4, 5), (False, 2, 3), (True, 2, 5)):
+        model().fit(X, Y, 3, epochs, verbose=0, callbacks=[CSVLogger(path, append=append)])
         with path.open() as file:
             assert len(list(csv.reader(file))) == lines
 
