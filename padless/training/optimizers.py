@@ -157,12 +157,13 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 many._foreach_lerp_(state[2], grads, 1 - rho)
                 many._foreach_addcmul_(roots, state[2], state[2], -1)
             many._foreach_sqrt_(roots)
-            moves = many._foreach_div(many._foreach_mul(grads, float(group["lr"])), roots)
-            if momentum:
-                many._foreach_mul_(state[-1], momentum)
-                many._foreach_add_(state[-1], moves)
-                moves = state[-1]
-            many._foreach_sub_(params, moves)
+            rate = float(group["lr"])
+            if not momentum:
+                many._foreach_addcdiv_(params, grads, roots, -rate)
+                continue
+            many._foreach_mul_(state[-1], momentum)
+            many._foreach_addcdiv_(state[-1], grads, roots, rate)
+            many._foreach_sub_(params, state[-1])
 
 
 @register("optimizer", "adagrad")
@@ -214,9 +215,11 @@ class Adadelta(Optimizer, torch.optim.Adadelta):
                 many._foreach_add_(steps, 1)
                 many._foreach_mul_(squares, rho)
                 many._foreach_addcmul_(squares, grads, grads, 1 - rho)
-                moves = many._foreach_sqrt(many._foreach_add(moved, epsilon))
+                moves, roots = many._foreach_add(moved, epsilon), many._foreach_add(squares, epsilon)
+                many._foreach_sqrt_(moves)
+                many._foreach_sqrt_(roots)
                 many._foreach_mul_(moves, grads)
-                many._foreach_div_(moves, many._foreach_sqrt(many._foreach_add(squares, epsilon)))
+                many._foreach_div_(moves, roots)
                 many._foreach_mul_(moved, rho)
                 many._foreach_addcmul_(moved, moves, moves, 1 - rho)
                 many._foreach_add_(params, moves, alpha=-float(group["lr"]))

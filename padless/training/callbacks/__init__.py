@@ -12,10 +12,10 @@ from padless.training.callbacks.base import Logs as Logs
 from padless.training.callbacks.base import as_floats as as_floats
 from padless.training.callbacks.checkpoint import ModelCheckpoint as ModelCheckpoint
 from padless.training.callbacks.history import History as History
-from padless.training.callbacks.list import CallbackList as CallbackList
 from padless.training.callbacks.logs import CSVLogger as CSVLogger
 from padless.training.callbacks.logs import TensorBoard as TensorBoard
 from padless.training.callbacks.nan import TerminateOnNaN as TerminateOnNaN
 from padless.training.callbacks.rates import LearningRateScheduler as LearningRateScheduler
 from padless.training.callbacks.rates import ReduceLROnPlateau as ReduceLROnPlateau
+from padless.training.callbacks.several import CallbackList as CallbackList
 from padless.training.callbacks.stopping import EarlyStopping as EarlyStopping
