@@ -146,6 +146,21 @@ def test_the_mask_is_there():
     assert masks[-1][1] is False
 
 
+def test_code_of_ones_own_sees_what_masked_steps_show():
+    seen = []
+
+    class Looking(Model):
+        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+            seen.append(y_pred.unpack().detach().numpy())
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    ids = Input((None,))
+    model = Looking(ids, Dense(3, activation="softmax")(Embedding(5, 3, mask_zero=True)(ids)))
+    model.compile(padless.optimizers.SGD(0.0), KIND)
+    model.fit(grid(LISTS), grid(TAGS), shuffle=False, verbose=0)
+    assert seen[-1] == pytest.approx(model.predict(grid(LISTS), verbose=0)) and seen[-1].min() > 0
+
+
 def test_what_a_loss_adds_counts_by_examples_and_the_rest_stays_exact():
     class Extra(Tagger):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

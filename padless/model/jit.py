@@ -56,12 +56,15 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     own = rows_of_any_number.__code__.replace(co_name=f"{layer.name}_{id(layer)}")
     fast = torch.compile(FunctionType(own, globals(), own.co_name, closure=rows_of_any_number.__closure__), dynamic=True)
 
+    first = rule_of(type(layer), Layer).names[0]
+
     def call(*args: Any, **kwargs: Any) -> Any:
-        inputs = args[0] if len(args) == 1 else None
-        if isinstance(inputs, Packed) and inputs.fill is None and len(inputs.values):
-            return inputs.with_values(run(inputs.values, **kwargs))
-        if isinstance(inputs, Tensor) and inputs.numel() and not inputs.is_meta:
-            return run(inputs, **kwargs)
+        inputs = args[0] if args else kwargs[first]
+        others = {name: value for name, value in kwargs.items() if name != first}
+        if len(args) < 2 and isinstance(inputs, Packed) and inputs.fill is None and len(inputs.values):
+            return inputs.with_values(run(inputs.values, **others))
+        if len(args) < 2 and isinstance(inputs, Tensor) and inputs.numel() and not inputs.is_meta:
+            return run(inputs, **others)
         return plain(layer, *args, **kwargs)
 
     def run(rows: Tensor, **kwargs: Any) -> Any:
