@@ -10,6 +10,7 @@ import padless
 from padless import Input, Model
 from padless.layers import Dense, Dropout, Embedding
 from padless.training.ahead import ahead
+from padless.training.data import Batching, Feed
 from padless.training.parquet import Parquet
 
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -109,6 +110,18 @@ def test_no_thread_stays_when_training_stops(data):
     model.fit(data, batch_size=4, verbose=0, callbacks=[Stop()])
     assert not threads()
     model.fit(data, batch_size=4, steps_per_epoch=3, epochs=5, verbose=0)
+    assert not threads()
+
+
+def test_a_new_epoch_ends_the_thread_of_the_old_one(data):
+    feed = Feed(data, Batching(4))
+    old = feed.epoch()
+    next(old)
+    assert len(threads()) == 1
+    new = feed.epoch()
+    assert not threads()
+    next(new)
+    feed.close()
     assert not threads()
 
 

@@ -370,6 +370,12 @@ def test_the_state_at_an_epochs_beginning_and_a_count_give_the_rest_back(batchin
             assert [[row.tolist() for row in batch.x] for batch in other.epoch()] == whole[start:]
 
 
+def test_passes_of_one_epoch_are_in_different_orders():
+    feed = fed(Examples(np.arange(20)), 20, True, steps=3)
+    orders = [tuple(batch.x.tolist()) for batch in feed.epoch()]
+    assert len(set(orders)) == 3 and all(sorted(order) == list(range(20)) for order in orders)
+
+
 def test_skipped_batches_are_not_read():
     data, read_rows = Examples(np.arange(10)), []
     feed = Feed(data, Batching(2))
@@ -381,8 +387,9 @@ def test_skipped_batches_are_not_read():
 def test_a_loader_gives_the_same_again_from_where_it_was():
     loader = DataLoader(TensorDataset(torch.arange(9)), batch_size=2, shuffle=True)
     feed = Feed(Stream(loader), repeat=True)
-    feed.data.head()  # looking at the first batch draws nothing
     state = torch.get_rng_state()
+    feed.data.head()
+    assert torch.equal(torch.get_rng_state(), state)  # looking at the first batch draws nothing
     whole = [batch.x[0].tolist() for batch in feed.epoch()]
     torch.set_rng_state(state)
     assert [batch.x[0].tolist() for batch in Feed(Stream(loader)).epoch(start=2)] == whole[2:]
@@ -408,6 +415,11 @@ def test_dense_outputs_are_one_array_and_narrow_grids_get_zeros():
     assert gather_outputs([torch.ones(1, 1), torch.ones(1, 2)]).tolist() == [[1, 0], [1, 1]]
     assert gather_outputs([torch.ones(2), torch.ones(1)]).shape == (3,)
     assert gather_outputs([torch.ones(1, 2, dtype=torch.bfloat16, requires_grad=True)]).dtype == np.float32
+
+
+def test_lists_of_outputs_take_batches_of_equal_lengths_too():
+    parts = [torch.ones(2, 3), Packed.from_sequences([[1.0], [2.0, 3.0]])]
+    assert [len(row) for row in gather_outputs(parts, "list")] == [3, 3, 1, 2]
 
 
 def test_packed_outputs_of_different_widths_are_as_wide_as_the_widest():

@@ -352,7 +352,8 @@ def test_examples_that_are_not_alike_are_refused(examples, message):
 
 @pytest.mark.parametrize(("given", "message"), [
     (pa.array([[1], None, [2]]), "null. in row 1"), (pa.array([[1], [2, None]]), "null. in row 1"),
-    (pl.Series([[1], [2], None]), "null. in row 2"), (pl.Series([[], [1], [2, None]]), "null. in row 2"),
+    (pa.array([[1], [None]]), "null. in row 1"), (pl.Series([[1], [2], None]), "null. in row 2"),
+    (pl.Series([[], [1], [2, None]]), "null. in row 2"),
     (ak.Array([[1], None]), "null. in row 1"), (ak.Array([[], [1, None]]), "null. in row 1"),
     (pa.array([["a"]]), "'a'"), (pl.Series([["b"]]), "'b'"), (ak.Array([["c"]]), "'c'"), (pa.array(["d", "e"]), "'d'"),
     (pa.array([[[1], [2, 3]]]), "lists of 1 and of 2 numbers"), (pl.Series([[[1], [2, 3]]]), "lists of 1 and of 2"),
