@@ -32,7 +32,6 @@ class Training(Compiling):
 
     stop_training: bool = False
     history: History | None = None
-    feed: Feed | None = None  # the batches that `fit` trains on, for callbacks that go on after a stop
 
     # ------------------------------------------------------------------------------------------------ the four verbs
 
@@ -87,7 +86,7 @@ class Training(Compiling):
         plan, *_ = [self._check(part, objective, True, batch_tokens) for part in (data, held) if part is not None]
         weigh = _weigher(class_weight, objective, plan)
         self._try_loss(data, batch_size)
-        self.feed = feed = Feed(data, batching, steps_per_epoch, repeat=True, change=weigh)
+        feed = Feed(data, batching, steps_per_epoch, repeat=True, change=weigh)
         watched = None if held is None else validation(held, batching, validation_batch_size)
         self._equip()
         hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
