@@ -192,3 +192,16 @@ def test_what_is_no_number_of_batches_is_refused(steps):
     model.compile("sgd", KIND)
     with pytest.raises(ArgumentError, match=f"gradient_accumulation_steps.*{steps}"):
         model.fit(LISTS, TAGS, verbose=0, gradient_accumulation_steps=steps)
+
+
+def test_the_optimizer_may_say_it_as_in_keras():
+    results = []
+    for optimizer, steps in (({"gradient_accumulation_steps": 3}, None), ({}, 3), ({"gradient_accumulation_steps": 3}, 3)):
+        torch.manual_seed(0)
+        model = tagger()
+        model.compile(padless.optimizers.Adam(0.05, **optimizer), KIND)
+        model.fit(LISTS, TAGS, batch_size=2, shuffle=False, verbose=0, gradient_accumulation_steps=steps)
+        assert model.optimizer.iterations == 2
+        results.append(model.get_weights())
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))

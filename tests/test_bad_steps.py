@@ -172,6 +172,8 @@ def test_accumulation_said_twice():
     own = trained(Step)
     refused(own, lambda m: m.fit(GOOD, CLASSES, verbose=0, gradient_accumulation_steps=3), ArgumentError,
             "train_step.*gradient_accumulation_steps=3")
+    own.optimizer._settings["gradient_accumulation_steps"] = 5
+    refused(own, lambda m: m.fit(GOOD, CLASSES, verbose=0), ArgumentError, "train_step.*gradient_accumulation_steps=5")
 
 
 def test_a_step_of_ones_own_in_float16():

@@ -72,6 +72,22 @@ class Recipe(Tagger):
         return {m.name: m.result() for m in self.metrics}
 
 
+class Applied(Recipe):
+    """The same with gradients handed to the optimizer, which may scale the loss."""
+
+    def train_step(self, data):
+        x, y = data
+        y_pred = self(x, training=True)
+        self.zero_grad()
+        loss = self.compute_loss(x, y, y_pred)
+        self.optimizer.scale_loss(loss).backward()
+        weights = self.trainable_weights
+        with torch.no_grad():
+            self.optimizer.apply([weight.grad for weight in weights], weights)
+        self.metrics[0].update_state(loss)
+        return self.compute_metrics(x, y, y_pred)
+
+
 class Padded(Tagger):
     """Steps that call the ones of the base."""
 
@@ -85,7 +101,7 @@ class Padded(Tagger):
         return super().predict_step(data)
 
 
-@pytest.mark.parametrize("kind", [Recipe, Padded])
+@pytest.mark.parametrize("kind", [Recipe, Applied, Padded])
 @pytest.mark.parametrize("size", [1, 4, 6])
 def test_steps_written_out_give_the_numbers_of_fit(kind, size):
     plain, own = made(Tagger), made(kind)

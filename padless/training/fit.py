@@ -297,10 +297,11 @@ class Training(Compiling):
         own = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps is not None and own not in (None, steps):
             raise ArgumentError(f"gradient_accumulation_steps is {steps} in fit and {own} in the optimizer. Give one.")
-        if steps is not None and steps > 1 and self._overridden("train_step"):
+        together = int(steps or own or 1)
+        if together > 1 and self._overridden("train_step"):
             raise ArgumentError(f"Model {self.name!r} has a train_step of its own, which decides itself when the optimizer "
-                                f"steps; got gradient_accumulation_steps={steps}. Give it to the optimizer instead.")
-        return 1 if self._overridden("train_step") else steps or own or 1
+                                f"steps; got gradient_accumulation_steps={together}. Step every so many batches in there.")
+        return together
 
     def _equip(self) -> None:
         """Give the weights to the optimizer; one that trains other weights is refused."""
