@@ -71,13 +71,31 @@ def test_many_sequences_of_many_lengths(cell, reverse):
 
 
 @there
+@pytest.mark.parametrize("level", RUNS_HERE)
+@pytest.mark.parametrize("cell", FAST)
+@pytest.mark.parametrize("features", [3, 300])  # less and more than stays in the nearest cache
+def test_how_many_times_are_made_at_once_changes_no_bit(level, cell, features):
+    index = Index(np.random.default_rng(0).random((29, 40)) < np.linspace(0, 1, 29)[:, None])
+    tensors = floats(cell, index, features, 21)
+    library, found = compiled.load(level), []
+    for near in (0, 4 * 32 * 50, 1 << 20):  # one time, a few, all
+        with patch.object(scan_compiled, "library", lambda: library), patch.object(scan_compiled, "NEAR", near):
+            ours = run(cell, index, tensors, path="compiled")
+            with torch.no_grad():
+                same(run(cell, index, tensors, path="compiled"), ours, rtol=0, atol=0)
+            found.append((*ours, *gradients(ours, tensors)))
+    same(found[0], found[2], rtol=0, atol=0)
+    same(found[1], found[2], rtol=0, atol=0)
+    same(found[2][:2], run(cell, index, tensors, path="reference")[:2], rtol=1e-4, atol=1e-4)
+
+
+@there
 @pytest.mark.parametrize("cell", FAST)
 def test_neither_batch_mates_nor_threads_change_a_bit_of_a_state(cell):
     lengths = np.array([5, 1, 0, 7, 3, 7, 2])
     index = Index.from_lengths(lengths)
     tensors = floats(cell, index, 4, 20)
     values, kernel, recurrent, bias, *states = (t.detach() for t in tensors)
-    kernel = torch.eye(4, kernel.shape[1])  # a product that rounds nothing, whatever the number of rows
     together = run(cell, index, [values, kernel, recurrent, bias, *states], path="compiled")
     for threads in (1, 2, 3):
         with patch.object(torch, "get_num_threads", lambda n=threads: n):

@@ -8,7 +8,9 @@
    where they are activated at once. Units are filled up to whole vectors with zeros, which every cell keeps 0. Weights
    come packed: tile after tile, and for each the rows of the product's inner axis.
 
-   The way back writes the slopes where the gates stood, which spares as much memory as all gates need.
+   Inputs are multiplied for a few times at once, so that what they give to the gates is still near when it is met; where
+   nobody wants the gates afterwards it has no other place. The way back writes the slopes where the gates stood, which
+   spares as much memory as all gates need.
 
    What the caller passes is checked in scan.py, and laid out in scan_compiled.py. */
 
@@ -60,40 +62,33 @@ INLINE vec reciprocal(vec x) { vec r = (vec)_mm256_rcp_ps((__m256)x); return r +
 INLINE vec reciprocal(vec x) { return 1.0f / x; }
 #endif
 
-/* Not below `low`, not above `high`; NaN stays. */
+/* 2 to the power of t, to the last bit or two; no less than 2^-126 or 0, no more than 2^126, and NaN stays. */
 #if LANES == 16
-INLINE vec within(vec low, vec x, vec high) {
-    return (vec)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
-}
-#elif LANES == 8
-INLINE vec within(vec low, vec x, vec high) {
-    return (vec)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)x));
-}
+INLINE vec power(vec t) {
+    t = (vec)_mm512_min_ps((__m512)all(126.0f), (__m512)t);
+    const vec part = (vec)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), whole = t - part;
 #else
-INLINE vec within(vec low, vec x, vec high) {
-    x = pick(x < low, low, x); /* NaN compares false */
-    return pick(x > high, high, x);
-}
-#endif
-
-INLINE vec exponential(vec x) {
-    x = within(all(-87.0f), x, all(87.0f)); /* beyond, the reciprocal would be no normal number */
+INLINE vec power(vec t) {
+    t = pick(t < all(-126.0f), all(-126.0f), t); /* NaN compares false */
+    t = pick(t > all(126.0f), all(126.0f), t);
     const vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    vec shifted = x * all(1.44269504f) + magic;
-    vec n = shifted - magic;
-    vec r = x - n * all(0.693359375f) + n * all(2.12194440e-4f);
-    vec p = all(1.9875691500e-4f);
-    p = p * r + all(1.3981999507e-3f);
-    p = p * r + all(8.3334519073e-3f);
-    p = p * r + all(4.1665795894e-2f);
-    p = p * r + all(1.6666665459e-1f);
-    p = p * r + all(5.0000001201e-1f);
-    p = p * r * r + r + all(1.0f);
-    ivec scale = ((ivec)shifted << 23) + 0x3f800000;
-    return p * (vec)scale;
+    const vec shifted = t + magic, part = t - (shifted - magic);
+#endif
+    vec p = all(1.5345813e-4f); /* of sixth degree, fitted to 2^part between -1/2 and 1/2 */
+    p = p * part + all(1.3399931e-3f);
+    p = p * part + all(9.6184891e-3f);
+    p = p * part + all(5.5503286e-2f);
+    p = p * part + all(2.4022646e-1f);
+    p = p * part + all(6.9314718e-1f);
+    p = p * part + all(1.0f);
+#if LANES == 16
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+    return p * (vec)(((ivec)shifted << 23) + 0x3f800000);
+#endif
 }
-INLINE vec sigmoid(vec x) { return reciprocal(1.0f + exponential(-x)); }
-INLINE vec hyperbolic(vec x) { return 2.0f * reciprocal(1.0f + exponential(-2.0f * x)) - 1.0f; }
+INLINE vec sigmoid(vec x) { return reciprocal(1.0f + power(x * -1.44269504f)); }
+INLINE vec hyperbolic(vec x) { return 2.0f * reciprocal(1.0f + power(x * -2.88539008f)) - 1.0f; }
 
 typedef struct { vec v0, v1, v2, v3; } row;
 
@@ -119,10 +114,11 @@ INLINE void add_row(const int V, row *r, vec x, const row *b) {
 
 /* to[m] = from[m] + a[m] (numbers k to K) times a panel (K, V vectors), for M rows; the vectors of `from` are `apart`. The
    sums stand in variables of their own, in a function of its own: so they stay in registers, which decides the speed.
-   Without `from` they begin at 0. */
+   Without `from` they begin at 0. What is needed `soon` is called for on the way: large weights come from far. */
 
 typedef void (*product)(
-    i64 k, i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, float *const *to);
+    i64 k, i64 K, const float *const *a, const float *panel, const float *soon, const float *const *from, i64 apart,
+    float *const *to);
 
 #define ROW_BEGIN(m) const float *a##m = a[m]; row r##m = {0}; if (from) load_row(V, &r##m, from[m], apart);
 #define ROW_STEP(m) add_row(V, &r##m, all(a##m[k]), &b);
@@ -136,12 +132,13 @@ typedef void (*product)(
 
 #define PRODUCT(M, width) \
     static __attribute__((noinline)) void product_##M##_##width( \
-            i64 k, i64 K, const float *const *a, const float *panel, const float *const *from, i64 apart, \
-            float *const *to) { \
+            i64 k, i64 K, const float *const *a, const float *panel, const float *soon, const float *const *from, \
+            i64 apart, float *const *to) { \
         const int V = width; \
         ROWS_##M(ROW_BEGIN) \
-        for (panel += k * V * LANES; k < K; k++, panel += V * LANES) { \
+        for (panel += k * V * LANES; k < K; k++, panel += V * LANES, soon += LANES) { \
             row b = {0}; \
+            __builtin_prefetch(soon, 0, 2); \
             load_row(V, &b, panel, LANES); \
             ROWS_##M(ROW_STEP) \
         } \
@@ -160,17 +157,22 @@ static const product PRODUCT_OF[ROWS][4] = {NAMES(1), NAMES(2), NAMES(3)};
 /* What a call works on. Gates and states are in packed order, (steps, width) and (steps, units); first and last states,
    and what is carried, are (batch, units). `before` holds for each step the state that it began with. */
 typedef struct {
-    i64 units, width, stride, keep, relu;
+    i64 units, real, width, ahead, stride, keep, relu; /* `real` of the units are no filling; `ahead` columns before the gates */
+    i64 features, near, own; /* numbers in a row of x; rows of z made at once, and whether a part has so many of its own */
     const i64 *cuts, *starts, *lengths, *rows; /* parts; sequences: first step, how many, row of the batch */
+    const float *x, *input; /* inputs of all steps, and their weights, packed; without x their products stand in z */
     const float *packed, *bias, *h0, *c0; /* of the bias one number for each column of the gates */
     float *z, *before, *h, *c, *h_last, *c_last; /* forward; with `keep` z is left with the gates, else it is scratch */
     const float *upstream;
     float *sums, *dh, *dc; /* backward: sums (parts, width) of the slopes; dh, dc come with the gradients of the last states */
+    i64 first, time, alive; /* what stands in a part's own rows of z: its sequences, `alive` of them, from this time on */
 } job;
 
 /* The step of sequence s at time t, and the state before it: the row before it, or the first state. */
 INLINE i64 at(const job *w, i64 s, i64 t) { return w->starts[s] + t * w->stride; }
-INLINE float *gates(const job *w, i64 s, i64 t) { return w->z + at(w, s, t) * w->width; }
+INLINE float *gates(const job *w, i64 s, i64 t) {
+    return w->z + (w->own ? (t - w->time) * w->alive + s - w->first : at(w, s, t)) * w->width;
+}
 INLINE const float *previous(const job *w, const float *states, const float *first, i64 s, i64 t) {
     return t ? states + at(w, s, t - 1) * w->units : first + w->rows[s] * w->units;
 }
@@ -185,14 +187,16 @@ INLINE void put_state(const job *w, i64 s, i64 t, i64 j, vec h) {
 
 /* Products of many rows, `to` = `from` + a times a panel (K, V vectors): as many of the panel's rows at a time as stay in
    the nearest cache while all rows of a meet them. */
-enum { DEPTH = 7680 / (4 * LANES), MANY = 8 * ROWS };
+enum { DEPTH = 8192 / (4 * LANES), MANY = 8 * ROWS };
 INLINE void multiply(i64 n, i64 K, int V, const float *const *a, const float *panel, const float *const *from, i64 apart,
                      float *const *to) {
-    for (i64 k = 0; k < K; k += DEPTH)
-        for (i64 m = 0, M; m < n; m += M) {
+    const i64 pieces = (K + DEPTH - 1) / DEPTH, depth = (K + pieces - 1) / pieces;
+    for (i64 k = 0; k < K; k += depth)
+        for (i64 m = 0, M, tile = 0; m < n; m += M, tile++) {
             const i64 tiles = (n - m + ROWS - 1) / ROWS;
             M = (n - m + tiles - 1) / tiles; /* all that are left in tiles of nearly equal height */
-            PRODUCT_OF[M - 1][V - 1](k, k + DEPTH < K ? k + DEPTH : K, a + m, panel,
+            const float *soon = panel + ((k + depth) * V + tile * depth) * LANES; /* a V-th of the next piece */
+            PRODUCT_OF[M - 1][V - 1](k, k + depth < K ? k + depth : K, a + m, panel, soon,
                                      k ? (const float *const *)to + m : from ? from + m : 0, k ? LANES : apart, to + m);
         }
 }
@@ -209,15 +213,53 @@ typedef struct { const float *from; float *to; } place;
 typedef place (*beginning)(const job *w, i64 t, i64 s, i64 j, float *scratch);
 typedef void (*ending)(const job *w, i64 t, i64 s, i64 j, int V, const float *sums);
 
+/* The products of the inputs with their weights, put where the gates will stand, for some times from `t` on; returns the
+   time after them. What is made at once stays in the second cache until it is met. */
+INLINE i64 meet_inputs(const job *w, i64 from, i64 alive, i64 t) {
+    const i64 U = w->units, K = w->features, columns = w->keep ? w->width - w->ahead : w->width;
+    const i64 steps = w->near / (alive - from) ? w->near / (alive - from) : 1;
+    const i64 end = t + steps < w->lengths[from] ? t + steps : w->lengths[from];
+    for (i64 j = 0; j < columns; j += 4 * LANES) {
+        const float *a[MANY];
+        float *to[MANY];
+        for (i64 now = t, last = alive, n = 0; now < end; now++) {
+            while (w->lengths[last - 1] <= now) last--;
+            for (i64 s = from; s < last; s++) {
+                a[n] = w->x + at(w, s, now) * K;
+                to[n++] = gates(w, s, now) + w->ahead + j;
+                if (n < MANY && (now < end - 1 || s < last - 1)) continue;
+                multiply(n, K, min(4, (columns - j) / LANES), a, w->input + j * K, 0, LANES, to);
+                n = 0;
+            }
+        }
+    }
+    if (w->real < U) /* an infinite input times the weights' filling is not 0 */
+        for (i64 now = t; now < end; now++)
+            for (i64 s = from; s < alive && w->lengths[s] > now; s++)
+                for (i64 j = w->real; j < columns; j += U)
+                    memset(gates(w, s, now) + w->ahead + j, 0, (U - w->real) * sizeof(float));
+    return end;
+}
+
 /* All tiles of a part, time after time; a tile is `vectors` of units wide, and of `gates` times as many sums. The sums that
    are begun with are `apart`. */
-INLINE void walk(const job *w, i64 from, i64 to, int vectors, int gates_, i64 apart, beginning begin, ending end) {
+INLINE void walk(
+        const job *given, i64 from, i64 to, i64 part, int vectors, int gates_, i64 apart, beginning begin, ending end) {
+    job mine = *given;
+    const job *w = &mine;
     const i64 U = w->units, row = U * sizeof(float);
+    if (w->own) mine.z += part * w->near * w->width;
+    mine.first = from;
     for (i64 s = from; w->keep && s < to; s++)
         if (w->lengths[s]) memcpy(w->before + at(w, s, 0) * U, w->h0 + w->rows[s] * U, row);
-    for (i64 t = 0, alive = to;; t++) {
+    for (i64 t = 0, alive = to, met = 0;; t++) {
         while (alive > from && w->lengths[alive - 1] <= t) alive--;
         if (alive == from) break;
+        if (w->x && t == met) {
+            mine.time = t;
+            mine.alive = alive - from;
+            met = meet_inputs(w, from, alive, t);
+        }
         for (i64 j = 0; j < U; j += vectors * LANES)
             for (i64 s = from, n; s < alive; s += n) {
                 const int V = min(vectors, (U - j) / LANES);
@@ -279,7 +321,7 @@ INLINE void put_slopes(const job *w, const int V, const row *slopes, float *z, f
 
 INLINE place lstm_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
     const float *z = gates(w, s, t) + j;
-    for (int gate = 0; gate < 4; gate++) __builtin_prefetch(z + w->stride * w->width + gate * w->units);
+    for (int gate = 0; gate < 4; gate++) __builtin_prefetch(z + (w->own ? w->alive : w->stride) * w->width + gate * w->units);
     return (place){z, scratch};
 }
 INLINE void lstm_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums) {
@@ -298,7 +340,7 @@ INLINE void lstm_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums
 }
 
 static void lstm_forward(const job *w, i64 from, i64 to, i64 part) {
-    walk(w, from, to, 1, 4, w->units, lstm_begin, lstm_end);
+    walk(w, from, to, part, 1, 4, w->units, lstm_begin, lstm_end);
     for (i64 s = from; w->keep && s < to; s++)
         memcpy(w->c_last + w->rows[s] * w->units, previous(w, w->c, w->c0, s, w->lengths[s]), w->units * sizeof(float));
 }
@@ -330,7 +372,7 @@ static void lstm_backward(const job *w, i64 from, i64 to, i64 part) {
 INLINE place gru_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
     const i64 U = w->units;
     const float *z = gates(w, s, t) + U + j;
-    for (int gate = 0; gate < 3; gate++) __builtin_prefetch(z + w->stride * w->width + gate * U);
+    for (int gate = 0; gate < 3; gate++) __builtin_prefetch(z + (w->own ? w->alive : w->stride) * w->width + gate * U);
     store(scratch, load(z) + load(w->bias + U + j));
     store(scratch + LANES, load(z + U) + load(w->bias + 2 * U + j));
     store(scratch + 2 * LANES, load(w->bias + j));
@@ -348,7 +390,9 @@ INLINE void gru_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums)
     put_state(w, s, t, j, candidate + update * (load(previous(w, w->h, w->h0, s, t) + j) - candidate));
 }
 
-static void gru_forward(const job *w, i64 from, i64 to, i64 part) { walk(w, from, to, 1, 3, LANES, gru_begin, gru_end); }
+static void gru_forward(const job *w, i64 from, i64 to, i64 part) {
+    walk(w, from, to, part, 1, 3, LANES, gru_begin, gru_end);
+}
 
 INLINE void gru_slopes(const job *w, i64 t, i64 s, float *sums) {
     const i64 U = w->units, n = at(w, s, t);
@@ -382,7 +426,7 @@ INLINE void simple_end(const job *w, i64 t, i64 s, i64 j, int V, const float *su
 }
 
 static void simple_forward(const job *w, i64 from, i64 to, i64 part) {
-    walk(w, from, to, 4, 1, LANES, simple_begin, simple_end);
+    walk(w, from, to, part, 4, 1, LANES, simple_begin, simple_end);
 }
 
 INLINE void simple_slopes(const job *w, i64 t, i64 s, float *sums) {

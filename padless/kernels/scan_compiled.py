@@ -1,10 +1,11 @@
 """The cells of `scan.py` by the compiled kernel `scan.c`, on the CPU.
 
-The products over all steps (inputs with the kernel, and all gradients of weights and inputs) are torch's; the compiled
-part walks through the steps, each thread with its own sequences, and never waits. Everything stays in packed order. The
-way back leaves the slopes where the gates stood; a second one through the same call makes the gates again.
+The products over all steps for the gradients of weights and inputs are torch's; the compiled part walks through the
+steps, each thread with its own sequences, and never waits. On its way it multiplies the inputs, for a few times at
+once: so the products are met while they are near. Everything stays in packed order. The way back leaves the slopes where
+the gates stood; a second one through the same call makes the gates again.
 
-In bfloat16 the large products are in bfloat16 and the walk in float32.
+In bfloat16 the products of all steps are torch's, in bfloat16, and the walk is in float32.
 """
 
 import ctypes
@@ -37,16 +38,18 @@ class Cell:
     turned: tuple[int, ...] = ()
 
 
+NEAR = 1 << 17  # numbers that stay in a core's second cache, with all else
 LSTM, GRU, TANH, RELU = Cell(0, 4), Cell(1, 3, extra=1, turned=(2, 0, 1)), Cell(2, 1), Cell(2, 1, relu=True)
-_POINTERS = ("cuts", "starts", "lengths", "rows", "packed", "bias", "h0", "c0", "z", "before", "h", "c", "h_last", "c_last",
-             "upstream", "sums", "dh", "dc")
+_NUMBERS = ("units", "real", "width", "ahead", "stride", "keep", "relu", "features", "near", "own")
+_POINTERS = ("cuts", "starts", "lengths", "rows", "x", "input", "packed", "bias", "h0", "c0", "z", "before", "h", "c",
+             "h_last", "c_last", "upstream", "sums", "dh", "dc")
 
 
 class _Job(ctypes.Structure):
     """The struct `job` of scan.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("units", "width", "stride", "keep", "relu")] + [
-        (name, ctypes.c_void_p) for name in _POINTERS]
+    _fields_ = [(name, ctypes.c_int64) for name in _NUMBERS] + [(name, ctypes.c_void_p) for name in _POINTERS] + [
+        (name, ctypes.c_int64) for name in ("first", "time", "alive")]
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,13 @@ class Parts:
 
     @staticmethod
     def of(index: Index, reverse: bool) -> "Parts":
-        """Longest first, dealt out back and forth, so that each part has as much to do."""
+        """Longest first, cut where each part has as much to do: so those that end together walk together."""
         lengths = index.lengths
         count = max(1, min(torch.get_num_threads(), int((lengths > 0).sum())))
         rows = np.argsort(-lengths, kind="stable")
-        turn, place = np.divmod(np.arange(len(rows)), count)
-        part = np.where(turn % 2, count - 1 - place, place)
-        rows = rows[np.argsort(part, kind="stable")]
-        cuts = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=count))])
+        done = np.cumsum(lengths[rows]) - lengths[rows] / 2
+        cuts = np.searchsorted(done, index.steps / count * np.arange(count + 1))
+        cuts[-1] = len(rows)
         first, last = index.offsets[:-1], index.offsets[1:] - 1
         arrays = (cuts, (last if reverse else first)[rows], lengths[rows], rows)
         cuts, starts, lengths, rows = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in arrays)
@@ -77,12 +79,22 @@ class Parts:
     def __len__(self) -> int:
         return len(self.cuts) - 1
 
-    def run(self, cell: Cell, backward: bool, keep: bool, z: Tensor, **tensors: Tensor | None) -> None:
+    @property
+    def widest(self) -> int:
+        """The most sequences of a part."""
+        return int(self.cuts.diff().max())
+
+    def run(
+        self, cell: Cell, backward: bool, keep: bool, z: Tensor, real: int = 0, near: int = 0, own: bool = False,
+        **tensors: Tensor | None,
+    ) -> None:
         """One call of the compiled kernel; where `z` has no columns before the gates, the kernel leaves them alone."""
         given = {**tensors, "cuts": self.cuts, "starts": self.starts, "lengths": self.lengths, "rows": self.rows}
         units, width = given["h0"].shape[1], z.shape[1]  # pyright: ignore[reportOptionalMemberAccess]
         missing = (cell.gates + cell.extra) * units - width
-        job = _Job(units=units, width=width, stride=self.stride, keep=keep, relu=cell.relu,
+        x = given.get("x")
+        job = _Job(units=units, real=real, width=width, ahead=cell.extra * units, stride=self.stride, keep=keep,
+                   relu=cell.relu, features=0 if x is None else x.shape[1], near=near, own=own,
                    z=z.data_ptr() - missing * z.element_size(),
                    **{name: tensor.data_ptr() for name, tensor in given.items() if tensor is not None})
         native = _library()
@@ -192,30 +204,41 @@ def _forward(
     h0: Tensor, c0: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     """The results, and with `keep` what the backward needs: gates, the states before, c, and the first states."""
-    real, dtype = h0.shape[1], values.dtype
+    real, dtype, steps = h0.shape[1], values.dtype, len(values)
     units = -(-real // _lanes()) * _lanes()
-    z = _gates(cell, values, kernel, units, real, keep)
+    z, inputs = _gates(cell, parts, values, kernel, units, real, keep)
     h0, c0 = _wide(h0, units), None if c0 is None else _wide(c0, units)
-    h = z if cell.gates == 1 else z.new_empty(len(z), units)
-    c = z.new_empty(len(z), units) if cell is LSTM and keep else None
-    before = z.new_empty(len(z), units) if keep else None
+    h = z if cell.gates == 1 else z.new_empty(steps, units)
+    c = z.new_empty(steps, units) if cell is LSTM and keep else None
+    before = z.new_empty(steps, units) if keep else None
     h_last, c_last = torch.empty_like(h0), None if c0 is None else c0.clone()
-    parts.run(cell, False, keep, z, packed=_packed(recurrent, cell.gates, units), bias=_bias(cell, bias, units),
-              h0=h0, c0=c0, before=before, h=h, c=c, h_last=h_last, c_last=c_last)
+    parts.run(cell, False, keep, z, real, **inputs, packed=_packed(recurrent, cell.gates, units),
+              bias=_bias(cell, bias, units), h0=h0, c0=c0, before=before, h=h, c=c, h_last=h_last, c_last=c_last)
     if h is z and keep:  # the caller may change what he gets
         h = h.clone()
     return tuple(_cut(x, 1, real).to(dtype) for x in (h, h_last, c_last) if x is not None), (z, before, c, h0, c0)
 
 
-def _gates(cell: Cell, values: Tensor, kernel: Tensor, units: int, real: int, keep: bool) -> Tensor:
-    """What the inputs give to the gates, without the bias, behind columns for what else is kept."""
+def _gates(
+    cell: Cell, parts: Parts, values: Tensor, kernel: Tensor, units: int, real: int, keep: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """Room for the gates, and the inputs that shall be multiplied there; or the products, where torch is better at them.
+
+    The bias comes later. What else is kept has columns before the gates. Gates that are not kept have room for some
+    times only: fresh pages for all would cost as much as the walk.
+    """
     weights, extra = _filled(kernel, cell.gates, units), cell.extra * units * keep
-    z = values.new_empty(len(values), extra + cell.gates * units)
+    width = extra + cell.gates * units
+    if values.dtype == kernel.dtype == torch.float32 and _lanes() > 4 and values.shape[1]:
+        near, own = max(parts.widest, NEAR // width), not keep and cell.gates > 1
+        z = values.new_empty(len(parts) * near if own else len(values), width)
+        return z, {"x": values.contiguous(), "input": _panels(weights), "near": near, "own": own}
+    z = values.new_empty(len(values), width)
     torch.mm(values, weights, out=z[:, extra:])
     z = z.float()
     if units > real:  # an infinite input times the kernel's filling is not 0
         z[:, extra:].unflatten(1, (cell.gates, units))[:, :, real:] = 0
-    return z
+    return z, {}
 
 
 def _bias(cell: Cell, bias: Tensor | None, units: int) -> Tensor:
