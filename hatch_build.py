@@ -28,15 +28,16 @@ LEVELS = {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "defau
 
 def build(where: Path = KERNELS) -> list[Path]:
     """The libraries that could be built, and on stderr why one could not."""
-    source = where / "scan.c"
-    mark = hashlib.sha256(source.read_bytes()).hexdigest()[:16]  # so that a library of another source is not taken for it
+    sources = sorted(where.glob("*.c"))
+    texts = b"".join(path.read_bytes() for path in sorted(where.glob("*.[ch]")))
+    mark = hashlib.sha256(texts).hexdigest()[:16]  # so that a library of other sources is not taken for this one
     compiler = shlex.split(os.environ.get("CC") or "cc")
     intel = platform.machine().lower() in ("x86_64", "amd64")
     built = []
     for level in LEVELS if intel else ("default",):
         library = where / f"scan.{level}.so"
         part = library.with_suffix(f".{os.getpid()}")
-        command = [*compiler, *FLAGS, *LEVELS[level], f'-DSOURCE="{mark}"', "-o", str(part), str(source)]
+        command = [*compiler, *FLAGS, *LEVELS[level], f'-DSOURCE="{mark}"', "-o", str(part), *map(str, sources)]
         try:
             library.unlink(missing_ok=True)
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)

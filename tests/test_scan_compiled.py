@@ -16,7 +16,7 @@ from test_kernels_scan import FAST, gradients, indexes, lengths_, run, same, siz
 
 import padless
 from padless.errors import ArgumentError
-from padless.kernels import compiled, scan, scan_compiled
+from padless.kernels import compiled, scan, scan_compiled, taps
 from padless.ragged.index import Index
 
 BUILT = {path.stem.removeprefix("scan."): path for path in compiled.FOLDER.glob("scan.*.so")}
@@ -235,11 +235,15 @@ def test_backends_says_what_is_missing(tmp_path, missing):
 
 @there
 def test_a_library_of_another_source_is_not_used(tmp_path):
-    for path in BUILT.values():
+    for path in (*BUILT.values(), *compiled.FOLDER.glob("*.[ch]")):
         shutil.copy(path, tmp_path)
-    (tmp_path / "scan.c").write_text((compiled.FOLDER / "scan.c").read_text() + "\n")
     with patch.object(compiled, "FOLDER", tmp_path):
-        assert "another source" in str(compiled.find())
+        assert isinstance(compiled.find(), compiled.Library)
+        for source in tmp_path.glob("*.[ch]"):
+            text = source.read_text()
+            source.write_text(text + "\n")
+            assert "another source" in str(compiled.find()), source
+            source.write_text(text)
 
 
 def test_a_processor_gets_no_library_beyond_it():
@@ -251,7 +255,7 @@ def test_a_processor_gets_no_library_beyond_it():
 
 def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
     root = Path(padless.__file__).parent.parent
-    for name in ("hatch_build.py", "padless/kernels/scan.c"):
+    for name in ("hatch_build.py", *(f"padless/kernels/{path.name}" for path in compiled.FOLDER.glob("*.[ch]"))):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     done = subprocess.run([sys.executable, "hatch_build.py"], cwd=tmp_path, env={"CC": "no-such-compiler", "PATH": ""},
@@ -260,11 +264,45 @@ def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
 
 
 @there
-def test_the_struct_is_the_one_of_the_source():
-    source = (compiled.FOLDER / "scan.c").read_text()
-    struct = source[: source.index("} job;")].rsplit("typedef struct {", 1)[1]
+@pytest.mark.parametrize(("file", "called", "ours"), [("scan.c", "job", scan_compiled._Job),
+                                                      ("windows.c", "sliding", compiled._Windows)])
+def test_the_struct_is_the_one_of_the_source(file, called, ours):
+    source = (compiled.FOLDER / file).read_text()
+    struct = source[: source.index(f"}} {called};")].rsplit("typedef struct {", 1)[1]
     lines = [line.split("/*")[0].strip() for line in struct.splitlines()]
     names = [name.strip(" *") for line in lines if line for declared in line.rstrip(";").split(";")
              for name in declared.split(None, 2 if "const" in declared else 1)[-1].split(",")]
-    assert names == [name for name, _ in scan_compiled._Job._fields_]
-    assert ctypes.sizeof(scan_compiled._Job) == 8 * len(names)
+    assert names == [name for name, _ in ours._fields_]
+    assert ctypes.sizeof(ours) == 8 * len(names)
+
+
+# ------------------------------------------------------------------------------------------------ windows
+
+
+@there
+@pytest.mark.parametrize("level", [level for level in RUNS_HERE if level != "default"])
+@pytest.mark.parametrize(("stride", "count"), [(1, 200), (3, 7), (2, 1)])
+@pytest.mark.parametrize(("taps_", "channels", "filters"), [(5, 17, 48), (1, 16, 80), (3, 130, 16)])
+@pytest.mark.parametrize("some", [False, True])
+def test_compiled_windows_are_those_of_torch(level, stride, count, taps_, channels, filters, some):
+    torch.manual_seed(0)
+    line = torch.randn((count - 1) * stride + taps_ + 1, channels, requires_grad=True)
+    kernel = (torch.randn(taps_, channels, filters) / channels).requires_grad_()
+    bias = torch.randn(filters, requires_grad=True)
+    chosen = torch.randperm(count)[: count // 2 + 1] if some else None
+    library, found = compiled.load(level), []
+    assert isinstance(library, compiled.Library)
+    for native in (library, None):
+        with patch.object(compiled, "library", lambda native=native: native):
+            made = taps.windows(line, kernel, count, (stride, 1), bias, chosen)
+            found.append((made, *torch.autograd.grad(made.square().sum(), (line, kernel, bias))))
+            found[-1] += (taps.windows(line, kernel, count, (stride, 1), None, chosen),)
+    same(*found, rtol=1e-4, atol=1e-4)
+
+
+@there
+def test_windows_that_do_not_fit_the_compiled_kernel_are_left_to_torch():
+    line, weights = torch.randn(9, 4), torch.randn(4, 16)
+    assert compiled.windows(line, weights, None, 9, 4, None) is not None
+    assert compiled.windows(line, weights[:, :15], None, 9, 4, None) is None
+    assert compiled.windows(line.double(), weights.double(), None, 9, 4, None) is None

@@ -763,3 +763,22 @@ def test_a_config_names_functions_of_tensors_only(name):
 def test_a_lambda_wants_a_function():
     with pytest.raises(ArgumentError, match="expected a function"):
         L.Lambda("relu")
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+def test_an_activation_in_place_of_its_product_changes_no_number_and_no_gradient(name):
+    dense, apart = L.Dense(4, activation=name), L.Dense(4)
+    x = padless.pack(torch.randn(2, 3, 5, dtype=torch.float64), lengths=[3, 1])
+    for layer in (dense, apart):
+        layer(x)
+        layer.double()
+    apart.load_state_dict(dense.state_dict())
+    act = padless.activations.get(name)
+    assert torch.equal(dense(x).unpack(), act(apart(x)).unpack())
+
+    def run(values, kernel, bias):
+        moved = torch.func.functional_call(dense, {"kernel": kernel, "bias": bias}, (x.with_values(values),))
+        return moved.values
+
+    given = [t.detach().clone().requires_grad_() for t in (x.values, dense.kernel, dense.bias)]
+    assert torch.autograd.gradcheck(run, given) and torch.autograd.gradgradcheck(run, given)

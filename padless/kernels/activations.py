@@ -4,12 +4,14 @@ They are pointwise, or work along the features, so they act on tensors, on packe
 `sigmoid` are torch's own, so that a kernel can recognise them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from padless.ragged.packed import Packed
 from padless.registry import register
 from padless.saving import config as _config
 
@@ -229,6 +231,22 @@ def _along(function: Callable[..., Steps], x: Steps, axis: Axis) -> Steps:
     joined = function(torch.flatten(moved, -len(axes)), dim=-1) if axes else moved
     back = torch.unflatten(joined, -1, [x.shape[a] for a in axes]) if axes else joined
     return torch.permute(back, tuple(order.index(a) for a in range(x.ndim)))
+
+
+_IN_PLACE: dict[Any, Callable[[Tensor], Tensor]] = {relu: torch.relu_, tanh: torch.tanh_, sigmoid: torch.sigmoid_}
+
+
+def of_fresh(activation: Callable[..., Any], x: Steps) -> Steps:
+    """The activation of a result that nobody else holds and no gradient needs, such as a product's: in its place if it can.
+
+    >>> x = torch.tensor([-1., 2.])
+    >>> of_fresh(relu, x) is x
+    True
+    """
+    in_place = _IN_PLACE.get(activation) if isinstance(activation, Hashable) else None
+    if in_place is not None and isinstance(x, Packed):
+        return x.mapped(in_place)
+    return activation(x) if in_place is None or type(x) is not Tensor else in_place(x)
 
 
 def get(identifier: Any) -> Callable[..., Any]:

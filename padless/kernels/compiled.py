@@ -1,7 +1,8 @@
 """The compiled kernels: which of them fits this machine, and if none, why.
 
-They are built from `scan.c` when the package is installed (hatch_build.py) and loaded here by ctypes. Everything has a
-path in torch too, so a missing library costs speed, never a result.
+They are built from the C beside them (`products.h`: products of rows; `scan.c`; `windows.c`) when the package is installed
+(hatch_build.py) and loaded here by ctypes. Everything has a path in torch too, so a missing library costs speed, never a
+result.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FOLDER = Path(__file__).parent
 LEVELS = ("avx512", "avx2", "default")  # the best one first; torch says up to which the processor goes
@@ -22,12 +24,51 @@ LEVELS = ("avx512", "avx2", "default")  # the best one first; torch says up to w
 
 @dataclass(frozen=True)
 class Library:
-    """The functions of one library: `scan(which, job, parts, parallel_for)`; columns come in blocks of `lanes` units."""
+    """The functions of one library: `scan(which, job, parts, parallel_for)`, `windows(count, windows, parallel_for)`.
+
+    Columns come in blocks of `lanes`.
+    """
 
     level: str
     scan: Callable[..., int]
+    windows: Callable[..., int]
     lanes: int
     parallel_for: Any
+
+
+class _Windows(ctypes.Structure):
+    """The struct `sliding` of windows.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("size", "apart", "columns")] + [
+        (name, ctypes.c_void_p) for name in ("chosen", "line", "packed", "bias", "to")]
+
+
+def panels(x: Tensor, lanes: int) -> Tensor:
+    """The columns of a matrix in panels of up to four vectors, one after the other: weights as the kernels want them."""
+    return torch.cat([panel.reshape(-1) for panel in x.split(4 * lanes, dim=1)])
+
+
+def windows(
+    line: Tensor, weights: Tensor, bias: Tensor | None, count: int, apart: int, chosen: Tensor | None
+) -> Tensor | None:
+    """`count` windows over the numbers of `line`, each beginning `apart` after the last one, times `weights`.
+
+    With `chosen` only those of these numbers. None where the compiled kernels are not there, or are not for such tensors.
+    """
+    native = library()
+    given = [t for t in (line, weights, bias) if t is not None]
+    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given)
+    if native is None or native.lanes < 8 or not fits or weights.shape[1] % native.lanes:
+        return None
+    wanted = count if chosen is None else len(chosen)
+    line, packed, to = line.contiguous(), panels(weights, native.lanes), line.new_empty(wanted, weights.shape[1])
+    bias = None if bias is None else bias.contiguous()
+    chosen = None if chosen is None else chosen.contiguous()
+    places = [None if t is None else t.data_ptr() for t in (chosen, line, packed, bias, to)]
+    job = _Windows(weights.shape[0], apart, weights.shape[1], *places)
+    if native.windows(wanted, ctypes.byref(job), native.parallel_for):
+        raise RuntimeError("The compiled windows could not start their threads.")
+    return to
 
 
 @cache
@@ -72,16 +113,18 @@ def find() -> Library | str:
 def load(level: str) -> Library | str:
     """One library, or why it cannot be used."""
     path = FOLDER / f"scan.{level}.so"
-    mark = hashlib.sha256((FOLDER / "scan.c").read_bytes()).hexdigest()[:16]
+    texts = b"".join(source.read_bytes() for source in sorted(FOLDER.glob("*.[ch]")))
+    mark = hashlib.sha256(texts).hexdigest()[:16]
     try:
         own, of_torch = ctypes.CDLL(str(path)), ctypes.CDLL(str(_torch()))
         own.padless_scan_source.restype = ctypes.c_char_p
         if own.padless_scan_source().decode() != mark:
             return f"{path.name} was built from another source; run `python hatch_build.py`, or install padless again"
+        own.padless_windows.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         own.padless_scan.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
         own.padless_scan_lanes.restype = ctypes.c_int64
         threads = ctypes.cast(of_torch.torch_parallel_for, ctypes.c_void_p)
-        return Library(level, own.padless_scan, own.padless_scan_lanes(), threads)
+        return Library(level, own.padless_scan, own.padless_windows, own.padless_scan_lanes(), threads)
     except (OSError, AttributeError) as why:
         return f"{path.name} could not be loaded: {why}"
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.kernels.compiled import Library, library
+from padless.kernels.compiled import Library, library, panels
 from padless.kernels.scan_fast import REFERENCE, or_reference
 from padless.ragged.index import Index
 
@@ -182,7 +182,7 @@ def _packed(recurrent: Tensor, gates: int, units: int) -> Tensor:
     """The recurrent kernel for the way forwards: tile after tile, `(units, gates, lanes)` each."""
     tall = _tall(recurrent, gates, units)
     if gates == 1:
-        return _panels(tall.view(units, units))
+        return panels(tall.view(units, units), _lanes())
     return tall.view(units, gates, -1, _lanes()).permute(2, 0, 1, 3).contiguous()
 
 
@@ -191,12 +191,7 @@ def _packed_back(recurrent: Tensor, cell: Cell, units: int) -> Tensor:
     tall = _tall(recurrent, cell.gates, units)
     if cell.turned:
         tall = tall[:, cell.turned]
-    return _panels(tall.reshape(units, -1).t())
-
-
-def _panels(x: Tensor) -> Tensor:
-    """Columns in panels of up to four vectors, one after the other."""
-    return torch.cat([panel.reshape(-1) for panel in x.split(4 * _lanes(), dim=1)])
+    return panels(tall.reshape(units, -1).t(), _lanes())
 
 
 def _forward(
@@ -232,7 +227,7 @@ def _gates(
     if values.dtype == kernel.dtype == torch.float32 and _lanes() > 4 and values.shape[1]:
         near, own = max(parts.widest, NEAR // width), not keep and cell.gates > 1
         z = values.new_empty(len(parts) * near if own else len(values), width)
-        return z, {"x": values.contiguous(), "input": _panels(weights), "near": near, "own": own}
+        return z, {"x": values.contiguous(), "input": panels(weights, _lanes()), "near": near, "own": own}
     z = values.new_empty(len(values), width)
     torch.mm(values, weights, out=z[:, extra:])
     z = z.float()

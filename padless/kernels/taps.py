@@ -1,5 +1,7 @@
 """A convolution over one long line of steps as products of matrices: one for each tap of the kernel, nothing copied.
 
+Where the steps that a window sees stand side by side, the compiled kernel takes them at once.
+
 Three sums over the same triples (step of the line, tap, window) make it up: windows from the line and the kernel, the
 line from windows and the kernel, the kernel from both. Each is the gradient of the other two, so each can be
 differentiated as often as one likes.
@@ -10,8 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from padless.kernels import compiled
+from padless.ragged.moves import place
 
 Moves = tuple[int, int]  # stride and dilation
 
@@ -25,14 +30,14 @@ def usable(line: Tensor, kernel: Tensor, groups: int) -> bool:
 
 def windows(
     line: Float[Tensor, "size channels"], kernel: Float[Tensor, "taps channels filters"], count: int, moves: Moves,
-    bias: Float[Tensor, " filters"] | None = None,
-) -> Float[Tensor, "count filters"]:
-    """What each of `count` windows of the line gives.
+    bias: Float[Tensor, " filters"] | None = None, chosen: Int[Tensor, " m"] | None = None,
+) -> Float[Tensor, "m filters"]:
+    """What each of `count` windows of the line gives, or each of those that are `chosen`, distinct ones.
 
     >>> windows(torch.ones(4, 1), torch.ones(2, 1, 1), 3, (1, 1)).flatten().tolist()
     [2.0, 2.0, 2.0]
     """
-    return _Windows.apply(line, kernel, bias, count, moves)  # pyright: ignore[reportReturnType]
+    return _Windows.apply(line, kernel, bias, count, moves, chosen)  # pyright: ignore[reportReturnType]
 
 
 def spread(
@@ -53,21 +58,29 @@ def _under(line: Tensor, tap: int, count: int, moves: Moves) -> Tensor:
 
 class _Windows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, line: Tensor, kernel: Tensor, bias: Tensor | None, count: int, moves: Moves) -> Tensor:
-        ctx.save_for_backward(line, kernel)
-        ctx.moves = moves
+    def forward(
+        ctx: Any, line: Tensor, kernel: Tensor, bias: Tensor | None, count: int, moves: Moves, chosen: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(line, kernel, chosen)
+        ctx.moves, ctx.count = moves, count
+        stride, apart = moves
+        if apart == 1 or len(kernel) == 1:
+            found = compiled.windows(line, kernel.flatten(0, 1), bias, count, stride * line.shape[1], chosen)
+            if found is not None:
+                return found
         first = _under(line, 0, count, moves)
         found = first @ kernel[0] if bias is None else torch.addmm(bias, first, kernel[0])
         for tap in range(1, len(kernel)):
             found.addmm_(_under(line, tap, count, moves), kernel[tap])
-        return found
+        return found if chosen is None else found.index_select(0, chosen)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (line, kernel), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
+        (line, kernel, chosen), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
+        bias = grad.sum(0) if need[2] else None
+        grad = grad if chosen is None else place(grad, chosen, ctx.count)
         return (_Line.apply(grad, kernel, len(line), ctx.moves) if need[0] else None,
-                _Kernel.apply(line, grad, len(kernel), ctx.moves) if need[1] else None,
-                grad.sum(0) if need[2] else None, None, None)
+                _Kernel.apply(line, grad, len(kernel), ctx.moves) if need[1] else None, bias, None, None, None)
 
 
 class _Line(torch.autograd.Function):
@@ -83,7 +96,7 @@ class _Line(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (given, kernel), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
-        return (_Windows.apply(grad, kernel, None, len(given), ctx.moves) if need[0] else None,
+        return (_Windows.apply(grad, kernel, None, len(given), ctx.moves, None) if need[0] else None,
                 _Kernel.apply(grad, given, len(kernel), ctx.moves) if need[1] else None, None, None)
 
 
@@ -101,4 +114,4 @@ class _Kernel(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (line, given), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
         return (_Line.apply(given, grad, len(line), ctx.moves) if need[0] else None,
-                _Windows.apply(line, grad, None, len(given), ctx.moves) if need[1] else None, None, None)
+                _Windows.apply(line, grad, None, len(given), ctx.moves, None) if need[1] else None, None, None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -138,11 +138,14 @@ def correlate(
     kernel: Float[Tensor, "size part filters"],
     bias: Float[Tensor, " filters"] | None,
     groups: int,
+    chosen: Int[Tensor, " chosen"] | None = None,
 ) -> Float[Tensor, "rows windows filters"]:
-    """The product of the kernel with every window that lies on the grid, no padding added."""
+    """The product of the kernel with every window that lies on the grid, no padding added; or with the `chosen` ones."""
     if len(grid) == 1 and taps.usable(grid, kernel, groups):
         count = (grid.shape[1] - window.reach) // window.stride + 1
-        return taps.windows(grid[0], kernel, count, (window.stride, window.dilation), bias)[None]
+        return taps.windows(grid[0], kernel, count, (window.stride, window.dilation), bias, chosen)[None]
+    if chosen is not None:
+        return take(correlate(grid, window, kernel, bias, groups)[0], chosen)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
     return _steps(functional.conv2d(_images(grid), weight, bias, (1, window.stride), 0, (1, window.dilation), groups))
 
@@ -262,7 +265,7 @@ def convolve_packed(
     groups: int = 1,
 ) -> Float[Tensor, "m filters"]:
     """`convolve` of each span, holes as zeros."""
-    return plan.pick(correlate(plan.lay(values), window, kernel, bias, groups))
+    return correlate(plan.lay(values), window, kernel, bias, groups, plan.at("chosen", values.device))[0]
 
 
 def transpose_packed(

@@ -80,7 +80,7 @@ class Convolution(Windowed):
 
     def finished(self, outputs: Any) -> Any:
         """The activation."""
-        return self.activation(outputs)
+        return activations.of_fresh(self.activation, outputs)
 
 
 @register("layer", "Convolution1D")

@@ -76,7 +76,7 @@ class Dense(Layer):
         if inputs.shape[-1] != self.kernel.shape[0]:
             raise ShapeError(f"Dense {self.name!r} was built for {self.kernel.shape[0]} features; got inputs of shape "
                              f"{tuple(inputs.shape)}.")
-        return self.activation(functional.linear(inputs, self.kernel.t(), self.bias))
+        return activations.of_fresh(self.activation, functional.linear(inputs, self.kernel.t(), self.bias))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's with `units` as the last axis."""

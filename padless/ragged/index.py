@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Name = Literal["flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before",
-               "gap_rows"]
+               "gap_rows", "shown"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,13 @@ class Index:
         """For each gap the real step just before it, -1 where the row begins with the gap."""
         inside = self.gap_cells % max(self.shape[1], 1) > 0
         return np.where(inside, np.searchsorted(self.flat, self.gap_cells) - 1, -1)
+
+    @cached_property
+    def shown(self) -> Ints:
+        """For each cell of the grid its number among the real steps and, behind them, the gaps."""
+        shown = self.rank.copy()
+        shown[self.masked] = self.steps + self.gap_of
+        return shown
 
     # Device copies and orders
 

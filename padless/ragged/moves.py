@@ -57,4 +57,8 @@ def place(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) ->
 
 def take_or_zero(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[chosen]` with zeros where `chosen` is -1; rows may be taken more than once."""
-    return torch.cat([rows.new_zeros((1, *rows.shape[1:])), rows]).index_select(0, chosen + 1)
+    nothing = rows.new_zeros((1,) * rows.ndim)
+    if not len(rows):  # there is none to stand in for what is missing
+        return torch.cat([nothing.expand(1, *rows.shape[1:]), rows]).index_select(0, chosen + 1)
+    there = (chosen >= 0).reshape(-1, *(1,) * (rows.ndim - 1))
+    return torch.where(there, rows.index_select(0, chosen.clamp(min=0)), nothing)

@@ -144,6 +144,10 @@ class Packed(Operators):
     def unpack(self, padding: float | None = None) -> Tensor:
         """The padded grid `(B, T, ...)`; masked steps show `fill`, or the number `padding` where one is given."""
         index, rest = self.index, self.values.shape[1:]
+        fill = None if index.full or padding is not None else self.fill
+        if fill is not None and len(fill) == index.gaps and not (torch.is_grad_enabled() and self.values.requires_grad):
+            cells = torch.cat([self.values, fill]).index_select(0, index.at("shown", self.device))
+            return cells.reshape(*index.grid, *rest)
         grid = place(self.values, index.at("flat", self.device), index.shape[0] * index.shape[1])
         if not index.full and (padding is not None or self.fill is not None):
             if padding is not None or self.fill is None:
