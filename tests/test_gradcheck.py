@@ -48,7 +48,8 @@ def written_by_hand():
     return functions | operators
 
 
-KNOWN = {"padless.ragged.moves._Take", "padless.ragged.moves._Place", "padless.kernels.scan_fast._LSTM",
+KNOWN = {"padless.ragged.moves._Take", "padless.ragged.moves._Place", "padless.ragged.moves._Copies",
+         "padless.kernels.scan_fast._LSTM",
          "padless.kernels.scan_fast._GRU", "padless.kernels.scan_fast._SimpleRNN", "padless.kernels.segment._Largest",
          "padless.kernels.taps._Windows", "padless.kernels.taps._Line", "padless.kernels.taps._Kernel",
          "padless.kernels.scan_compiled._Scan"}  # the last in float32 only: test_scan_compiled.py holds it to the reference
@@ -77,6 +78,11 @@ def test_moves(order, count):
     for move in (lambda x: moves.take(x, chosen), lambda x: moves.permute(x, whole, back)):
         assert torch.autograd.gradcheck(move, (rows,))
         assert torch.autograd.gradgradcheck(move, (rows,))
+    source = torch.cat([whole, torch.tensor([0, 3])])  # two more copies, which nobody looks at
+    seen = torch.ones(7, 1, dtype=torch.float64)
+    seen[5:] = 0
+    assert torch.autograd.gradcheck(lambda x: moves.copies(x, source, back) * seen, (rows,))
+    assert torch.autograd.gradgradcheck(lambda x: moves.copies(x, source, back) * seen, (rows,))
     placed = numbers(count, 2)
     assert torch.autograd.gradcheck(lambda x: moves.place(x, chosen, 5), (placed,))
     assert torch.autograd.gradgradcheck(lambda x: moves.place(x, chosen, 5), (placed,))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from padless.ragged.index import Index, Ints
-from padless.ragged.moves import place, take
+from padless.ragged.moves import copies, place, take
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (..., T, K) and (..., S, K) to (..., T, S)
 Thin = Callable[[Tensor], Tensor]  # dropout of weights
@@ -121,8 +121,8 @@ def attend(
     and 0 at masked places: those "before" or "after" `thin`. Heads of queries may be a multiple of those of keys.
     """
     plan = plan_of(queries, keys, query.device)
-    laid = [plan.queries.lay(query), plan.keys.lay(_for_heads(key, query.shape[1])),
-            plan.keys.lay(_for_heads(value, query.shape[1]))]
+    laid = [plan.queries.lay(query, False), plan.keys.lay(_for_heads(key, query.shape[1]), False),
+            plan.keys.lay(_for_heads(value, query.shape[1]), False)]
     outputs, shown = [], []
     for group, *parts in zip(plan.groups, *laid, strict=True):
         sides = group.queries, group.keys, group.keys
@@ -267,13 +267,15 @@ class Layout:
 
     steps: Tensor | None  # those that take part
     slots: Tensor | None
+    source: Tensor | None  # of each slot the number of its step among them, of an empty one that of its row's first step
     sizes: list[int]  # slots of each group, some of them empty
     count: int  # steps
 
-    def lay(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Packed steps into slots, zeros in empty ones: a part for each group."""
+    def lay(self, values: Tensor, zeros: bool = True) -> tuple[Tensor, ...]:
+        """Packed steps into slots, a part for each group; in empty ones zeros, or what nobody may look at."""
         values = values if self.steps is None else take(values, self.steps)
-        values = values if self.slots is None else place(values, self.slots, sum(self.sizes))
+        if self.slots is not None and self.source is not None:
+            values = place(values, self.slots, sum(self.sizes)) if zeros else copies(values, self.source, self.slots)
         return values.split(self.sizes)  # all at once: the backward of a slice would fill a whole buffer for each
 
     def lift(self, laid: Tensor) -> Tensor:
@@ -372,8 +374,14 @@ def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.de
         slots = slots[np.argsort(steps)]
     else:
         part = torch.from_numpy(steps).to(device)
-    plain = total == len(slots) and np.array_equal(slots, np.arange(total))
-    return Layout(part, None if plain else torch.from_numpy(slots).to(device), sizes, index.steps)
+    if total == len(slots) and np.array_equal(slots, np.arange(total)):
+        return Layout(part, None, None, sizes, index.steps)
+    source = np.full(total, -1, dtype=np.int64)
+    source[slots] = np.arange(len(slots))
+    firsts = [start + np.arange(side.index.size) // side.width * side.width
+              for start, side in zip(starts, sides, strict=True)]
+    source = np.where(source < 0, source[np.concatenate([nothing, *firsts])], source)
+    return Layout(part, torch.from_numpy(slots).to(device), torch.from_numpy(source).to(device), sizes, index.steps)
 
 
 def _on_right(index: Index) -> bool:

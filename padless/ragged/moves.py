@@ -38,6 +38,18 @@ class _Place(torch.autograd.Function):
         return _Take.apply(grads[0].contiguous(), chosen, None), None, None
 
 
+class _Copies(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, source: Tensor, home: Tensor) -> Tensor:
+        ctx.save_for_backward(home)
+        return rows.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (home,) = ctx.saved_tensors
+        return _Take.apply(grads[0], home, None), None, None
+
+
 def take(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[chosen]`, for distinct rows."""
     return _Take.apply(rows, chosen, None)  # pyright: ignore[reportReturnType]
@@ -53,6 +65,13 @@ def permute(
 def place(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) -> Shaped[Tensor, "n *rest"]:
     """`n` rows of zeros with `rows` at the distinct places `chosen`; the inverse of `take`."""
     return _Place.apply(rows, chosen, n)  # pyright: ignore[reportReturnType]
+
+
+def copies(
+    rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], home: Int[Tensor, " n"]
+) -> Shaped[Tensor, "m *rest"]:
+    """`rows[source]`, where nobody looks at any copy of row i but that at `home[i]`: only this one has a gradient."""
+    return _Copies.apply(rows, source, home)  # pyright: ignore[reportReturnType]
 
 
 def take_or_zero(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
