@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from padless.kernels.compiled import Library, library, panels
+from padless.kernels.halves import HALVES, filled
 from padless.kernels.scan_fast import REFERENCE, or_reference
 from padless.ragged.index import Index
 
@@ -228,9 +229,11 @@ def _gates(
         near, own = max(parts.widest, NEAR // width), not keep and cell.gates > 1
         z = values.new_empty(len(parts) * near if own else len(values), width)
         return z, {"x": values.contiguous(), "input": panels(weights, _lanes()), "near": near, "own": own}
-    z = values.new_empty(len(values), width)
-    torch.mm(values, weights, out=z[:, extra:])
-    z = z.float()
+    z = torch.empty(len(values), width)
+    if values.dtype in HALVES:
+        z[:, extra:] = (filled(values, values.dtype) @ weights)[: len(values)]
+    else:
+        torch.mm(values, weights, out=z[:, extra:])
     if units > real:  # an infinite input times the kernel's filling is not 0
         z[:, extra:].unflatten(1, (cell.gates, units))[:, :, real:] = 0
     return z, {}
@@ -287,16 +290,17 @@ def _weight_gradients(
 ) -> list[Tensor | None]:
     """The gradients of values, kernel, recurrent kernel and bias: one product each over all steps."""
     values, kernel, recurrent = tensors[:3]
-    gates, units, real = cell.gates, before.shape[1], len(recurrent)
-    slopes = slopes.to(values.dtype)
+    gates, units, real, steps, dtype = cell.gates, before.shape[1], len(recurrent), len(values), values.dtype
+    if dtype in HALVES:
+        values, slopes, before = (filled(x, dtype) for x in (values, slopes, before))
     of_inputs, of_state = slopes[:, cell.extra * units :], slopes[:, : gates * units]
     found: list[Tensor | None] = [None, None, None, None]
     if need[0]:
-        found[0] = of_inputs @ _filled(kernel, gates, units).t()
+        found[0] = (of_inputs @ _filled(kernel, gates, units).t())[:steps]
     if need[1]:
         found[1] = _cut(values.t() @ of_inputs, gates, real)
     if need[2]:
-        found[2] = _cut(_in_order(cell, before.to(values.dtype).t() @ of_state), gates, real)[:real]
+        found[2] = _cut(_in_order(cell, before.t() @ of_state), gates, real)[:real]
     if need[3]:
         both = [sums[cell.extra * units :], *([_in_order(cell, sums[None, : gates * units])[0]] if cell is GRU else [])]
         found[3] = _cut(torch.stack(both), gates, real).to(values.dtype)

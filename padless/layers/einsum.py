@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.kernels import activations
+from padless.kernels.halves import linear
 from padless.layers import constraints, initializers, regularizers
 from padless.layers.initializers import VarianceScaling
 from padless.layers.layer import Layer
@@ -157,13 +157,9 @@ class EinsumDense(Layer):
         matrices = axes.output[:kept] == axes.input[:kept] and axes.kernel == axes.input[kept:] + new
         if matrices and bound and new and (self.bias is None or self.bias_axes == new):
             sizes = self.kernel.shape[bound:]
-            weight = self.kernel.reshape(-1, sizes.numel()).t()
+            weight = self.kernel.reshape(-1, sizes.numel())
             bias = None if self.bias is None else self.bias.flatten()
-
-            def linear(x: Tensor) -> Tensor:
-                return functional.linear(x.flatten(kept), weight, bias).unflatten(-1, sizes)
-
-            return linear
+            return lambda x: linear(x.flatten(kept), weight, bias).unflatten(-1, sizes)
 
         def of(x: Tensor) -> Tensor:
             product = torch.einsum(equation, x, self.kernel)

@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels import activations
+from padless.kernels.halves import linear
 from padless.layers import constraints, initializers, regularizers
 from padless.layers.layer import Layer
+from padless.ragged.packed import Packed
 from padless.registry import register
 
 
@@ -76,6 +78,8 @@ class Dense(Layer):
         if inputs.shape[-1] != self.kernel.shape[0]:
             raise ShapeError(f"Dense {self.name!r} was built for {self.kernel.shape[0]} features; got inputs of shape "
                              f"{tuple(inputs.shape)}.")
+        if isinstance(inputs, Packed):
+            return activations.of_fresh(self.activation, inputs.mapped(lambda x: linear(x, self.kernel, self.bias)))
         return activations.of_fresh(self.activation, functional.linear(inputs, self.kernel.t(), self.bias))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
