@@ -52,6 +52,7 @@ KNOWN = {"padless.ragged.moves._Take", "padless.ragged.moves._Place", "padless.r
          "padless.kernels.scan_fast._LSTM",
          "padless.kernels.scan_fast._GRU", "padless.kernels.scan_fast._SimpleRNN", "padless.kernels.segment._Largest",
          "padless.kernels.taps._Windows", "padless.kernels.taps._Line", "padless.kernels.taps._Kernel",
+         "padless.kernels.scan_cudnn._Recorded",
          "padless.kernels.scan_compiled._Scan"}  # the last in float32 only: test_scan_compiled.py holds it to the reference
 
 
@@ -155,9 +156,9 @@ def parts(cell, mask, bias, units=2, features=3):
                    numbers(*of_bias, seed=3) if bias else None, *states]
 
 
-def runs(cell, index, **more):
+def runs(cell, index, path="packed", **more):
     def run(values, kernel, recurrent, bias, *states):
-        return getattr(scan, cell)(values, index, kernel, recurrent, bias, *states, path="packed", **more)
+        return getattr(scan, cell)(values, index, kernel, recurrent, bias, *states, path=path, **more)
 
     return run
 
@@ -171,6 +172,14 @@ def test_scans(cell, reverse, stretch, monkeypatch):
         index, given = parts(cell, MASKS[name], bias=True)
         run = runs(cell, index, reverse=reverse)
         assert torch.autograd.gradcheck(run, given)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_scans_as_cudnn_has_them(cell, reverse):
+    for name, mask in MASKS.items():
+        index, given = parts(cell, mask, bias=name != "holes")
+        assert torch.autograd.gradcheck(runs(cell, index, "cudnn", reverse=reverse), given)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -18,6 +18,9 @@ from padless.ragged.index import Index
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3, "simple_rnn": 1, "relu": 1}
 CELLS = tuple(GATES)
 FAST = ("lstm", "gru", "simple_rnn", "relu")
+PATHS = ("packed", "cudnn")  # the latter runs on the CPU too, by torch's own loop
+CELLS_AND_PATHS = [(cell, path) for cell in CELLS for path in (None, "cudnn", "reference")
+                   if path != "cudnn" or cell in FAST]
 OPTIONS = {"gru_before": {"reset_after": False}, "relu": {"activation": torch.relu}}
 
 
@@ -134,17 +137,17 @@ def test_packed_equals_each_sequence_alone(cell, index, features, units, reverse
 @settings(max_examples=150, deadline=None)
 def test_hand_written_equals_plain_for_any_subset(cell, index, features, units, reverse, seed, stretch, data):
     tensors = tensors_for(cell, index, features, units, seed, bias=data.draw(st.booleans()))
-    results = 3 if cell == "lstm" else 2
+    path, results = data.draw(st.sampled_from(PATHS)), 3 if cell == "lstm" else 2
     used = data.draw(st.sets(st.integers(0, results - 1), min_size=1))
     given_ = [t for t in tensors if t is not None]
     needed = data.draw(st.sets(st.integers(0, len(given_) - 1), min_size=1))
     for n, tensor in enumerate(given_):
         tensor.requires_grad_(n in needed)
     with patch.object(scan_walk, "STRETCH", stretch):
-        fast = run(cell, index, tensors, reverse=reverse, path="packed")
+        fast = run(cell, index, tensors, reverse=reverse, path=path)
         slow = run(cell, index, tensors, reverse=reverse, path="reference")
         with torch.no_grad():
-            same(run(cell, index, tensors, reverse=reverse, path="packed"), fast, rtol=0, atol=0)
+            same(run(cell, index, tensors, reverse=reverse, path=path), fast, rtol=0, atol=0)
         same(fast, slow)
         same(gradients(fast, tensors, used), gradients(slow, tensors, used))
 
@@ -164,39 +167,43 @@ def test_recurrent_masks_reach_each_gate_of_their_row(cell, index, units, revers
 # Gradients, twice, and none
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", FAST)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gradcheck(cell, reverse):
+def test_gradcheck(cell, reverse, path):
     index = Index(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=bool))
     tensors = tensors_for(cell, index, 2, 2, seed=3)
-    assert torch.autograd.gradcheck(lambda *t: run(cell, index, t, reverse=reverse, path="packed"), tensors)
+    assert torch.autograd.gradcheck(lambda *t: run(cell, index, t, reverse=reverse, path=path), tensors)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", FAST)
-def test_backward_leaves_what_it_needs_for_another(cell):
+def test_backward_leaves_what_it_needs_for_another(cell, path):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     tensors = tensors_for(cell, index, 2, 3)
-    total = sum(r.sum() for r in run(cell, index, tensors, path="packed"))
+    total = sum(r.sum() for r in run(cell, index, tensors, path=path))
     once = torch.autograd.grad(total, tensors, retain_graph=True)
     same(torch.autograd.grad(total, tensors), once, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", FAST)
-def test_results_may_be_changed_in_place(cell):
+def test_results_may_be_changed_in_place(cell, path):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     tensors = tensors_for(cell, index, 2, 3)
-    results = run(cell, index, tensors, path="packed")
+    results = run(cell, index, tensors, path=path)
     expected = torch.autograd.grad(2 * results[0].sum(), tensors, retain_graph=True, allow_unused=True)
     same(torch.autograd.grad(results[0].mul_(2).sum(), tensors, allow_unused=True), expected)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", FAST)
-def test_second_derivatives_are_those_of_the_reference(cell):
+def test_second_derivatives_are_those_of_the_reference(cell, path):
     index = Index.from_lengths(np.array([2, 1]))
     tensors = tensors_for(cell, index, 2, 2)
     found = []
-    for path in ("packed", "reference"):
-        outputs = run(cell, index, tensors, path=path)[0]
+    for taken in (path, "reference"):
+        outputs = run(cell, index, tensors, path=taken)[0]
         (first,) = torch.autograd.grad(outputs.sum(), tensors[:1], create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), tensors, allow_unused=True))
     same(*found)
@@ -206,8 +213,7 @@ def test_second_derivatives_are_those_of_the_reference(cell):
 
 
 @pytest.mark.parametrize("name", lengths_)
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("path", [None, "reference"])
+@pytest.mark.parametrize(("cell", "path"), CELLS_AND_PATHS)
 def test_last_state_of_an_empty_row_is_the_initial_one_and_every_weight_has_a_gradient(name, cell, path):
     index = Index.from_lengths(np.array(lengths_[name], dtype=np.int64))
     tensors = tensors_for(cell, index, 2, 3)
@@ -222,13 +228,14 @@ def test_last_state_of_an_empty_row_is_the_initial_one_and_every_weight_has_a_gr
     assert all(g.isfinite().all() for g in found)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", FAST)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.15), (torch.float16, 0.02)])
-def test_dtypes_agree_with_float64(cell, dtype, tolerance):
+def test_dtypes_agree_with_float64(cell, dtype, tolerance, path):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     exact = [t.detach().to(dtype).double().mul(0.5).requires_grad_() for t in tensors_for(cell, index, 3, 4)]
     tensors = [t.detach().to(dtype).requires_grad_() for t in exact]
-    ours, theirs = run(cell, index, tensors, path="packed"), run(cell, index, exact, path="reference")
+    ours, theirs = run(cell, index, tensors, path=path), run(cell, index, exact, path="reference")
     assert all(r.dtype == dtype for r in ours)
     same([r.double() for r in ours], theirs, rtol=tolerance, atol=tolerance)
     found = torch.autograd.grad(sum(r.sum() for r in ours), tensors)
@@ -237,20 +244,20 @@ def test_dtypes_agree_with_float64(cell, dtype, tolerance):
          rtol=tolerance, atol=4 * tolerance)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", FAST)
-def test_strides_do_not_matter(cell):
+def test_strides_do_not_matter(cell, path):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     tensors = tensors_for(cell, index, 3, 4)
     strided = [t.detach().t().contiguous().t().requires_grad_() if t.ndim == 2 else t for t in tensors]
     strided[-1] = torch.zeros(4, dtype=torch.float64, requires_grad=True).expand(4, 4)  # one state for all rows
     plain = [*strided[:-1], strided[-1].clone()]
-    same(run(cell, index, strided, path="packed"), run(cell, index, plain, path="reference"))
-    same(gradients(run(cell, index, strided, path="packed"), strided),
+    same(run(cell, index, strided, path=path), run(cell, index, plain, path="reference"))
+    same(gradients(run(cell, index, strided, path=path), strided),
          gradients(run(cell, index, [*strided[:-1], strided[-1] + 0], path="reference"), strided))
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("path", [None, "reference"])
+@pytest.mark.parametrize(("cell", "path"), CELLS_AND_PATHS)
 def test_autocast_computes_in_its_dtype_and_returns_gradients_in_that_of_the_weights(cell, path):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     tensors = tensors_for(cell, index, 3, 4, dtype=torch.float32)

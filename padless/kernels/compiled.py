@@ -82,7 +82,7 @@ def backends() -> dict[str, str]:
     """What computes on this machine, and what is not there and why.
 
     >>> sorted(backends())
-    ['compiled scan', 'cuda', 'torch']
+    ['compiled scan', 'cuda', 'cudnn', 'torch']
     """
     found = find()
     cuda = f"yes: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no: torch finds no CUDA device"
@@ -91,7 +91,19 @@ def backends() -> dict[str, str]:
         "compiled scan": f"yes: {found.level}, for float32 and bfloat16 on the CPU" if isinstance(found, Library)
                          else f"no: {found}",
         "cuda": cuda,
+        "cudnn": _cudnn(),
     }
+
+
+def _cudnn() -> str:
+    """Whether the recurrent layers are cuDNN's."""
+    if not torch.cuda.is_available():
+        return "no: torch finds no CUDA device"
+    if not torch.backends.cudnn.is_available():
+        return "no: this torch was built without it"
+    if not torch.backends.cudnn.enabled:
+        return "no: torch.backends.cudnn.enabled is False"
+    return f"yes: {torch.backends.cudnn.version()}, for LSTM, GRU and SimpleRNN over any mask"
 
 
 def usable() -> tuple[str, ...]:

@@ -10,7 +10,8 @@ rows included. Under autocast inputs, weights and states all take its dtype, as 
 
 `PATHS` names the ways to compute a cell: "reference" takes anything; "packed" (`scan_fast.py`) takes the usual
 activations and no recurrent dropout, and leaves second derivatives to the reference; "compiled" (`scan_compiled.py`) is
-the same in C, for float32 and bfloat16 on the CPU, where it was built.
+the same in C, for float32 and bfloat16 on the CPU, where it was built; "cudnn" (`scan_cudnn.py`) is the same by torch's
+own packed recurrent functions: cuDNN's on CUDA, where it is taken by itself, torch's own loop elsewhere.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
-from padless.kernels import compiled, scan_compiled, scan_fast
+from padless.kernels import compiled, scan_compiled, scan_cudnn, scan_fast
 from padless.ragged.index import Index
 from padless.ragged.moves import permute
 
@@ -210,6 +211,7 @@ def _plus(product: Tensor, bias: Tensor | None) -> Tensor:
 
 PATHS: dict[str, dict[str, Callable[..., Any]]] = {
     "compiled": {"lstm": scan_compiled.lstm, "gru": scan_compiled.gru, "simple_rnn": scan_compiled.simple_rnn},
+    "cudnn": {"lstm": scan_cudnn.lstm, "gru": scan_cudnn.gru, "simple_rnn": scan_cudnn.simple_rnn},
     "packed": {"lstm": scan_fast.lstm, "gru": scan_fast.gru, "simple_rnn": scan_fast.simple_rnn},
     "reference": {"lstm": _lstm_reference, "gru": _gru_reference, "simple_rnn": _simple_rnn_reference},
 }
@@ -227,8 +229,10 @@ def _path(cell: str, forced: str | None, values: Tensor, usual: bool) -> Callabl
     can = {"reference": True,
            "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES,
            "compiled": usual and values.device.type == "cpu" and dtype in COMPILED_DTYPES
-                       and compiled.library() is not None and not torch.compiler.is_compiling()}
-    if forced in ("packed", "compiled") and not usual:
+                       and compiled.library() is not None and not torch.compiler.is_compiling(),
+           "cudnn": usual and values.device.type == "cuda" and dtype in FAST_DTYPES
+                    and torch.backends.cudnn.enabled and not torch.compiler.is_compiling()}
+    if forced not in (None, "reference") and not usual:
         raise ArgumentError(f"The {forced} path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
                             f"and (GRU) with reset_after; got something else. Use path='reference', or none.")
     if forced == "compiled" and not can[forced]:
