@@ -20,6 +20,7 @@ from torch.nn import functional
 from padless.kernels.halves import HALVES
 from padless.ragged.index import Index, Ints
 from padless.ragged.moves import copies, place, take
+from padless.ragged.transfer import send
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (..., T, K) and (..., S, K) to (..., T, S)
 Thin = Callable[[Tensor], Tensor]  # dropout of weights
@@ -237,7 +238,7 @@ class Side:
 
     def _kept(self, name: str, make: Callable[[], np.ndarray], device: torch.device) -> Tensor:
         if name not in self._device:
-            self._device[name] = torch.from_numpy(np.ascontiguousarray(make())).to(device)
+            self._device[name] = send(make(), device)
         return self._device[name]
 
 
@@ -252,7 +253,7 @@ class Group:
 
     def rows(self, device: torch.device) -> Tensor:
         """The rows' numbers."""
-        self._rows = torch.from_numpy(self.numbers).to(device) if self._rows is None else self._rows
+        self._rows = send(self.numbers, device) if self._rows is None else self._rows
         return self._rows
 
     def real(self) -> np.ndarray:
@@ -261,7 +262,7 @@ class Group:
 
     def real_cells(self, weights: Tensor) -> Tensor:
         """The weights `(n, H, T, S)` of real cells, `(cells, H)`."""
-        chosen = torch.from_numpy(np.flatnonzero(self.real())).to(weights.device)
+        chosen = send(np.flatnonzero(self.real()), weights.device)
         return take(weights.permute(0, 2, 3, 1).reshape(-1, weights.shape[1]), chosen)
 
 
@@ -304,7 +305,7 @@ class Plan:
         """For all real cells, group after group, their place in the flattened grid `(B, T, S)`."""
         places = [((g.numbers[:, None, None] * self.grid[1] + g.queries.index[:, :, None]) * self.grid[2]
                    + g.keys.index[:, None, :])[g.real()] for g in self.groups]
-        return torch.from_numpy(np.concatenate(places)).to(self.device)
+        return send(np.concatenate(places), self.device)
 
 
 _plans: WeakKeyDictionary[Index, WeakKeyDictionary[Index, dict[torch.device, Plan]]] = WeakKeyDictionary()
@@ -377,7 +378,7 @@ def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.de
     if len(steps) == index.steps:  # all of them: let slots say where each goes
         slots = slots[np.argsort(steps)]
     else:
-        part = torch.from_numpy(steps).to(device)
+        part = send(steps, device)
     if total == len(slots) and np.array_equal(slots, np.arange(total)):
         return Layout(part, None, None, sizes, index.steps)
     source = np.full(total, -1, dtype=np.int64)
@@ -385,7 +386,7 @@ def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.de
     firsts = [start + np.arange(side.index.size) // side.width * side.width
               for start, side in zip(starts, sides, strict=True)]
     source = np.where(source < 0, source[np.concatenate([nothing, *firsts])], source)
-    return Layout(part, torch.from_numpy(slots).to(device), torch.from_numpy(source).to(device), sizes, index.steps)
+    return Layout(part, send(slots, device), send(source, device), sizes, index.steps)
 
 
 def _on_right(index: Index) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from padless.ragged.index import Index
 from padless.ragged.mask import within
+from padless.ragged.transfer import send
 
 
 def spread(values: Shaped[Tensor, "n *features"], own: Index, whole: Index, missing: float) -> Shaped[
@@ -17,13 +18,13 @@ def spread(values: Shaped[Tensor, "n *features"], own: Index, whole: Index, miss
     """The values on the steps of `whole`, `missing` where `own` lacks one."""
     if own.equals(whole):
         return values
-    places = torch.from_numpy(whole.rank[own.flat]).to(values.device)
+    places = send(whole.rank[own.flat], values.device)
     return values.new_full((whole.steps, *values.shape[1:]), missing).index_copy(0, places, values)
 
 
 def present(own: Index, whole: Index, device: torch.device) -> Bool[Tensor, " m"]:
     """For each step of `whole` whether `own` has it."""
-    return torch.from_numpy(within(whole, own) >= 0).to(device)
+    return send(within(whole, own) >= 0, device)
 
 
 def side_by_side(indexes: Sequence[Index], axis: int) -> tuple[Index, np.ndarray]:

@@ -17,6 +17,7 @@ from padless.kernels.attend import Group, plan_of
 from padless.kernels.segment import total
 from padless.ragged.index import Index
 from padless.ragged.moves import place, take, take_or_zero
+from padless.ragged.transfer import send
 
 
 def over_time_by_row(
@@ -73,7 +74,7 @@ def over_inner_by_row(
     """The reference of `over_inner`: each cell meets its step, if that is real."""
     outer: Any = cells.outer
     rows = cells.rows // max(outer.shape[1], 1)
-    found = torch.from_numpy(index.rank.reshape(index.shape)[rows, cells.positions]).to(values.device)
+    found = send(index.rank.reshape(index.shape)[rows, cells.positions], values.device)
     sums = total(weights[:, :, None] * take_or_zero(values, found)[:, None], cells)
     return sums.index_select(0, outer.at("flat", values.device))
 
@@ -93,7 +94,7 @@ def over_inner(
     sums = []
     for group, part in zip(plan.groups, laid, strict=True):
         numbers = _cells_of(group, cells, outer)
-        grid = take_or_zero(weights, torch.from_numpy(numbers.reshape(-1)).to(values.device))
+        grid = take_or_zero(weights, send(numbers.reshape(-1), values.device))
         grid = grid.reshape(*numbers.shape, weights.shape[1])  # (n, T, S, parts)
         sums.append(torch.einsum("ntsp,nse->ntpe", grid, group.keys.heads_first(part)[:, 0]).flatten(0, 1))
     return plan.queries.lift(torch.cat(sums))

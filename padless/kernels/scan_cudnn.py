@@ -80,8 +80,9 @@ def _forward(
     alive = order.sizes[0]
     begun = [state.index_select(0, order.rows) for state in initial]
     first = [state[:alive].unsqueeze(0) for state in begun]
+    sizes = torch.tensor(order.sizes, device="cpu")
     outputs, *last = cell.function(
-        permute(values, order.take, order.back), torch.tensor(order.sizes), first if len(first) > 1 else first[0],
+        permute(values, order.take, order.back), sizes, first if len(first) > 1 else first[0],
         _weights(cell, kernel, recurrent, bias), True, 1, 0.0, train, False)
     ended = [torch.cat([after[0], before[alive:]]) for after, before in zip(last, begun, strict=True)]
     return permute(outputs, order.back, order.take), *(state.index_select(0, order.rank) for state in ended)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from padless.ragged.index import Index
+from padless.ragged.transfer import send
 
 STRETCH = 1024  # packed steps; 512 to 2048 measure alike
 
@@ -81,8 +82,8 @@ class Walk:
         ends = np.array((0, *(batch + start for start in order.starts[:-1])), dtype=np.int64)[index.lengths]
         # Half-precision sums are rounded once per stretch, and a device with launches to save has no such cache.
         cached = device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-        return Walk(order.take, order.back, order.rows, order.rank, torch.from_numpy(before).to(device),
-                    torch.from_numpy(ends).to(device) + order.rank,
+        return Walk(order.take, order.back, order.rows, order.rank, send(before, device),
+                    send(ends, device) + order.rank,
                     _cut(batch, order.sizes, order.starts, STRETCH if cached else index.steps))
 
     def states(self, initial: Float[Tensor, "b units"]) -> Float[Tensor, "b_plus_n units"]:

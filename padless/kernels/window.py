@@ -21,6 +21,7 @@ from torch.nn import functional
 from padless.kernels import taps
 from padless.ragged.index import Index, Ints
 from padless.ragged.moves import place, take
+from padless.ragged.transfer import send
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ class Plan:
     def at(self, name: Literal["places", "chosen", "seen"], device: torch.device) -> Tensor:
         """One of the arrays on a device, copied there once."""
         if (name, device) not in self._device:
-            self._device[name, device] = torch.from_numpy(getattr(self, name)).to(device)
+            self._device[name, device] = send(getattr(self, name), device)
         return self._device[name, device]
 
     def lay(self, values: Shaped[Tensor, "n channels"], blank: int | float = 0) -> Shaped[Tensor, "1 size channels"]:

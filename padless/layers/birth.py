@@ -21,6 +21,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, narrow
 from padless.ragged.moves import take
 from padless.ragged.packed import DOCUMENTS, Packed, gather, shows
+from padless.ragged.transfer import known, send
 from padless.registry import register
 
 
@@ -200,10 +201,10 @@ def _born(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
         if inputs.ndim < 2:
             raise ShapeError(f"{who} makes a mask of steps, so it needs data of shape (batch, steps, ...); got "
                              f"{tuple(inputs.shape)}.")
-        index = Index.from_mask(as_mask(real(inputs)), who)
+        index = Index.from_mask(as_mask(real(known(inputs))), who)
         births.note(index)
         return Packed(gather(inputs, index), index), True
-    found = real(inputs.values)
+    found = real(known(inputs.values))
     if found.ndim != 1:
         raise ShapeError(f"{who} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
                          f"already. Make the finer mask first: it says which of the steps are real, too. {DOCUMENTS}")
@@ -217,7 +218,7 @@ def _born(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
     mask.reshape(-1)[whole.flat[~chosen]] = False
     index = narrow(whole, mask, who)
     births.note(index, narrowed=whole)
-    steps = torch.from_numpy(chosen.nonzero()[0]).to(inputs.device)
+    steps = send(chosen.nonzero()[0], inputs.device)
     return Packed(take(inputs.values, steps), index), False
 
 

@@ -18,6 +18,7 @@ from padless.layers.layer import Layer
 from padless.layers.recurrence import as_shape, build, checked, initial_states, output_size, over, state_size, zeros
 from padless.layers.stepwise import last_axis
 from padless.ragged.index import Index
+from padless.ragged.transfer import send
 from padless.registry import register
 
 
@@ -126,7 +127,7 @@ class Cell(Layer):
         raise NotImplementedError
 
     def _noise(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
-        kept = torch.rand(shape, generator=self._generator).to(like.device) >= rate
+        kept = send(torch.rand(shape, generator=self._generator), like.device) >= rate
         return kept.to(like.dtype) / max(1 - rate, 1e-9)
 
 

@@ -24,6 +24,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import narrow
 from padless.ragged.moves import place
 from padless.ragged.packed import Packed, gather, unpack
+from padless.ragged.transfer import send
 from padless.registry import register
 
 
@@ -179,7 +180,7 @@ def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
     if x.fill is None or len(x.fill) != x.index.gaps:
         return Packed(x.values, index)
     kept = np.flatnonzero(outer.rank[index.gap_rows // _size(index)] >= 0)
-    return Packed(x.values, index, place(x.fill, torch.from_numpy(kept).to(x.device), index.gaps))
+    return Packed(x.values, index, place(x.fill, send(kept, x.device), index.gaps))
 
 
 def _examples(inputs: Any) -> Any:
@@ -191,7 +192,7 @@ def _examples(inputs: Any) -> Any:
         return inputs.values
     if inputs.fill is not None:
         rows = index.gap_rows if len(inputs.fill) == index.gaps else index.masked // max(index.shape[1], 1)
-        fill = inputs.fill[torch.from_numpy(_held(index, rows)).to(inputs.device)]
+        fill = inputs.fill[send(_held(index, rows), inputs.device)]
     return Packed(inputs.values, index.inner, fill)
 
 

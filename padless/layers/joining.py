@@ -23,6 +23,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import intersection
 from padless.ragged.operands import align
 from padless.ragged.packed import Packed, gather
+from padless.ragged.transfer import send
 from padless.registry import register
 
 
@@ -96,7 +97,7 @@ def _after(inputs: list[Any], axis: int, lead: int) -> Packed:
     packed = [x if isinstance(x, Packed) else _wholly(x, lead) for x in inputs]
     whole, places = combine.side_by_side([x.index for x in packed], axis)
     values = torch.cat([x.values for x in packed])
-    return Packed(values.index_select(0, torch.from_numpy(places).to(values.device)), whole)
+    return Packed(values.index_select(0, send(places, values.device)), whole)
 
 
 def _wholly(x: Tensor, lead: int) -> Packed:

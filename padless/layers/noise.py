@@ -19,6 +19,7 @@ from padless.errors import ArgumentError, ShapeError
 from padless.layers.layer import Layer
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed
+from padless.ragged.transfer import send
 from padless.registry import register
 
 Draw = Callable[[Callable[..., Tensor]], Tensor]  # of torch.rand or torch.randn, numbers that meet the values
@@ -72,13 +73,13 @@ class Noise(Layer):
             return self._drawn(sampler, (index.steps, *features), inputs.values)
         sharing = sharers(index, own)
         drawn = self._drawn(sampler, (int(sharing.max(initial=-1)) + 1, *features), inputs.values)
-        return drawn.index_select(0, torch.from_numpy(sharing).to(drawn.device))
+        return drawn.index_select(0, send(sharing, drawn.device))
 
     def _drawn(self, sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
         dtype = torch.promote_types(like.dtype, torch.float32)  # halves are too coarse to compare with a rate
         if self._generator is None:
             return sampler(shape, dtype=dtype, device=like.device)
-        return sampler(shape, dtype=dtype, generator=self._generator).to(like.device)
+        return send(sampler(shape, dtype=dtype, generator=self._generator), like.device)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

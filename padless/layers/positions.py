@@ -20,6 +20,7 @@ from padless.layers.layer import Layer
 from padless.layers.stepwise import last_axis
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gather
+from padless.ragged.transfer import send
 from padless.registry import register
 
 COUNTS = ("steps", "columns")
@@ -48,7 +49,7 @@ class _Positioned(Layer):
             return self._given(inputs, positions)
         if not isinstance(inputs, Packed):
             return torch.arange(inputs.shape[1], device=inputs.device)[None] + start_index
-        return torch.from_numpy(_counted(inputs.index, self.count)).to(inputs.device) + start_index
+        return send(_counted(inputs.index, self.count), inputs.device) + start_index
 
     def _given(self, inputs: Any, positions: Any) -> Tensor:
         """Positions of one's own, `(T,)` or `(B, T)` on the grid."""
@@ -174,7 +175,7 @@ class TokenAndPositionEmbedding(Embedding):
             if tokens.lead > 2:
                 raise ShapeError(f"{type(self).__name__} {self.name!r} got sequences of sequences, {tokens!r}. Wrap it in "
                                  f"TimeDistributed.")
-            places = torch.from_numpy(_counted(tokens.index, self.count)).to(tokens.device)
+            places = send(_counted(tokens.index, self.count), tokens.device)
         else:
             places = torch.arange(tokens.shape[-2], device=tokens.device)
         places = within(self, places + start_index, self.sequence_length)

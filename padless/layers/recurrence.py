@@ -94,7 +94,8 @@ def initial_states(cell: nn.Module, batch: int, like: Tensor) -> list[Any]:
     own: Any = getattr(cell, "get_initial_state", None)
     if own is None:
         return zeros(state_size(cell), batch, like)
-    given = own(batch_size=batch)
+    with nullcontext() if like.device.type == "cpu" else like.device:  # made there, not sent there
+        given = own(batch_size=batch)
     given = list(given) if isinstance(given, list | tuple) else [given]
     return _pytree.tree_map(lambda s: s.to(like.device, like.dtype), given)
 

@@ -23,6 +23,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import as_mask
 from padless.ragged.moves import place, take
 from padless.ragged.packed import Packed
+from padless.ragged.transfer import send
 from padless.registry import register
 
 
@@ -246,7 +247,7 @@ class Cropping1D(Windowed):
     def packed(self, inputs: Packed) -> Packed:
         """The middle of each span."""
         kept, index = spans.cropped(inputs.index, *self.cropping)
-        return Packed(take(inputs.values, torch.from_numpy(kept).to(inputs.device)), index)
+        return Packed(take(inputs.values, send(kept, inputs.device)), index)
 
     def mapped(self, index: Index) -> Index:
         """The steps that are left."""
@@ -284,7 +285,7 @@ class ZeroPadding1D(Windowed):
     def packed(self, inputs: Packed) -> Packed:
         """Each span with zeros on both sides."""
         places, index = spans.widened(inputs.index, *self.padding)
-        return Packed(place(inputs.values, torch.from_numpy(places).to(inputs.device), index.steps), index)
+        return Packed(place(inputs.values, send(places, inputs.device), index.steps), index)
 
     def mapped(self, index: Index) -> Index:
         """The steps and the zeros."""

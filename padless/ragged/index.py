@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from padless.ragged.transfer import send
+
 Ints = NDArray[np.int64]
 Name = Literal["flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before",
                "gap_rows", "shown"]
@@ -182,7 +184,7 @@ class Index:
         """One of the arrays above as an int64 tensor on a device, copied there once."""
         key = (name, device)
         if key not in self._device:
-            self._device[key] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(device)
+            self._device[key] = send(getattr(self, name), device)
         return self._device[key]
 
     def order(self, device: torch.device, reverse: bool = False) -> Order:
@@ -202,7 +204,7 @@ class Index:
             back = starts[time] + rank[self.rows]
             take = np.empty_like(back)
             take[back] = np.arange(self.steps)
-            moves: list[torch.Tensor] = [torch.from_numpy(a).to(device) for a in (take, back, rows, rank)]
+            moves: list[torch.Tensor] = [send(a, device) for a in (take, back, rows, rank)]
             self._orders[key] = Order(*moves, sizes=tuple(map(int, sizes)), starts=tuple(map(int, starts)))
         return self._orders[key]
 

@@ -24,6 +24,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, cut, narrow
 from padless.ragged.moves import place, take, take_or_zero
 from padless.ragged.operators import Operators
+from padless.ragged.transfer import send
 
 DOCUMENTS = ("Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "
              "pack(x, mask=mask), a padded array and a boolean mask (batch, sentences, words), or padded ids to an "
@@ -126,7 +127,7 @@ class Packed(Operators):
     @property
     def mask(self) -> Tensor:
         """The boolean grid of real steps, on the device of the values."""
-        return torch.tensor(self.index.mask, device=self.device)  # a copy: the index is shared
+        return send(self.index.mask.copy(), self.device)  # the index is shared
 
     @property
     def lengths(self) -> Tensor:
@@ -185,7 +186,7 @@ class Packed(Operators):
             raise MaskError(f"A mask of shape {index.grid} does not fit steps on a grid of shape {self.index.grid}.")
         found = self.index.rank[index.flat]
         if (found >= 0).all():
-            return Packed(take(self.values, torch.from_numpy(found).to(self.device)), index)
+            return Packed(take(self.values, send(found, self.device)), index)
         if self.fill is None:
             row, step = divmod(int(index.flat[found < 0][0]), index.shape[1])
             raise MaskError(f"The given mask marks step {step} of row {row} as real, but the input, masked by "
@@ -194,7 +195,7 @@ class Packed(Operators):
         row = np.zeros(len(self.index.rank), dtype=np.int64)
         row[self.index.masked] = self.index.gap_of if len(self.fill) == self.index.gaps else np.arange(len(self.fill))
         source = np.where(found >= 0, found, self.index.steps + row[index.flat])
-        return Packed(torch.cat([self.values, self.fill])[torch.from_numpy(source).to(self.device)], index)
+        return Packed(torch.cat([self.values, self.fill])[send(source, self.device)], index)
 
     def rearranged(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:
         """The grid seen through `cells`, flat cells of this grid arranged as another: slices, flips.
@@ -202,7 +203,7 @@ class Packed(Operators):
         A gap that is put together from several shows zeros, or with `every_cell` what each of its cells showed.
         """
         index, steps, masked = cut(self.index, cells)
-        values = self.values.index_select(0, torch.from_numpy(steps).to(self.device))
+        values = self.values.index_select(0, send(steps, self.device))
         if self.fill is None:
             return Packed(values, index)
         gaps = self.index.gap_of[masked]
@@ -210,10 +211,10 @@ class Packed(Operators):
         first[index.gap_of[::-1]] = np.arange(len(masked))[::-1]
         mixed = gaps != gaps[first[index.gap_of]]
         if every_cell and mixed.any() or len(self.fill) > self.index.gaps:
-            return Packed(values, index, self.fill_of_cells()[torch.from_numpy(masked).to(self.device)])
+            return Packed(values, index, self.fill_of_cells()[send(masked, self.device)])
         shown = gaps[first]
         shown[index.gap_of[mixed]] = -1
-        return Packed(values, index, take_or_zero(self.fill, torch.from_numpy(shown).to(self.device)))
+        return Packed(values, index, take_or_zero(self.fill, send(shown, self.device)))
 
     def widened(self, width: int) -> Packed:
         """The same steps on a grid of this many columns, with more padding on the right; unchanged if it is too wide."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from padless.errors import DataError, ShapeError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gather, pack
+from padless.ragged.transfer import send
 
 
 def pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | None]:
@@ -134,7 +135,7 @@ def spread(weight: Tensor, values: Tensor) -> Tensor:
     ):
         raise _unfit(given, f"{(values.shape[0],)} or {(values.shape[0], 1)} for one weight per example, or "
                             f"{tuple(values.shape)} for one per value")
-    weight = weight.to(values.device, values.dtype, non_blocking=True)
+    weight = send(weight, values.device).to(values.dtype)
     return weight.reshape(*weight.shape, *(1,) * (values.ndim - weight.ndim)).expand(values.shape)
 
 

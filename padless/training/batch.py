@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
+from padless.ragged.packed import Packed
+from padless.ragged.transfer import send, send_known
 from padless.training.columns import Kind
 
 Tree = Any  # Tensor | Packed | None, or a list or a dict by name of these
@@ -27,7 +29,13 @@ class Batch:
     kinds: tuple[Kind, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        x, y, weight = _pytree.tree_map(lambda leaf: leaf if leaf is None else leaf.to(device),
-                                        (self.x, self.y, self.sample_weight))
+        """The same batch on a device; the host keeps its own, in which masks are looked for."""
+        def sent(leaf: Any) -> Any:
+            if isinstance(leaf, Packed):  # the values tell, for ids among them that are no steps
+                fill = None if leaf.fill is None else send(leaf.fill, device)
+                return leaf.with_values(send_known(leaf.values, device), fill)
+            return leaf if leaf is None else send_known(leaf, device)
+
+        x, y, weight = _pytree.tree_map(sent, (self.x, self.y, self.sample_weight),
+                                        is_leaf=lambda leaf: isinstance(leaf, Packed))
         return replace(self, x=x, y=y, sample_weight=weight)

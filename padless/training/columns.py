@@ -19,6 +19,7 @@ from torch import Tensor
 from padless.errors import DataError, MaskError
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import DOCUMENTS, Packed, pack
+from padless.ragged.transfer import send
 from padless.training import formats
 
 Kind = Literal["grid", "list", "packed"]
@@ -144,7 +145,7 @@ def _spans(offsets: Ints, rows: Ints) -> tuple[Rows, Ints]:
 
 
 def _rows(values: Tensor, rows: Rows) -> Tensor:
-    return values[rows] if isinstance(rows, slice) else values.index_select(0, torch.from_numpy(rows).to(values.device))
+    return values[rows] if isinstance(rows, slice) else values.index_select(0, send(rows, values.device))
 
 
 def column(what: str, given: Any, sequences: bool = False) -> Dense | Ragged:

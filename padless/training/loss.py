@@ -22,6 +22,7 @@ from padless.errors import ArgumentError, ShapeError, one_of
 from padless.ragged.index import Index
 from padless.ragged.moves import place
 from padless.ragged.packed import Packed, pack
+from padless.ragged.transfer import send
 from padless.registry import snake_case
 from padless.training.align import pair, read, spread, weights_for, weights_on_rows
 
@@ -150,7 +151,7 @@ class Loss:
         self._check_axis(rows, index)
         if targets.device.type == "cpu":  # a device would have to be waited for
             self.check(targets, rows)
-        targets, rows = self.cast(targets.to(rows.device, non_blocking=True), rows)
+        targets, rows = self.cast(send(targets, rows.device), rows)
         values = self._values(targets, rows)
         weight = None if sample_weight is None else weights_for(sample_weight, index, values)
         return Measured(values, weight, self.counted(targets, values) if len(values) else None, index)
@@ -221,7 +222,7 @@ class Loss:
             targets = targets.unsqueeze(-1)
         if targets.device.type == "cpu":
             self.check(targets, grid)
-        targets, grid = self.cast(targets.to(grid.device, non_blocking=True), grid)
+        targets, grid = self.cast(send(targets, grid.device), grid)
         values, counted = self._sequence_values(targets, grid, mask, index)
         weight = None
         if sample_weight is not None:
@@ -234,7 +235,7 @@ class Loss:
         """What `call` says of the sequences; those without a real step are not shown to it, and do not count."""
         here = np.ones(tuple(grid.shape[:2]), bool) if index is None else index.mask
         real = here.any(axis=tuple(range(1, here.ndim)))
-        n, kept = int(real.sum()), torch.from_numpy(np.flatnonzero(real)).to(grid.device)
+        n, kept = int(real.sum()), send(np.flatnonzero(real), grid.device)
         if not n:
             return grid.flatten(1).sum(-1), torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
         shown = (targets, grid, mask) if n == len(grid) else (targets[kept], grid[kept], mask[kept])
@@ -245,7 +246,7 @@ class Loss:
         values = values.expand(n)
         if n == len(grid):
             return values, None
-        return place(values, kept, len(grid)), torch.from_numpy(real).to(grid.device)
+        return place(values, kept, len(grid)), send(np.asarray(real), grid.device)
 
     def _on_grid(self, given: Tensor | Packed, index: Index | None) -> Tensor:
         """Targets as a grid; those that stand on the outputs' steps show zeros where these are masked."""

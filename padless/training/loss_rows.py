@@ -10,6 +10,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
 from padless.ragged.packed import Packed
+from padless.ragged.transfer import send
 from padless.training.align import match_rank, read
 from padless.training.loss import Loss, Reduction
 
@@ -64,7 +65,8 @@ def plain(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
         raise MaskLost("A loss function takes plain rows. For Packed outputs or targets use the loss as an object, for "
                        "example `MeanSquaredError(reduction=None)(y_true, y_pred)`.")
     y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))
-    return (y_true.to(y_pred.device, y_pred.dtype) if cast else y_true.to(y_pred.device)), y_pred
+    y_true = send(y_true, y_pred.device)
+    return (y_true.to(y_pred.dtype) if cast else y_true), y_pred
 
 
 def alike(y_true: Any, y_pred: Any, advice: str = "") -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.ragged.packed import Packed
+from padless.ragged.transfer import send
 from padless.registry import register, snake_case
 from padless.saving import config as saving
 from padless.training.align import pair, read, weights_for
@@ -246,7 +247,7 @@ class Named(MeanMetricWrapper):
 def real_rows(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Targets and outputs at real steps, on the outputs' device, with weights in the shape of the outputs."""
     targets, rows, index = pair(y_true, y_pred)
-    targets, rows = targets.to(rows.device), rows.detach()
+    targets, rows = send(targets, rows.device), rows.detach()
     return targets, rows, None if sample_weight is None else weights_for(sample_weight, index, rows.to(double(rows)))
 
 

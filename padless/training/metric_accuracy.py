@@ -8,6 +8,7 @@ from torch import Tensor
 
 from padless.errors import MaskLost, ShapeError
 from padless.ragged.packed import Packed
+from padless.ragged.transfer import send
 from padless.registry import register
 from padless.training.align import match_rank, read
 from padless.training.loss_rows import check_ids, ids_of
@@ -85,7 +86,7 @@ def _rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
         raise MaskLost("A metric function takes plain rows. For Packed outputs or targets use the metric as an object, "
                        "for example `SparseCategoricalAccuracy()(y_true, y_pred)`.")
-    return y_true.to(y_pred.device), y_pred
+    return send(y_true, y_pred.device), y_pred
 
 
 def _among(ids: Tensor, y_pred: Tensor, k: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
+from padless.ragged.transfer import send
 from padless.training.loss_rows import EPSILON
 from padless.training.metric import divide, entered, indicators, real_rows
 from padless.training.metric_counts import Counts, grid
@@ -77,7 +78,7 @@ class AUC(Counts):
     def _weights(self, like: Tensor) -> Tensor:
         if len(self.label_weights or ()) != like.shape[-1]:
             raise ShapeError(f"`label_weights` has {len(self.label_weights or ())} entries for {like.shape[-1]} labels.")
-        return torch.tensor(self.label_weights, device=like.device)
+        return send(torch.tensor(self.label_weights, device="cpu"), like.device)
 
     def result(self) -> Tensor:
         """The area over all that was added."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
+from padless.ragged.transfer import send
 from padless.training.loss_rows import between
 from padless.training.metric import Metric, Variable, divide, double, entered, indicators, real_rows
 
@@ -25,7 +26,8 @@ class Counts(Metric):
     def __init__(self, thresholds: Sequence[float], name: str | None, dtype: str | None, labels: int | None = 1) -> None:
         super().__init__(dtype, name)
         self._cuts = [float(cut) for cut in thresholds]
-        self._order = sorted(range(len(self._cuts)), key=self._cuts.__getitem__)
+        order = sorted(range(len(self._cuts)), key=self._cuts.__getitem__)
+        self._ascending, self._order = [self._cuts[place] for place in order], torch.tensor(order, device="cpu")
         self._counts: Variable | None = None
         if labels is not None:
             self._for(labels)
@@ -40,7 +42,7 @@ class Counts(Metric):
     def count(self, targets: Tensor, rows: Tensor, weight: Tensor | None, labels: int = 1) -> None:
         """Add outputs, whose last axis is that of the labels if these are counted apart."""
         total = self._for(labels)
-        cuts = torch.tensor(self._cuts, dtype=rows.dtype, device=rows.device)[self._order]
+        cuts = send(torch.tensor(self._ascending, dtype=rows.dtype, device="cpu"), rows.device)
         space = torch.searchsorted(cuts, torch.where(rows.isnan(), -torch.inf, rows).contiguous())
         cell = space.reshape(-1, labels) * labels + torch.arange(labels, device=rows.device)
         weight = torch.ones_like(rows, dtype=double(rows)) if weight is None else weight
@@ -51,7 +53,7 @@ class Counts(Metric):
             above = cells.reshape(-1, labels).flip(0).cumsum(0).flip(0)  # all that lies in a space or beyond
             found += [above[1:], above[0] - above[1:]]
         sums = torch.empty_like(torch.stack(found))
-        sums[:, self._order] = torch.stack(found)
+        sums[:, send(self._order, rows.device)] = torch.stack(found)
         total.assign_add(sums.reshape(total.shape))
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.ragged.packed import Packed, pack
+from padless.ragged.transfer import send
 from padless.training.align import pair, read, weights_for
 from padless.training.loss_rows import check_ids
 from padless.training.metric import Metric, double, entered
@@ -67,8 +68,8 @@ class SpanF1(Metric):
             begins[1:] = np.diff(index.rows) != 0
         weight = torch.ones(len(rows), device=rows.device) if sample_weight is None else weights_for(
             sample_weight, index, rows.flatten(1)[:, 0])
-        first = torch.from_numpy(begins).to(rows.device)
-        return self._ids(targets.to(rows.device)), self._ids(rows), weight.to(double(rows)), first
+        first = send(begins, rows.device)
+        return self._ids(send(targets, rows.device)), self._ids(rows), weight.to(double(rows)), first
 
     def _ids(self, rows: Tensor) -> Tensor:
         """Class ids, of ids or of scores."""
@@ -84,9 +85,9 @@ class SpanF1(Metric):
     def _spans(self, ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each step whether a span begins there, where it ends if so, and the number of its type."""
         kinds = [self.types.index(tag[2:]) if tag != "O" else len(self.types) for tag in self.labels]
-        kind = torch.tensor(kinds, device=ids.device)[ids]
+        kind = send(torch.tensor(kinds, device="cpu"), ids.device)[ids]
         inside = kind < len(self.types)
-        anew = torch.tensor([tag[:1] == "B" for tag in self.labels], device=ids.device)[ids] | first
+        anew = send(torch.tensor([tag[:1] == "B" for tag in self.labels], device="cpu"), ids.device)[ids] | first
         anew[1:] |= kind[1:] != kind[:-1]  # `O` is a type of its own here
         place = torch.arange(len(ids), device=ids.device)
         breaks = torch.where(anew, place, len(ids))

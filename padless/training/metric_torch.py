@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError
+from padless.ragged.transfer import send
 from padless.registry import snake_case
 from padless.training.align import pair
 from padless.training.metric import Metric
@@ -41,7 +42,7 @@ class TorchMetric(Metric):
                                 f"`metrics`, not under `weighted_metrics`.")
         targets, rows, _ = pair(y_true, y_pred)
         if len(rows):
-            self._feed(targets.to(rows.device), rows.detach())
+            self._feed(send(targets, rows.device), rows.detach())
 
     def _feed(self, targets: Tensor, rows: Tensor) -> None:
         for part in self.parts:

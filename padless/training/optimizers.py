@@ -77,7 +77,7 @@ class SGD(Optimizer, torch.optim.SGD):
 class Adam(Optimizer, torch.optim.Adam):
     """Adam (Kingma and Ba, 2014), with the paper's "epsilon hat": added to the root of the uncorrected second moment.
 
-    `foreach` and `fused` choose torch's kernels; unless told, weights on the CPU take the fused one, which is the fastest.
+    `foreach` and `fused` choose torch's kernels; unless told, weights on the CPU and on CUDA take the fused ones.
     """
 
     @parameters_first
@@ -92,7 +92,7 @@ class Adam(Optimizer, torch.optim.Adam):
     def _start(self, parameters: list[Any]) -> None:
         fused = self.fused
         if fused is None and self.foreach is None:
-            fused = all(p.device.type == "cpu" and p.is_floating_point() for p in tensors_of(parameters)) or None
+            fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in tensors_of(parameters)) or None
         torch.optim.Adam.__init__(
             self, parameters, self.learning_rate, (self.beta_1, self.beta_2), self.epsilon, self.weight_decay or 0.0,
             self.amsgrad, foreach=self.foreach, fused=fused, decoupled_weight_decay=True,

@@ -1,0 +1,51 @@
+"""From the host to a device: nobody waits, and what the host still holds of it is not fetched back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def send(x: Tensor | NDArray[Any], device: torch.device | str) -> Tensor:
+    """The same numbers on a device; the host goes on at once.
+
+    To CUDA they leave from pinned memory, since from any other the driver may wait.
+
+    >>> send(np.arange(3), "cpu")
+    tensor([0, 1, 2])
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    goal = torch.device(device)
+    if goal.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(goal)
+    if goal.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(goal, non_blocking=goal.type != "mps")  # MPS reads later what may be gone by then
+
+
+def send_known(x: Tensor, device: torch.device | str) -> Tensor:
+    """The same, and `known` finds what the host has of it."""
+    sent = send(x, device)
+    if x.device.type == "cpu" and sent is not x:
+        sent._known = (x, _version(sent))  # pyright: ignore[reportAttributeAccessIssue]
+    return sent
+
+
+def known(x: Tensor) -> Tensor:
+    """The numbers of a tensor on the host, if they came from there and nobody has written to it since; else itself.
+
+    >>> x = torch.arange(3)
+    >>> known(x) is x, known(send_known(x, "cpu")) is x
+    (True, True)
+    """
+    kept, version = getattr(x, "_known", (x, None))
+    return kept if version is None or version == _version(x) else x
+
+
+def _version(x: Tensor) -> int:
+    """How often a tensor was written to, where torch counts it."""
+    return 0 if x.is_inference() else x._version

@@ -1,0 +1,91 @@
+"""A step of training or of prediction never makes the host wait for the device: counted on a pretended one.
+
+The real one is asked in test_cuda.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from padless.ragged.packed import pack
+from padless.ragged.transfer import known, send, send_known
+from padless.training.batch import Batch
+
+ROOT = Path(__file__).parent.parent
+CASES = ("lstm-128", "bilstm", "gru-holes", "transformer", "conv", "layers", "metrics", "optimizers")
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """What the pretended device tells of each case, from a process of its own."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "tests/pretend.py", *CASES, "faults"], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_step_after_the_first_waits_for_the_device(reports, case):
+    report = reports[case]
+    assert report["train"] == [] and report["predict"] == []
+    assert report["ran"] > 5, "operations on the device in the last batch"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_on_a_device_are_those_of_the_cpu(reports, case):
+    assert reports[case]["results"] < 1e-5 and reports[case]["outputs"] < 1e-5
+
+
+def test_the_pretended_device_tells_of_what_waits(reports):
+    told = dict(reports["faults"])
+    assert told.pop("fine") == []
+    assert all(len(waits) == 1 for waits in told.values()), told
+
+
+# ------------------------------------------------------------------------------------------------ what the host still has
+
+
+class There(torch.Tensor):
+    """A tensor that left the host: a copy."""
+
+
+def sent(x, monkeypatch):
+    """What a device would get, while the host keeps its own."""
+    monkeypatch.setattr("padless.ragged.transfer.send", lambda x, device: x.clone().as_subclass(There))
+    return send_known(x, "cpu")
+
+
+def test_what_was_sent_is_known_until_it_is_written_to(monkeypatch):
+    ids = torch.tensor([[3, 0]])
+    there = sent(ids, monkeypatch)
+    assert there is not ids and known(there) is ids
+    assert known(ids) is ids and known(there + 1).tolist() == [[4, 1]], "what is made of it is another"
+    there.add_(1)
+    assert known(there) is there
+
+
+def test_what_was_sent_is_known_where_torch_counts_no_versions(monkeypatch):
+    with torch.inference_mode():
+        ids = torch.tensor([[3, 0]])
+        assert known(sent(ids, monkeypatch)) is ids
+
+
+def test_a_batch_tells_of_all_its_leaves_and_of_the_values_of_sequences(monkeypatch):
+    monkeypatch.setattr("padless.ragged.transfer.send", lambda x, device: x.clone().as_subclass(There))
+    plain, packed = torch.tensor([[1, 2]]), pack([[1, 2], [3]])
+    batch = Batch({"a": plain, "b": packed}, y=None, rows=2).to("cpu")
+    assert known(batch.x["a"]) is plain and known(batch.x["b"].values) is packed.values
+    assert batch.x["b"].index is packed.index and batch.y is None
+
+
+def test_what_stays_is_the_same_tensor_and_remembers_nothing():
+    x = torch.ones(2)
+    assert send_known(x, "cpu") is x and not hasattr(x, "_known")
+    assert send(np.arange(4)[::-2], "cpu").tolist() == [3, 1]
