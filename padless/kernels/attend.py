@@ -1,7 +1,8 @@
 """A query sees the real keys of its own sequence: weights, and the weighted sum of values. Seeing none gives 0.
 
 The reference walks row by row. The fast path below it lays rows of like lengths side by side, one call for each group;
-how many cells of a group may be wasted is bounded, so the cost is that of the real steps.
+how many cells of a group may be wasted is bounded, so the cost is that of the real steps. In half precision on CUDA
+torch attends over the packed steps themselves (`attend_varlen.py`), where it can.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from padless.kernels import attend_varlen
 from padless.kernels.halves import HALVES
 from padless.ragged.index import Index, Ints
 from padless.ragged.moves import copies, place, take
@@ -122,6 +124,11 @@ def attend(
     `score` stands for the product of query and key, `thin` drops weights. With `show` the weights come too, on the grid
     and 0 at masked places: those "before" or "after" `thin`. Heads of queries may be a multiple of those of keys.
     """
+    plain = score is None and thin is None and not show
+    if plain and sight.window is None and sight.mask is None:
+        if attend_varlen.takes(query, key, value, queries, keys, sight.causal):
+            k, v = (_for_heads(x, query.shape[1]) for x in (key, value))
+            return attend_varlen.attend(query, k, v, queries, keys, sight.causal, scale), None
     plan = plan_of(queries, keys, query.device)
     laid = [plan.queries.lay(query, False), plan.keys.lay(_for_heads(key, query.shape[1]), False),
             plan.keys.lay(_for_heads(value, query.shape[1]), False)]
@@ -130,7 +137,7 @@ def attend(
         sides = group.queries, group.keys, group.keys
         q, k, v = (side.heads_first(part) for side, part in zip(sides, parts, strict=True))
         allowed, causal, sure = _seen(group, plan, sight)
-        if score is None and thin is None and not show:
+        if plain:
             output = _fused(q, k, v, allowed, causal, sure, scale)
         else:
             allowed = _triangle(group, query.device) if causal else allowed

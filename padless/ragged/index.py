@@ -20,7 +20,7 @@ from padless.ragged.transfer import send
 
 Ints = NDArray[np.int64]
 Name = Literal["flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before",
-               "gap_rows", "shown"]
+               "gap_rows", "shown", "bounds"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ class Index:
     def lengths(self) -> Ints:
         """How many real steps each row has."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int32]:
+        """The offsets once more, of the rows that have a step, in the integers that kernels for attention want."""
+        return np.unique(self.offsets).astype(np.int32)
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -181,7 +186,7 @@ class Index:
     # Device copies and orders
 
     def at(self, name: Name, device: torch.device) -> torch.Tensor:
-        """One of the arrays above as an int64 tensor on a device, copied there once."""
+        """One of the arrays above as a tensor on a device, copied there once."""
         key = (name, device)
         if key not in self._device:
             self._device[key] = send(getattr(self, name), device)
