@@ -25,7 +25,8 @@ CASES = ("lstm-128", "bilstm", "gru-holes", "transformer", "conv", "layers", "me
 def reports():
     """What the pretended device tells of each case, from a process of its own."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "tests/pretend.py", *CASES, "faults"], cwd=ROOT, capture_output=True, text=True,
+    names = [*CASES, "faults", "cases"]
+    done = subprocess.run([sys.executable, "tests/pretend.py", *names], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
@@ -41,6 +42,11 @@ def test_no_step_after_the_first_waits_for_the_device(reports, case):
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_on_a_device_are_those_of_the_cpu(reports, case):
     assert reports[case]["results"] < 1e-5 and reports[case]["outputs"] < 1e-5
+
+
+def test_every_layer_runs_on_a_device_and_mixes_none(reports):
+    assert len(reports["cases"]) > 300
+    assert not {name: found for name, found in reports["cases"].items() if found["mixed"] or not found["apart"] < 1e-5}
 
 
 def test_the_pretended_device_tells_of_what_waits(reports):

@@ -15,6 +15,7 @@ from padless.layers.layer import Layer
 from padless.layers.normalization import axes_of, feature_axes, floating
 from padless.layers.rule import as_data
 from padless.ragged.packed import Packed
+from padless.ragged.transfer import send
 from padless.registry import register
 
 
@@ -198,4 +199,6 @@ def _batch(given: Any) -> Any:
 
 def _factor(number: Any, like: Any) -> Any:
     """A number as it is, several as a tensor."""
-    return number if isinstance(number, int | float) else torch.as_tensor(number, dtype=like.dtype, device=like.device)
+    if isinstance(number, int | float):
+        return number
+    return send(torch.as_tensor(number, dtype=like.dtype, device=None if isinstance(number, Tensor) else "cpu"), like.device)
