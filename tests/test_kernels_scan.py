@@ -268,6 +268,17 @@ def test_autocast_computes_in_its_dtype_and_returns_gradients_in_that_of_the_wei
     same([r.float() for r in results], run(cell, index, tensors), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("cell", FAST)
+def test_a_backward_is_in_the_dtype_of_its_forward(cell, path):
+    index = Index.from_lengths(np.array(lengths_["ragged"]))
+    tensors = tensors_for(cell, index, 3, 4, dtype=torch.float32)
+    outputs = run(cell, index, tensors, path=path)[0]
+    expected = torch.autograd.grad(outputs.sum(), tensors[:4], retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same(torch.autograd.grad(outputs.sum(), tensors[:4]), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_a_custom_activation_runs_in_the_dtype_of_autocast_and_not_under_it():
     index, under = Index.from_lengths(np.array([2])), []
 
