@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from padless.kernels.halves import HALVES
 from padless.ragged.index import Index
 
-DTYPES = (torch.float16, torch.bfloat16)
+DTYPES = HALVES
 LARGEST = 192  # of a head; beyond it some devices have no backward
 
 
