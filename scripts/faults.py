@@ -283,7 +283,7 @@ TRAINING = [
           "self.weight + other.weight if self.adds else self.weight", "self.weight + other.weight",
           "tests/test_losses.py tests/test_fit.py"),
     Fault("a sequence without a step counts in a loss of whole sequences", "training/loss.py",
-          "return place(values, kept, len(grid)), torch.from_numpy(real).to(grid.device)",
+          "return place(values, kept, len(grid)), send(np.asarray(real), grid.device)",
           "return place(values, kept, len(grid)), None", "tests/test_losses.py"),
     Fault("weights change metrics that did not ask for them", "training/objective.py",
           "metric.update_state(target, output)\n", "metric.update_state(target, output, weight)\n", "tests/test_fit.py"),

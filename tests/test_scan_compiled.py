@@ -306,3 +306,45 @@ def test_windows_that_do_not_fit_the_compiled_kernel_are_left_to_torch():
     assert compiled.windows(line, weights, None, 9, 4, None) is not None
     assert compiled.windows(line, weights[:, :15], None, 9, 4, None) is None
     assert compiled.windows(line.double(), weights.double(), None, 9, 4, None) is None
+
+
+# ------------------------------------------------------------------------------------------------ what C is given
+
+
+@there
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_is_not_what_the_kernel_gets(dtype):
+    index = Index.from_lengths(np.array([5, 0, 3]))
+    tensors = [None if t is None else t.detach().bfloat16() for t in floats("lstm", index, 3, 40, bias=False)]
+    before = torch.get_default_dtype()
+    expected = run("lstm", index, tensors, path="compiled")
+    torch.set_default_dtype(dtype)
+    try:
+        found = run("lstm", index, tensors, path="compiled")
+    finally:
+        torch.set_default_dtype(before)
+    same(found, expected, rtol=0, atol=0)
+
+
+@there
+@pytest.mark.parametrize("cell", FAST)
+def test_a_bias_may_lie_in_memory_as_it_likes(cell):
+    index = Index.from_lengths(np.array([5, 0, 3]))
+    tensors = [t.detach() for t in floats(cell, index, 3, 16)]
+    expected = run(cell, index, tensors, path="compiled")
+    tensors[3] = torch.stack([tensors[3], tensors[3] + 1], -1)[..., 0]
+    same(run(cell, index, tensors, path="compiled"), expected, rtol=0, atol=0)
+
+
+@there
+def test_rows_without_a_step_need_no_room():
+    parts = scan_compiled.Parts.of(Index.from_lengths(np.array([4, 3, *[0] * 1000])), False)
+    assert parts.widest <= 2
+
+
+@there
+def test_compiled_windows_stay_out_of_what_torch_compiles(monkeypatch):
+    line, weights = torch.randn(9, 4), torch.randn(4, 16)
+    assert compiled.windows(line, weights, None, 9, 4, None) is not None
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert compiled.windows(line, weights, None, 9, 4, None) is None

@@ -782,3 +782,11 @@ def test_an_activation_in_place_of_its_product_changes_no_number_and_no_gradient
 
     given = [t.detach().clone().requires_grad_() for t in (x.values, dense.kernel, dense.bias)]
     assert torch.autograd.gradcheck(run, given) and torch.autograd.gradgradcheck(run, given)
+
+
+def test_dense_refuses_steps_that_have_no_features():
+    layer = L.Dense(3)
+    layer(torch.ones(1, 3))
+    for rows in ([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0], [4.0]]):
+        with pytest.raises(padless.errors.PadlessError):
+            layer(padless.pack(rows))

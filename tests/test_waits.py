@@ -75,12 +75,15 @@ def test_what_was_sent_is_known_until_it_is_written_to(monkeypatch):
     assert known(ids) is ids and known(there + 1).tolist() == [[4, 1]], "what is made of it is another"
     there.add_(1)
     assert known(there) is there
+    there = sent(ids, monkeypatch)
+    ids.add_(1)
+    assert known(there) is there, "the host's own has changed"
 
 
-def test_what_was_sent_is_known_where_torch_counts_no_versions(monkeypatch):
+def test_nothing_is_known_where_torch_does_not_count_what_is_written(monkeypatch):
     with torch.inference_mode():
-        ids = torch.tensor([[3, 0]])
-        assert known(sent(ids, monkeypatch)) is ids
+        there = sent(torch.tensor([[3, 0]]), monkeypatch)
+        assert known(there) is there
 
 
 def test_a_batch_tells_of_all_its_leaves_and_of_the_values_of_sequences(monkeypatch):

@@ -610,3 +610,14 @@ def test_compute_mask_by_hand(kind):
     layer = L.Conv1D(2, 2, strides=2)
     assert layer.compute_mask(None, None) is None
     assert torch.equal(layer.compute_mask(None, mask), layer(pack(torch.ones(4, 5, C), mask)).mask)
+
+
+@pytest.mark.parametrize("layer", [lambda: L.Conv1DTranspose(16, 3), lambda: L.Conv1D(17, 3)])
+@pytest.mark.parametrize("channels", [16, 17])
+def test_a_backward_under_autocast_has_the_dtype_of_its_forward(layer, channels):
+    layer, x = layer(), torch.randn(1, 9, channels, requires_grad=True)
+    made = layer(padless.pack(x, lengths=[9])).values.sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, = torch.autograd.grad(made, x, retain_graph=True)
+    expected, = torch.autograd.grad(made, x)
+    torch.testing.assert_close(found, expected)

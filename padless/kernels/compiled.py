@@ -55,6 +55,8 @@ def windows(
 
     With `chosen` only those of these numbers. None where the compiled kernels are not there, or are not for such tensors.
     """
+    if torch.compiler.is_compiling():
+        return None
     native = library()
     given = [t for t in (line, weights, bias) if t is not None]
     fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given)

@@ -82,8 +82,9 @@ class Parts:
 
     @property
     def widest(self) -> int:
-        """The most sequences of a part."""
-        return int(self.cuts.diff().max())
+        """The most sequences of a part, of those that have a step."""
+        there = np.append(0, np.cumsum(self.lengths.numpy() > 0))
+        return int(np.diff(there[self.cuts.numpy()]).max())
 
     def run(
         self, cell: Cell, backward: bool, keep: bool, z: Tensor, real: int = 0, near: int = 0, own: bool = False,
@@ -229,7 +230,7 @@ def _gates(
         near, own = max(parts.widest, NEAR // width), not keep and cell.gates > 1
         z = values.new_empty(len(parts) * near if own else len(values), width)
         return z, {"x": values.contiguous(), "input": panels(weights, _lanes()), "near": near, "own": own}
-    z = torch.empty(len(values), width)
+    z = values.new_empty(len(values), width, dtype=torch.float32)
     if values.dtype in HALVES:
         z[:, extra:] = (filled(values, values.dtype) @ weights)[: len(values)]
     else:
@@ -242,9 +243,9 @@ def _gates(
 def _bias(cell: Cell, bias: Tensor | None, units: int) -> Tensor:
     """For each column of what is kept what is added to it; a GRU's second bias belongs to products with the state."""
     if bias is None:
-        return torch.zeros((cell.extra + cell.gates) * units)
+        return torch.zeros((cell.extra + cell.gates) * units, dtype=torch.float32, device="cpu")
     if cell is not GRU:
-        return _filled(bias[None].float(), cell.gates, units)[0]
+        return _filled(bias[None].float(), cell.gates, units)[0].contiguous()
     (z, r, a), (of_z, of_r, inner) = bias.float().view(2, 3, -1)
     return _filled(torch.cat([inner, z + of_z, r + of_r, a])[None], 4, units)[0]
 

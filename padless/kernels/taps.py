@@ -56,8 +56,14 @@ def _under(line: Tensor, tap: int, count: int, moves: Moves) -> Tensor:
     return line[tap * moves[1] :: moves[0]][:count]
 
 
+def _in_its_dtype(forward: Any) -> Any:
+    """A backward may run under an autocast that its forward did not have."""
+    return torch.autocast("cpu", enabled=False)(forward)
+
+
 class _Windows(torch.autograd.Function):
     @staticmethod
+    @_in_its_dtype
     def forward(
         ctx: Any, line: Tensor, kernel: Tensor, bias: Tensor | None, count: int, moves: Moves, chosen: Tensor | None
     ) -> Tensor:
@@ -85,6 +91,7 @@ class _Windows(torch.autograd.Function):
 
 class _Line(torch.autograd.Function):
     @staticmethod
+    @_in_its_dtype
     def forward(ctx: Any, given: Tensor, kernel: Tensor, size: int, moves: Moves) -> Tensor:
         ctx.save_for_backward(given, kernel)
         ctx.moves = moves
@@ -102,6 +109,7 @@ class _Line(torch.autograd.Function):
 
 class _Kernel(torch.autograd.Function):
     @staticmethod
+    @_in_its_dtype
     def forward(ctx: Any, line: Tensor, given: Tensor, taps: int, moves: Moves) -> Tensor:
         ctx.save_for_backward(line, given)
         ctx.moves = moves

@@ -78,9 +78,10 @@ class Dense(Layer):
         if inputs.shape[-1] != self.kernel.shape[0]:
             raise ShapeError(f"Dense {self.name!r} was built for {self.kernel.shape[0]} features; got inputs of shape "
                              f"{tuple(inputs.shape)}.")
-        if isinstance(inputs, Packed):
+        if isinstance(inputs, Packed) and inputs.values.ndim > 1:
             return activations.of_fresh(self.activation, inputs.mapped(lambda x: linear(x, self.kernel, self.bias)))
-        return activations.of_fresh(self.activation, functional.linear(inputs, self.kernel.t(), self.bias))
+        product: Any = functional.linear
+        return activations.of_fresh(self.activation, product(inputs, self.kernel.t(), self.bias))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's with `units` as the last axis."""

@@ -30,22 +30,17 @@ def send(x: Tensor | NDArray[Any], device: torch.device | str) -> Tensor:
 def send_known(x: Tensor, device: torch.device | str) -> Tensor:
     """The same, and `known` finds what the host has of it."""
     sent = send(x, device)
-    if x.device.type == "cpu" and sent is not x:
-        sent._known = (x, _version(sent))  # pyright: ignore[reportAttributeAccessIssue]
+    if x.device.type == "cpu" and sent is not x and not (x.is_inference() or sent.is_inference()):
+        sent._known = (x, (x._version, sent._version))  # pyright: ignore[reportAttributeAccessIssue]
     return sent
 
 
 def known(x: Tensor) -> Tensor:
-    """The numbers of a tensor on the host, if they came from there and nobody has written to it since; else itself.
+    """The numbers of a tensor on the host, if they came from there and torch has written to neither since; else itself.
 
     >>> x = torch.arange(3)
     >>> known(x) is x, known(send_known(x, "cpu")) is x
     (True, True)
     """
-    kept, version = getattr(x, "_known", (x, None))
-    return kept if version is None or version == _version(x) else x
-
-
-def _version(x: Tensor) -> int:
-    """How often a tensor was written to, where torch counts it."""
-    return 0 if x.is_inference() else x._version
+    kept, versions = getattr(x, "_known", (x, None))
+    return kept if versions is None or versions == (kept._version, x._version) else x
