@@ -50,7 +50,7 @@ def pretend(monkeypatch):
 
     monkeypatch.setattr(attend_varlen, "there", lambda device: True)
     monkeypatch.setattr(attend_varlen, "function", lambda: function)
-    monkeypatch.setattr(attend_varlen, "DTYPES", (torch.float64,))
+    monkeypatch.setattr(attend_varlen, "HALVES", (torch.float64,))
     return calls
 
 

@@ -244,9 +244,11 @@ def of_fresh(activation: Callable[..., Any], x: Steps) -> Steps:
     True
     """
     in_place = _IN_PLACE.get(activation) if isinstance(activation, Hashable) else None
-    if in_place is not None and isinstance(x, Packed):
+    if in_place is None:
+        return activation(x)
+    if isinstance(x, Packed):
         return x.mapped(in_place)
-    return activation(x) if in_place is None or type(x) is not Tensor else in_place(x)
+    return in_place(x) if type(x) is Tensor else activation(x)
 
 
 def get(identifier: Any) -> Callable[..., Any]:

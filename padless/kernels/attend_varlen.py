@@ -19,7 +19,6 @@ from torch import Tensor
 from padless.kernels.halves import HALVES
 from padless.ragged.index import Index
 
-DTYPES = HALVES
 LARGEST = 192  # of a head; beyond it some devices have no backward
 
 
@@ -47,7 +46,7 @@ def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index
     both sides have steps or none has.
     """
     size = query.shape[2]
-    return (query.dtype in DTYPES and key.dtype == value.dtype == query.dtype
+    return (query.dtype in HALVES and key.dtype == value.dtype == query.dtype
             and value.shape[2] == key.shape[2] == size and size % 8 == 0 and 0 < size <= LARGEST
             and there(query.device) and bool(queries.steps)
             and (queries.equals(keys) if causal else np.array_equal(queries.lengths > 0, keys.lengths > 0)))

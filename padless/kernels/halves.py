@@ -22,16 +22,19 @@ def linear(
     >>> linear(torch.ones(3, 2), torch.ones(2, 1), None).flatten().tolist()
     [2.0, 2.0, 2.0]
     """
-    auto = x.device.type == "cpu" and x.dtype != torch.float64 and torch.is_autocast_enabled("cpu")
-    if not usable(x, torch.get_autocast_dtype("cpu") if auto else x.dtype):
+    many = x.device.type == "cpu" and dtype_of(x) in HALVES and x.numel() and not torch.compiler.is_compiling()
+    if not many:  # a compiler makes code of its own
         return functional.linear(x, weight.t(), bias)
     rows = x.reshape(-1, x.shape[-1])
     return functional.linear(filled(rows, x.dtype), weight.t(), bias)[: len(rows)].view(*x.shape[:-1], weight.shape[1])
 
 
-def usable(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether shapes matter: in half precision on the CPU, unless a compiler makes code of its own."""
-    return x.device.type == "cpu" and dtype in HALVES and x.numel() > 0 and not torch.compiler.is_compiling()
+def dtype_of(x: Tensor) -> torch.dtype:
+    """The dtype that it is computed in: autocast's, where it is on."""
+    device = x.device.type
+    if x.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def filled(x: Float[Tensor, "rows features"], dtype: torch.dtype) -> Float[Tensor, "more features"]:

@@ -67,6 +67,11 @@ INLINE i64 at(const job *w, i64 s, i64 t) { return w->starts[s] + t * w->stride;
 INLINE float *gates(const job *w, i64 s, i64 t) {
     return w->z + (w->own ? (t - w->time) * w->alive + s - w->first : at(w, s, t)) * w->width;
 }
+/* Calls for the gates of the step after, which will be met at the next time. */
+INLINE void call_next(const job *w, const float *z, int gates_) {
+    z += (w->own ? w->alive : w->stride) * w->width;
+    for (int gate = 0; gate < gates_; gate++) __builtin_prefetch(z + gate * w->units);
+}
 INLINE const float *previous(const job *w, const float *states, const float *first, i64 s, i64 t) {
     return t ? states + at(w, s, t - 1) * w->units : first + w->rows[s] * w->units;
 }
@@ -192,7 +197,7 @@ INLINE void put_slopes(const job *w, const int V, const row *slopes, float *z, f
 
 INLINE place lstm_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
     const float *z = gates(w, s, t) + j;
-    for (int gate = 0; gate < 4; gate++) __builtin_prefetch(z + (w->own ? w->alive : w->stride) * w->width + gate * w->units);
+    call_next(w, z, 4);
     return (place){z, scratch};
 }
 INLINE void lstm_end(const job *w, i64 t, i64 s, i64 j, int V, const float *sums) {
@@ -243,7 +248,7 @@ static void lstm_backward(const job *w, i64 from, i64 to, i64 part) {
 INLINE place gru_begin(const job *w, i64 t, i64 s, i64 j, float *scratch) {
     const i64 U = w->units;
     const float *z = gates(w, s, t) + U + j;
-    for (int gate = 0; gate < 3; gate++) __builtin_prefetch(z + (w->own ? w->alive : w->stride) * w->width + gate * U);
+    call_next(w, z, 3);
     store(scratch, load(z) + load(w->bias + U + j));
     store(scratch + LANES, load(z + U) + load(w->bias + 2 * U + j));
     store(scratch + 2 * LANES, load(w->bias + j));

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.kernels import compiled, scan_compiled, scan_cudnn, scan_fast
+from padless.kernels.halves import dtype_of
 from padless.ragged.index import Index
 from padless.ragged.moves import permute
 
@@ -225,7 +226,7 @@ def _path(cell: str, forced: str | None, values: Tensor, usual: bool) -> Callabl
     """The implementation of a cell: the forced one, else the fastest that can take this."""
     if forced is not None and forced not in PATHS:
         raise ArgumentError(one_of("path", forced, PATHS))
-    dtype = _dtype_of(values)
+    dtype = dtype_of(values)
     can = {"reference": True,
            "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES,
            "compiled": usual and values.device.type == "cpu" and dtype in COMPILED_DTYPES
@@ -240,14 +241,6 @@ def _path(cell: str, forced: str | None, values: Tensor, usual: bool) -> Callabl
                             f"{values.device}, and of the compiled scan padless.backends() says: "
                             f"{compiled.backends()['compiled scan']}. Use path='packed', or none.")
     return PATHS[forced or next(path for path in PATHS if can[path])][cell]
-
-
-def _dtype_of(values: Tensor) -> torch.dtype:
-    """The dtype of the computation: autocast's, where it is on."""
-    device = values.device.type
-    if values.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return values.dtype
 
 
 def _one_dtype(values: Tensor, *others: Tensor | None) -> tuple[list[Tensor | None], Any]:

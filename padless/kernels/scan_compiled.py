@@ -11,7 +11,6 @@ In bfloat16 the products of all steps are torch's, in bfloat16, and the walk is 
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from padless.kernels.compiled import Library, library, panels
 from padless.kernels.halves import HALVES, filled
-from padless.kernels.scan_fast import REFERENCE, or_reference
+from padless.kernels.scan_doors import doors
+from padless.kernels.scan_fast import or_reference
 from padless.ragged.index import Index
 
 
@@ -105,38 +105,14 @@ class Parts:
             raise RuntimeError("The compiled scan could not start its threads.")
 
 
-def lstm(
-    index: Index, reverse: bool, activation: Callable[..., Any], recurrent_activation: Callable[..., Any],
-    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor, masks: None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`scan.lstm` with tanh and sigmoid."""
-    again = partial(REFERENCE["lstm"], index, reverse, activation, recurrent_activation, masks=None)
-    return _run(LSTM, again, index, reverse, values, kernel, recurrent, bias, h0, c0)
-
-
-def gru(
-    index: Index, reverse: bool, activation: Callable[..., Any], recurrent_activation: Callable[..., Any],
-    reset_after: bool, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, masks: None,
-) -> tuple[Tensor, Tensor]:
-    """`scan.gru` with tanh, sigmoid and `reset_after`."""
-    again = partial(REFERENCE["gru"], index, reverse, activation, recurrent_activation, True, masks=None)
-    return _run(GRU, again, index, reverse, values, kernel, recurrent, bias, h0)
-
-
-def simple_rnn(
-    index: Index, reverse: bool, activation: Callable[..., Any], values: Tensor, kernel: Tensor, recurrent: Tensor,
-    bias: Tensor | None, h0: Tensor, masks: None,
-) -> tuple[Tensor, Tensor]:
-    """`scan.simple_rnn` with tanh or relu."""
-    again = partial(REFERENCE["simple_rnn"], index, reverse, activation, masks=None)
-    return _run(RELU if activation is torch.relu else TANH, again, index, reverse, values, kernel, recurrent, bias, h0)
-
-
 def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
     parts = Parts.of(index, reverse)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _Scan.apply(cell, parts, again, *tensors)
     return _forward(cell, parts, False, *tensors)[0]  # pyright: ignore[reportArgumentType]
+
+
+lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 
 
 # Columns: (rows, gates * units), gate by gate, as Keras has them; units filled up to whole vectors

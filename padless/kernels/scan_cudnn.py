@@ -12,13 +12,13 @@ the gradient is taken through the reference.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from padless.kernels.scan_fast import REFERENCE, or_reference
+from padless.kernels.scan_doors import doors
+from padless.kernels.scan_fast import or_reference
 from padless.ragged.index import Index, Order
 from padless.ragged.moves import permute
 
@@ -35,33 +35,6 @@ LSTM, GRU = Cell(torch.lstm, (0, 1, 2, 3)), Cell(torch.gru, (1, 0, 2))
 TANH, RELU = Cell(torch.rnn_tanh, (0,)), Cell(torch.rnn_relu, (0,))
 
 
-def lstm(
-    index: Index, reverse: bool, activation: Callable[..., Any], recurrent_activation: Callable[..., Any],
-    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor, masks: None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`scan.lstm` with tanh and sigmoid."""
-    again = partial(REFERENCE["lstm"], index, reverse, activation, recurrent_activation, masks=None)
-    return _run(LSTM, again, index, reverse, values, kernel, recurrent, bias, h0, c0)
-
-
-def gru(
-    index: Index, reverse: bool, activation: Callable[..., Any], recurrent_activation: Callable[..., Any],
-    reset_after: bool, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, masks: None,
-) -> tuple[Tensor, Tensor]:
-    """`scan.gru` with tanh, sigmoid and `reset_after`."""
-    again = partial(REFERENCE["gru"], index, reverse, activation, recurrent_activation, True, masks=None)
-    return _run(GRU, again, index, reverse, values, kernel, recurrent, bias, h0)
-
-
-def simple_rnn(
-    index: Index, reverse: bool, activation: Callable[..., Any], values: Tensor, kernel: Tensor, recurrent: Tensor,
-    bias: Tensor | None, h0: Tensor, masks: None,
-) -> tuple[Tensor, Tensor]:
-    """`scan.simple_rnn` with tanh or relu."""
-    again = partial(REFERENCE["simple_rnn"], index, reverse, activation, masks=None)
-    return _run(RELU if activation is torch.relu else TANH, again, index, reverse, values, kernel, recurrent, bias, h0)
-
-
 def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
     device: torch.device = tensors[0].device  # pyright: ignore[reportOptionalMemberAccess] - the values
     order = index.order(device, reverse)
@@ -70,6 +43,9 @@ def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *te
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _Recorded.apply(cell, order, again, *tensors)
     return _forward(cell, order, False, *tensors)  # pyright: ignore[reportArgumentType]
+
+
+lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 
 
 def _forward(

@@ -20,7 +20,7 @@ from padless.ragged.transfer import send
 
 Ints = NDArray[np.int64]
 Name = Literal["flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before",
-               "gap_rows", "shown", "bounds"]
+               "gap_rows", "shown", "shown_apart", "bounds"]
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,17 @@ class Index:
     @cached_property
     def shown(self) -> Ints:
         """For each cell of the grid its number among the real steps and, behind them, the gaps."""
-        shown = self.rank.copy()
-        shown[self.masked] = self.steps + self.gap_of
-        return shown
+        return self._behind(self.gap_of)
+
+    @cached_property
+    def shown_apart(self) -> Ints:
+        """The same where each masked cell shows something of its own."""
+        return self._behind(np.arange(len(self.masked)))
+
+    def _behind(self, masked: Ints) -> Ints:
+        places = self.rank.copy()
+        places[self.masked] = self.steps + masked
+        return places
 
     # Device copies and orders
 

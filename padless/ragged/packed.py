@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -146,8 +146,8 @@ class Packed(Operators):
         """The padded grid `(B, T, ...)`; masked steps show `fill`, or the number `padding` where one is given."""
         index, rest = self.index, self.values.shape[1:]
         fill = None if index.full or padding is not None else self.fill
-        if fill is not None and len(fill) == index.gaps and not (torch.is_grad_enabled() and self.values.requires_grad):
-            cells = torch.cat([self.values, fill]).index_select(0, index.at("shown", self.device))
+        if fill is not None and not (torch.is_grad_enabled() and self.values.requires_grad):
+            cells = torch.cat([self.values, fill]).index_select(0, index.at(self._shown(fill), self.device))
             return cells.reshape(*index.grid, *rest)
         grid = place(self.values, index.at("flat", self.device), index.shape[0] * index.shape[1])
         if not index.full and (padding is not None or self.fill is not None):
@@ -157,6 +157,10 @@ class Packed(Operators):
                 shown = self.fill_of_cells()
             grid = grid.index_copy(0, index.at("masked", self.device), shown)
         return grid.reshape(*index.grid, *rest)
+
+    def _shown(self, fill: Tensor) -> Literal["shown", "shown_apart"]:
+        """Where a cell finds what it shows, among values and fill."""
+        return "shown" if len(fill) == self.index.gaps else "shown_apart"
 
     def fill_of_cells(self) -> Tensor:
         """What each masked cell of the grid shows, `(M, ...)`."""
@@ -192,9 +196,7 @@ class Packed(Operators):
             raise MaskError(f"The given mask marks step {step} of row {row} as real, but the input, masked by "
                             f"{self.index.born}, holds nothing there. Mark fewer steps, or mask the data differently "
                             f"at the start.")
-        row = np.zeros(len(self.index.rank), dtype=np.int64)
-        row[self.index.masked] = self.index.gap_of if len(self.fill) == self.index.gaps else np.arange(len(self.fill))
-        source = np.where(found >= 0, found, self.index.steps + row[index.flat])
+        source = getattr(self.index, self._shown(self.fill))[index.flat]
         return Packed(torch.cat([self.values, self.fill])[send(source, self.device)], index)
 
     def rearranged(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:

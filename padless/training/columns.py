@@ -205,6 +205,7 @@ def _from_levels(what: str, found: formats.Levels, sequences: bool, library: str
 
 
 def numbers(what: str, given: Any) -> NDArray[Any]:
+    """An array of what is given as one; anything that is no array of numbers is a `DataError`."""
     if isinstance(given, Packed):
         raise DataError(f"{what} is a Packed, which is many sequences. Expected one, or a model with several inputs.")
     try:

@@ -361,6 +361,7 @@ def _number(value: Any) -> float:
 
 
 def fraction(what: str, value: Any, open: bool = False) -> float:
+    """A number from 0 to 1, with `open` below 1; anything else is an `ArgumentError`."""
     if not isinstance(value, int | float) or not 0 <= value <= 1 or (open and value == 1):
         raise ArgumentError(f"`{what}` must be between 0 and 1; got {value!r}.")
     return float(value)
