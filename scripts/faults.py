@@ -249,6 +249,36 @@ ATTEND = [
     Fault("positions count columns without being asked", "layers/positions.py",
           'index.positions if count == "columns"', "index.positions if count", "tests/test_attend.py " + PRESENCE),
 ]
+COMPILED_ATTEND, COMPILED_SCAN = "tests/test_attend_compiled.py", "tests/test_scan_compiled.py"
+COMPILED = [
+    Fault("sums that stand are not shrunk when a greater score comes", "kernels/attend.c",
+          "*sum = *sum * shrunk + total", "*sum = *sum + total", COMPILED_ATTEND),
+    Fault("values that stand are not shrunk when a greater score comes", "kernels/attend.c",
+          "for (i64 i = 0; j && i < w->width; i++)", "for (i64 i = 0; 0 && i < w->width; i++)", COMPILED_ATTEND),
+    Fault("a causal query's greatest score is one that it may not see", "kernels/attend.c",
+          "pick(from_on(ahead + i), x, all(-__builtin_inff()))", "x", COMPILED_ATTEND),
+    Fault("a causal query sees the step after it, on the way back", "kernels/attend.c",
+          "if (w->causal && ahead + i > c) x", "if (w->causal && ahead + i > c + 1) x", COMPILED_ATTEND),
+    Fault("a query without keys gets what was in memory", "kernels/attend.c",
+          "if (!end) zero(w->out", "if (0) zero(w->out", COMPILED_ATTEND),
+    Fault("the slope of a weight forgets the sum it is divided by", "kernels/attend.c",
+          "x * (load(d) - own) * w->scale", "x * load(d) * w->scale", COMPILED_ATTEND),
+    Fault("every head of queries sees the first one of keys", "kernels/attend.c",
+          "head / (w->heads / w->groups)", "0", COMPILED_ATTEND),
+    Fault("a block of queries writes over the next row's", "kernels/attend.c",
+          "i < LANES && r + i < n; i++)", "i < LANES; i++)", COMPILED_ATTEND),
+    Fault("a sequence begins with the first state of another", "kernels/scan.c",
+          "first + w->rows[s] * w->units;", "first + s * w->units;", COMPILED_SCAN),
+    Fault("an infinite input reaches the units' filling", "kernels/scan.c",
+          "if (w->real < U) /*", "if (0) /*", COMPILED_SCAN),
+    Fault("what is carried back is left out where a loss looks at all steps", "kernels/scan.c",
+          "return w->upstream ? carried + load(w->upstream", "return w->upstream ? load(w->upstream", COMPILED_SCAN),
+    Fault("windows that are chosen are the first ones", "kernels/windows.c",
+          "(w->chosen ? w->chosen[s + m] : s + m)", "(s + m)", COMPILED_SCAN),
+    Fault("windows lose their bias", "kernels/windows.c", "w->bias ? first : 0", "0", COMPILED_SCAN),
+    Fault("products forget the piece before", "kernels/products.h",
+          "k ? (const float *const *)to + m : from ? from + m : 0", "from ? from + m : 0", COMPILED_SCAN),
+]
 COMBINE = [
     Fault("a factor that lacks the step is 0", "layers/combine.py", "    missing = 1.0\n", "    missing = 0.0\n",
           _laws("a_merge_runs_over_the_inputs_that_have_the_step")),
@@ -304,4 +334,4 @@ GRAPH = [
           'base = {"name": self.name, "trainable": self.trainable,', 'base = {"name": self.name, "trainable": True,',
           "tests/test_layer.py"),
 ]
-FAULTS = [*RAGGED, *SEGMENT, *STEPWISE, *SCAN, *WINDOW, *ATTEND, *COMBINE, *TRAINING, *GRAPH]
+FAULTS = [*RAGGED, *SEGMENT, *STEPWISE, *SCAN, *WINDOW, *ATTEND, *COMPILED, *COMBINE, *TRAINING, *GRAPH]

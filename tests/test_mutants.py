@@ -30,7 +30,8 @@ def test_the_text_of_each_fault_stands_in_its_file_once():
         source = (Path(padless.__file__).parent / fault.file).read_text()
         assert source.count(fault.right) == 1, f"{fault.name}: in {fault.file}"
         assert fault.right != fault.wrong
-        compile(source.replace(fault.right, fault.wrong), fault.file, "exec")
+        if fault.file.endswith(".py"):
+            compile(source.replace(fault.right, fault.wrong), fault.file, "exec")
 
 
 def test_the_tests_that_should_find_a_fault_exist():

@@ -16,7 +16,7 @@ from test_kernels_scan import FAST, gradients, indexes, lengths_, run, same, siz
 
 import padless
 from padless.errors import ArgumentError
-from padless.kernels import compiled, scan, scan_compiled, taps
+from padless.kernels import attend_compiled, compiled, scan, scan_compiled, taps
 from padless.ragged.index import Index
 
 BUILT = {path.stem.removeprefix("scan."): path for path in compiled.FOLDER.glob("scan.*.so")}
@@ -265,7 +265,8 @@ def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
 
 @there
 @pytest.mark.parametrize(("file", "called", "ours"), [("scan.c", "job", scan_compiled._Job),
-                                                      ("windows.c", "sliding", compiled._Windows)])
+                                                      ("windows.c", "sliding", compiled._Windows),
+                                                      ("attend.c", "seeing", attend_compiled._Job)])
 def test_the_struct_is_the_one_of_the_source(file, called, ours):
     source = (compiled.FOLDER / file).read_text()
     struct = source[: source.index(f"}} {called};")].rsplit("typedef struct {", 1)[1]

@@ -1,14 +1,16 @@
 """A query sees the real keys of its own sequence: weights, and the weighted sum of values. Seeing none gives 0.
 
-The reference walks row by row. The fast path below it lays rows of like lengths side by side, one call for each group;
-how many cells of a group may be wasted is bounded, so the cost is that of the real steps. In half precision on CUDA
-torch attends over the packed steps themselves (`attend_varlen.py`), where it can.
+The reference walks row by row. Where nothing but the order of steps says who sees whom, a kernel attends over the packed
+steps themselves: on the CPU the compiled one (`attend_compiled.py`), in half precision on CUDA torch's
+(`attend_varlen.py`). Else rows of like lengths are laid side by side, one call for each group; how many cells of a group
+may be wasted is bounded, so the cost is that of the real steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -18,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from padless.kernels import attend_varlen
+from padless.kernels import attend_compiled, attend_varlen
 from padless.kernels.halves import HALVES
 from padless.ragged.index import Index, Ints
 from padless.ragged.moves import copies, place, take
@@ -124,11 +126,23 @@ def attend(
     `score` stands for the product of query and key, `thin` drops weights. With `show` the weights come too, on the grid
     and 0 at masked places: those "before" or "after" `thin`. Heads of queries may be a multiple of those of keys.
     """
-    plain = score is None and thin is None and not show
-    if plain and sight.window is None and sight.mask is None:
-        if attend_varlen.takes(query, key, value, queries, keys, sight.causal):
+    if score is None and thin is None and not show and sight.window is None and sight.mask is None:
+        given = query, key, value, queries, keys, sight.causal
+        if attend_varlen.takes(*given):
             k, v = (_for_heads(x, query.shape[1]) for x in (key, value))
             return attend_varlen.attend(query, k, v, queries, keys, sight.causal, scale), None
+        if attend_compiled.takes(*given):
+            again = partial(in_groups, queries=queries, keys=keys, sight=sight, scale=scale, score=dot)
+            return attend_compiled.attend(*given, scale, lambda *tensors: again(*tensors)[:1]), None
+    return in_groups(query, key, value, queries, keys, sight, scale, score, thin, show)
+
+
+def in_groups(
+    query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, sight: Sight, scale: float = 1.0,
+    score: Score | None = None, thin: Thin | None = None, show: Literal["", "before", "after"] = "",
+) -> tuple[Tensor, Tensor | None]:
+    """`attend` in torch alone: rows of like lengths laid side by side, one call for each group."""
+    plain = score is None and thin is None and not show
     plan = plan_of(queries, keys, query.device)
     laid = [plan.queries.lay(query, False), plan.keys.lay(_for_heads(key, query.shape[1]), False),
             plan.keys.lay(_for_heads(value, query.shape[1]), False)]

@@ -1,8 +1,8 @@
 """The compiled kernels: which of them fits this machine, and if none, why.
 
-They are built from the C beside them (`products.h`: products of rows; `scan.c`; `windows.c`) when the package is installed
-(hatch_build.py) and loaded here by ctypes. Everything has a path in torch too, so a missing library costs speed, never a
-result.
+They are built from the C beside them (`products.h`: products of rows; `scan.c`; `windows.c`; `attend.c`) when the package
+is installed (hatch_build.py) and loaded here by ctypes. Everything has a path in torch too, so a missing library costs
+speed, never a result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LEVELS = ("avx512", "avx2", "default")  # the best one first; torch says up to w
 
 @dataclass(frozen=True)
 class Library:
-    """The functions of one library: `scan(which, job, parts, parallel_for)`, `windows(count, windows, parallel_for)`.
+    """The functions of one library: `scan(which, job, parts, parallel_for)`, `windows(count, windows, parallel_for)`,
+    `attend(backward, job, parts, parallel_for)`, and how many numbers of scratch a part of that one needs.
 
     Columns come in blocks of `lanes`.
     """
@@ -32,6 +33,8 @@ class Library:
     level: str
     scan: Callable[..., int]
     windows: Callable[..., int]
+    attend: Callable[..., int]
+    attend_room: Callable[[int, int], int]
     lanes: int
     parallel_for: Any
 
@@ -136,9 +139,12 @@ def load(level: str) -> Library | str:
             return f"{path.name} was built from another source; run `python hatch_build.py`, or install padless again"
         own.padless_windows.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         own.padless_scan.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+        own.padless_attend.argtypes = own.padless_scan.argtypes
+        own.padless_attend_room.argtypes, own.padless_attend_room.restype = [ctypes.c_int64] * 2, ctypes.c_int64
         own.padless_scan_lanes.restype = ctypes.c_int64
         threads = ctypes.cast(of_torch.torch_parallel_for, ctypes.c_void_p)
-        return Library(level, own.padless_scan, own.padless_windows, own.padless_scan_lanes(), threads)
+        return Library(level, own.padless_scan, own.padless_windows, own.padless_attend, own.padless_attend_room,
+                       own.padless_scan_lanes(), threads)
     except (OSError, AttributeError) as why:
         return f"{path.name} could not be loaded: {why}"
 

@@ -45,6 +45,32 @@ INLINE vec reciprocal(vec x) { vec r = (vec)_mm256_rcp_ps((__m256)x); return r +
 INLINE vec reciprocal(vec x) { return 1.0f / x; }
 #endif
 
+/* 2 to the power of t, to the last bit or two; no less than 2^-126 or 0, no more than 2^126, and NaN stays. */
+#if LANES == 16
+INLINE vec power(vec t) {
+    t = (vec)_mm512_min_ps((__m512)all(126.0f), (__m512)t);
+    const vec part = (vec)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), whole = t - part;
+#else
+INLINE vec power(vec t) {
+    t = pick(t < all(-126.0f), all(-126.0f), t); /* NaN compares false */
+    t = pick(t > all(126.0f), all(126.0f), t);
+    const vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    const vec shifted = t + magic, part = t - (shifted - magic);
+#endif
+    vec p = all(1.5345813e-4f); /* of sixth degree, fitted to 2^part between -1/2 and 1/2 */
+    p = p * part + all(1.3399931e-3f);
+    p = p * part + all(9.6184891e-3f);
+    p = p * part + all(5.5503286e-2f);
+    p = p * part + all(2.4022646e-1f);
+    p = p * part + all(6.9314718e-1f);
+    p = p * part + all(1.0f);
+#if LANES == 16
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+    return p * (vec)(((ivec)shifted << 23) + 0x3f800000);
+#endif
+}
+
 typedef struct { vec v0, v1, v2, v3; } row;
 
 /* Up to four vectors, `apart` numbers from one to the next. */

@@ -1,0 +1,238 @@
+"""The compiled attention: every build of it against the reference, in double precision; and what it leaves to torch."""
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import padless
+from padless import layers as L
+from padless.kernels import attend as kernel
+from padless.kernels import attend_compiled, compiled
+from padless.kernels.attend import Sight, attend, attend_by_row
+from padless.ragged.index import Index
+
+pytestmark = pytest.mark.skipif(compiled.library() is None or compiled.library().lanes < 8,
+                                reason=padless.backends()["compiled scan"])
+RUNS_HERE = [level for level in compiled.usable()
+             if isinstance(found := compiled.load(level), compiled.Library) and found.lanes >= 8]
+
+
+def leaves(queries, keys, heads=2, groups=2, size=16, width=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (queries.steps, heads, size), (keys.steps, groups, size), (keys.steps, groups, width)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def close(ours, theirs, bound=2e-5):
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), other.double(), rtol=bound, atol=bound)
+
+
+def compare(tensors, queries, keys, causal, scale=0.25, bound=2e-5):
+    """Sums and gradients by both; the reference in double precision. Returns those of the kernel."""
+    assert attend_compiled.takes(*tensors, queries, keys, causal)
+    ours, shown = attend(*tensors, queries, keys, Sight(causal), scale)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(*tensors, queries, keys, Sight(causal), scale)[0], ours, rtol=0, atol=0)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    theirs = attend_by_row(*exact, queries, keys, Sight(causal), scale)[0]
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    found = (ours, *torch.autograd.grad(ours, tensors, upstream))
+    expected = torch.autograd.grad(theirs + 0 * sum(t.sum() for t in exact), exact, upstream.double())
+    assert shown is None
+    close(found, (theirs, *expected), bound)
+    return found
+
+
+@st.composite
+def indexes(draw, batch):
+    random = np.random.default_rng(draw(st.integers(0, 999)))
+    columns = draw(st.sampled_from([0, 1, 5, 15, 16, 17, 40, 70, 130]))
+    return Index(random.random((batch, columns)) < draw(st.sampled_from([0.0, 0.5, 1.0])) * random.random((batch, 1)) * 2)
+
+
+@pytest.mark.parametrize("level", RUNS_HERE)
+@given(st.data(), st.integers(1, 5), st.sampled_from([(1, 1), (3, 3), (4, 2), (4, 1)]),
+       st.sampled_from([16, 32, 80]), st.sampled_from([16, 48]), st.integers(1, 4), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, size, width, threads, seed):
+    queries = data.draw(indexes(batch))
+    relation = data.draw(st.sampled_from(["same", "causal", "other"]))
+    keys = queries if relation != "other" else data.draw(indexes(batch))
+    tensors = leaves(queries, keys, *heads, size, width, seed)
+    library = compiled.load(level)
+    with patch.object(attend_compiled, "library", lambda: library), patch.object(torch, "get_num_threads", lambda: threads):
+        compare(tensors, queries, keys, relation == "causal")
+
+
+@pytest.mark.parametrize("level", RUNS_HERE)
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_rows_meet_their_keys_piece_by_piece(level, causal):
+    queries = Index.from_lengths(np.array([513, 3, 1100]))
+    keys = queries if causal else Index.from_lengths(np.array([1300, 600, 511]))
+    library = compiled.load(level)
+    with patch.object(attend_compiled, "library", lambda: library):
+        compare(leaves(queries, keys, 2, 1), queries, keys, causal, bound=1e-4)  # sums over a thousand
+
+
+def test_the_greatest_score_may_come_in_any_piece():
+    """Sums that stand are shrunk when a greater score comes; without that the powers would run out of room."""
+    index = Index.from_lengths(np.array([1200]))
+    for place in (3, 600, 1199):
+        query, key, value = leaves(index, index, 1, 1)
+        with torch.no_grad():
+            query.abs_()
+            key[place] = 40.0
+        compare([query, key, value], index, index, False, scale=1.0, bound=2e-3)  # scores of 500, in float32
+
+
+def test_scores_beyond_all_powers_are_no_trouble():
+    index = Index.from_lengths(np.array([40, 7]))
+    query, key, value = leaves(index, index)
+    ours = attend(query, key, value, index, index, Sight(), 1e4)[0]
+    assert torch.isfinite(ours).all()
+    theirs = attend_by_row(query.double(), key.double(), value.double(), index, index, Sight(), 1e4)[0]
+    close([ours], [theirs], 1e-3)
+
+
+def test_neither_batch_mates_nor_threads_change_a_bit():
+    lengths = np.array([5, 1, 0, 700, 33, 64, 2])
+    index = Index.from_lengths(lengths)
+    tensors = leaves(index, index, 4, 2)
+    for causal in (False, True):
+        together = compare(tensors, index, index, causal)
+        for threads in (1, 3, 8):
+            with patch.object(torch, "get_num_threads", lambda n=threads: n):
+                for a, b in zip(compare(tensors, index, index, causal), together, strict=True):
+                    assert torch.equal(a, b)
+        for row, length in enumerate(lengths):
+            steps, one = slice(*index.offsets[row : row + 2]), Index.from_lengths(np.array([length]))
+            alone = attend(*(t[steps] for t in tensors), one, one, Sight(causal), 0.25)[0]
+            assert torch.equal(alone, together[0][steps])
+
+
+def test_work_is_dealt_out_by_what_it_costs():
+    """A long row among short ones: no thread has much more than its share; every unit is someone's."""
+    lengths = np.array([10] * 100 + [1000, 1000] + [10] * 50)
+    work = attend_compiled.Work(*[np.append(0, np.cumsum(lengths))] * 2)
+    for backward in (False, True):
+        units, cuts = work.dealt(8, 16, backward)
+        assert cuts[0] == 0 and cuts[-1] == units[-1] and (np.diff(cuts) >= 0).all()
+        per_row = np.diff(units)
+        costs = np.repeat(lengths**2 / per_row, per_row)  # the rest is small beside it
+        with patch.object(torch, "get_num_threads", lambda: 4):
+            cuts = work.dealt(8, 16, backward)[1]
+        shares = [costs[a:b].sum() / costs.sum() for a, b in zip(cuts, cuts[1:], strict=False)]
+        assert len(shares) == 4 and max(shares) < 0.32
+
+
+@pytest.mark.parametrize("word", [float("nan"), float("inf")])
+def test_what_is_not_finite_spoils_its_own_row_and_head_only(word):
+    index = Index.from_lengths(np.array([3, 4, 20]))
+    for spoiled in range(3):
+        tensors = [t.detach() for t in leaves(index, index)]
+        tensors[spoiled][4, 1, 2] = word
+        for causal in (False, True):
+            ours = attend(*tensors, index, index, Sight(causal), 0.25)[0]
+            assert torch.isfinite(ours[:3]).all() and torch.isfinite(ours[7:]).all() and torch.isfinite(ours[:, 0]).all()
+            assert not torch.isfinite(ours[3:7, 1]).all()
+
+
+def test_a_causal_query_owes_nothing_to_what_comes_later():
+    index = Index.from_lengths(np.array([150]))
+    query, key, value = (t.detach() for t in leaves(index, index))
+    before = attend(query, key, value, index, index, Sight(True), 0.25)[0]
+    for step in (1, 15, 16, 63, 64, 149):
+        later = [query, key.clone(), value.clone()]
+        later[1][step:] = 1e6
+        later[2][step:] = 1e30
+        assert torch.equal(attend(*later, index, index, Sight(True), 0.25)[0][:step], before[:step])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_second_derivative_is_that_of_the_reference(causal):
+    index = Index.from_lengths(np.array([5, 0, 3]))
+    tensors = leaves(index, index, 4, 2)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+
+    def twice(given, sums):
+        grads = torch.autograd.grad((sums**2).sum(), given, create_graph=True)
+        return torch.autograd.grad(sum((g**2).sum() for g in grads), given)
+
+    assert attend_compiled.takes(*tensors, index, index, causal)
+    ours = twice(tensors, attend(*tensors, index, index, Sight(causal), 0.25)[0])
+    close(ours, twice(exact, attend_by_row(*exact, index, index, Sight(causal), 0.25)[0]), 1e-4)
+
+
+def test_half_precision_is_computed_in_float32():
+    index = Index.from_lengths(np.array([5, 40, 3]))
+    for dtype in (torch.bfloat16, torch.float16):
+        tensors = [t.detach().to(dtype).requires_grad_() for t in leaves(index, index)]
+        wide = [t.detach().float().requires_grad_() for t in tensors]
+        ours, theirs = (attend(*given, index, index, Sight(), 0.25)[0] for given in (tensors, wide))
+        assert ours.dtype == dtype and torch.equal(ours, theirs.to(dtype))
+        ours.sum().backward()
+        theirs.sum().backward()
+        for mine, other in zip(tensors, wide, strict=True):
+            torch.testing.assert_close(mine.grad, other.grad.to(dtype))
+
+
+def test_it_takes_what_lies_anywhere_in_memory_and_leaves_it_as_it_is():
+    index = Index.from_lengths(np.array([5, 40, 3]))
+    made = [t.detach() for t in leaves(index, index)]
+    odd = [t.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for t in made]
+    assert not any(t.is_contiguous() for t in odd)
+    sums = attend(*odd, index, index, Sight(), 0.25)[0]
+    assert torch.equal(sums, attend(*made, index, index, Sight(), 0.25)[0])
+    sums.sum().backward()  # an upstream that is one number, expanded
+    grads = [t.grad.clone() for t in odd]
+    for t in odd:
+        t.grad = None
+    attend(*odd, index, index, Sight(), 0.25)[0].backward(torch.ones(sums.shape))
+    assert all(torch.equal(t.grad, g) for t, g in zip(odd, grads, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(made, odd, strict=True))
+
+
+def test_what_is_not_for_it_goes_to_torch(monkeypatch):
+    index, other = Index.from_lengths(np.array([5, 4])), Index.from_lengths(np.array([5, 3]))
+    q, k, v = leaves(index, index)
+    assert attend_compiled.takes(q, k, v, index, index, True)
+    assert not attend_compiled.takes(q, k[:8], v[:8], index, other, True)
+    assert not attend_compiled.takes(q.double(), k.double(), v.double(), index, index, False)
+    assert not attend_compiled.takes(q.bfloat16(), k, v, index, index, False)
+    assert not attend_compiled.takes(q[..., :3], k[..., :3], v, index, index, False)
+    assert not attend_compiled.takes(q, k, v[..., :0], index, index, False)
+    assert not attend_compiled.takes(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
+    monkeypatch.setattr(attend_compiled, "library", lambda: None)
+    assert not attend_compiled.takes(q, k, v, index, index, False)
+
+
+MASKS = {"right": [[1, 1, 1, 0], [1, 0, 0, 0]], "left": [[0, 1, 1, 1], [0, 0, 0, 1]], "holes": [[1, 0, 1, 1], [0, 1, 0, 1]],
+         "an empty row": [[1, 1, 0, 0], [0, 0, 0, 0]], "nothing": [[0, 0, 0, 0]] * 2}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("make, causal", [
+    (lambda: L.MultiHeadAttention(2, 16), False), (lambda: L.MultiHeadAttention(2, 16), True),
+    (lambda: L.GroupQueryAttention(16, 4, 2), False), (lambda: L.GroupQueryAttention(16, 4, 2), True)])
+def test_layers_are_the_same_by_both_paths(kind, make, causal):
+    """Outputs on the grid and the gradients of all weights, with the numbers at masked steps spoiled for one of them."""
+    mask = np.array(MASKS[kind], dtype=bool)
+    layer, x = make(), torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    calls, found = [], []
+    real = attend_compiled.attend
+    for compiled_ in (True, False):
+        given_ = x.masked_fill(~torch.from_numpy(mask)[..., None], float("nan")) if compiled_ else x
+        with (patch.object(kernel.attend_compiled, "attend", lambda *a: calls.append(1) or real(*a)),
+              patch.object(kernel.attend_compiled, "takes", attend_compiled.takes if compiled_ else lambda *a: False)):
+            packed = padless.pack(given_, mask)
+            output = layer(packed, packed, use_causal_mask=causal)
+        weights = list(layer.parameters())
+        grads = torch.autograd.grad((output.values**2).sum(), weights)
+        found.append([output.unpack(0.0), *grads])
+    assert len(calls) == 1
+    close(*found)
