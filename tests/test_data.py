@@ -415,6 +415,17 @@ def test_dense_outputs_are_one_array_and_narrow_grids_get_zeros():
     assert gather_outputs([torch.ones(1, 1), torch.ones(1, 2)]).tolist() == [[1, 0], [1, 1]]
     assert gather_outputs([torch.ones(2), torch.ones(1)]).shape == (3,)
     assert gather_outputs([torch.ones(1, 2, dtype=torch.bfloat16, requires_grad=True)]).dtype == np.float32
+    mixed = gather_outputs([torch.ones(1, dtype=torch.int64), torch.full((1,), 0.5)])
+    assert mixed.dtype == np.float32 and mixed.tolist() == [1.0, 0.5]
+
+
+def test_grids_of_other_width_precision_or_with_gradients_are_put_together():
+    wide = Packed.from_sequences([[1.5, 2.0], [3.0]])
+    half = Packed(wide.values.bfloat16(), wide.index)
+    learns = Packed(wide.values.clone().requires_grad_(), wide.index)
+    narrow = Packed.from_sequences([[4.0]])
+    whole = gather_outputs([half, learns, wide, narrow], "grid")
+    assert whole.dtype == np.float32 and whole.tolist() == [[1.5, 2.0], [3.0, 0.0]] * 3 + [[4.0, 0.0]]
 
 
 def test_lists_of_outputs_take_batches_of_equal_lengths_too():

@@ -48,6 +48,17 @@ def test_unpack_of_pack_is_the_grid_at_real_steps_and_the_padding_elsewhere(case
     assert torch.equal(unpack(x), x)
 
 
+@given(cases(levels=3), st.sampled_from(["none", "gaps", "cells"]))
+def test_unpacking_into_a_grid_leaves_nothing_of_what_stood_there(case, fill):
+    x, mask = case
+    h = pack(x, mask=mask)
+    count = {"none": None, "gaps": h.index.gaps, "cells": len(h.index.masked)}[fill]
+    h = h if count is None else h.with_values(h.values, torch.randn(count, *h.values.shape[1:], dtype=x.dtype))
+    grid = torch.full((2, *x.shape), float("nan"), dtype=x.dtype)
+    h.unpack_into(grid[1])
+    assert torch.equal(grid[1], h.unpack()) and grid[0].isnan().all()
+
+
 @given(cases())
 def test_the_fill_is_what_gaps_show(case):
     x, mask = case

@@ -277,6 +277,19 @@ def test_the_struct_is_the_one_of_the_source(file, called, ours):
     assert ctypes.sizeof(ours) == 8 * len(names)
 
 
+@pytest.mark.parametrize("columns", [16, 64, 128, 144])
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("turned", [False, True])
+def test_panels_are_columns_of_four_vectors_one_panel_after_the_other(columns, rows, turned):
+    x = torch.randn(columns, 2 * rows)[:, ::2].t() if turned else torch.randn(rows, 2 * columns)[:, ::2]
+    found, begin = compiled.panels(x, 16), 0
+    assert found.is_contiguous() and found.shape == (x.numel(),)
+    for first in range(0, columns, 64):
+        panel = x[:, first : first + 64]
+        assert torch.equal(found[begin : begin + panel.numel()].view(panel.shape), panel)
+        begin += panel.numel()
+
+
 # ------------------------------------------------------------------------------------------------ windows
 
 

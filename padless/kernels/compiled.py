@@ -48,7 +48,10 @@ class _Windows(ctypes.Structure):
 
 def panels(x: Tensor, lanes: int) -> Tensor:
     """The columns of a matrix in panels of up to four vectors, one after the other: weights as the kernels want them."""
-    return torch.cat([panel.reshape(-1) for panel in x.split(4 * lanes, dim=1)])
+    width = 4 * lanes
+    whole = x.shape[1] // width * width
+    wide, rest = x[:, :whole].unflatten(1, (-1, width)).transpose(0, 1).reshape(-1), x[:, whole:].reshape(-1)
+    return torch.cat([wide, rest]) if len(rest) else wide.contiguous()
 
 
 def windows(

@@ -153,7 +153,8 @@ def _cut(x: Tensor, gates: int, units: int) -> Tensor:
 def _tall(recurrent: Tensor, gates: int, units: int) -> Tensor:
     """The recurrent kernel in float32, filled up on both sides: `(units, gates, units)`."""
     wide = _filled(recurrent.float(), gates, units)
-    return torch.nn.functional.pad(wide, (0, 0, 0, units - len(wide))).view(units, gates, units)
+    wide = wide if len(wide) == units else torch.nn.functional.pad(wide, (0, 0, 0, units - len(wide)))
+    return wide.view(units, gates, units)
 
 
 def _packed(recurrent: Tensor, gates: int, units: int) -> Tensor:

@@ -158,6 +158,17 @@ class Packed(Operators):
             grid = grid.index_copy(0, index.at("masked", self.device), shown)
         return grid.reshape(*index.grid, *rest)
 
+    def unpack_into(self, grid: Tensor) -> None:
+        """`unpack`, without gradients, into a contiguous grid of that shape and dtype: nothing is copied twice."""
+        cells = grid.view(-1, *self.values.shape[1:])
+        if self.index.full:
+            cells.copy_(self.values)
+        elif self.fill is not None:
+            own = torch.cat([self.values, self.fill])
+            torch.index_select(own, 0, self.index.at(self._shown(self.fill), self.device), out=cells)
+        else:
+            cells.zero_().index_copy_(0, self.index.at("flat", self.device), self.values)
+
     def _shown(self, fill: Tensor) -> Literal["shown", "shown_apart"]:
         """Where a cell finds what it shows, among values and fill."""
         return "shown" if len(fill) == self.index.gaps else "shown_apart"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,7 +30,7 @@ def gather_outputs(outputs: Sequence[Tensor | Packed], kind: Kind | Literal["den
         return [_array(row) for part in outputs for row in (part.sequences() if isinstance(part, Packed) else part)]
     if packed and kind == "packed":
         return _concatenated(packed)
-    return _stacked([_array(part.unpack() if isinstance(part, Packed) else part) for part in outputs])
+    return _stacked(outputs).numpy()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -38,19 +38,25 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays one below the other, those that are narrower on some axis padded on its right."""
-    widest = tuple(max(sizes) for sizes in zip(*(a.shape[1:] for a in arrays), strict=True))
-    return np.concatenate([
-        a if a.shape[1:] == widest
-        else np.pad(a, [(0, 0), *((0, w - n) for w, n in zip(widest, a.shape[1:], strict=True))])
-        for a in arrays
-    ])  # fmt: skip
+@torch.no_grad()
+def _stacked(parts: Sequence[Tensor | Packed]) -> Tensor:
+    """Batches one below the other, those that are narrower on some axis with zeros on its right; numpy has no bfloat16."""
+    widest = tuple(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True))
+    dtype = reduce(torch.promote_types, (torch.float32 if part.dtype == torch.bfloat16 else part.dtype for part in parts))
+    even = all(part.shape[1:] == widest for part in parts)
+    whole = (torch.empty if even else torch.zeros)(sum(part.shape[0] for part in parts), *widest, dtype=dtype)
+    for part, rows in zip(parts, whole.split([part.shape[0] for part in parts]), strict=True):
+        place = rows[(slice(None), *map(slice, part.shape[1:]))]
+        if isinstance(part, Packed) and even and part.device.type == "cpu" and part.dtype == dtype:
+            part.unpack_into(place)
+        else:
+            place.copy_(part.unpack() if isinstance(part, Packed) else part)
+    return whole
 
 
 def _concatenated(parts: list[Packed]) -> Packed:
     """Rows below rows; the fill stays where all grids are equally wide, since a wider grid has more gaps."""
-    index = Index.from_mask(_stacked([part.index.mask for part in parts]), parts[0].index.born)
+    index = Index.from_mask(_stacked([torch.from_numpy(part.index.mask) for part in parts]).numpy(), parts[0].index.born)
     values = torch.cat([part.values.detach().cpu() for part in parts])
     fills = [part.fill.detach().cpu() for part in parts if part.fill is not None]
     same = len(fills) == len(parts) and len({part.index.grid[1:] for part in parts}) == 1
