@@ -170,7 +170,7 @@ def _rows(outputs):
 # ------------------------------------------------------------------------------------------------ what CUDA would do
 
 
-def cudnn(cell, forced, values, usual):
+def cudnn(cell, forced, usual, *tensors):
     """The path that CUDA would take."""
     return scan.PATHS["cudnn" if usual else "reference"][cell]
 

@@ -1,5 +1,7 @@
 """The compiled attention: every build of it against the reference, in double precision; and what it leaves to torch."""
 
+from collections import Counter
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -7,6 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils.checkpoint import checkpoint
 
 import padless
 from padless import layers as L
@@ -65,7 +73,9 @@ def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, 
     keys = queries if relation != "other" else data.draw(indexes(batch))
     tensors = leaves(queries, keys, *heads, size, width, seed)
     library = compiled.load(level)
-    with patch.object(attend_compiled, "library", lambda: library), patch.object(torch, "get_num_threads", lambda: threads):
+    threads = max(1, min(threads, int((queries.lengths > 0).sum()) * heads[1]))  # with more, one row is left to torch
+    with (patch.object(attend_compiled, "library", lambda: library), patch.object(attend_compiled, "FEW", 1000),
+          patch.object(torch, "get_num_threads", lambda: threads)):
         compare(tensors, queries, keys, relation == "causal")
 
 
@@ -209,6 +219,150 @@ def test_what_is_not_for_it_goes_to_torch(monkeypatch):
     assert not attend_compiled.takes(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
     monkeypatch.setattr(attend_compiled, "library", lambda: None)
     assert not attend_compiled.takes(q, k, v, index, index, False)
+
+
+def seven(heads=2, groups=2):
+    index = Index.from_lengths(np.array([20, 7]))
+    return index, [t.detach() for t in leaves(index, index, heads, groups)]
+
+
+def test_what_does_not_fit_is_torchs_to_refuse_and_reads_no_memory():
+    index, (q, k, v) = seven()
+    one, none = Index.from_lengths(np.array([27])), k[:, :0]
+    for query, key, value, keys in ((torch.randn(27, 2, 32), k, v, index), (torch.randn(27, 3, 16), k, v, index),
+                                    (q, k, v[:4], index), (q, k[:4], v[:4], index), (q, k, v, one), (q, none, none, index),
+                                    (q[:4], k, v, index), (q, k, v[:, :1], index)):
+        assert not attend_compiled.takes(query, key, value, index, keys, False)
+
+
+def test_few_queries_and_few_heads_of_keys_go_to_torch():
+    many, single = Index.from_lengths(np.array([1000] * 4)), Index.from_lengths(np.array([1] * 4))
+    few, long = Index.from_lengths(np.array([5] * 4)), Index.from_lengths(np.array([300]))
+    assert not attend_compiled.takes(*leaves(single, many), single, many, False)
+    assert attend_compiled.takes(*leaves(few, few), few, few, False)
+    with patch.object(torch, "get_num_threads", lambda: 2):
+        assert attend_compiled.takes(*leaves(long, long, 4, 2), long, long, False)
+        assert not attend_compiled.takes(*leaves(long, long, 4, 1), long, long, False)
+        with torch.no_grad():
+            assert attend_compiled.takes(*leaves(long, long, 4, 1), long, long, False)
+
+
+def count(moves, where, tensor):
+    moves[where] += 1
+    return tensor
+
+
+@pytest.mark.parametrize("make", [lambda: L.MultiHeadAttention(2, 16), lambda: L.LSTM(16, return_sequences=True)])
+def test_activations_may_be_made_again_for_the_way_back(make):
+    """`torch.utils.checkpoint` and hooks on saved tensors bring each of them back once."""
+    layer, x = make(), torch.randn(2, 20, 16)
+    call = (lambda y: layer(y, y)) if isinstance(layer, L.MultiHeadAttention) else layer
+    grads = []
+    for run in (lambda y: checkpoint(call, y, use_reentrant=False), call):
+        y = x.clone().requires_grad_()
+        moves = Counter()
+        with torch.autograd.graph.saved_tensors_hooks(partial(count, moves, "there"), partial(count, moves, "back")):
+            result = run(y)
+        result.square().sum().backward()
+        assert 0 < moves["back"] <= moves["there"]
+        grads.append(y.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_tensors_that_keep_their_numbers_elsewhere_go_to_torch():
+    index, given_ = seven()
+    twice = attend(*(TwoTensor(t, t.clone()) for t in given_), index, index, Sight(), 0.25)[0]
+    close([twice.a], [attend(*given_, index, index, Sight(), 0.25)[0]])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, on the way to forward-mode rules
+@pytest.mark.parametrize("make", [lambda: L.MultiHeadAttention(2, 16), lambda: L.LSTM(16, return_sequences=True),
+                                  lambda: L.Conv1D(32, 3, padding="same")])
+@torch.no_grad()
+def test_who_listens_to_torchs_operations_hears_them(make):
+    """Tracers, fake tensors and forward-mode derivatives: a kernel would be passed over, or given nothing."""
+    layer, x = make(), torch.randn(2, 20, 16)
+    call = (lambda y: layer(y, y)) if isinstance(layer, L.MultiHeadAttention) else layer
+    expected = call(x + 1.0)
+    close([make_fx(call)(x)(x + 1.0)], [expected])
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert call(mode.from_tensor(x)).shape == expected.shape
+    if isinstance(layer, L.LSTM):  # its moves of rows have no forward rule, and say so
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode"):
+            call(forward_ad.make_dual(x, torch.ones_like(x)))
+        return
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        tangent = forward_ad.unpack_dual(call(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    slope = (call(x + 1e-2) - call(x - 1e-2)) / 2e-2
+    torch.testing.assert_close(tangent, slope, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no rule for vmap over its own attention
+@pytest.mark.parametrize("causal", [False, True])
+def test_torch_func_goes_through_attention_as_before(causal):
+    layer, x = L.MultiHeadAttention(2, 16), torch.randn(3, 20, 16)
+    expected = layer(x, x, use_causal_mask=causal)
+    weights = dict(layer.named_parameters())
+    each = torch.func.vmap(lambda y: layer(y[None], y[None], use_causal_mask=causal)[0])(x)
+    close([each], [expected])
+
+    def loss(w, y):
+        return torch.func.functional_call(layer, w, (y, y), {"use_causal_mask": causal}).square().sum()
+
+    ours = torch.func.grad(loss)(weights, x)
+    theirs = torch.autograd.grad(expected.square().sum(), list(weights.values()))
+    close([ours[name] for name in weights], theirs, 1e-3)
+    y = x[:1, :20].clone().requires_grad_()
+    result = layer(y, y, use_causal_mask=causal)[0, :, :2]
+    many = torch.eye(result.numel()).view(-1, *result.shape)
+    batched = torch.autograd.grad(result, y, many, is_grads_batched=True, retain_graph=True)[0]
+    for n in (0, 13, 39):
+        close([batched[n]], torch.autograd.grad(result, y, many[n], retain_graph=True))
+
+
+def test_autocast_says_what_comes_out():
+    index, (q, k, v) = seven()
+    for size in (15, 16):
+        a = torch.randn(2, 4, size)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert L.Attention()([a, a]).dtype == torch.bfloat16
+            found = attend(q, k, v, index, index, Sight(), 0.25)[0]
+    assert torch.equal(found, attend(q, k, v, index, index, Sight(), 0.25)[0].bfloat16())
+
+
+def test_numbers_that_are_views_with_the_other_sign_are_read_with_it():
+    index, (q, k, v) = seven()
+    turned = torch._neg_view(q)
+    assert torch.equal(turned, -q)
+    close([attend(turned, k, v, index, index, Sight(), 0.25)[0]], [attend(-q, k, v, index, index, Sight(), 0.25)[0]])
+    leaf = v.clone().requires_grad_()
+    upstream = torch.randn(27, 2, 16)
+    found = [torch.autograd.grad(attend(q, k, leaf, index, index, Sight(), 0.25)[0], leaf, given_)[0]
+             for given_ in (torch._neg_view(upstream), -upstream)]
+    close(found[:1], found[1:])
+
+
+@pytest.mark.parametrize("level", RUNS_HERE)
+def test_keys_whose_score_is_minus_infinity_count_nothing(level):
+    queries, keys = Index.from_lengths(np.array([20])), Index.from_lengths(np.array([1100]))
+    query, key, value = torch.full((20, 1, 16), 2.0), torch.zeros(1100, 1, 16), torch.ones(1100, 1, 16)
+    key[:600, :, 0] = -3e38
+    value[:600] = 1e30
+    library = compiled.load(level)
+    with patch.object(attend_compiled, "library", lambda: library):
+        assert torch.equal(attend(query, key, value, queries, keys, Sight())[0], torch.ones(20, 1, 16))
+        key[:600, :, 0] = -5e3  # far below the others, but finite
+        assert torch.equal(attend(query, key, value, queries, keys, Sight())[0], torch.ones(20, 1, 16))
+
+
+def test_the_error_does_not_grow_with_the_keys():
+    queries, keys = Index.from_lengths(np.array([16])), Index.from_lengths(np.array([20000]))
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(16, 1, 16, generator=generator), torch.randn(20000, 1, 16, generator=generator)
+    value = torch.rand(20000, 1, 16, generator=generator) + 1
+    ours = attend(query, key, value, queries, keys, Sight(), 0.25)[0].double()
+    exact = attend_by_row(query.double(), key.double(), value.double(), queries, keys, Sight(), 0.25)[0]
+    assert float(((ours - exact) / exact).abs().max()) < 3e-6
 
 
 MASKS = {"right": [[1, 1, 1, 0], [1, 0, 0, 0]], "left": [[0, 1, 1, 1], [0, 0, 0, 1]], "holes": [[1, 0, 1, 1], [0, 1, 0, 1]],

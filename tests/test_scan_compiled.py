@@ -205,9 +205,9 @@ def test_strides_do_not_matter(cell):
 @there
 def test_it_is_taken_on_the_cpu_and_refused_where_it_cannot_go():
     index = Index.from_lengths(np.array([2]))
-    taken = scan._path("lstm", None, torch.zeros(2, 2), True)
+    taken = scan._path("lstm", None, True, torch.zeros(2, 2))
     assert taken is scan_compiled.lstm
-    assert scan._path("lstm", None, torch.zeros(2, 2, dtype=torch.float64), True) is scan.PATHS["packed"]["lstm"]
+    assert scan._path("lstm", None, True, torch.zeros(2, 2, dtype=torch.float64)) is scan.PATHS["packed"]["lstm"]
     with pytest.raises(ArgumentError, match=r"got torch\.float64 on cpu"):
         run("lstm", index, tensors_for("lstm", index, 2, 2), path="compiled")
     with pytest.raises(ArgumentError, match="path='reference'"):
@@ -216,7 +216,7 @@ def test_it_is_taken_on_the_cpu_and_refused_where_it_cannot_go():
 
 def test_without_it_the_packed_path_is_taken_and_backends_says_why():
     with patch.object(compiled, "library", lambda: None):
-        assert scan._path("gru", None, torch.zeros(2, 2), True) is scan.PATHS["packed"]["gru"]
+        assert scan._path("gru", None, True, torch.zeros(2, 2)) is scan.PATHS["packed"]["gru"]
 
 
 @pytest.mark.parametrize("missing", ["libraries", "source", "compiler's output"])

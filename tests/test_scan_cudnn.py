@@ -60,12 +60,12 @@ def test_states_are_contiguous_and_training_is_said_where_a_gradient_is_wanted(c
 
 def test_it_is_taken_on_cuda_for_what_it_can_compute():
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        assert scan._path("lstm", None, on_cuda(dtype), True) is scan_cudnn.lstm
-    assert scan._path("gru", None, on_cuda(), False) is scan.PATHS["reference"]["gru"]
-    assert scan._path("lstm", "packed", on_cuda(), True) is scan.PATHS["packed"]["lstm"]
-    assert scan._path("lstm", None, torch.zeros(2, 2, dtype=torch.float64), True) is scan.PATHS["packed"]["lstm"]
+        assert scan._path("lstm", None, True, on_cuda(dtype)) is scan_cudnn.lstm
+    assert scan._path("gru", None, False, on_cuda()) is scan.PATHS["reference"]["gru"]
+    assert scan._path("lstm", "packed", True, on_cuda()) is scan.PATHS["packed"]["lstm"]
+    assert scan._path("lstm", None, True, torch.zeros(2, 2, dtype=torch.float64)) is scan.PATHS["packed"]["lstm"]
     with torch.backends.cudnn.flags(enabled=False):
-        assert scan._path("simple_rnn", None, on_cuda(), True) is scan.PATHS["packed"]["simple_rnn"]
+        assert scan._path("simple_rnn", None, True, on_cuda()) is scan.PATHS["packed"]["simple_rnn"]
 
 
 def test_a_second_backward_without_retaining_is_refused():

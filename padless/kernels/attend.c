@@ -129,19 +129,20 @@ static void zero(float *to, i64 stride, i64 n, i64 columns) {
 /* Scores of n keys become weights, not yet divided by their sum; for a vector of queries at a time. Of keys that are `ahead`
    of the first query some lanes may not see: number by number one lane more. Returns by what earlier sums shrink. */
 INLINE vec weigh(float *scores, i64 width, i64 n, i64 ahead, int causal, vec *most, vec *sum) {
-    const vec before = *most;
+    const vec before = *most, least = all(-__builtin_inff());
     vec found = before, total = all(0.0f);
     for (i64 i = 0; i < n; i++) {
         const vec x = load(scores + i * width);
-        found = larger(causal && ahead + i > 0 ? pick(from_on(ahead + i), x, all(-__builtin_inff())) : x, found);
+        found = larger(causal && ahead + i > 0 ? pick(from_on(ahead + i), x, least) : x, found);
     }
+    const vec base = pick(found == least, all(0.0f), found); /* a greater one may come in a later piece */
     for (i64 i = 0; i < n; i++) {
-        vec p = power(load(scores + i * width) - found);
+        vec p = power(load(scores + i * width) - base);
         if (causal && ahead + i > 0) p = pick(from_on(ahead + i), p, all(0.0f));
         store(scores + i * width, p);
         total += p;
     }
-    const vec shrunk = power(before - found);
+    const vec shrunk = power(before - base);
     *most = found;
     *sum = *sum * shrunk + total;
     return shrunk;
@@ -155,7 +156,8 @@ static void see(const seeing *w, float *scratch, i64 row, i64 head, i64 block) {
     const i64 V = (nq + LANES - 1) / LANES, width = V * LANES, keys = w->keys[row + 1] - key;
     const i64 end = w->causal && q0 + nq < keys ? q0 + nq : keys, piece = apiece(end, KEYS), apart = turned_apart(piece);
     const i64 at = ((first + q0) * w->heads + head);
-    float *q = scratch, *scores = q + w->size * BLOCK, *out = scores + KEYS * BLOCK, *v = out + w->width * BLOCK;
+    float *q = scratch, *scores = q + w->size * BLOCK, *out = scores + KEYS * BLOCK;
+    float *piece_out = out + w->width * BLOCK, *v = piece_out + w->width * BLOCK;
     float most[BLOCK], sums[BLOCK];
     if (!end) zero(w->out + at * w->width, w->heads * w->width, nq, w->width);
     turn(w->q + at * w->size, w->heads * w->size, nq, w->size, w->scale * 1.44269504f, q, width);
@@ -175,7 +177,9 @@ static void see(const seeing *w, float *scratch, i64 row, i64 head, i64 block) {
             for (i64 i = 0; j && i < w->width; i++) store(out + i * width + c, load(out + i * width + c) * shrunk);
         }
         turn(w->v + place * w->width, w->groups * w->width, n, w->width, 1.0f, v, apart);
-        meet(w->width, n, width, v, apart, scores, out, width, j > 0);
+        meet(w->width, n, width, v, apart, scores, j ? piece_out : out, width, 0);
+        for (i64 i = 0; j && i < w->width * width; i += LANES) /* sums of sums: fewer steps in a row to round at */
+            store(out + i, load(out + i) + load(piece_out + i));
     }
     for (i64 j = 0; j < width; j += LANES) store(sums + j, end ? 1.0f / load(sums + j) : all(0.0f));
     if (end) turn_back(out, width, nq, w->width, sums, w->out + at * w->width, w->heads * w->width, 0);

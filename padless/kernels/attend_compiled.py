@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.compiled import Library, library
-from padless.kernels.halves import HALVES
+from padless.kernels.compiled import Library, library, reach
+from padless.kernels.halves import HALVES, dtype_of
 from padless.kernels.scan_fast import or_reference
 from padless.ragged.index import Index, Ints
 
 DTYPES = (torch.float32, *HALVES)
+FEW = 32  # keys that a query may have however few the queries are
 CALL = 2048  # products of a query with a key that take as long as all else for a block of queries
 _NUMBERS = ("rows", "heads", "groups", "size", "width", "causal", "room")
 _POINTERS = ("queries", "keys", "units", "cuts", "q", "k", "v", "out", "kept", "upstream", "dq", "dk", "dv", "scratch")
@@ -35,14 +36,23 @@ class _Job(ctypes.Structure):
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
-    """Whether the kernel is there and these are for it: heads of whole vectors, a causal order that is the steps' own."""
-    if torch.compiler.is_compiling() or any(x.device.type != "cpu" or x.dtype not in DTYPES for x in (query, key, value)):
+    """Whether the kernel is there and these are for it; what fits nowhere is torch's to refuse.
+
+    Heads are whole vectors, a causal order is the steps' own. A vector of queries should not be all but empty, and on the
+    way back, where a head of keys is one thread's, there should be enough of them.
+    """
+    native, (heads, size), (groups, width) = library(), query.shape[1:], value.shape[1:]
+    if native is None or native.lanes < 8 or not reach(query, key, value) or query.dtype not in DTYPES:
         return False
-    native = library()
-    return (native is not None and native.lanes > 4 and query.dtype == key.dtype == value.dtype
-            and query.shape[2] > 0 and query.shape[2] % native.lanes == 0
-            and value.shape[2] > 0 and value.shape[2] % native.lanes == 0
-            and query.shape[1] > 0 and (not causal or queries.equals(keys)))
+    rows = int((queries.lengths > 0).sum())
+    threads = min(torch.get_num_threads(), rows * heads)
+    return (query.dtype == key.dtype == value.dtype and key.shape[1:] == (groups, size)
+            and size > 0 and size % native.lanes == 0 and width > 0 and width % native.lanes == 0
+            and groups > 0 and heads > 0 and heads % groups == 0 and queries.shape[0] == keys.shape[0]
+            and len(query) == queries.steps and len(key) == len(value) == keys.steps
+            and (not causal or queries.equals(keys))
+            and (queries.steps * 2 >= rows * native.lanes or keys.steps <= FEW * rows)
+            and (rows * groups >= threads or not torch.is_grad_enabled()))
 
 
 def attend(
@@ -55,10 +65,10 @@ def attend(
     with torch.autocast("cpu", enabled=False):
         given = [x.float() for x in (query, key, value)]
         if torch.is_grad_enabled() and any(x.requires_grad for x in given):
-            found: Any = _Attend.apply(work, causal, scale, again, *given)
+            found: Any = _Attend.apply(work, causal, scale, torch.autocast("cpu", enabled=False)(again), *given)
         else:
             found = _forward(work, causal, scale, False, *given)[0]
-    return found.to(query.dtype)
+    return found.to(dtype_of(query))
 
 
 @dataclass(eq=False)
@@ -131,8 +141,7 @@ class _Attend(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        q, k, v, upstream = (x.contiguous() for x in (*ctx.saved_tensors[:3], grads[0]))
+        q, k, v, out, kept, upstream = (x.contiguous() for x in (*ctx.saved_tensors, grads[0]))
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-        ctx.work.run(True, ctx.causal, ctx.scale, q=q, k=k, v=v, out=ctx.saved_tensors[3], kept=ctx.saved_tensors[4],
-                     upstream=upstream, dq=dq, dk=dk, dv=dv)
+        ctx.work.run(True, ctx.causal, ctx.scale, q=q, k=k, v=v, out=out, kept=kept, upstream=upstream, dq=dq, dk=dk, dv=dv)
         return None, None, None, None, dq, dk, dv

@@ -17,7 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
+from torch.autograd import forward_ad
+from torch.nn import Buffer, Parameter
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+_PLAIN = (Tensor, Parameter, Buffer)  # others may keep their numbers elsewhere
 FOLDER = Path(__file__).parent
 LEVELS = ("avx512", "avx2", "default")  # the best one first; torch says up to which the processor goes
 
@@ -54,6 +59,27 @@ def panels(x: Tensor, lanes: int) -> Tensor:
     return torch.cat([wide, rest]) if len(rest) else wide.contiguous()
 
 
+def transformed(*tensors: Tensor | None) -> bool:
+    """Whether torch.func or a forward-mode derivative is at work, or such a tensor is a batch of what it seems to be.
+
+    They know a function of ours only as the operations of torch that it calls.
+    """
+    return (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+            or any(t is not None and (is_legacy_batchedtensor(t) or is_functorch_wrapped_tensor(t)) for t in tensors))
+
+
+def reach(*tensors: Tensor | None) -> bool:
+    """Whether a kernel may read and write such tensors where they lie, and nobody waits for operations of torch.
+
+    Those who do are compilers, tracers, torch.func, forward-mode derivatives and dispatch modes, which see no kernel.
+    """
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_compiling() or tracing or transformed(*tensors) or _get_current_dispatch_mode() is not None:
+        return False
+    return all(t is None or type(t) in _PLAIN and t.device.type == "cpu" and t.layout is torch.strided
+               and not t.is_neg() and not t.is_conj() for t in tensors)
+
+
 def windows(
     line: Tensor, weights: Tensor, bias: Tensor | None, count: int, apart: int, chosen: Tensor | None
 ) -> Tensor | None:
@@ -61,11 +87,8 @@ def windows(
 
     With `chosen` only those of these numbers. None where the compiled kernels are not there, or are not for such tensors.
     """
-    if torch.compiler.is_compiling():
-        return None
     native = library()
-    given = [t for t in (line, weights, bias) if t is not None]
-    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given)
+    fits = reach(line, weights, bias) and all(t is None or t.dtype == torch.float32 for t in (line, weights, bias))
     if native is None or native.lanes < 8 or not fits or weights.shape[1] % native.lanes:
         return None
     wanted = count if chosen is None else len(chosen)

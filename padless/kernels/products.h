@@ -45,7 +45,7 @@ INLINE vec reciprocal(vec x) { vec r = (vec)_mm256_rcp_ps((__m256)x); return r +
 INLINE vec reciprocal(vec x) { return 1.0f / x; }
 #endif
 
-/* 2 to the power of t, to the last bit or two; no less than 2^-126 or 0, no more than 2^126, and NaN stays. */
+/* 2 to the power of t, to the last bit or two; below 2^-126 it may be 0, no more than 2^126, and NaN stays. */
 #if LANES == 16
 INLINE vec power(vec t) {
     t = (vec)_mm512_min_ps((__m512)all(126.0f), (__m512)t);
@@ -67,7 +67,8 @@ INLINE vec power(vec t) {
 #if LANES == 16
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
-    return p * (vec)(((ivec)shifted << 23) + 0x3f800000);
+    p *= (vec)(((ivec)shifted << 23) + 0x3f800000);
+    return pick(t <= all(-126.0f), all(0.0f), p);
 #endif
 }
 

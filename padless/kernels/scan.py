@@ -83,7 +83,7 @@ def lstm(
 ) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"], Float[Tensor, "b units"]]:
     """Keras's LSTM: outputs, last h, last c. `recurrent_masks` multiply the previous h on its way into each gate."""
     usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
-    run = _path("lstm", path, values, usual)
+    run = _path("lstm", path, usual, values, kernel, recurrent, bias, h0, c0)
     weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, c0, recurrent_masks)
     with unautocast:
         return run(index, reverse, activation, recurrent_activation, *weights)
@@ -109,7 +109,7 @@ def gru(
         raise ShapeError(f"The bias of a GRU with reset_after={reset_after} has shape "
                          f"{'(2, 3 * units)' if reset_after else '(3 * units,)'}; got {tuple(bias.shape)}.")
     usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
-    run = _path("gru", path, values, usual and reset_after)
+    run = _path("gru", path, usual and reset_after, values, kernel, recurrent, bias, h0)
     weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
     with unautocast:
         return run(index, reverse, activation, recurrent_activation, reset_after, *weights)
@@ -130,7 +130,7 @@ def simple_rnn(
 ) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
     """Keras's SimpleRNN: outputs, last h."""
     usual = (activation is torch.tanh or activation is torch.relu) and recurrent_masks is None
-    run = _path("simple_rnn", path, values, usual)
+    run = _path("simple_rnn", path, usual, values, kernel, recurrent, bias, h0)
     weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
     with unautocast:
         return run(index, reverse, activation, *weights)
@@ -222,15 +222,18 @@ FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 
 
-def _path(cell: str, forced: str | None, values: Tensor, usual: bool) -> Callable[..., Any]:
+def _path(
+    cell: str, forced: str | None, usual: bool, values: Tensor, *others: Tensor | None
+) -> Callable[..., Any]:
     """The implementation of a cell: the forced one, else the fastest that can take this."""
     if forced is not None and forced not in PATHS:
         raise ArgumentError(one_of("path", forced, PATHS))
     dtype = dtype_of(values)
     can = {"reference": True,
-           "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES,
+           "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES
+                     and not compiled.transformed(values),
            "compiled": usual and values.device.type == "cpu" and dtype in COMPILED_DTYPES
-                       and compiled.library() is not None and not torch.compiler.is_compiling(),
+                       and compiled.library() is not None and compiled.reach(values, *others),
            "cudnn": usual and values.device.type == "cuda" and dtype in FAST_DTYPES
                     and torch.backends.cudnn.enabled and not torch.compiler.is_compiling()}
     if forced not in (None, "reference") and not usual:

@@ -244,7 +244,8 @@ class _Scan(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        tensors, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
+        saved = ctx.saved_tensors  # asked for once: whoever keeps them elsewhere brings them back each time
+        tensors, kept = saved[: ctx.given], saved[ctx.given :]
         cell, parts, need = ctx.cell, ctx.parts, ctx.needs_input_grad[ctx.ahead :]
         with torch.autocast("cpu", enabled=False):
             again: Any = _forward(cell, parts, True, *tensors)[1] if ctx.spent else kept

@@ -25,7 +25,7 @@ def usable(line: Tensor, kernel: Tensor, groups: int) -> bool:
     """Whether products are the fast way: on the CPU, with enough channels on both sides of each product."""
     return (line.device.type == "cpu" and groups == 1 and min(kernel.shape[1:]) >= 16
             and line.dtype in (torch.float32, torch.float64) and line.dtype == kernel.dtype
-            and not torch.is_autocast_enabled("cpu"))
+            and not torch.is_autocast_enabled("cpu") and not compiled.transformed())
 
 
 def windows(
