@@ -74,7 +74,7 @@ def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, 
     tensors = leaves(queries, keys, *heads, size, width, seed)
     library = compiled.load(level)
     threads = max(1, min(threads, int((queries.lengths > 0).sum()) * heads[1]))  # with more, one row is left to torch
-    with (patch.object(attend_compiled, "library", lambda: library), patch.object(attend_compiled, "FEW", 1000),
+    with (patch.object(compiled, "library", lambda: library), patch.object(attend_compiled, "FEW", 1000),
           patch.object(torch, "get_num_threads", lambda: threads)):
         compare(tensors, queries, keys, relation == "causal")
 
@@ -85,7 +85,7 @@ def test_long_rows_meet_their_keys_piece_by_piece(level, causal):
     queries = Index.from_lengths(np.array([513, 3, 1100]))
     keys = queries if causal else Index.from_lengths(np.array([1300, 600, 511]))
     library = compiled.load(level)
-    with patch.object(attend_compiled, "library", lambda: library):
+    with patch.object(compiled, "library", lambda: library):
         compare(leaves(queries, keys, 2, 1), queries, keys, causal, bound=1e-4)  # sums over a thousand
 
 
@@ -217,7 +217,7 @@ def test_what_is_not_for_it_goes_to_torch(monkeypatch):
     assert not attend_compiled.takes(q[..., :3], k[..., :3], v, index, index, False)
     assert not attend_compiled.takes(q, k, v[..., :0], index, index, False)
     assert not attend_compiled.takes(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
-    monkeypatch.setattr(attend_compiled, "library", lambda: None)
+    monkeypatch.setattr(compiled, "library", lambda: None)
     assert not attend_compiled.takes(q, k, v, index, index, False)
 
 
@@ -349,7 +349,7 @@ def test_keys_whose_score_is_minus_infinity_count_nothing(level):
     key[:600, :, 0] = -3e38
     value[:600] = 1e30
     library = compiled.load(level)
-    with patch.object(attend_compiled, "library", lambda: library):
+    with patch.object(compiled, "library", lambda: library):
         assert torch.equal(attend(query, key, value, queries, keys, Sight())[0], torch.ones(20, 1, 16))
         key[:600, :, 0] = -5e3  # far below the others, but finite
         assert torch.equal(attend(query, key, value, queries, keys, Sight())[0], torch.ones(20, 1, 16))

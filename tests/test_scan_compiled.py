@@ -50,7 +50,7 @@ def test_it_equals_the_reference_for_any_subset(level, cell, index, features, un
     for n, tensor in enumerate(given_):
         tensor.requires_grad_(n in needed)
     library = compiled.load(level)
-    with patch.object(scan_compiled, "library", lambda: library):
+    with patch.object(compiled, "library", lambda: library):
         ours = run(cell, index, tensors, reverse=reverse, path="compiled")
         theirs = run(cell, index, tensors, reverse=reverse, path="reference")
         with torch.no_grad():
@@ -79,7 +79,7 @@ def test_how_many_times_are_made_at_once_changes_no_bit(level, cell, features):
     tensors = floats(cell, index, features, 21)
     library, found = compiled.load(level), []
     for near in (0, 4 * 32 * 50, 1 << 20):  # one time, a few, all
-        with patch.object(scan_compiled, "library", lambda: library), patch.object(scan_compiled, "NEAR", near):
+        with patch.object(compiled, "library", lambda: library), patch.object(scan_compiled, "NEAR", near):
             ours = run(cell, index, tensors, path="compiled")
             with torch.no_grad():
                 same(run(cell, index, tensors, path="compiled"), ours, rtol=0, atol=0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -132,8 +131,8 @@ def attend(
             k, v = (_for_heads(x, query.shape[1]) for x in (key, value))
             return attend_varlen.attend(query, k, v, queries, keys, sight.causal, scale), None
         if attend_compiled.takes(*given):
-            again = partial(in_groups, queries=queries, keys=keys, sight=sight, scale=scale, score=dot)
-            return attend_compiled.attend(*given, scale, lambda *tensors: again(*tensors)[:1]), None
+            return attend_compiled.attend(
+                *given, scale, lambda q, k, v: in_groups(q, k, v, queries, keys, sight, scale, dot)[:1]), None
     return in_groups(query, key, value, queries, keys, sight, scale, score, thin, show)
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.compiled import Library, library, reach
+from padless.kernels import compiled
 from padless.kernels.halves import HALVES, dtype_of
 from padless.kernels.scan_fast import or_reference
 from padless.ragged.index import Index, Ints
@@ -41,8 +41,8 @@ def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index
     Heads are whole vectors, a causal order is the steps' own. A vector of queries should not be all but empty, and on the
     way back, where a head of keys is one thread's, there should be enough of them.
     """
-    native, (heads, size), (groups, width) = library(), query.shape[1:], value.shape[1:]
-    if native is None or native.lanes < 8 or not reach(query, key, value) or query.dtype not in DTYPES:
+    native, (heads, size), (groups, width) = compiled.library(), query.shape[1:], value.shape[1:]
+    if native is None or native.lanes < 8 or not compiled.reach(query, key, value) or query.dtype not in DTYPES:
         return False
     rows = int((queries.lengths > 0).sum())
     threads = min(torch.get_num_threads(), rows * heads)
@@ -88,14 +88,11 @@ class Work:
         units = heads * (np.ones_like(own) if backward else blocks)
         cost = own * others + CALL * np.maximum(blocks, 1)
         each = np.repeat(cost / np.maximum(units, 1), units)
-        parts = max(1, min(torch.get_num_threads(), len(each)))
-        cuts = np.searchsorted(np.cumsum(each) - each / 2, each.sum() / parts * np.arange(parts + 1))
-        cuts[-1] = len(each)
-        return np.append(0, np.cumsum(units)), cuts
+        return np.append(0, np.cumsum(units)), compiled.cuts(each, len(each))
 
     def run(self, backward: bool, causal: bool, scale: float, **tensors: Tensor | None) -> None:
         """One call of the compiled kernel."""
-        native = _library()
+        native = compiled.needed()
         given: Any = tensors
         heads, size, groups, width = *given["q"].shape[1:], *given["v"].shape[1:]
         units, cuts = (np.ascontiguousarray(x) for x in self.dealt(groups if backward else heads, native.lanes, backward))
@@ -106,15 +103,7 @@ class Work:
         job = _Job(rows=len(self.queries) - 1, heads=heads, groups=groups, size=size, width=width, causal=causal, room=room,
                    scratch=scratch.data_ptr(), scale=scale, **places,
                    **{name: x.data_ptr() for name, x in tensors.items() if x is not None})
-        if native.attend(backward, ctypes.byref(job), len(cuts) - 1, native.parallel_for):
-            raise RuntimeError("The compiled attention could not start its threads.")
-
-
-def _library() -> Library:
-    found = library()
-    if found is None:
-        raise RuntimeError("The compiled attention is not there; `takes` asks for it first.")
-    return found
+        native.start(native.attend, backward, ctypes.byref(job), len(cuts) - 1)
 
 
 def _forward(

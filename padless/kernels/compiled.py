@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
@@ -43,6 +45,11 @@ class Library:
     lanes: int
     parallel_for: Any
 
+    def start(self, function: Callable[..., int], *given: Any) -> None:
+        """Call one of them, on torch's threads."""
+        if function(*given, self.parallel_for):
+            raise RuntimeError("The compiled kernels could not start their threads.")
+
 
 class _Windows(ctypes.Structure):
     """The struct `sliding` of windows.c."""
@@ -57,6 +64,18 @@ def panels(x: Tensor, lanes: int) -> Tensor:
     whole = x.shape[1] // width * width
     wide, rest = x[:, :whole].unflatten(1, (-1, width)).transpose(0, 1).reshape(-1), x[:, whole:].reshape(-1)
     return torch.cat([wide, rest]) if len(rest) else wide.contiguous()
+
+
+def cuts(costs: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """Where a list of costs is cut so that each thread has as much of them, in `most` parts at most; both ends too.
+
+    >>> cuts(np.array([3, 1, 1, 1]), 1).tolist()
+    [0, 4]
+    """
+    parts = max(1, min(torch.get_num_threads(), most))
+    found = np.searchsorted(np.cumsum(costs) - costs / 2, costs.sum() / parts * np.arange(parts + 1))
+    found[-1] = len(costs)
+    return found
 
 
 def transformed(*tensors: Tensor | None) -> bool:
@@ -97,8 +116,7 @@ def windows(
     chosen = None if chosen is None else chosen.contiguous()
     places = [None if t is None else t.data_ptr() for t in (chosen, line, packed, bias, to)]
     job = _Windows(weights.shape[0], apart, weights.shape[1], *places)
-    if native.windows(wanted, ctypes.byref(job), native.parallel_for):
-        raise RuntimeError("The compiled windows could not start their threads.")
+    native.start(native.windows, wanted, ctypes.byref(job))
     return to
 
 
@@ -107,6 +125,14 @@ def library() -> Library | None:
     """The compiled kernels for this processor, None if there are none."""
     found = find()
     return found if isinstance(found, Library) else None
+
+
+def needed() -> Library:
+    """The same, for those who have asked before."""
+    found = library()
+    if found is None:
+        raise RuntimeError("The compiled kernels are not there; ask `compiled.library` first.")
+    return found
 
 
 def backends() -> dict[str, str]:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.kernels.compiled import Library, library, panels
+from padless.kernels import compiled
+from padless.kernels.compiled import panels
 from padless.kernels.halves import HALVES, filled
 from padless.kernels.scan_doors import doors
 from padless.kernels.scan_fast import or_reference
@@ -67,11 +68,8 @@ class Parts:
     def of(index: Index, reverse: bool) -> "Parts":
         """Longest first, cut where each part has as much to do: so those that end together walk together."""
         lengths = index.lengths
-        count = max(1, min(torch.get_num_threads(), int((lengths > 0).sum())))
         rows = np.argsort(-lengths, kind="stable")
-        done = np.cumsum(lengths[rows]) - lengths[rows] / 2
-        cuts = np.searchsorted(done, index.steps / count * np.arange(count + 1))
-        cuts[-1] = len(rows)
+        cuts = compiled.cuts(lengths[rows], int((lengths > 0).sum()))
         first, last = index.offsets[:-1], index.offsets[1:] - 1
         arrays = (cuts, (last if reverse else first)[rows], lengths[rows], rows)
         cuts, starts, lengths, rows = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in arrays)
@@ -99,10 +97,8 @@ class Parts:
                    relu=cell.relu, features=0 if x is None else x.shape[1], near=near, own=own,
                    z=z.data_ptr() - missing * z.element_size(),
                    **{name: tensor.data_ptr() for name, tensor in given.items() if tensor is not None})
-        native = _library()
-        failed = native.scan(2 * cell.number + backward, ctypes.byref(job), len(self), native.parallel_for)
-        if failed:
-            raise RuntimeError("The compiled scan could not start its threads.")
+        native = compiled.needed()
+        native.start(native.scan, 2 * cell.number + backward, ctypes.byref(job), len(self))
 
 
 def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
@@ -118,15 +114,8 @@ lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 # Columns: (rows, gates * units), gate by gate, as Keras has them; units filled up to whole vectors
 
 
-def _library() -> Library:
-    found = library()
-    if found is None:
-        raise RuntimeError("The compiled scan is not there; `scan._path` asks for it first.")
-    return found
-
-
 def _lanes() -> int:
-    return _library().lanes
+    return compiled.needed().lanes
 
 
 def _wide(states: Tensor, units: int) -> Tensor:

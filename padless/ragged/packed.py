@@ -147,8 +147,7 @@ class Packed(Operators):
         index, rest = self.index, self.values.shape[1:]
         fill = None if index.full or padding is not None else self.fill
         if fill is not None and not (torch.is_grad_enabled() and self.values.requires_grad):
-            cells = torch.cat([self.values, fill]).index_select(0, index.at(self._shown(fill), self.device))
-            return cells.reshape(*index.grid, *rest)
+            return self._cells(fill).reshape(*index.grid, *rest)
         grid = place(self.values, index.at("flat", self.device), index.shape[0] * index.shape[1])
         if not index.full and (padding is not None or self.fill is not None):
             if padding is not None or self.fill is None:
@@ -164,10 +163,13 @@ class Packed(Operators):
         if self.index.full:
             cells.copy_(self.values)
         elif self.fill is not None:
-            own = torch.cat([self.values, self.fill])
-            torch.index_select(own, 0, self.index.at(self._shown(self.fill), self.device), out=cells)
+            self._cells(self.fill, cells)
         else:
             cells.zero_().index_copy_(0, self.index.at("flat", self.device), self.values)
+
+    def _cells(self, fill: Tensor, out: Tensor | None = None) -> Tensor:
+        """Every cell of the grid with what it shows, one below the other."""
+        return torch.index_select(torch.cat([self.values, fill]), 0, self.index.at(self._shown(fill), self.device), out=out)
 
     def _shown(self, fill: Tensor) -> Literal["shown", "shown_apart"]:
         """Where a cell finds what it shows, among values and fill."""
