@@ -27,9 +27,13 @@ ON_CURVES = ["limit", "padless", "torch-padded", "torch-packed"]
 
 def parser() -> argparse.ArgumentParser:
     """What may be asked."""
-    found = argparse.ArgumentParser(prog="python -m benchmarks", description=(
-        "Times fit and predict of the same models in padless and elsewhere, in turn, against the time of the matrix "
-        "products of the real steps. See docs/speed.md."))
+    found = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=(
+            "Times fit and predict of the same models in padless and elsewhere, in turn, against the time of the matrix "
+            "products of the real steps. See docs/speed.md."
+        ),
+    )
     add = found.add_argument
     add("--workload", action="append", choices=WORKLOADS, metavar="NAME", help=f"one of {', '.join(WORKLOADS)}; repeatable")
     add("--fill", action="append", type=_share, help="share of real steps, above 0 and at most 1; repeatable")
@@ -51,19 +55,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("--svg draws the table, in multiples of the limit: leave --curves out, and the limit in")
     given.rounds = given.rounds or (1 if given.quick else 7)
     console, notes = Console(width=None if sys.stdout.isatty() else 140), Console(stderr=True)
-    setting = {"threads": given.threads, "device": given.device, "rounds": given.rounds, "machine": _machine(),
-               "python": platform.python_version(), "load": os.getloadavg()[0]}
+    setting = {
+        "threads": given.threads,
+        "device": given.device,
+        "rounds": given.rounds,
+        "machine": _machine(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
     console.print(f"{given.threads} threads, {given.rounds} rounds, {setting['machine']}", highlight=False)
     if setting["load"] > 0.5:
-        notes.print(f"Others use this machine (load {setting['load']:.1f}). Threads that wait for each other wait longer "
-                    f"then, some peers' more than others': do not trust the ratios.", style="yellow")
+        notes.print(
+            f"Others use this machine (load {setting['load']:.1f}). Threads that wait for each other wait longer "
+            f"then, some peers' more than others': do not trust the ratios.",
+            style="yellow",
+        )
     if given.curves:
         results, wrong = _curves(given, console, notes), []
     else:
         found = _comparisons(given, console, notes)
         results = {"comparisons": [_record(one) for one in found]}
-        wrong = [one for one in found if any(one.odd(name) for name in one.peers if name.startswith("torch"))
-                 or "padless" in one.left_out]
+        wrong = [
+            one
+            for one in found
+            if any(one.odd(name) for name in one.peers if name.startswith("torch")) or "padless" in one.left_out
+        ]
         if given.svg:
             given.svg.write_text(svg(found))
     if given.json:
@@ -76,8 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def chosen(given: argparse.Namespace) -> list[Workload]:
     """The models to compare: by name and fill, or those of the table."""
     names, fills = given.workload, given.fill
-    pairs = TABLE if not names and not fills else [
-        (name, fill) for name in names or WORKLOADS for fill in fills or [WORKLOADS[name].fill]]
+    pairs = (
+        TABLE
+        if not names and not fills
+        else [(name, fill) for name in names or WORKLOADS for fill in fills or [WORKLOADS[name].fill]]
+    )
     found = [replace(WORKLOADS[name], fill=fill) for name, fill in pairs]
     return [workload.quick() for workload in found] if given.quick else found
 

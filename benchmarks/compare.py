@@ -70,7 +70,9 @@ def compare(workload: Workload, names: Sequence[str], rounds: int, threads: int,
             memory.update({name: answer["megabytes"] for name in team.names if (answer := team.ask(name, do="memory"))})
 
         found = team.in_turn([train, predict], rounds, weigh)
-        peers = {name: Found(found[name, train], found[name, predict], memory[name], team.versions[name],
-                             losses.get(name)) for name in team.names}
+        peers = {
+            name: Found(found[name, train], found[name, predict], memory[name], team.versions[name], losses.get(name))
+            for name in team.names
+        }
         real = np.count_nonzero(data(workload)[0]) / workload.steps
         return Comparison(workload, real, peers, team.left_out)

@@ -78,9 +78,11 @@ def sizes(workload: Workload, quick: bool) -> dict[str, list[Workload]]:
     fills = (0.2, 0.5, 1.0) if quick else (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     widths = (10, 20, 40) if quick else (50, 100, 200, 500, 1000, 2000, 5000, 10000)
     batches = (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
-    return {"fill": [replace(few, fill=fill) for fill in fills],
-            "length": [replace(long, width=width) for width in widths],
-            "batch": [replace(few, batch=batch) for batch in batches]}
+    return {
+        "fill": [replace(few, fill=fill) for fill in fills],
+        "length": [replace(long, width=width) for width in widths],
+        "batch": [replace(few, batch=batch) for batch in batches],
+    }
 
 
 def curve(against: str, models: Sequence[Workload], names: Sequence[str], rounds: int, threads: int, device: str) -> Curve:
@@ -120,8 +122,15 @@ def start(workload: Workload, names: Sequence[str], rounds: int, threads: int, d
 
 
 # After which import, what, with which backend of Keras. Seconds are those of the second import alone.
-IMPORTS = [("", "torch", ""), ("torch", "padless", ""), ("torch", "keras", "torch"), ("jax", "keras", "jax"),
-           ("tensorflow", "keras", "tensorflow"), ("", "jax", ""), ("", "tensorflow", "")]
+IMPORTS = [
+    ("", "torch", ""),
+    ("torch", "padless", ""),
+    ("torch", "keras", "torch"),
+    ("jax", "keras", "jax"),
+    ("tensorflow", "keras", "tensorflow"),
+    ("", "jax", ""),
+    ("", "tensorflow", ""),
+]
 CLOCK = """
 import time{before}
 began = time.perf_counter()

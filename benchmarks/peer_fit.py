@@ -48,8 +48,9 @@ class FitPeer:
 
     def loss(self) -> float:
         """Of the first batch."""
-        return float(self.model.evaluate(self.ids[: self.batch], self.labels[: self.batch], batch_size=self.batch,
-                                         verbose=0))
+        return float(
+            self.model.evaluate(self.ids[: self.batch], self.labels[: self.batch], batch_size=self.batch, verbose=0)
+        )
 
 
 class Padless(FitPeer):

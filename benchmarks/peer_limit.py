@@ -37,9 +37,14 @@ def products(workload: Workload, ids: Ids) -> list[Product]:
         "lstm": [Product(n, d, 4 * u), Product(n, u, 4 * u)],
         "bilstm": [Product(n, d, 4 * u, 2), Product(n, u, 4 * u, 2)],
         "gru": [Product(n, d, 3 * u), Product(n, u, 3 * u)],
-        "transformer": [Product(n, d, 3 * d, w.blocks), Product(n * w.heads, size, keys, w.blocks),
-                        Product(n * w.heads, keys, size, w.blocks), Product(n, d, d, w.blocks),
-                        Product(n, d, u, w.blocks), Product(n, u, d, w.blocks)],
+        "transformer": [
+            Product(n, d, 3 * d, w.blocks),
+            Product(n * w.heads, size, keys, w.blocks),
+            Product(n * w.heads, keys, size, w.blocks),
+            Product(n, d, d, w.blocks),
+            Product(n, d, u, w.blocks),
+            Product(n, u, d, w.blocks),
+        ],
         "conv": [Product(n, w.window * d, u)],
         "mean": [],
     }

@@ -80,8 +80,14 @@ PEERS = {
     "keras-tensorflow": _keras("tensorflow", "TensorFlow"),
     "keras-jax": _keras("jax", "JAX"),
     "keras-torch": _keras("torch", "torch"),
-    "padless-loop": Entry("padless layers, torch loop", "peer_loop", needs=("torch", "padless"), verbs=("train",),
-                          cannot=["lstm", "bilstm", "gru", "transformer", "conv"], checked=False),
+    "padless-loop": Entry(
+        "padless layers, torch loop",
+        "peer_loop",
+        needs=("torch", "padless"),
+        verbs=("train",),
+        cannot=["lstm", "bilstm", "gru", "transformer", "conv"],
+        checked=False,
+    ),
 }
 
 

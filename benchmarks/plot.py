@@ -23,9 +23,12 @@ def svg(all_found: Sequence[Comparison]) -> str:
     top = next((tick for tick in TICKS[1:] if tick >= 1.25 * highest), TICKS[-1])
     height = HEAD + 24 + sum(HEAD + BAR * len(found.peers) for found in all_found)
     width = NAMES + 2 * (PANEL + GAP)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-             f'font-family="system-ui, sans-serif" font-size="11">', "<title>Cost, as multiples of the limit</title>",
-             f'<rect width="{width}" height="{height}" fill="white"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="system-ui, sans-serif" font-size="11">',
+        "<title>Cost, as multiples of the limit</title>",
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
     for number, (what, title) in enumerate(VERBS.items()):
         parts += _panel(all_found, what, title, NAMES + number * (PANEL + GAP), top, height)
     parts += _names(all_found)
@@ -57,13 +60,16 @@ def _names(all_found: Sequence[Comparison]) -> Iterator[str]:
             yield _text(8, y + 15, f"{found.workload.title}, fill {found.fill:.1f}", font_weight="bold", font_size="12")
         else:
             star = " *" if found.odd(name) else ""
-            yield _text(NAMES - 8, y + BAR - 4, PEERS[name].title + star, text_anchor="end",
-                        **({"font_weight": "bold"} if name == "padless" else {}))
+            yield _text(
+                NAMES - 8,
+                y + BAR - 4,
+                PEERS[name].title + star,
+                text_anchor="end",
+                **({"font_weight": "bold"} if name == "padless" else {}),
+            )
 
 
-def _panel(
-    all_found: Sequence[Comparison], what: str, title: str, left: float, top: float, height: float
-) -> Iterator[str]:
+def _panel(all_found: Sequence[Comparison], what: str, title: str, left: float, top: float, height: float) -> Iterator[str]:
     def place(ratio: float) -> float:
         """Half of the limit is the left edge, so that the limit itself has a bar."""
         return left + PANEL * min(1.0, max(0.0, log(2 * ratio) / log(2 * top)))
@@ -71,8 +77,10 @@ def _panel(
     yield _text(left, 18, title, font_weight="bold", font_size="12")
     for tick in (tick for tick in TICKS if tick <= top):
         x, strong = place(tick), tick == 1
-        yield (f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEAD}" y2="{height - 20}" '
-               f'stroke="{"#555" if strong else "#ddd"}" stroke-dasharray="{"3 2" if strong else "none"}"/>')
+        yield (
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEAD}" y2="{height - 20}" '
+            f'stroke="{"#555" if strong else "#ddd"}" stroke-dasharray="{"3 2" if strong else "none"}"/>'
+        )
         yield _text(x, height - 7, f"{tick}x", text_anchor="middle", fill="#555")
     for found, name, y in _rows(all_found):
         if name is None:

@@ -101,8 +101,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     lstms = {"padless": padless_lstm, "padded nn.LSTM": padded_lstm, "PackedSequence": sequence_lstm}
-    table = Table("training step", "contestant", "median ms", "quartiles ms", "x padless",
-                  title=f"{INDEX.steps} real of {BATCH} x {STEPS} steps, {arguments.threads} threads")
+    table = Table(
+        "training step",
+        "contestant",
+        "median ms",
+        "quartiles ms",
+        "x padless",
+        title=f"{INDEX.steps} real of {BATCH} x {STEPS} steps, {arguments.threads} threads",
+    )
     for what, make in (("recurrent part", recurrent_step), ("whole model", model_step)):
         times = seconds({name: make(lstm(), name == "padless") for name, lstm in lstms.items()}, arguments.rounds)
         for name, taken in times.items():

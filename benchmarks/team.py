@@ -31,9 +31,14 @@ class Process:
     def __init__(self, name: str, threads: int, device: str) -> None:
         self.said = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, str(threads), device], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
-            env={**os.environ, **environment(threads, device), **PEERS[name].environment})
+            [sys.executable, "-m", "benchmarks.worker", name, str(threads), device],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            env={**os.environ, **environment(threads, device), **PEERS[name].environment},
+        )
 
     def ask(self, **order: Any) -> dict[str, Any]:
         """One order, one answer."""
@@ -67,8 +72,10 @@ class Process:
 
 def environment(threads: int, device: str) -> dict[str, str]:
     """The same number of threads for every library, no GPU unless asked for, and no chatter."""
-    many = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                                            "TF_NUM_INTRAOP_THREADS", "NPROC")}
+    many = {
+        name: str(threads)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "NPROC")
+    }
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     cpu = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"} if device == "cpu" else {}
     return {**many, **cpu, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -185,7 +192,7 @@ class Team:
         for turn in range(rounds + 1):
             for job in jobs:
                 names = [name for name in self.names if job.what in PEERS[name].verbs]
-                for name in [*names[turn % max(1, len(names)):], *names[: turn % max(1, len(names))]]:
+                for name in [*names[turn % max(1, len(names)) :], *names[: turn % max(1, len(names))]]:
                     answer = self.ask(name, do="time", key=job.key, what=job.what, repeat=job.repeat)
                     time.sleep(PAUSE)
                     if turn and answer is not None:

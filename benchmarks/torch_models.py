@@ -108,10 +108,10 @@ class Transformer(Net):
 
     def __init__(self, w: Workload) -> None:
         super().__init__(w, w.features)
-        block = nn.TransformerEncoderLayer(w.features, w.heads, w.units, dropout=0.0, layer_norm_eps=1e-3,
-                                           batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(block, w.blocks, nn.LayerNorm(w.features, eps=1e-3),
-                                             enable_nested_tensor=False)
+        block = nn.TransformerEncoderLayer(
+            w.features, w.heads, w.units, dropout=0.0, layer_norm_eps=1e-3, batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(block, w.blocks, nn.LayerNorm(w.features, eps=1e-3), enable_nested_tensor=False)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`(B, T, classes)`."""
@@ -145,9 +145,11 @@ class Convolution(Net):
 def net(w: Workload, packed: bool) -> Net:
     """The model of a workload."""
     makers: dict[str, Callable[[], Net]] = {
-        "lstm": lambda: Tagger(w, packed), "gru": lambda: Tagger(w, packed),
+        "lstm": lambda: Tagger(w, packed),
+        "gru": lambda: Tagger(w, packed),
         "bilstm": lambda: PackedBothWays(w) if packed else PaddedBothWays(w),
-        "transformer": lambda: Transformer(w), "conv": lambda: Convolution(w),
+        "transformer": lambda: Transformer(w),
+        "conv": lambda: Convolution(w),
     }
     return makers[w.kind]()
 
@@ -169,6 +171,7 @@ def _load_linear(layer: nn.Linear, weights: Iterator[Tensor]) -> None:
 
 def _load_scan(scan: nn.Module, suffix: str, kind: str, weights: Iterator[Tensor]) -> None:
     """Kernel, recurrent kernel and bias: one bias in an LSTM, one for each kernel in a GRU."""
+
     def ordered(weight: Tensor) -> Tensor:
         gates = weight.t().chunk(len(GATES[kind]))
         return torch.cat([gates[k] for k in GATES[kind]])

@@ -42,19 +42,30 @@ class Workload:
         return replace(self, units=8, features=8, vocabulary=50, classes=5, heads=2, width=12, batch=4, steps=2)
 
 
-WORKLOADS = {workload.name: workload for workload in (
-    Workload("lstm-128", "LSTM tagger 128", "lstm", 128),
-    Workload("lstm-512", "LSTM tagger 512", "lstm", 512, steps=3),
-    Workload("bilstm", "BiLSTM classifier", "bilstm", 128, tags=False),
-    Workload("gru-holes", "GRU tagger 192, holes", "gru", 192, holes=True, fill=0.7, steps=5),
-    Workload("transformer", "transformer", "transformer", 512),
-    Workload("conv", "conv classifier", "conv", 128, tags=False),
-)}
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("lstm-128", "LSTM tagger 128", "lstm", 128),
+        Workload("lstm-512", "LSTM tagger 512", "lstm", 512, steps=3),
+        Workload("bilstm", "BiLSTM classifier", "bilstm", 128, tags=False),
+        Workload("gru-holes", "GRU tagger 192, holes", "gru", 192, holes=True, fill=0.7, steps=5),
+        Workload("transformer", "transformer", "transformer", 512),
+        Workload("conv", "conv classifier", "conv", 128, tags=False),
+    )
+}
 TINY = Workload("tiny", "mean of an embedding", "mean", 4, tags=False, steps=200, width=20, features=4, vocabulary=10)
 
 # What is timed unless told: (workload, fill).
-TABLE = [("lstm-128", 0.3), ("lstm-512", 0.3), ("bilstm", 0.3), ("gru-holes", 0.7), ("transformer", 0.3), ("conv", 0.3),
-         ("lstm-128", 1.0), ("lstm-128", 0.1)]
+TABLE = [
+    ("lstm-128", 0.3),
+    ("lstm-512", 0.3),
+    ("bilstm", 0.3),
+    ("gru-holes", 0.7),
+    ("transformer", 0.3),
+    ("conv", 0.3),
+    ("lstm-128", 1.0),
+    ("lstm-128", 0.1),
+]
 
 
 def data(workload: Workload) -> tuple[Ids, Ids]:

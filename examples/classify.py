@@ -26,8 +26,12 @@ MODULES, VOCABULARY = (ast, statistics, textwrap), 800
 
 def lines(*modules: ModuleType) -> tuple[list[list[str]], np.ndarray]:
     """The words of each line that has at least three, and the number of its module."""
-    found = [(words, number) for number, module in enumerate(modules) for line in inspect.getsource(module).splitlines()
-             if len(words := re.findall(r"\w+|[^\w\s]", line)) > 2]
+    found = [
+        (words, number)
+        for number, module in enumerate(modules)
+        for line in inspect.getsource(module).splitlines()
+        if len(words := re.findall(r"\w+|[^\w\s]", line)) > 2
+    ]
     return [words for words, _ in found], np.array([number for _, number in found])
 
 
@@ -40,8 +44,14 @@ def numbered(rows: list[list[str]]) -> list[list[int]]:
 
 def classifier() -> Model:
     """The mean of the words' vectors, and a layer on top."""
-    return Sequential([Embedding(VOCABULARY, 32, mask_zero=True), GlobalAveragePooling1D(), Dropout(0.3),
-                       Dense(len(MODULES), activation="softmax")])
+    return Sequential(
+        [
+            Embedding(VOCABULARY, 32, mask_zero=True),
+            GlobalAveragePooling1D(),
+            Dropout(0.3),
+            Dense(len(MODULES), activation="softmax"),
+        ]
+    )
 
 
 def main(epochs: int = 6, seed: int = 0) -> float:
@@ -53,11 +63,14 @@ def main(epochs: int = 6, seed: int = 0) -> float:
     model = classifier()
     model.compile(padless.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     weights = len(labels) / (len(MODULES) * np.bincount(labels))
-    model.fit([x[i] for i in train], labels[train], sample_weight=weights[labels[train]], batch_size=32, epochs=epochs,
-              verbose=2)
+    model.fit(
+        [x[i] for i in train], labels[train], sample_weight=weights[labels[train]], batch_size=32, epochs=epochs, verbose=2
+    )
     found = model.evaluate([x[i] for i in test], labels[test], verbose=0, return_dict=True)["accuracy"]
-    print(f"{len(test)} unseen lines: {found:.0%} told right, {np.bincount(labels).max() / len(labels):.0%} are of the "
-          f"commonest module")
+    print(
+        f"{len(test)} unseen lines: {found:.0%} told right, {np.bincount(labels).max() / len(labels):.0%} are of the "
+        f"commonest module"
+    )
     return found
 
 

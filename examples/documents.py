@@ -76,8 +76,10 @@ def main(epochs: int = 6, seed: int = 0) -> float:
     model.compile(padless.optimizers.Adam(0.01), "binary_crossentropy", metrics=["accuracy"])
     model.fit(x[train], labels[train], batch_size=16, epochs=epochs, verbose=2)
     found = model.evaluate(x[test], labels[test], verbose=0, return_dict=True)["accuracy"]
-    print(f"{len(test)} unseen functions: {found:.0%} told right, {max(labels.mean(), 1 - labels.mean()):.0%} are of the "
-          f"commoner kind; {(x == 0).mean():.0%} of the array is padding")
+    print(
+        f"{len(test)} unseen functions: {found:.0%} told right, {max(labels.mean(), 1 - labels.mean()):.0%} are of the "
+        f"commoner kind; {(x == 0).mean():.0%} of the array is padding"
+    )
     return found
 
 

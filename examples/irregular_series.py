@@ -51,8 +51,10 @@ def main(epochs: int = 6, seed: int = 0) -> float:
     model.fit(known(x), y, batch_size=32, epochs=epochs, verbose=2)
     x, y = series(200, seed=seed + 1)
     error = model.evaluate(known(x), y, verbose=0, return_dict=True)["mae"]
-    print(f"{np.isnan(x[..., 0]).mean():.0%} of the steps are missing; mean error {error:.3f}, of the mean "
-          f"{np.abs(y - y.mean()).mean():.3f}")
+    print(
+        f"{np.isnan(x[..., 0]).mean():.0%} of the steps are missing; mean error {error:.3f}, of the mean "
+        f"{np.abs(y - y.mean()).mean():.3f}"
+    )
     return error
 
 

@@ -24,8 +24,12 @@ END, LONGEST = 1, 60
 
 def lines() -> list[str]:
     """Lines of code of different lengths."""
-    return [line.strip()[:LONGEST] for module in (textwrap, heapq) for line in inspect.getsource(module).splitlines()
-            if line.strip()]
+    return [
+        line.strip()[:LONGEST]
+        for module in (textwrap, heapq)
+        for line in inspect.getsource(module).splitlines()
+        if line.strip()
+    ]
 
 
 def examples(text: list[str]) -> tuple[list[np.ndarray], list[np.ndarray], int]:

@@ -1,6 +1,6 @@
 """The two experiments of docs/masking.md, with what they print.
 
-    python examples/masking.py
+python examples/masking.py
 """
 
 import numpy as np

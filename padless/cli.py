@@ -49,9 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"padless {_version()}")
     commands = parser.add_subparsers(required=True, metavar="command")
     demo = commands.add_parser(
-        "demo", help="learn a syntax highlighter from Python's standard library, in a minute",
+        "demo",
+        help="learn a syntax highlighter from Python's standard library, in a minute",
         description="Learn a syntax highlighter from the standard library of this Python, report how well it reads "
-                    "files that it has not seen, and colour a function of one. Takes about a minute.",
+        "files that it has not seen, and colour a function of one. Takes about a minute.",
     )
     demo.set_defaults(run=_demo)
     demo.add_argument("--file", type=Path, metavar="PATH", help="colour this file instead of reporting")

@@ -70,8 +70,10 @@ class Corpus:
             found = list(corpus.functions(root, files[split], plan.longest, seen))
             functions[split] = corpus.thin(found, getattr(plan, split))
             if not functions[split]:
-                raise DataError(f"No function of at most {plan.longest} characters in the {split} files of {root}. "
-                                "Run the demo with a complete Python.")
+                raise DataError(
+                    f"No function of at most {plan.longest} characters in the {split} files of {root}. "
+                    "Run the demo with a complete Python."
+                )
         return Corpus(root, files, functions)
 
 
@@ -85,12 +87,15 @@ class Highlighter:
     @staticmethod
     def untrained(characters: str, plan: Plan) -> Highlighter:
         """Ids of characters to scores of classes; id 0 is padding, and nothing is computed for it."""
-        model = Sequential([
-            Input((None,), name="characters"),
-            Embedding(len(characters) + 2, plan.features, mask_zero=True),
-            Bidirectional(LSTM(plan.units, return_sequences=True)),
-            Dense(len(CLASSES), name="classes"),
-        ], name="highlighter")
+        model = Sequential(
+            [
+                Input((None,), name="characters"),
+                Embedding(len(characters) + 2, plan.features, mask_zero=True),
+                Bidirectional(LSTM(plan.units, return_sequences=True)),
+                Dense(len(CLASSES), name="classes"),
+            ],
+            name="highlighter",
+        )
         return Highlighter(model, characters)
 
     def fit(
@@ -107,9 +112,16 @@ class Highlighter:
         optimizer = Adam(cosine(plan.learning_rate, steps), global_clipnorm=1.0)
         self.model.compile(optimizer, SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         bar = ProgressBar(verbose=1, console=console)
-        return self.model.fit(*self._examples(learn), batch_size=plan.batch, epochs=looks, verbose=0, shuffle=False,
-                              validation_data=self._examples(watch), callbacks=[bar],
-                              steps_per_epoch=None if looks == 1 else steps // looks)
+        return self.model.fit(
+            *self._examples(learn),
+            batch_size=plan.batch,
+            epochs=looks,
+            verbose=0,
+            shuffle=False,
+            validation_data=self._examples(watch),
+            callbacks=[bar],
+            steps_per_epoch=None if looks == 1 else steps // looks,
+        )
 
     def _examples(self, functions: Sequence[Function]) -> tuple[list[Labels], list[Labels]]:
         texts = [function.text for function in functions]
@@ -146,17 +158,21 @@ class Highlighter:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
         except SafetensorError as error:
-            raise DataError(f"{path} is no safetensors file ({error}). "
-                            "Expected one written by `padless demo --save`.") from error
+            raise DataError(
+                f"{path} is no safetensors file ({error}). Expected one written by `padless demo --save`."
+            ) from error
         known = json.loads(metadata.get(METADATA, "{}"))
         if known.get("classes") != list(CLASSES):
-            raise DataError(f"{path} holds no highlighter with the classes {', '.join(CLASSES)}. "
-                            "Expected a file written by `padless demo --save`.")
+            raise DataError(
+                f"{path} holds no highlighter with the classes {', '.join(CLASSES)}. "
+                "Expected a file written by `padless demo --save`."
+            )
         return Highlighter(load_model(path), known["characters"])
 
 
 def cosine(peak: float, steps: int) -> Callable[[int], float]:
     """A learning rate that rises over the first tenth of the steps, then falls to zero along a cosine."""
+
     def rate(step: int) -> float:
         rise = min(1.0, (step + 1) / max(steps / 10, 1))
         return peak * rise * (1 + math.cos(math.pi * step / steps)) / 2
@@ -269,13 +285,22 @@ def _report(highlighter: Highlighter, data: Corpus, trained: Grid | None, out: C
         sources = f"{len({function.path for function in found})} of {len(data.files[split])} files"
         _say(out, f"{split}: {len(found)} functions from {sources}, {sum(len(f.text) for f in found)} characters")
     truth = np.concatenate(truths)
-    out.print(report.table(f"On {len(truth)} characters of unseen files", {
-        "padless": report.Scores.of(truth, np.concatenate(answers)),
-        "majority per character": report.Scores.of(truth, np.concatenate(guesses)),
-    }))
+    out.print(
+        report.table(
+            f"On {len(truth)} characters of unseen files",
+            {
+                "padless": report.Scores.of(truth, np.concatenate(answers)),
+                "majority per character": report.Scores.of(truth, np.concatenate(guesses)),
+            },
+        )
+    )
     spared = [("training", trained), ("the report", grid)]
-    _say(out, "Share of the grid that was never computed: "
-              + ", ".join(f"{100 * g.spared:.1f} % in {what}" for what, g in spared if g is not None) + ".")
+    _say(
+        out,
+        "Share of the grid that was never computed: "
+        + ", ".join(f"{100 * g.spared:.1f} % in {what}" for what, g in spared if g is not None)
+        + ".",
+    )
     chosen = _telling(truths)
     _say(out, f"\nUnseen: {tests[chosen].path}, line {tests[chosen].line}")
     _show_function(tests[chosen].text, answers[chosen], truths[chosen], out)

@@ -35,7 +35,7 @@ UNKNOWN = 1  # the id of a character that no training file has; 0 is padding
 
 _ELSEWHERE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _BEGINS = re.compile(r"[ \t]*(@|(async[ \t]+)?def\b|class\b)")
-_QUOTES = re.compile(r'\"{3}|\'{3}')
+_QUOTES = re.compile(r"\"{3}|\'{3}")
 _KINDS = {tokenize.STRING: "string", tokenize.NUMBER: "number", tokenize.COMMENT: "comment", tokenize.OP: "operator"}
 
 
@@ -72,8 +72,10 @@ def files(root: Path) -> dict[str, list[str]]:
     found = sorted(path.as_posix() for path in paths if not _ELSEWHERE & set(path.parts))
     lists = {split: [path for path in found if split_of(path) == split] for split in SPLITS}
     if not all(lists.values()):
-        raise DataError(f"Expected the source of the standard library in {root}, but found {len(found)} files there. "
-                        "Run the demo with a Python that has its library as .py files.")
+        raise DataError(
+            f"Expected the source of the standard library in {root}, but found {len(found)} files there. "
+            "Run the demo with a Python that has its library as .py files."
+        )
     return lists
 
 

@@ -139,6 +139,8 @@ def mistakes(text: str, answers: Labels, truth: Labels, most: int = 8) -> list[s
         inside = [place for _, place in places]
         first = inside[0]
         line, column = text.count("\n", 0, first) + 1, first - text.rfind("\n", 0, first)
-        lines.append(f"line {line}, column {column}: {text[first : inside[-1] + 1]!r} taken for {CLASSES[answer]}, "
-                     f"is {CLASSES[right]}")
+        lines.append(
+            f"line {line}, column {column}: {text[first : inside[-1] + 1]!r} taken for {CLASSES[answer]}, "
+            f"is {CLASSES[right]}"
+        )
     return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]

@@ -30,8 +30,11 @@ MASKS = {
 }
 RELATIONS = ("birth", "stepwise", "window", "segment", "scan", "attend", "combine", "distributed", "module", "grid")
 COSTS = {
-    "window": "the spans", "attend": "each sequence's steps squared", "grid": "the grid",
-    "distributed": "that of the inner layer", "module": "as its relation says",
+    "window": "the spans",
+    "attend": "each sequence's steps squared",
+    "grid": "the grid",
+    "distributed": "that of the inner layer",
+    "module": "as its relation says",
 }
 POSITIONS = {"PositionEmbedding", "SinePositionEncoding", "RotaryEmbedding"}  # of the room "attend", but without pairs
 MODELS = {"Model", "Sequential", "Functional"}
@@ -202,8 +205,10 @@ def both(subject: Subject, mine: Any, inner: Any, theirs: Any, kind: str) -> int
     mask = grid(kind)
     grids = [g.float() if g.is_floating_point() else g for g in subject.sample(mask).grids]
     wide = torch.from_numpy(mask)
-    shown = [g if subject.born else torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g))
-             for g in grids]
+    shown = [
+        g if subject.born else torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g))
+        for g in grids
+    ]
     packed = [x if subject.born else with_fill(x, mask) for x in shown]
     subject.forget()
     if getattr(theirs, "stateful", False):
@@ -213,11 +218,14 @@ def both(subject: Subject, mine: Any, inner: Any, theirs: Any, kind: str) -> int
         if not subject.born and not mask.all():
             x._keras_mask = wide
     if inner is not mine:
+
         def run() -> Any:
             return theirs(*(shown if len(shown) > 1 else shown * 2), **({"use_causal_mask": True} if mine.causal else {}))
     else:
+
         def run() -> Any:
             return theirs(shown[0] if len(shown) == 1 else shown)
+
     others = run()
     if kind == "none":
         weights = [0.7 * w + 0.1 for w in inner.get_weights()]

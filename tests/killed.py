@@ -135,14 +135,24 @@ def train(case, folder, moments):
     optimizer = Adam(0.01, clipnorm=1.0)
     if options.get("averages"):
         optimizer = SGD(ExponentialDecay(0.1, 5, 0.8), momentum=0.9, use_ema=True, ema_overwrite_frequency=7)
-    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy", padless.metrics.F1Score(threshold=0.5)],
-                  **options.get("compile", {}))
+    model.compile(
+        optimizer,
+        "binary_crossentropy",
+        metrics=["accuracy", padless.metrics.F1Score(threshold=0.5)],
+        **options.get("compile", {}),
+    )
     x, y = data()
-    callbacks = [BackupAndRestore(folder / "backup", options["save_freq"]), CSVLogger(folder / "log.csv"),
-                 EarlyStopping("loss", patience=4, restore_best_weights=True), moments]
+    callbacks = [
+        BackupAndRestore(folder / "backup", options["save_freq"]),
+        CSVLogger(folder / "log.csv"),
+        EarlyStopping("loss", patience=4, restore_best_weights=True),
+        moments,
+    ]
     if not options.get("averages"):
-        callbacks += [ReduceLROnPlateau("val_loss", patience=1, factor=0.5),
-                      LearningRateScheduler(lambda epoch, rate: 0.9 * rate)]
+        callbacks += [
+            ReduceLROnPlateau("val_loss", patience=1, factor=0.5),
+            LearningRateScheduler(lambda epoch, rate: 0.9 * rate),
+        ]
     fit = options.get("fit", {"batch_size": 8})
     if options.get("loader"):
         x, y, fit = Loader(), None, {}
@@ -156,8 +166,14 @@ def one(job, kill):
     watch_writing(moments)
     folder = Path(job["folder"])
     model, history = train(job["case"], folder, moments)
-    plain, arrays = tree.apart({"weights": list(model.state_dict().values()), "history": history.history,
-                                "epoch": history.epoch, "log": (folder / "log.csv").read_text()})
+    plain, arrays = tree.apart(
+        {
+            "weights": list(model.state_dict().values()),
+            "history": history.history,
+            "epoch": history.epoch,
+            "log": (folder / "log.csv").read_text(),
+        }
+    )
     archive.write(job["out"], arrays, plain)
 
 

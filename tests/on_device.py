@@ -17,14 +17,17 @@ def apart(case, device, dtype=torch.float32):
     subject = case.subject()
     sample = subject.sample(MASK)
     given, more = subject.arguments(sample, "born" if subject.born else "packed")
-    found = [run(copy.deepcopy(subject.layer), where, moved(given, where, dtype), moved(more, where, dtype), dtype)
-             for where in (torch.device("cpu"), device)]
+    found = [
+        run(copy.deepcopy(subject.layer), where, moved(given, where, dtype), moved(more, where, dtype), dtype)
+        for where in (torch.device("cpu"), device)
+    ]
     pairs = list(zip(*found, strict=True))
     return max((difference(a, b) for a, b in pairs), default=0.0)
 
 
 def moved(tree, device, dtype):
     """Arguments on a device, numbers in a dtype."""
+
     def one(x):
         return x.to(dtype).to(device) if x.is_floating_point() else x.to(device)
 
@@ -37,8 +40,10 @@ def run(layer, device, given, more, dtype):
     outputs = [x.unpack() if isinstance(x, Packed) else x for x in leaves(layer(given, **more))]
     assert all(x.device.type == device.type for x in outputs)
     floats = [x for x in outputs if x.is_floating_point()]
-    total = sum((x * torch.linspace(0.5, 1.5, max(x.numel(), 1), device=device, dtype=x.dtype)[: x.numel()].reshape(x.shape)
-                 ).sum() for x in floats)
+    total = sum(
+        (x * torch.linspace(0.5, 1.5, max(x.numel(), 1), device=device, dtype=x.dtype)[: x.numel()].reshape(x.shape)).sum()
+        for x in floats
+    )
     weights = [w for w in layer.parameters() if w.requires_grad]
     grads = torch.autograd.grad(total, weights, allow_unused=True) if weights and total.requires_grad else ()
     return [*outputs, *(torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=bool(grads)))]

@@ -39,8 +39,20 @@ _setup_privateuseone_for_python_backend("elsewhere", Module())
 DEVICE = torch.device("elsewhere", 0)
 aten = torch.ops.aten
 # each looks at numbers: at one, or at how many there are of a kind
-LOOKS = {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select, aten.is_nonzero, aten.item,
-         aten.unique_dim, aten._unique2, aten.unique_consecutive, aten.repeat_interleave, aten.bincount, aten.histc}
+LOOKS = {
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.equal,
+    aten.masked_select,
+    aten.is_nonzero,
+    aten.item,
+    aten.unique_dim,
+    aten._unique2,
+    aten.unique_consecutive,
+    aten.repeat_interleave,
+    aten.bincount,
+    aten.histc,
+}
 waits: list[str] = []
 ran = [0]  # operations on the device
 
@@ -53,8 +65,14 @@ class Elsewhere(torch.Tensor):
     @staticmethod
     def __new__(cls, inner):
         return torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
-            device=DEVICE, requires_grad=False)
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=DEVICE,
+            requires_grad=False,
+        )
 
     def __init__(self, inner):
         self.inner = inner
@@ -150,8 +168,12 @@ def watch(build, x, y, sample_weight=None):
     history = here.fit(x, y, **how).history
     expected = here.predict(x, batch_size=4, verbose=0)
     with ExitStack() as pretended:
-        for change in (Made(), patch.object(scan, "_path", cudnn), patch.object(Variable, "assign", assign),
-                       *map(opaque, CELLS)):
+        for change in (
+            Made(),
+            patch.object(scan, "_path", cudnn),
+            patch.object(Variable, "assign", assign),
+            *map(opaque, CELLS),
+        ):
             pretended.enter_context(change)
         there.to(DEVICE)
         training, predicting = Steps(), Steps()
@@ -159,8 +181,13 @@ def watch(build, x, y, sample_weight=None):
         outputs = there.predict(x, batch_size=4, verbose=0, callbacks=[predicting.callback()])
     apart = max(abs(a - b) for name in history for a, b in zip(history[name], found[name], strict=True))
     outputs_apart = max(float(np.abs(a - b).max()) for a, b in zip(_rows(outputs), _rows(expected), strict=True))
-    return {"train": training.found, "predict": predicting.found, "results": apart, "outputs": outputs_apart,
-            "ran": min(training.ran, predicting.ran)}
+    return {
+        "train": training.found,
+        "predict": predicting.found,
+        "results": apart,
+        "outputs": outputs_apart,
+        "ran": min(training.ran, predicting.ran),
+    }
 
 
 def _rows(outputs):
@@ -234,8 +261,9 @@ class Steps:
                 self.found.extend(w for w in dict.fromkeys(waits) if w not in self.found)
                 self.ran = ran[0]
 
-        made = LambdaCallback(on_train_batch_begin=begin, on_train_batch_end=end, on_predict_batch_begin=begin,
-                              on_predict_batch_end=end)
+        made = LambdaCallback(
+            on_train_batch_begin=begin, on_train_batch_end=end, on_predict_batch_begin=begin, on_predict_batch_end=end
+        )
         made.raw_logs = True
         return made
 
@@ -257,12 +285,23 @@ def workload(name):
 
 def tagger(optimizer="sgd", metrics=None, weighted=None, middle=None):
     """A small tagger of ids, where 0 is no step."""
+
     def build():
         layers = padless.layers
-        made = padless.Sequential([layers.Input((None,), dtype="int32"), layers.Embedding(9, 6, mask_zero=True),
-                                   *(middle or list)(), layers.Dense(3, activation="softmax")])
-        made.compile(optimizer() if callable(optimizer) else optimizer, "sparse_categorical_crossentropy",
-                     metrics=metrics and metrics(), weighted_metrics=weighted and weighted())
+        made = padless.Sequential(
+            [
+                layers.Input((None,), dtype="int32"),
+                layers.Embedding(9, 6, mask_zero=True),
+                *(middle or list)(),
+                layers.Dense(3, activation="softmax"),
+            ]
+        )
+        made.compile(
+            optimizer() if callable(optimizer) else optimizer,
+            "sparse_categorical_crossentropy",
+            metrics=metrics and metrics(),
+            weighted_metrics=weighted and weighted(),
+        )
         return made
 
     return build
@@ -281,8 +320,11 @@ def optimizers():
     kinds = padless.optimizers
     names = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Adafactor", "Lion", "Ftrl")
     made = {name: partial(getattr(kinds, name)) for name in names if hasattr(kinds, name)}
-    made |= {"clipnorm": partial(kinds.Adam, clipnorm=0.1), "global_clipnorm": partial(kinds.Adam, global_clipnorm=0.1),
-             "averages": partial(kinds.Adam, use_ema=True, weight_decay=0.01)}
+    made |= {
+        "clipnorm": partial(kinds.Adam, clipnorm=0.1),
+        "global_clipnorm": partial(kinds.Adam, global_clipnorm=0.1),
+        "averages": partial(kinds.Adam, use_ema=True, weight_decay=0.01),
+    }
     return merged({name: watch(tagger(one), ids, labels) for name, one in made.items()})
 
 
@@ -290,19 +332,39 @@ def metrics():
     """Metrics, and sample weights of rows and of steps."""
     ids, labels = ids_and_labels()
     kinds, random = padless.metrics, np.random.default_rng(1)
-    build = tagger(metrics=lambda: ["accuracy", kinds.SparseTopKCategoricalAccuracy(2), "sparse_categorical_crossentropy"],
-                   weighted=lambda: ["accuracy"])
+    build = tagger(
+        metrics=lambda: ["accuracy", kinds.SparseTopKCategoricalAccuracy(2), "sparse_categorical_crossentropy"],
+        weighted=lambda: ["accuracy"],
+    )
 
     def yes_or_no():
-        made = padless.Sequential([padless.layers.Embedding(9, 6, mask_zero=True), padless.layers.LSTM(4),
-                                   padless.layers.Dense(1, activation="sigmoid")])
-        made.compile("adam", "binary_crossentropy", metrics=[kinds.Precision(), kinds.Recall(), kinds.AUC(num_thresholds=9),
-                                                             "accuracy", kinds.F1Score(threshold=0.5)])
+        made = padless.Sequential(
+            [
+                padless.layers.Embedding(9, 6, mask_zero=True),
+                padless.layers.LSTM(4),
+                padless.layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+        made.compile(
+            "adam",
+            "binary_crossentropy",
+            metrics=[
+                kinds.Precision(),
+                kinds.Recall(),
+                kinds.AUC(num_thresholds=9),
+                "accuracy",
+                kinds.F1Score(threshold=0.5),
+            ],
+        )
         return made
 
-    return merged({"counts": watch(yes_or_no, ids, labels[:, :1] % 2),
-                   "rows": watch(build, ids, labels, random.random(len(ids)).astype("float32")),
-                   "steps": watch(build, ids, labels, random.random(ids.shape).astype("float32"))})
+    return merged(
+        {
+            "counts": watch(yes_or_no, ids, labels[:, :1] % 2),
+            "rows": watch(build, ids, labels, random.random(len(ids)).astype("float32")),
+            "steps": watch(build, ids, labels, random.random(ids.shape).astype("float32")),
+        }
+    )
 
 
 def layers():
@@ -313,29 +375,46 @@ def layers():
     tags = [row[real > 0].tolist() for row, real in zip(labels, ids, strict=True)]
 
     def features():
-        made = padless.Sequential([kinds.Input((None, 4)), kinds.Masking(),
-                                   kinds.Bidirectional(kinds.GRU(3, return_sequences=True)), kinds.LayerNormalization(),
-                                   kinds.SimpleRNN(3, go_backwards=True, return_sequences=True),
-                                   kinds.GlobalAveragePooling1D(), kinds.Dense(1)])
+        made = padless.Sequential(
+            [
+                kinds.Input((None, 4)),
+                kinds.Masking(),
+                kinds.Bidirectional(kinds.GRU(3, return_sequences=True)),
+                kinds.LayerNormalization(),
+                kinds.SimpleRNN(3, go_backwards=True, return_sequences=True),
+                kinds.GlobalAveragePooling1D(),
+                kinds.Dense(1),
+            ]
+        )
         made.compile("adam", "mse")
         return made
 
     dense = np.random.default_rng(2).normal(size=(*ids.shape, 4)).astype("float32") * (ids > 0)[:, :, None]
-    return merged({
-        "features": watch(features, dense, dense.sum((1, 2))),
-        "lists": watch(tagger(middle=lambda: [kinds.LSTM(4, return_sequences=True)]), lists, tags),
-        "window": watch(tagger(middle=lambda: [kinds.Conv1D(4, 3, padding="causal"), kinds.BatchNormalization()]),
-                        ids, labels),
-        "positions": watch(tagger(middle=lambda: [kinds.PositionEmbedding(9), kinds.TransformerEncoder(4, 2)]), ids, labels),
-    })
+    return merged(
+        {
+            "features": watch(features, dense, dense.sum((1, 2))),
+            "lists": watch(tagger(middle=lambda: [kinds.LSTM(4, return_sequences=True)]), lists, tags),
+            "window": watch(
+                tagger(middle=lambda: [kinds.Conv1D(4, 3, padding="causal"), kinds.BatchNormalization()]), ids, labels
+            ),
+            "positions": watch(
+                tagger(middle=lambda: [kinds.PositionEmbedding(9), kinds.TransformerEncoder(4, 2)]), ids, labels
+            ),
+        }
+    )
 
 
 def merged(reports):
     """One report, what waited with the name of its case."""
-    both = {what: [f"{name}: {wait}" for name, report in reports.items() for wait in report[what]]
-            for what in ("train", "predict")}
-    return both | {what: max(report[what] for report in reports.values()) for what in ("results", "outputs")} | {
-        "ran": min(report["ran"] for report in reports.values())}
+    both = {
+        what: [f"{name}: {wait}" for name, report in reports.items() for wait in report[what]]
+        for what in ("train", "predict")
+    }
+    return (
+        both
+        | {what: max(report[what] for report in reports.values()) for what in ("results", "outputs")}
+        | {"ran": min(report["ran"] for report in reports.values())}
+    )
 
 
 def cases():
@@ -361,10 +440,17 @@ def faults():
     with Made():
         x, ids, here = torch.ones(3).to(DEVICE, non_blocking=True), torch.arange(3).to(DEVICE), torch.arange(3)
         tries = {
-            "item": lambda: x.sum().item(), "bool": lambda: bool((x > 0).all()), "float": lambda: float(x[0]),
-            "back": lambda: x.cpu(), "count": lambda: ids.unique(), "nonzero": lambda: x.nonzero(),
-            "by truth": lambda: x[x > 0], "write by truth": lambda: x.masked_fill_(x > 0, 1)[x > 0],
-            "wait": lambda: here.to(DEVICE), "mixed": lambda: x[here], "copy": lambda: x.copy_(torch.ones(3)),
+            "item": lambda: x.sum().item(),
+            "bool": lambda: bool((x > 0).all()),
+            "float": lambda: float(x[0]),
+            "back": lambda: x.cpu(),
+            "count": lambda: ids.unique(),
+            "nonzero": lambda: x.nonzero(),
+            "by truth": lambda: x[x > 0],
+            "write by truth": lambda: x.masked_fill_(x > 0, 1)[x > 0],
+            "wait": lambda: here.to(DEVICE),
+            "mixed": lambda: x[here],
+            "copy": lambda: x.copy_(torch.ones(3)),
             "fine": lambda: (x.index_select(0, ids) * 2 + torch.ones(()), here.to(DEVICE, non_blocking=True)),
         }
         found = {}

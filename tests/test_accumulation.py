@@ -67,8 +67,9 @@ def gradients(make, x, y, size, together, weights=None, seed=0, **compiled):
             seen.append([None if p.grad is None else p.grad.clone() for p in self.param_groups[0]["params"]])
 
     model.compile(Watch(0.1), **compiled)
-    history = model.fit(x, y, batch_size=size, shuffle=False, verbose=0, sample_weight=weights,
-                        gradient_accumulation_steps=together).history
+    history = model.fit(
+        x, y, batch_size=size, shuffle=False, verbose=0, sample_weight=weights, gradient_accumulation_steps=together
+    ).history
     return seen, {name: values[0] for name, values in history.items()}
 
 
@@ -81,13 +82,19 @@ def close(some, others):
 
 
 STEPS = np.random.default_rng(0).random((8, 4)).astype("float32")
-REDUCED = {kind: padless.losses.SparseCategoricalCrossentropy(reduction=kind)
-           for kind in ("sum", "mean_with_sample_weight", "sum_over_batch_size")}
+REDUCED = {
+    kind: padless.losses.SparseCategoricalCrossentropy(reduction=kind)
+    for kind in ("sum", "mean_with_sample_weight", "sum_over_batch_size")
+}
 
 
 @settings(max_examples=20)
-@given(st.sampled_from([(1, 8), (2, 4), (3, 3), (4, 2), (5, 2)]), st.sampled_from(sorted(REDUCED)), st.booleans(),
-       st.sampled_from([None, "row", "column", "step"]))
+@given(
+    st.sampled_from([(1, 8), (2, 4), (3, 3), (4, 2), (5, 2)]),
+    st.sampled_from(sorted(REDUCED)),
+    st.booleans(),
+    st.sampled_from([None, "row", "column", "step"]),
+)
 def test_the_gradient_is_that_of_the_one_large_batch(split, reduction, padded, weighted):
     size, together = split
     weights = {None: None, "row": STEPS[:, 0], "column": STEPS[:, :1], "step": STEPS}[weighted]

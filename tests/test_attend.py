@@ -50,8 +50,12 @@ def sights(draw, batch, heads, columns, others):
     ways = draw(st.sampled_from([set(), {"causal"}, {"window"}, {"mask"}, {"causal", "window", "mask"}]))
     mask = None
     if "mask" in ways:
-        shape = (draw(st.sampled_from([1, batch])), draw(st.sampled_from([1, heads])),
-                 draw(st.sampled_from([1, columns])), draw(st.sampled_from([1, others])))
+        shape = (
+            draw(st.sampled_from([1, batch])),
+            draw(st.sampled_from([1, heads])),
+            draw(st.sampled_from([1, columns])),
+            draw(st.sampled_from([1, others])),
+        )
         mask = torch.rand(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))) < 0.6
     return Sight("causal" in ways, draw(st.integers(1, 3)) if "window" in ways else None, mask)
 
@@ -121,8 +125,9 @@ def test_the_cost_is_that_of_the_real_steps():
 def test_a_grid_without_padding_is_one_call_without_a_mask(monkeypatch):
     calls = []
     fused = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(kernel.functional, "scaled_dot_product_attention",
-                        lambda *args, **more: calls.append(more) or fused(*args, **more))
+    monkeypatch.setattr(
+        kernel.functional, "scaled_dot_product_attention", lambda *args, **more: calls.append(more) or fused(*args, **more)
+    )
     x = torch.randn(3, 5, 4)
     layer = L.MultiHeadAttention(2, 3)
     layer(x, x, use_causal_mask=True)
@@ -172,8 +177,9 @@ def test_a_key_of_its_own_mask_counts_where_the_value_has_one_too():
     torch.testing.assert_close(heads(query, value, pack(key, both)), expected)
     short = heads.__class__(2, 3)
     torch.testing.assert_close(short(query, value[..., :4], key_mask=first), short(query, pack(value[..., :4], first)))
-    torch.testing.assert_close(short(query, value[..., :4], None, None, None, first),
-                               short(query, pack(value[..., :4], first)))
+    torch.testing.assert_close(
+        short(query, value[..., :4], None, None, None, first), short(query, pack(value[..., :4], first))
+    )
     expected = attention([query, pack(value, both), key])
     torch.testing.assert_close(attention([query, pack(value, first), pack(key, second)]), expected)
     torch.testing.assert_close(attention([query, value, key], mask=[None, both]), expected)  # Keras's list of two
@@ -194,8 +200,14 @@ def test_masks_given_and_masks_carried_are_the_same():
 
 def test_the_index_of_the_query_is_passed_on_itself():
     x, y = pack(torch.randn(B, T, 4), mask_of("holes")), pack(torch.randn(B, S, 4), other_mask("right"))
-    for output in (L.Attention()([x, y]), L.MultiHeadAttention(2, 3)(x, y), L.GroupQueryAttention(3, 2, 1)(x, y),
-                   L.TransformerEncoder(4, 2)(x), L.TransformerDecoder(4, 2)(x, y), L.RotaryEmbedding()(x)):
+    for output in (
+        L.Attention()([x, y]),
+        L.MultiHeadAttention(2, 3)(x, y),
+        L.GroupQueryAttention(3, 2, 1)(x, y),
+        L.TransformerEncoder(4, 2)(x),
+        L.TransformerDecoder(4, 2)(x, y),
+        L.RotaryEmbedding()(x),
+    ):
         assert output.index is x.index and output.fill is None
 
 
@@ -216,14 +228,20 @@ def test_a_query_that_sees_nothing_gets_zero_and_so_the_bias(training):
     allowed[:, 1] = False
     output = layer(x, nothing, attention_mask=allowed)
     assert torch.equal(output[:, 1], torch.ones(2, 4))
-    gradient, = torch.autograd.grad(output.sum(), x)
+    (gradient,) = torch.autograd.grad(output.sum(), x)
     assert torch.isfinite(gradient).all() and not gradient[:, 1].any() and gradient[:, 0].all()
     assert not L.Attention()([x, pack(nothing, mask)])[0].any()
 
 
-@pytest.mark.parametrize("make", [lambda: L.Attention(use_scale=True), lambda: L.AdditiveAttention(),
-                                  lambda: Attending(L.MultiHeadAttention(2, 3)),
-                                  lambda: Attending(L.GroupQueryAttention(3, 2, 1, use_gate=True))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.Attention(use_scale=True),
+        lambda: L.AdditiveAttention(),
+        lambda: Attending(L.MultiHeadAttention(2, 3)),
+        lambda: Attending(L.GroupQueryAttention(3, 2, 1, use_gate=True)),
+    ],
+)
 def test_over_nothing_every_weight_still_gets_a_gradient(make):
     """A weight without a gradient would be one that DDP waits for."""
     for shape, mask in (((2, 3, 4), np.zeros((2, 3))), ((2, 0, 4), np.zeros((2, 0))), ((0, 3, 4), np.zeros((0, 3)))):
@@ -249,8 +267,9 @@ def test_an_attention_mask_is_read_on_the_grid(shape):
     real = torch.from_numpy(mask_of("holes"))[:, None, :, None] & torch.from_numpy(other_mask("left"))[:, None, None]
     expected = layer(query, value, attention_mask=wide & real)  # a plain call, the masks of the inputs in it
     for form in (allowed, allowed.int(), allowed.numpy()):
-        output, scores = layer(pack(query, mask_of("holes")), pack(value, other_mask("left")), attention_mask=form,
-                               return_attention_scores=True)
+        output, scores = layer(
+            pack(query, mask_of("holes")), pack(value, other_mask("left")), attention_mask=form, return_attention_scores=True
+        )
         torch.testing.assert_close(output.values, expected[torch.from_numpy(mask_of("holes"))])
         assert not scores[~(wide & real).expand_as(scores)].any()
         fused = layer(pack(query, mask_of("holes")), pack(value, other_mask("left")), attention_mask=form)
@@ -333,12 +352,16 @@ def test_heads_give_keras_numbers(kind, case):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("make", [
-    lambda lib: lib.layers.Attention(),
-    lambda lib: lib.layers.Attention(use_scale=True),
-    lambda lib: lib.layers.Attention(score_mode="concat", use_scale=True),
-    lambda lib: lib.layers.AdditiveAttention(),
-], ids=["dot", "scale", "concat", "additive"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lib: lib.layers.Attention(),
+        lambda lib: lib.layers.Attention(use_scale=True),
+        lambda lib: lib.layers.Attention(score_mode="concat", use_scale=True),
+        lambda lib: lib.layers.AdditiveAttention(),
+    ],
+    ids=["dot", "scale", "concat", "additive"],
+)
 def test_attention_gives_keras_numbers(kind, make):
     q, v, k = (torch.from_numpy(numbers(B, n, d, seed=n + d)) for n, d in ((T, D), (S, 4), (S, D)))
     masks = [mask_of(kind), other_mask(kind), other_mask(kind)]
@@ -356,8 +379,9 @@ def test_attention_gives_keras_numbers(kind, make):
         here = seen
         if "use_causal_mask" in more:
             here = seen & torch.from_numpy(np.cumsum(other_mask(kind), 1)[:, :T] > 0)
-        same_where_seen(output, expected, here, (mine, theirs)) if theirs.weights else close(output.unpack()[here],
-                                                                                             expected[here])
+        same_where_seen(output, expected, here, (mine, theirs)) if theirs.weights else close(
+            output.unpack()[here], expected[here]
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -395,7 +419,8 @@ def test_a_post_norm_residual_keeps_its_mask_which_keras_loses():
     loss = losses.MeanSquaredError()(pack(target, ids != 0), mine).item()
     assert loss == pytest.approx(mine.values.square().mean().item(), rel=1e-6)
     assert keras.losses.MeanSquaredError()(target, theirs).item() == pytest.approx(
-        theirs.square().mean().item(), rel=1e-6)  # padding counted
+        theirs.square().mean().item(), rel=1e-6
+    )  # padding counted
 
 
 def test_keras_lets_a_query_without_keys_see_the_padding():
@@ -497,8 +522,9 @@ def test_positions_count_real_steps_or_columns():
         left = torch.zeros(2, 5, 4)
         left[0, :2], left[1, :2] = y.values[:2], y.values[2:]
         torch.testing.assert_close(steps.values, layer()(left)[:, :2].reshape(4, 4))
-        torch.testing.assert_close(places.unpack()[torch.from_numpy(mask).bool()], layer()(y.unpack())[
-            torch.from_numpy(mask).bool()])
+        torch.testing.assert_close(
+            places.unpack()[torch.from_numpy(mask).bool()], layer()(y.unpack())[torch.from_numpy(mask).bool()]
+        )
         assert torch.equal(layer()(y, positions=np.arange(5)).values, places.values)
 
 
@@ -527,8 +553,11 @@ def test_products_of_turned_steps_depend_on_their_distance(kind):
 
 def test_rotary_angles_are_those_of_each_kind():
     def speeds(kind, scale):
-        return L.RotaryEmbedding(100, scale, kind, original_max_position_embeddings=64).speeds(
-            8, torch.device("cpu"), torch.float64).tolist()
+        return (
+            L.RotaryEmbedding(100, scale, kind, original_max_position_embeddings=64)
+            .speeds(8, torch.device("cpu"), torch.float64)
+            .tolist()
+        )
 
     own = [100 ** (-i / 4) for i in range(4)]
     assert speeds("linear", 1.0) == pytest.approx(own)
@@ -540,8 +569,10 @@ def test_rotary_angles_are_those_of_each_kind():
     x = torch.randn(1, 5, 8)
     turned, speed = L.RotaryEmbedding(100)(x), torch.tensor(own, dtype=torch.float32)
     angles = torch.arange(5.0)[:, None] * speed
-    torch.testing.assert_close(torch.complex(turned[..., :4], turned[..., 4:]),  # features i and i + 4 are a pair
-                               torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles))
+    torch.testing.assert_close(
+        torch.complex(turned[..., :4], turned[..., 4:]),  # features i and i + 4 are a pair
+        torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles),
+    )
     longer = L.RotaryEmbedding(100, 4.0, "yarn")(x).norm(dim=-1) / x.norm(dim=-1)
     torch.testing.assert_close(longer, torch.full((1, 5), 1 + 0.1 * float(np.log(4.0))))
 
@@ -636,8 +667,10 @@ def test_padding_masks_are_masks_by_another_name():
     real, other = mask_of("holes"), other_mask("left")
     encoder, decoder = L.TransformerEncoder(5, 2), L.TransformerDecoder(5, 2)
     assert torch.equal(encoder(x, padding_mask=real).values, encoder(pack(x, real)).values)
-    assert torch.equal(decoder(x, e, decoder_padding_mask=real, encoder_padding_mask=other).values,
-                       decoder(pack(x, real), pack(e, other)).values)
+    assert torch.equal(
+        decoder(x, e, decoder_padding_mask=real, encoder_padding_mask=other).values,
+        decoder(pack(x, real), pack(e, other)).values,
+    )
     output, scores = encoder(pack(x, real), return_attention_scores=True)
     torch.testing.assert_close(output.values, encoder(pack(x, real), training=False).values)
     assert scores.shape == (B, 2, T, T)
@@ -717,10 +750,15 @@ def test_other_precisions_run_through_every_layer(dtype):
     y = pack(torch.randn(3, 6, 4, dtype=dtype), other_mask("left")[:3])
     layers = [L.Attention(dtype=dtype), L.AdditiveAttention(dtype=dtype)]
     outputs = [layer([x, y]) for layer in layers]
-    outputs += [L.MultiHeadAttention(2, 3, dtype=dtype)(x, y, use_causal_mask=True),
-                L.GroupQueryAttention(3, 2, 1, dtype=dtype)(x, y), L.TransformerEncoder(4, 2, dtype=dtype)(x),
-                L.TransformerDecoder(4, 2, dtype=dtype)(x, y), L.PositionEmbedding(9, dtype=dtype)(x),
-                L.SinePositionEncoding()(x), L.RotaryEmbedding()(x)]
+    outputs += [
+        L.MultiHeadAttention(2, 3, dtype=dtype)(x, y, use_causal_mask=True),
+        L.GroupQueryAttention(3, 2, 1, dtype=dtype)(x, y),
+        L.TransformerEncoder(4, 2, dtype=dtype)(x),
+        L.TransformerDecoder(4, 2, dtype=dtype)(x, y),
+        L.PositionEmbedding(9, dtype=dtype)(x),
+        L.SinePositionEncoding()(x),
+        L.RotaryEmbedding()(x),
+    ]
     for output in outputs:
         assert output.dtype == dtype and torch.isfinite(output.values).all()
     outputs[2].values.sum().backward()
@@ -749,11 +787,18 @@ def test_layers_are_copied_and_frozen_with_their_parts():
 
 def test_arguments_that_mean_nothing_are_refused():
     x = torch.randn(2, 3, 4)
-    for make in (lambda: L.MultiHeadAttention(0, 3), lambda: L.MultiHeadAttention(2, 3, sliding_window=0),
-                 lambda: L.GroupQueryAttention(3, 4, 3), lambda: L.Attention(score_mode="cosine"),
-                 lambda: L.MultiHeadAttention(2, 3, attention_axes=(1, 2)), lambda: L.RotaryEmbedding(rope_type="new"),
-                 lambda: L.PositionEmbedding(0), lambda: L.TokenAndPositionEmbedding(5, 5, 2, tie_weights=False),
-                 lambda: L.Attention()(x), lambda: L.Attention()([x])):
+    for make in (
+        lambda: L.MultiHeadAttention(0, 3),
+        lambda: L.MultiHeadAttention(2, 3, sliding_window=0),
+        lambda: L.GroupQueryAttention(3, 4, 3),
+        lambda: L.Attention(score_mode="cosine"),
+        lambda: L.MultiHeadAttention(2, 3, attention_axes=(1, 2)),
+        lambda: L.RotaryEmbedding(rope_type="new"),
+        lambda: L.PositionEmbedding(0),
+        lambda: L.TokenAndPositionEmbedding(5, 5, 2, tie_weights=False),
+        lambda: L.Attention()(x),
+        lambda: L.Attention()([x]),
+    ):
         with pytest.raises(ArgumentError):
             make()
     with pytest.raises(ShapeError, match="Take fewer heads"):

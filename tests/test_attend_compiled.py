@@ -23,10 +23,12 @@ from padless.kernels import attend_compiled, compiled
 from padless.kernels.attend import Sight, attend, attend_by_row
 from padless.ragged.index import Index
 
-pytestmark = pytest.mark.skipif(compiled.library() is None or compiled.library().lanes < 8,
-                                reason=padless.backends()["compiled scan"])
-RUNS_HERE = [level for level in compiled.usable()
-             if isinstance(found := compiled.load(level), compiled.Library) and found.lanes >= 8]
+pytestmark = pytest.mark.skipif(
+    compiled.library() is None or compiled.library().lanes < 8, reason=padless.backends()["compiled scan"]
+)
+RUNS_HERE = [
+    level for level in compiled.usable() if isinstance(found := compiled.load(level), compiled.Library) and found.lanes >= 8
+]
 
 
 def leaves(queries, keys, heads=2, groups=2, size=16, width=16, seed=0):
@@ -64,8 +66,15 @@ def indexes(draw, batch):
 
 
 @pytest.mark.parametrize("level", RUNS_HERE)
-@given(st.data(), st.integers(1, 5), st.sampled_from([(1, 1), (3, 3), (4, 2), (4, 1)]),
-       st.sampled_from([16, 32, 80]), st.sampled_from([16, 48]), st.integers(1, 4), st.integers(0, 99))
+@given(
+    st.data(),
+    st.integers(1, 5),
+    st.sampled_from([(1, 1), (3, 3), (4, 2), (4, 1)]),
+    st.sampled_from([16, 32, 80]),
+    st.sampled_from([16, 48]),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
 @settings(max_examples=60, deadline=None)
 def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, size, width, threads, seed):
     queries = data.draw(indexes(batch))
@@ -74,8 +83,11 @@ def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, 
     tensors = leaves(queries, keys, *heads, size, width, seed)
     library = compiled.load(level)
     threads = max(1, min(threads, int((queries.lengths > 0).sum()) * heads[1]))  # with more, one row is left to torch
-    with (patch.object(compiled, "library", lambda: library), patch.object(attend_compiled, "FEW", 1000),
-          patch.object(torch, "get_num_threads", lambda: threads)):
+    with (
+        patch.object(compiled, "library", lambda: library),
+        patch.object(attend_compiled, "FEW", 1000),
+        patch.object(torch, "get_num_threads", lambda: threads),
+    ):
         compare(tensors, queries, keys, relation == "causal")
 
 
@@ -229,9 +241,16 @@ def seven(heads=2, groups=2):
 def test_what_does_not_fit_is_torchs_to_refuse_and_reads_no_memory():
     index, (q, k, v) = seven()
     one, none = Index.from_lengths(np.array([27])), k[:, :0]
-    for query, key, value, keys in ((torch.randn(27, 2, 32), k, v, index), (torch.randn(27, 3, 16), k, v, index),
-                                    (q, k, v[:4], index), (q, k[:4], v[:4], index), (q, k, v, one), (q, none, none, index),
-                                    (q[:4], k, v, index), (q, k, v[:, :1], index)):
+    for query, key, value, keys in (
+        (torch.randn(27, 2, 32), k, v, index),
+        (torch.randn(27, 3, 16), k, v, index),
+        (q, k, v[:4], index),
+        (q, k[:4], v[:4], index),
+        (q, k, v, one),
+        (q, none, none, index),
+        (q[:4], k, v, index),
+        (q, k, v[:, :1], index),
+    ):
         assert not attend_compiled.takes(query, key, value, index, keys, False)
 
 
@@ -276,8 +295,14 @@ def test_tensors_that_keep_their_numbers_elsewhere_go_to_torch():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, on the way to forward-mode rules
-@pytest.mark.parametrize("make", [lambda: L.MultiHeadAttention(2, 16), lambda: L.LSTM(16, return_sequences=True),
-                                  lambda: L.Conv1D(32, 3, padding="same")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.MultiHeadAttention(2, 16),
+        lambda: L.LSTM(16, return_sequences=True),
+        lambda: L.Conv1D(32, 3, padding="same"),
+    ],
+)
 @torch.no_grad()
 def test_who_listens_to_torchs_operations_hears_them(make):
     """Tracers, fake tensors and forward-mode derivatives: a kernel would be passed over, or given nothing."""
@@ -337,8 +362,10 @@ def test_numbers_that_are_views_with_the_other_sign_are_read_with_it():
     close([attend(turned, k, v, index, index, Sight(), 0.25)[0]], [attend(-q, k, v, index, index, Sight(), 0.25)[0]])
     leaf = v.clone().requires_grad_()
     upstream = torch.randn(27, 2, 16)
-    found = [torch.autograd.grad(attend(q, k, leaf, index, index, Sight(), 0.25)[0], leaf, given_)[0]
-             for given_ in (torch._neg_view(upstream), -upstream)]
+    found = [
+        torch.autograd.grad(attend(q, k, leaf, index, index, Sight(), 0.25)[0], leaf, given_)[0]
+        for given_ in (torch._neg_view(upstream), -upstream)
+    ]
     close(found[:1], found[1:])
 
 
@@ -365,14 +392,25 @@ def test_the_error_does_not_grow_with_the_keys():
     assert float(((ours - exact) / exact).abs().max()) < 3e-6
 
 
-MASKS = {"right": [[1, 1, 1, 0], [1, 0, 0, 0]], "left": [[0, 1, 1, 1], [0, 0, 0, 1]], "holes": [[1, 0, 1, 1], [0, 1, 0, 1]],
-         "an empty row": [[1, 1, 0, 0], [0, 0, 0, 0]], "nothing": [[0, 0, 0, 0]] * 2}
+MASKS = {
+    "right": [[1, 1, 1, 0], [1, 0, 0, 0]],
+    "left": [[0, 1, 1, 1], [0, 0, 0, 1]],
+    "holes": [[1, 0, 1, 1], [0, 1, 0, 1]],
+    "an empty row": [[1, 1, 0, 0], [0, 0, 0, 0]],
+    "nothing": [[0, 0, 0, 0]] * 2,
+}
 
 
 @pytest.mark.parametrize("kind", MASKS)
-@pytest.mark.parametrize("make, causal", [
-    (lambda: L.MultiHeadAttention(2, 16), False), (lambda: L.MultiHeadAttention(2, 16), True),
-    (lambda: L.GroupQueryAttention(16, 4, 2), False), (lambda: L.GroupQueryAttention(16, 4, 2), True)])
+@pytest.mark.parametrize(
+    "make, causal",
+    [
+        (lambda: L.MultiHeadAttention(2, 16), False),
+        (lambda: L.MultiHeadAttention(2, 16), True),
+        (lambda: L.GroupQueryAttention(16, 4, 2), False),
+        (lambda: L.GroupQueryAttention(16, 4, 2), True),
+    ],
+)
 def test_layers_are_the_same_by_both_paths(kind, make, causal):
     """Outputs on the grid and the gradients of all weights, with the numbers at masked steps spoiled for one of them."""
     mask = np.array(MASKS[kind], dtype=bool)
@@ -381,8 +419,10 @@ def test_layers_are_the_same_by_both_paths(kind, make, causal):
     real = attend_compiled.attend
     for compiled_ in (True, False):
         given_ = x.masked_fill(~torch.from_numpy(mask)[..., None], float("nan")) if compiled_ else x
-        with (patch.object(kernel.attend_compiled, "attend", lambda *a: calls.append(1) or real(*a)),
-              patch.object(kernel.attend_compiled, "takes", attend_compiled.takes if compiled_ else lambda *a: False)):
+        with (
+            patch.object(kernel.attend_compiled, "attend", lambda *a: calls.append(1) or real(*a)),
+            patch.object(kernel.attend_compiled, "takes", attend_compiled.takes if compiled_ else lambda *a: False),
+        ):
             packed = padless.pack(given_, mask)
             output = layer(packed, packed, use_causal_mask=causal)
         weights = list(layer.parameters())

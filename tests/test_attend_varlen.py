@@ -26,8 +26,9 @@ def by_bounds(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, win
     assert (max_q, max_k) == tuple(map(max, zip(*sizes, strict=True))) and ends[0] == ([0], [0])
     assert ends[-1] == ([len(query)], [len(key)]) and min(map(min, sizes)) > 0
     outputs = []
-    for (own, others), q, (_, k, v) in zip(sizes, query.split([s for s, _ in sizes]),
-                                           _parts(key, value, [s for _, s in sizes]), strict=True):
+    for (own, others), q, (_, k, v) in zip(
+        sizes, query.split([s for s, _ in sizes]), _parts(key, value, [s for _, s in sizes]), strict=True
+    ):
         scores = scale * q.transpose(0, 1) @ k.permute(1, 2, 0)
         if window_size == (-1, 0):
             seen = torch.ones(own, others, dtype=torch.bool).tril(others - own)
@@ -64,8 +65,11 @@ def numbers(*shape, seed=0, dtype=torch.float64):
 
 
 def triple(queries, keys, heads=2, groups=2, size=SIZE, width=SIZE):
-    return [numbers(queries.steps, heads, size), numbers(keys.steps, groups, size, seed=1),
-            numbers(keys.steps, groups, width, seed=2)]
+    return [
+        numbers(queries.steps, heads, size),
+        numbers(keys.steps, groups, size, seed=1),
+        numbers(keys.steps, groups, width, seed=2),
+    ]
 
 
 masks = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4)
@@ -83,8 +87,11 @@ def test_one_call_over_the_packed_steps_is_the_reference(mask, causal, heads, sc
         assert none is None and len(calls) == bool(index.steps)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
         if index.steps:
-            for ours, theirs in zip(torch.autograd.grad(found.square().sum(), given_),
-                                    torch.autograd.grad(wanted.square().sum(), given_), strict=True):
+            for ours, theirs in zip(
+                torch.autograd.grad(found.square().sum(), given_),
+                torch.autograd.grad(wanted.square().sum(), given_),
+                strict=True,
+            ):
                 torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
@@ -96,25 +103,50 @@ def test_queries_and_keys_of_their_own_lengths(pretended):
     assert pretended == [{"scale": 0.5, "window_size": (-1, -1)}]
 
 
-@pytest.mark.parametrize("case", [
-    "causal over other steps", "a row of queries without keys", "a row of keys without queries", "window", "mask", "weights",
-    "dropout", "a score of its own", "size 12", "size 200", "values of another width", "float32", "another device",
-])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "causal over other steps",
+        "a row of queries without keys",
+        "a row of keys without queries",
+        "window",
+        "mask",
+        "weights",
+        "dropout",
+        "a score of its own",
+        "size 12",
+        "size 200",
+        "values of another width",
+        "float32",
+        "another device",
+    ],
+)
 def test_what_it_cannot_take_goes_by_groups(case, pretended, monkeypatch):
-    lengths = {"a row of queries without keys": [2, 0], "a row of keys without queries": [2, 1],
-               "causal over other steps": [2, 3]}.get(case, [3, 1])
-    queries, keys = Index.from_lengths(np.array([3, 0 if case.startswith("a row of keys") else 1])), Index.from_lengths(
-        np.array(lengths))
+    lengths = {
+        "a row of queries without keys": [2, 0],
+        "a row of keys without queries": [2, 1],
+        "causal over other steps": [2, 3],
+    }.get(case, [3, 1])
+    queries, keys = (
+        Index.from_lengths(np.array([3, 0 if case.startswith("a row of keys") else 1])),
+        Index.from_lengths(np.array(lengths)),
+    )
     size = {"size 12": 12, "size 200": 200}.get(case, SIZE)
     given_ = triple(queries, keys, size=size, width=16 if case.startswith("values") else size)
     if case == "float32":
         given_ = [x.detach().float() for x in given_]
     if case == "another device":
         monkeypatch.setattr(attend_varlen, "there", lambda device: False)
-    sight = {"causal over other steps": Sight(causal=True), "window": Sight(window=2),
-             "mask": Sight(mask=torch.ones(1, 1, 1, 1, dtype=torch.bool))}.get(case, Sight())
-    more = {"weights": {"show": "after"}, "dropout": {"thin": lambda w: w},
-            "a score of its own": {"score": lambda q, k: q @ k.transpose(-1, -2)}}.get(case, {})
+    sight = {
+        "causal over other steps": Sight(causal=True),
+        "window": Sight(window=2),
+        "mask": Sight(mask=torch.ones(1, 1, 1, 1, dtype=torch.bool)),
+    }.get(case, Sight())
+    more = {
+        "weights": {"show": "after"},
+        "dropout": {"thin": lambda w: w},
+        "a score of its own": {"score": lambda q, k: q @ k.transpose(-1, -2)},
+    }.get(case, {})
     found, _ = attend(*given_, queries, keys, sight, **more)
     torch.testing.assert_close(found, attend_by_row(*given_, queries, keys, sight)[0])
     assert not pretended

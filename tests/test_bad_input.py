@@ -56,8 +56,11 @@ def trained(make):
 
 def snapshot(model):
     state = model.optimizer.state_dict() if model.optimizer.built else {}
-    return [*model.get_weights(), *(np.asarray(v) for s in state.get("state", {}).values() for v in s.values()),
-            torch.get_rng_state().numpy()]
+    return [
+        *model.get_weights(),
+        *(np.asarray(v) for s in state.get("state", {}).values() for v in s.values()),
+        torch.get_rng_state().numpy(),
+    ]
 
 
 def unchanged(model, before):
@@ -95,7 +98,11 @@ def test_the_same_on_a_padded_grid(make):
     model = trained(make)
     before, x, y = snapshot(model), grid(GOOD), grid(CLASSES)
     for where, value, message in (
-        ("x", 7, r"id 7"), ("x", 1.5, r"id 1\.5"), ("x", np.nan, "id nan"), ("x", np.inf, "id inf"), ("y", 9, "holds 9")
+        ("x", 7, r"id 7"),
+        ("x", 1.5, r"id 1\.5"),
+        ("x", np.nan, "id nan"),
+        ("x", np.inf, "id inf"),
+        ("y", 9, "holds 9"),
     ):
         bad = {"x": x.copy(), "y": y.copy()}
         bad[where][3, 1] = value
@@ -223,21 +230,24 @@ def test_a_loss_of_whole_sequences_has_labels_of_its_own_length():
 # ---------------------------------------------------------------------------------------------------- the data as such
 
 
-@pytest.mark.parametrize(("x", "y", "kind", "message"), [
-    (GOOD, CLASSES[:3], DataError, "x holds 4 examples, y holds 3"),
-    ([], [], DataError, "0 examples"),
-    (np.zeros((0, 3)), np.zeros((0, 3)), DataError, "0 examples"),
-    (None, CLASSES, ArgumentError, "x is None"),
-    (GOOD, None, ArgumentError, "y is None"),
-    ("text", CLASSES, DataError, "text"),
-    ([["a", "b"], ["c"], ["d"], ["e"]], CLASSES, DataError, "'a'"),
-    (np.array([["a"], ["b"], ["c"], ["d"]]), CLASSES, DataError, "Turn text into ids"),
-    ([GOOD, GOOD], CLASSES, DataError, "unequal|examples"),
-    ({"id": GOOD}, CLASSES, ArgumentError, r"\['id'\]"),
-    (np.ones((4, 2, 3)), CLASSES, ShapeError, r"'ids' expected shape \(None, None\); got \(4, 2, 3\)"),
-    (GOOD, {"tags": CLASSES}, ArgumentError, r"\['tags'\].*tag"),
-    (5, CLASSES, DataError, "single value 5"),
-])
+@pytest.mark.parametrize(
+    ("x", "y", "kind", "message"),
+    [
+        (GOOD, CLASSES[:3], DataError, "x holds 4 examples, y holds 3"),
+        ([], [], DataError, "0 examples"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), DataError, "0 examples"),
+        (None, CLASSES, ArgumentError, "x is None"),
+        (GOOD, None, ArgumentError, "y is None"),
+        ("text", CLASSES, DataError, "text"),
+        ([["a", "b"], ["c"], ["d"], ["e"]], CLASSES, DataError, "'a'"),
+        (np.array([["a"], ["b"], ["c"], ["d"]]), CLASSES, DataError, "Turn text into ids"),
+        ([GOOD, GOOD], CLASSES, DataError, "unequal|examples"),
+        ({"id": GOOD}, CLASSES, ArgumentError, r"\['id'\]"),
+        (np.ones((4, 2, 3)), CLASSES, ShapeError, r"'ids' expected shape \(None, None\); got \(4, 2, 3\)"),
+        (GOOD, {"tags": CLASSES}, ArgumentError, r"\['tags'\].*tag"),
+        (5, CLASSES, DataError, "single value 5"),
+    ],
+)
 def test_data_that_are_none_are_refused(x, y, kind, message):
     model = trained(graph)
     before = snapshot(model)
@@ -277,9 +287,12 @@ def test_targets_and_weights_of_several_outputs():
     data, one, two = np.ones((4, 3)), np.ones((4, 1)), np.ones((4, 2))
     model.fit(data, [one, two], verbose=0)
     before = snapshot(model)
-    for y, kind, message in ((one, ArgumentError, r"2 outputs \(one, two\)"), ([one], ArgumentError, "y holds 1 arrays"),
-                             ({"one": one}, ArgumentError, r"missing: \['two'\]"),
-                             ([one, two[:3]], DataError, "4 examples.*3")):
+    for y, kind, message in (
+        (one, ArgumentError, r"2 outputs \(one, two\)"),
+        ([one], ArgumentError, "y holds 1 arrays"),
+        ({"one": one}, ArgumentError, r"missing: \['two'\]"),
+        ([one, two[:3]], DataError, "4 examples.*3"),
+    ):
         with pytest.raises(kind, match=message):
             model.fit(data, y, verbose=0)
     assert unchanged(model, before)
@@ -288,16 +301,19 @@ def test_targets_and_weights_of_several_outputs():
     assert all(np.array_equal(a, b) for a, b in zip(before[:-1], snapshot(model)[:-1], strict=True))
 
 
-@pytest.mark.parametrize(("kwargs", "message"), [
-    ({"epochs": 0}, "`epochs` must be a positive integer; got 0"),
-    ({"epochs": 1.5}, "got 1.5"),
-    ({"batch_size": 0}, "`batch_size` must be a positive integer; got 0"),
-    ({"validation_split": 1.5}, "between 0 and 1; got 1.5"),
-    ({"validation_data": (GOOD,)}, r"\(x, y\).*got 1 entries"),
-    ({"verbose": 3}, "verbose must be.*got 3"),
-    ({"callbacks": ["stop"]}, "'stop'"),
-    ({"steps_per_epoch": 0}, "got 0"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a positive integer; got 0"),
+        ({"epochs": 1.5}, "got 1.5"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer; got 0"),
+        ({"validation_split": 1.5}, "between 0 and 1; got 1.5"),
+        ({"validation_data": (GOOD,)}, r"\(x, y\).*got 1 entries"),
+        ({"verbose": 3}, "verbose must be.*got 3"),
+        ({"callbacks": ["stop"]}, "'stop'"),
+        ({"steps_per_epoch": 0}, "got 0"),
+    ],
+)
 def test_arguments_of_fit(kwargs, message):
     model = trained(graph)
     before = snapshot(model)
@@ -309,20 +325,26 @@ def test_arguments_of_fit(kwargs, message):
 # --------------------------------------------------------------------------------------------------------------- masks
 
 
-@pytest.mark.parametrize(("mask", "message"), [
-    (np.ones((2, 4), bool), r"\(2, 4\) does not fit data of shape \(2, 3, 2\).*\(2, 3\)"),
-    (np.ones((3, 3), bool), r"\(3, 3\)"),
-    (np.ones(3, bool), r"\(batch, steps\); got \(3,\)"),
-    (np.full((2, 3), 2), "2 in it"),
-    (np.full((2, 3), 0.5), "0.5 in it"),
-    ([[True, False], [True]], "unequal length"),
-    (np.full((2, 3), "x"), "'x'"),
-])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones((2, 4), bool), r"\(2, 4\) does not fit data of shape \(2, 3, 2\).*\(2, 3\)"),
+        (np.ones((3, 3), bool), r"\(3, 3\)"),
+        (np.ones(3, bool), r"\(batch, steps\); got \(3,\)"),
+        (np.full((2, 3), 2), "2 in it"),
+        (np.full((2, 3), 0.5), "0.5 in it"),
+        ([[True, False], [True]], "unequal length"),
+        (np.full((2, 3), "x"), "'x'"),
+    ],
+)
 def test_a_mask_that_does_not_fit(mask, message):
     x = Input((None, 2))
     model = Model(x, LastStep()(x))
-    for call in (lambda: model(torch.ones(2, 3, 2), mask=mask), lambda: LastStep()(torch.ones(2, 3, 2), mask=mask),
-                 lambda: padless.pack(np.ones((2, 3, 2)), mask=mask)):
+    for call in (
+        lambda: model(torch.ones(2, 3, 2), mask=mask),
+        lambda: LastStep()(torch.ones(2, 3, 2), mask=mask),
+        lambda: padless.pack(np.ones((2, 3, 2)), mask=mask),
+    ):
         with pytest.raises(MaskError, match=message):
             call()
 
@@ -359,25 +381,28 @@ def test_a_mask_in_the_data_that_would_be_lost_is_found_before_training():
 # ------------------------------------------------------------------------------------------------------- unknown names
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: graph().compile("adm", "mse"), "optimizer 'adm'.*Did you mean 'adam'"),
-    (lambda: graph().compile("adam", "msee"), "loss 'msee'.*Did you mean 'mse'"),
-    (lambda: graph().compile("adam", "mse", metrics=["acuracy"]), "metric 'acuracy'.*accuracy"),
-    (lambda: graph().compile("adam", "mse", weighted_metrics=[3]), "3 is no metric"),
-    (lambda: graph().compile("adam", 3), "3 is no loss"),
-    (lambda: graph().compile(3, "mse"), "3 is no optimizer"),
-    (lambda: graph().compile("adam", {"tags": "mse"}), r"\['tags'\].*\['tag'\]"),
-    (lambda: graph().compile("adam", ["mse", "mse"]), r"one entry for each.*\['tag'\]; got 2"),
-    (lambda: graph().compile("adam", "mse", loss_weights=["x"]), "must be numbers; got 'x'"),
-    (lambda: Own().compile("adam", "msee"), "loss 'msee'"),
-    (lambda: Own().compile("adm"), "optimizer 'adm'"),
-    (lambda: Dense(2, activation="rel"), "activation 'rel'.*Did you mean 'relu'"),
-    (lambda: Dense(2, kernel_initializer="glorot"), "initializer 'glorot'"),
-    (lambda: Dense(2, kernel_regularizer="l3"), "regularizer 'l3'"),
-    (lambda: Dense(2, kernel_constraint="positive"), "constraint 'positive'"),
-    (lambda: Dense(2, colour="red"), "colour"),
-    (lambda: graph().get_layer("tags"), "no layer 'tags'"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: graph().compile("adm", "mse"), "optimizer 'adm'.*Did you mean 'adam'"),
+        (lambda: graph().compile("adam", "msee"), "loss 'msee'.*Did you mean 'mse'"),
+        (lambda: graph().compile("adam", "mse", metrics=["acuracy"]), "metric 'acuracy'.*accuracy"),
+        (lambda: graph().compile("adam", "mse", weighted_metrics=[3]), "3 is no metric"),
+        (lambda: graph().compile("adam", 3), "3 is no loss"),
+        (lambda: graph().compile(3, "mse"), "3 is no optimizer"),
+        (lambda: graph().compile("adam", {"tags": "mse"}), r"\['tags'\].*\['tag'\]"),
+        (lambda: graph().compile("adam", ["mse", "mse"]), r"one entry for each.*\['tag'\]; got 2"),
+        (lambda: graph().compile("adam", "mse", loss_weights=["x"]), "must be numbers; got 'x'"),
+        (lambda: Own().compile("adam", "msee"), "loss 'msee'"),
+        (lambda: Own().compile("adm"), "optimizer 'adm'"),
+        (lambda: Dense(2, activation="rel"), "activation 'rel'.*Did you mean 'relu'"),
+        (lambda: Dense(2, kernel_initializer="glorot"), "initializer 'glorot'"),
+        (lambda: Dense(2, kernel_regularizer="l3"), "regularizer 'l3'"),
+        (lambda: Dense(2, kernel_constraint="positive"), "constraint 'positive'"),
+        (lambda: Dense(2, colour="red"), "colour"),
+        (lambda: graph().get_layer("tags"), "no layer 'tags'"),
+    ],
+)
 def test_unknown_names(make, message):
     with pytest.raises((ArgumentError, TypeError), match=message):
         make()

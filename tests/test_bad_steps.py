@@ -63,8 +63,12 @@ def trained(make):
 
 def snapshot(model):
     state = model.optimizer.state_dict()
-    return [*model.get_weights(), *(np.asarray(v) for s in state["state"].values() for v in s.values()),
-            np.asarray([group["lr"] for group in state["param_groups"]]), torch.get_rng_state().numpy()]
+    return [
+        *model.get_weights(),
+        *(np.asarray(v) for s in state["state"].values() for v in s.values()),
+        np.asarray([group["lr"] for group in state["param_groups"]]),
+        torch.get_rng_state().numpy(),
+    ]
 
 
 def refused(model, act, kind, message):
@@ -91,8 +95,12 @@ FIT = {
 @pytest.mark.parametrize("what", FIT)
 def test_how_to_fit(make, what):
     arguments, message = FIT[what]
-    refused(trained(make), lambda m: m.fit(GOOD, CLASSES, verbose=0, validation_data=(GOOD, CLASSES), **arguments),
-            ArgumentError, message)
+    refused(
+        trained(make),
+        lambda m: m.fit(GOOD, CLASSES, verbose=0, validation_data=(GOOD, CLASSES), **arguments),
+        ArgumentError,
+        message,
+    )
 
 
 COMPILE = {
@@ -115,10 +123,16 @@ def test_how_to_compile(what):
     refused(trained(graph), lambda m: m.compile(**{"optimizer": "sgd", "loss": "mse", **arguments}), ArgumentError, message)
 
 
-@pytest.mark.parametrize(("broken", "message"), [
-    ("vector", r"compute_loss.*scalar.*shape \(8,\)"), ("packed", "compute_loss.*scalar.*Packed"),
-    ("number", "compute_loss.*scalar.*3.5"), ("nothing", "compute_loss.*scalar.*None"), ("text", "compute_loss.*'low'"),
-])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("vector", r"compute_loss.*scalar.*shape \(8,\)"),
+        ("packed", "compute_loss.*scalar.*Packed"),
+        ("number", "compute_loss.*scalar.*3.5"),
+        ("nothing", "compute_loss.*scalar.*None"),
+        ("text", "compute_loss.*'low'"),
+    ],
+)
 def test_a_loss_of_ones_own_that_is_none(broken, message):
     model = trained(Loss)
     model.broken = broken
@@ -170,8 +184,12 @@ def test_accumulation_said_twice():
     model.optimizer._settings["gradient_accumulation_steps"] = 4
     refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, gradient_accumulation_steps=2), ArgumentError, "2 in fit and 4")
     own = trained(Step)
-    refused(own, lambda m: m.fit(GOOD, CLASSES, verbose=0, gradient_accumulation_steps=3), ArgumentError,
-            "train_step.*gradient_accumulation_steps=3")
+    refused(
+        own,
+        lambda m: m.fit(GOOD, CLASSES, verbose=0, gradient_accumulation_steps=3),
+        ArgumentError,
+        "train_step.*gradient_accumulation_steps=3",
+    )
     own.optimizer._settings["gradient_accumulation_steps"] = 5
     refused(own, lambda m: m.fit(GOOD, CLASSES, verbose=0), ArgumentError, "train_step.*gradient_accumulation_steps=5")
 
@@ -191,8 +209,12 @@ def test_a_loss_before_compile_and_weights_of_a_row_too_few():
     with pytest.raises(NotBuilt, match=r"compile\(.*before compute_loss"):
         graph().compute_loss(None, CLASSES, None)
     model = trained(graph)
-    refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, sample_weight=np.ones(3), gradient_accumulation_steps=2),
-            DataError, "3")
+    refused(
+        model,
+        lambda m: m.fit(GOOD, CLASSES, verbose=0, sample_weight=np.ones(3), gradient_accumulation_steps=2),
+        DataError,
+        "3",
+    )
 
 
 def test_a_layer_that_adds_a_word_while_the_graph_is_built():

@@ -212,7 +212,9 @@ def test_a_stateful_layer_refuses_batches_that_are_mixed():
     model.compile("sgd", "mse")
     x, y = np.ones((4, 3, 1)), np.zeros((4, 2))
     for kwargs, word in (
-        ({}, "shuffle=True"), ({"shuffle": "batch"}, "'batch'"), ({"batch_tokens": 6, "shuffle": False}, "=6")
+        ({}, "shuffle=True"),
+        ({"shuffle": "batch"}, "'batch'"),
+        ({"batch_tokens": 6, "shuffle": False}, "=6"),
     ):
         with pytest.raises(ArgumentError, match=f"'memory' is stateful.*{word}"):
             model.fit(x, y, verbose=0, **kwargs)

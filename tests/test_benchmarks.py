@@ -103,8 +103,15 @@ LIMITS = {
     "lstm-128": [Product(6, 2, 20), Product(6, 5, 20), Product(6, 5, 3)],
     "bilstm": [Product(6, 2, 20, 2), Product(6, 5, 20, 2), Product(2, 10, 3)],
     "gru-holes": [Product(6, 2, 15), Product(6, 5, 15), Product(6, 5, 3)],
-    "transformer": [Product(6, 2, 6, 2), Product(12, 1, 4, 2), Product(12, 4, 1, 2), Product(6, 2, 2, 2),
-                    Product(6, 2, 5, 2), Product(6, 5, 2, 2), Product(6, 2, 3)],
+    "transformer": [
+        Product(6, 2, 6, 2),
+        Product(12, 1, 4, 2),
+        Product(12, 4, 1, 2),
+        Product(6, 2, 2, 2),
+        Product(6, 2, 5, 2),
+        Product(6, 5, 2, 2),
+        Product(6, 2, 3),
+    ],
     "conv": [Product(6, 10, 5), Product(2, 5, 3)],
 }
 
@@ -223,8 +230,14 @@ worker.main()
 
 def test_what_a_framework_prints_is_no_answer():
     orders = [{"do": "build", "key": 0, "workload": vars(QUICK[0])}, {"do": "time", "key": 0, "what": "train"}]
-    done = subprocess.run([sys.executable, "-c", NOISY, "noisy", "1", "cpu"], capture_output=True, text=True,
-                          cwd=team.ROOT, input="\n".join(map(json.dumps, orders)), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", NOISY, "noisy", "1", "cpu"],
+        capture_output=True,
+        text=True,
+        cwd=team.ROOT,
+        input="\n".join(map(json.dumps, orders)),
+        check=True,
+    )
     assert [set(json.loads(line)) for line in done.stdout.splitlines()] == [{"versions"}, {"wall", "cpu"}]
     assert done.stderr == 3 * "noise\n"
 
@@ -234,9 +247,28 @@ def test_what_a_framework_prints_is_no_answer():
 
 def test_the_command_prints_a_table_and_writes_json_and_svg(inside, tmp_path, capsys):
     files = [tmp_path / "times.json", tmp_path / "ratios.svg"]
-    assert command.main(["--quick", "--workload", "lstm-128", "--workload", "conv", "--fill", "0.5", "--rounds", "2",
-                         "--peers", "limit,padless,torch-padded,torch-packed", "--json", str(files[0]),
-                         "--svg", str(files[1])]) == 0
+    assert (
+        command.main(
+            [
+                "--quick",
+                "--workload",
+                "lstm-128",
+                "--workload",
+                "conv",
+                "--fill",
+                "0.5",
+                "--rounds",
+                "2",
+                "--peers",
+                "limit,padless,torch-padded,torch-packed",
+                "--json",
+                str(files[0]),
+                "--svg",
+                str(files[1]),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     for title in ("LSTM tagger 128", "conv classifier", "the limit", "padless", "torch, PackedSequence", "x limit"):
         assert title in printed
@@ -256,8 +288,9 @@ def test_the_command_prints_a_table_and_writes_json_and_svg(inside, tmp_path, ca
     space = "{http://www.w3.org/2000/svg}"
     texts = [element.text for element in picture.iter(f"{space}text")]
     bars = [bar for bar in picture.iter(f"{space}rect") if bar.get("fill") != "white"]
-    ratios = [one["ratios"][name][what] for what in ("train", "predict") for one in (tagger, classifier)
-              for name in one["peers"]]
+    ratios = [
+        one["ratios"][name][what] for what in ("train", "predict") for one in (tagger, classifier) for name in one["peers"]
+    ]
     assert "LSTM tagger 128, fill 0.5" in texts and {factor(ratio) for ratio in ratios} <= set(texts)
     widths = [float(bar.get("width")) for bar in bars]
     assert len(widths) == len(ratios) == 2 * (4 + 3)
@@ -276,7 +309,7 @@ def test_curves_are_printed_and_written(inside, tmp_path, capsys, monkeypatch):
     written = json.loads(file.read_text())
     assert [curve["against"] for curve in written["curves"]] == ["fill", "length", "batch"]
     assert [[point["x"] for point in curve["points"]] for curve in written["curves"][1:]] == [[10, 20, 40], [1, 2, 4]]
-    start, = written["starts"]
+    (start,) = written["starts"]
     assert list(start["latency"]) == ["padless"] and set(start["latency"]["padless"]) == {"predict_one", "call_one"}
     assert list(start["imports"]) == ["json"]
 
@@ -290,10 +323,16 @@ def test_another_loss_of_careful_torch_code_fails_the_run(inside, monkeypatch, c
     assert re.search(r"torch, padded \*", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--fill", "0"], "above 0"), (["--rounds", "0"], "at least 1"), (["--peers", "torch"], "there is no torch"),
-    (["--curves", "--svg", "x.svg"], "--curves"), (["--svg", "x.svg", "--peers", "padless"], "the limit"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--fill", "0"], "above 0"),
+        (["--rounds", "0"], "at least 1"),
+        (["--peers", "torch"], "there is no torch"),
+        (["--curves", "--svg", "x.svg"], "--curves"),
+        (["--svg", "x.svg", "--peers", "padless"], "the limit"),
+    ],
+)
 def test_the_command_refuses_what_it_cannot_do(arguments, said, capsys):
     with pytest.raises(SystemExit):
         command.main(arguments)

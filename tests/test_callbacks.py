@@ -59,21 +59,24 @@ def run(callback, values, model=None, name="val_loss"):
 @settings(deadline=None, max_examples=100)
 @given(
     values=st.lists(st.sampled_from([0.0, 0.5, 0.75, 1.0, 1.25, 2.0]), min_size=1, max_size=12),
-    options=st.fixed_dictionaries({
-        "min_delta": st.sampled_from([0, 0.25, -0.25]),
-        "patience": st.integers(0, 3),
-        "baseline": st.sampled_from([None, 0.75, 1.125]),
-        "restore_best_weights": st.booleans(),
-        "start_from_epoch": st.integers(0, 3),
-    }),
+    options=st.fixed_dictionaries(
+        {
+            "min_delta": st.sampled_from([0, 0.25, -0.25]),
+            "patience": st.integers(0, 3),
+            "baseline": st.sampled_from([None, 0.75, 1.125]),
+            "restore_best_weights": st.booleans(),
+            "start_from_epoch": st.integers(0, 3),
+        }
+    ),
     mode=st.sampled_from(["min", "max", "auto"]),
 )
 def test_early_stopping_decides_as_keras(values, options, mode):
     os.environ["KERAS_BACKEND"] = "torch"
     keras = pytest.importorskip("keras")
     ours, our_model = run(EarlyStopping(mode=mode, monitor="loss", **options), values, name="loss")
-    theirs, their_model = run(keras.callbacks.EarlyStopping(mode=mode, monitor="loss", **options), values,
-                              Copying(), name="loss")
+    theirs, their_model = run(
+        keras.callbacks.EarlyStopping(mode=mode, monitor="loss", **options), values, Copying(), name="loss"
+    )
     assert (ours, float(our_model.weights[0])) == (theirs, float(their_model.weights[0]))
 
 

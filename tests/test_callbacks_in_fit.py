@@ -48,10 +48,15 @@ def model(**compiled):
 @settings(deadline=None, max_examples=100)
 @given(
     values=st.lists(st.sampled_from([0.0, 0.5, 0.75, 1.0, 1.25, 2.0]), min_size=1, max_size=12),
-    options=st.fixed_dictionaries({
-        "factor": st.sampled_from([0.1, 0.5]), "patience": st.integers(0, 3), "min_delta": st.sampled_from([1e-4, 0.25]),
-        "cooldown": st.integers(0, 2), "min_lr": st.sampled_from([0.0, 0.03]),
-    }),
+    options=st.fixed_dictionaries(
+        {
+            "factor": st.sampled_from([0.1, 0.5]),
+            "patience": st.integers(0, 3),
+            "min_delta": st.sampled_from([1e-4, 0.25]),
+            "cooldown": st.integers(0, 2),
+            "min_lr": st.sampled_from([0.0, 0.03]),
+        }
+    ),
     mode=st.sampled_from(["min", "max", "auto"]),
 )
 def test_the_learning_rate_is_reduced_when_keras_reduces_it(values, options, mode):
@@ -105,10 +110,19 @@ def test_averages_are_evaluated_and_weights_trained(every_epoch):
     plain = model(optimizer=padless.optimizers.SGD(0.5))
     plain.fit(X, Y, 2, 2, shuffle=False, verbose=0)
     one = model(optimizer=padless.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5))
-    looking = LambdaCallback(on_train_batch_begin=look("training"), on_test_batch_begin=look("validation"),
-                             on_epoch_end=look("end"))
-    one.fit(X, Y, 2, 2, shuffle=False, verbose=0, validation_data=(X, Y),
-            callbacks=[SwapEMAWeights(swap_on_epoch=every_epoch), looking])
+    looking = LambdaCallback(
+        on_train_batch_begin=look("training"), on_test_batch_begin=look("validation"), on_epoch_end=look("end")
+    )
+    one.fit(
+        X,
+        Y,
+        2,
+        2,
+        shuffle=False,
+        verbose=0,
+        validation_data=(X, Y),
+        callbacks=[SwapEMAWeights(swap_on_epoch=every_epoch), looking],
+    )
     weights = iter(seen["training"][1:])
     average = next(weights)
     for weight in [*list(weights)[:2]]:
@@ -210,7 +224,10 @@ def test_a_history_is_a_table():
     history.on_epoch_end(0, {"loss": 1.0})
     history.on_epoch_end(1, {"loss": 1e-5, "val_loss": math.nan, "note": "better"})
     assert str(history).splitlines() == [
-        "epoch        loss  val_loss    note", "    1      1.0000                  ", "    2  1.0000e-05       nan  better"]
+        "epoch        loss  val_loss    note",
+        "    1      1.0000                  ",
+        "    2  1.0000e-05       nan  better",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of matplotlib's own
@@ -245,29 +262,32 @@ def fit(*callbacks, **compiled):
     return lambda one: one.fit(X, Y, 2, 2, verbose=0, callbacks=list(callbacks))
 
 
-@pytest.mark.parametrize(("act", "message"), [
-    (lambda one: one.fit(X, Y, verbose=0, callbacks=["history"]), "callbacks holds 'history'"),
-    (lambda one: EarlyStopping(patience=-1), "`patience` of EarlyStopping.*at least 0; got -1"),
-    (lambda one: EarlyStopping(monitor=3), "`monitor` of EarlyStopping.*got 3"),
-    (lambda one: EarlyStopping(min_delta=math.nan), "`min_delta` of EarlyStopping must be a finite number; got nan"),
-    (fit(EarlyStopping("zest")), "monitor='zest'"),
-    (lambda one: ReduceLROnPlateau(factor=1.5), "`factor` of ReduceLROnPlateau.*got 1.5"),
-    (lambda one: ReduceLROnPlateau(min_lr=-1), "`min_lr` of ReduceLROnPlateau.*got -1"),
-    (lambda one: ReduceLROnPlateau(cooldown=0.5), "`cooldown`.*got 0.5"),
-    (fit(ReduceLROnPlateau("zest")), "monitor='zest'"),
-    (lambda one: ModelCheckpoint("m", save_freq=0), "`save_freq` of ModelCheckpoint.*got 0"),
-    (lambda one: ModelCheckpoint("m", mode="best"), "Unknown mode 'best'"),
-    (fit(ModelCheckpoint(os.curdir)), "writes a file; '.' is a folder"),
-    (lambda one: BackupAndRestore(""), "backup_dir must be the name of a folder; got ''"),
-    (lambda one: BackupAndRestore("b", save_freq="batch"), "`save_freq` of BackupAndRestore.*got 'batch'"),
-    (lambda one: CSVLogger("log", separator="tab"), "`separator` of CSVLogger must be one character; got 'tab'"),
-    (fit(SwapEMAWeights()), r"needs an optimizer with use_ema=True.*Adam\(learning_rate=0.001\)"),
-    (lambda one: TensorBoard(profile_batch=3), "got profile_batch=3"),
-    (lambda one: TensorBoard(update_freq="often"), "`update_freq` of TensorBoard.*got 'often'"),
-    (lambda one: LambdaCallback(on_epoch_end=3), "on_epoch_end of LambdaCallback must be a function; got 3"),
-    (lambda one: one.fit(X, Y, verbose=0).plot("los"), "Unknown result 'los'.*Did you mean 'loss'"),
-    (lambda one: History().plot(), "no epoch has ended"),
-])
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda one: one.fit(X, Y, verbose=0, callbacks=["history"]), "callbacks holds 'history'"),
+        (lambda one: EarlyStopping(patience=-1), "`patience` of EarlyStopping.*at least 0; got -1"),
+        (lambda one: EarlyStopping(monitor=3), "`monitor` of EarlyStopping.*got 3"),
+        (lambda one: EarlyStopping(min_delta=math.nan), "`min_delta` of EarlyStopping must be a finite number; got nan"),
+        (fit(EarlyStopping("zest")), "monitor='zest'"),
+        (lambda one: ReduceLROnPlateau(factor=1.5), "`factor` of ReduceLROnPlateau.*got 1.5"),
+        (lambda one: ReduceLROnPlateau(min_lr=-1), "`min_lr` of ReduceLROnPlateau.*got -1"),
+        (lambda one: ReduceLROnPlateau(cooldown=0.5), "`cooldown`.*got 0.5"),
+        (fit(ReduceLROnPlateau("zest")), "monitor='zest'"),
+        (lambda one: ModelCheckpoint("m", save_freq=0), "`save_freq` of ModelCheckpoint.*got 0"),
+        (lambda one: ModelCheckpoint("m", mode="best"), "Unknown mode 'best'"),
+        (fit(ModelCheckpoint(os.curdir)), "writes a file; '.' is a folder"),
+        (lambda one: BackupAndRestore(""), "backup_dir must be the name of a folder; got ''"),
+        (lambda one: BackupAndRestore("b", save_freq="batch"), "`save_freq` of BackupAndRestore.*got 'batch'"),
+        (lambda one: CSVLogger("log", separator="tab"), "`separator` of CSVLogger must be one character; got 'tab'"),
+        (fit(SwapEMAWeights()), r"needs an optimizer with use_ema=True.*Adam\(learning_rate=0.001\)"),
+        (lambda one: TensorBoard(profile_batch=3), "got profile_batch=3"),
+        (lambda one: TensorBoard(update_freq="often"), "`update_freq` of TensorBoard.*got 'often'"),
+        (lambda one: LambdaCallback(on_epoch_end=3), "on_epoch_end of LambdaCallback must be a function; got 3"),
+        (lambda one: one.fit(X, Y, verbose=0).plot("los"), "Unknown result 'los'.*Did you mean 'loss'"),
+        (lambda one: History().plot(), "no epoch has ended"),
+    ],
+)
 def test_what_means_nothing_is_refused_before_training(act, message):
     one = model()
     before, state = [weight.copy() for weight in one.get_weights()], torch.get_rng_state()
@@ -306,6 +326,7 @@ def test_backup_in_the_middle_of_an_epoch(tmp_path):
     x, y = np.ones((6, 2), "float32"), np.ones((6, 1), "float32")
     taken = {}
     for name, library in (("padless", padless), ("keras", keras)):
+
         class Cut(library.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
                 self.epoch = epoch

@@ -156,8 +156,10 @@ def test_the_backward_layer_has_weights_of_its_own():
     layer = both_ways(L.RNN(cell))
     back = layer.backward_layer.cell
     assert layer.forward_layer.cell is cell and back is not cell  # trained weights stay
-    assert all(p.shape == q.shape and not torch.equal(p, q) and q.requires_grad
-               for p, q in zip(cell.parameters(), back.parameters(), strict=True))
+    assert all(
+        p.shape == q.shape and not torch.equal(p, q) and q.requires_grad
+        for p, q in zip(cell.parameters(), back.parameters(), strict=True)
+    )
     assert layer(X).shape == (len(X), 8) and len(list(layer.parameters())) == 8
     mixed = both_ways(L.RNN([L.GRUCell(2), nn.GRUCell(2, 4)]))
     assert len({id(c) for way in (mixed.forward_layer, mixed.backward_layer) for c in way.cell.cells}) == 4
@@ -225,15 +227,18 @@ class Drawn(nn.Module):
         return inputs * self.weight, states
 
 
-@pytest.mark.parametrize(("cell", "says"), [
-    (lambda: nn.LSTM(3, 4), r"torch.nn.LSTM runs over whole sequences.*padless.layers.LSTM.*torch.nn.LSTMCell"),
-    (lambda: nn.RNN(3, 4), r"padless.layers.SimpleRNN.*torch.nn.RNNCell"),
-    (lambda: nn.Linear(3, 4), r"called with \(inputs, states\).*Linear cannot be"),
-    (Stateless, "needs `state_size`.*Stateless has none"),
-    (OneArgument, "OneArgument cannot be"),
-    (lambda: L.Dense(3), "Dense cannot be"),
-    (lambda: torch.tanh, "Expected a padless layer"),
-])
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        (lambda: nn.LSTM(3, 4), r"torch.nn.LSTM runs over whole sequences.*padless.layers.LSTM.*torch.nn.LSTMCell"),
+        (lambda: nn.RNN(3, 4), r"padless.layers.SimpleRNN.*torch.nn.RNNCell"),
+        (lambda: nn.Linear(3, 4), r"called with \(inputs, states\).*Linear cannot be"),
+        (Stateless, "needs `state_size`.*Stateless has none"),
+        (OneArgument, "OneArgument cannot be"),
+        (lambda: L.Dense(3), "Dense cannot be"),
+        (lambda: torch.tanh, "Expected a padless layer"),
+    ],
+)
 def test_what_is_no_cell_is_refused_at_once(cell, says):
     for wrap in (L.RNN, lambda c: L.RNN([L.GRUCell(3), c]), lambda c: L.StackedRNNCells([c])):
         with pytest.raises(ArgumentError, match=says):
@@ -296,8 +301,10 @@ def test_plain_batches_of_one_size_and_of_different_lengths_follow_each_other():
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True}, {"return_state": True}, BOTH], ids=str)
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_both_ways_cost_what_each_way_puts_out(name, options):
-    mine, theirs = (lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2", **options))
-                    for lib in (padless, keras))
+    mine, theirs = (
+        lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2", **options))
+        for lib in (padless, keras)
+    )
     theirs(X), mine(X)
     mine.set_weights(theirs.get_weights())
     theirs(X), mine(X)
@@ -312,8 +319,9 @@ def test_both_ways_cost_what_each_way_puts_out(name, options):
 def test_activity_of_simple_rnn_both_ways():
     """Keras's SimpleRNN leaves the regularizer out of its config, of which Bidirectional makes both layers."""
     for name, count in (("SimpleRNN", 0), ("GRU", 2)):
-        mine, theirs = (lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2"))
-                        for lib in (padless, keras))
+        mine, theirs = (
+            lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2")) for lib in (padless, keras)
+        )
         mine(X), theirs(X)
         assert len(mine.losses) == 2 and len(theirs.losses) == count
 

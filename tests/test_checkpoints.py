@@ -61,11 +61,19 @@ def files(folder):
 
 
 nests = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
     | st.lists(st.floats(width=32), max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float32))
     | st.lists(st.integers(0, 9), max_size=3).map(lambda values: np.array(values, dtype="int16")),
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner)
-    | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3), max_leaves=8,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
 )
 
 
@@ -109,7 +117,7 @@ def test_a_file_in_which_any_byte_was_changed_or_that_was_cut_is_refused(tmp_pat
     if data.draw(st.booleans()):
         path.write_bytes(whole[:place])
     else:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :])
     try:
         arrays, config = archive.read(path)
     except DataError:
@@ -150,9 +158,11 @@ def test_a_backup_of_something_else_changes_nothing(tmp_path):
     cut_off(tmp_path, 2, 1, save_freq=1)
     wide, other, more = model(7), model(), model()
     other.compile("sgd", "mse")
-    for one, x, y, message in ((wide, X, Y, "another model: its weight"),
-                               (other, X, Y, "made with Adam over .* this is SGD"),
-                               (more, X * 2, np.tile(Y, 2), "an epoch of 3 batches; now an epoch has 6")):
+    for one, x, y, message in (
+        (wide, X, Y, "another model: its weight"),
+        (other, X, Y, "made with Adam over .* this is SGD"),
+        (more, X * 2, np.tile(Y, 2), "an epoch of 3 batches; now an epoch has 6"),
+    ):
         before, state = [weight.copy() for weight in one.get_weights()], torch.get_rng_state()
         with pytest.raises(DataError, match=message):
             one.fit(x, y, 2, 6, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
@@ -181,9 +191,12 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_else(save, tmp_path, monk
         one.fit(X, Y, 2, 1, verbose=0)
     before = files(tmp_path)
     kept = BackupAndRestore(tmp_path, delete_checkpoint=False)
-    act = {"backup": lambda: model().fit(X, Y, 2, 6, verbose=0, callbacks=[kept]),
-           "checkpoint": lambda: one.fit(X, Y, 2, 1, verbose=0, callbacks=[ModelCheckpoint(path)]),
-           "model": lambda: one.save(path), "weights": lambda: one.save_weights(path)}[save]
+    act = {
+        "backup": lambda: model().fit(X, Y, 2, 6, verbose=0, callbacks=[kept]),
+        "checkpoint": lambda: one.fit(X, Y, 2, 1, verbose=0, callbacks=[ModelCheckpoint(path)]),
+        "model": lambda: one.save(path),
+        "weights": lambda: one.save_weights(path),
+    }[save]
     with monkeypatch.context() as patched:
         full(patched)
         with pytest.raises(NotWritten, match="No space left on device; nothing was written, .*untouched") as error:
@@ -207,11 +220,14 @@ def test_a_file_larger_than_allowed_is_a_clear_error(tmp_path):
     assert files(tmp_path) == {"file": old}
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: BackupAndRestore(path / "file" / "backup"),
-    lambda path: ModelCheckpoint(path / "file" / "model"),
-    lambda path: padless.callbacks.CSVLogger(path / "file" / "log.csv"),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: BackupAndRestore(path / "file" / "backup"),
+        lambda path: ModelCheckpoint(path / "file" / "model"),
+        lambda path: padless.callbacks.CSVLogger(path / "file" / "log.csv"),
+    ],
+)
 def test_a_folder_that_takes_no_files_is_refused_before_training(make, tmp_path):
     (tmp_path / "file").write_text("no folder")
     one = model()

@@ -53,9 +53,7 @@ def test_an_empty_file_needs_no_training(
     assert printed.out == "" and "empty" in printed.err
 
 
-def test_the_lists_of_files_are_printed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_lists_of_files_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     names = [f"{stem}.py" for stem in "abcdefghijklmnopqrstuvwxyz"]
     for name in names:
         (tmp_path / name).touch()
@@ -76,8 +74,9 @@ def test_an_interrupt_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 def test_a_reader_who_leaves_early_is_no_error():
-    command = subprocess.Popen([sys.executable, "-m", "padless", "demo", "--files"], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "padless", "demo", "--files"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert command.stdout and command.stderr
     command.stdout.close()
     with command.stderr:

@@ -71,8 +71,9 @@ def zeroed(x, mask):
 def agree(fast, slow, *inputs):
     torch.testing.assert_close(fast, slow)
     weights = torch.randn(fast.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for a, b in zip(*(torch.autograd.grad((x * weights).sum(), inputs, allow_unused=not x.numel()) for x in (fast, slow)),
-                    strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((x * weights).sum(), inputs, allow_unused=not x.numel()) for x in (fast, slow)), strict=True
+    ):
         torch.testing.assert_close(a if a is not None else torch.zeros(1), b if b is not None else torch.zeros(1))
 
 
@@ -94,8 +95,12 @@ def test_products_over_inner_steps_are_those_of_each_row(masks, seed):
     some = np.random.default_rng(seed).random((*first.shape, second.shape[1])) < 0.7
     cells, index = Index.from_mask(first[:, :, None] & second[:, None, :] & some), Index(np.roll(second, 1, 1))
     weights, values = random(cells.steps, 2), random(index.steps, 3)
-    agree(products.over_inner(weights, values, cells, index), products.over_inner_by_row(weights, values, cells, index),
-          weights, values)
+    agree(
+        products.over_inner(weights, values, cells, index),
+        products.over_inner_by_row(weights, values, cells, index),
+        weights,
+        values,
+    )
 
 
 def test_an_infinite_weight_stays_with_its_own_step():
@@ -448,8 +453,14 @@ def test_a_mask_that_permute_would_lose_is_refused_while_the_model_is_built():
 def test_levels_stay_where_they_are():
     mask = np.random.default_rng(0).random((2, 3, 4)) < 0.5
     x = packed(random(2, 3, 4, 6, 5), mask)
-    for layer, same in ((L.Permute((1, 2, 4, 3)), True), (L.Permute((2, 1, 3, 4)), False), (L.Reshape((3, 4, 30)), True),
-                        (L.Reshape((3, -1, 6, 5)), True), (L.Reshape((3, 24, 5)), False), (L.Reshape((12, 6, 5)), False)):
+    for layer, same in (
+        (L.Permute((1, 2, 4, 3)), True),
+        (L.Permute((2, 1, 3, 4)), False),
+        (L.Reshape((3, 4, 30)), True),
+        (L.Reshape((3, -1, 6, 5)), True),
+        (L.Reshape((3, 24, 5)), False),
+        (L.Reshape((12, 6, 5)), False),
+    ):
         said = layer.compute_mask(x, x.mask)
         if same:
             assert layer(x).index is x.index and torch.equal(said, x.mask)

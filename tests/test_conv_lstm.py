@@ -82,8 +82,11 @@ def test_states_given_and_held():
     states = [torch.from_numpy(numbers(4, ROWS - 2, 3, seed=seed)) for seed in (5, 6)]
     compare(mine(x, initial_state=states), theirs(x, initial_state=states))
     with losing():  # Keras forgets the mask that comes with the data, not the one that is given
-        compare(mine(pack(x, mask), initial_state=states), theirs(x, initial_state=states, mask=torch.from_numpy(mask)),
-                masks=False)
+        compare(
+            mine(pack(x, mask), initial_state=states),
+            theirs(x, initial_state=states, mask=torch.from_numpy(mask)),
+            masks=False,
+        )
     mine, theirs = L.ConvLSTM1D(3, 3, stateful=True, return_state=True), K.ConvLSTM1D(3, 3, stateful=True, return_state=True)
     mine.build((4, T, ROWS, CHANNELS))
     theirs.build((4, T, ROWS, CHANNELS))
@@ -97,8 +100,9 @@ def test_states_given_and_held():
 
 def test_bidirectional():
     for options in (BOTH, {}):
-        mine, theirs = twins(lambda lib, o=options: lib.layers.Bidirectional(lib.layers.ConvLSTM1D(3, 3, **o)),
-                             (None, T, ROWS, CHANNELS))
+        mine, theirs = twins(
+            lambda lib, o=options: lib.layers.Bidirectional(lib.layers.ConvLSTM1D(3, 3, **o)), (None, T, ROWS, CHANNELS)
+        )
         x = data(len(EVERY))
         compare(mine(x, mask=EVERY), theirs(x, mask=torch.from_numpy(EVERY)), masks=False)
         same_shapes(mine, theirs, (None, T, ROWS, CHANNELS))
@@ -120,10 +124,13 @@ def test_arguments_weights_and_config_are_kerass():
     assert [(n, p.default) for n, p in inspect.signature(ConvLSTM1D.__init__).parameters.items()] == wanted
     mine, theirs = made(padding="same", strides=2)
     assert [(w.path.split("/")[-1], tuple(w.shape)) for w in theirs.weights] == [
-        (name.split(".")[-1], tuple(w.shape)) for name, w in mine.named_parameters()]
+        (name.split(".")[-1], tuple(w.shape)) for name, w in mine.named_parameters()
+    ]
     config = json.loads(json.dumps(mine.get_config()))
-    for layer in (ConvLSTM1D.from_config(config), deserialize(
-            {"class_name": "ConvLSTM1D", "config": json.loads(json.dumps(theirs.get_config()))}, "layer")):
+    for layer in (
+        ConvLSTM1D.from_config(config),
+        deserialize({"class_name": "ConvLSTM1D", "config": json.loads(json.dumps(theirs.get_config()))}, "layer"),
+    ):
         layer.build((None, T, ROWS, CHANNELS))
         same_weights(layer, theirs)
         compare(layer(data(4)), theirs(data(4)))

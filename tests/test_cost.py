@@ -29,8 +29,27 @@ def counted(monkeypatch):
 ROWS = [6, 0, 3, 1]  # the real steps of each row
 N, LONGEST = sum(ROWS), max(ROWS)
 PRODUCTS = {"mm": (0, 1), "addmm": (1, 2), "addmm_": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
-LAYOUT = {"view", "t", "expand", "slice", "select", "as_strided", "split", "split_with_sizes", "unsqueeze", "squeeze",
-          "detach", "alias", "transpose", "permute", "_unsafe_view", "unbind", "empty", "empty_like", "new_empty"}
+LAYOUT = {
+    "view",
+    "t",
+    "expand",
+    "slice",
+    "select",
+    "as_strided",
+    "split",
+    "split_with_sizes",
+    "unsqueeze",
+    "squeeze",
+    "detach",
+    "alias",
+    "transpose",
+    "permute",
+    "_unsafe_view",
+    "unbind",
+    "empty",
+    "empty_like",
+    "new_empty",
+}
 
 
 class Count(TorchDispatchMode):
@@ -47,13 +66,15 @@ class Count(TorchDispatchMode):
             left, right = (args[k] for k in PRODUCTS[name])
             self.products += left.numel() * right.shape[-1]
         if name not in LAYOUT:
-            self.written += sum(x.numel() for x in tree_leaves(result)
-                                if isinstance(x, torch.Tensor) and x.is_floating_point())
+            self.written += sum(
+                x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.is_floating_point()
+            )
         return result
 
 
 def layouts():
     """The same real steps with a little padding, and with ten times as much: right, left, in holes."""
+
     def grid(width, place):
         mask = np.zeros((len(ROWS), width), dtype=bool)
         for row, length in enumerate(ROWS):
@@ -63,8 +84,7 @@ def layouts():
     wide = 10 * LONGEST
     right, left = (lambda w, n: np.arange(n)), (lambda w, n: np.arange(w - n, w))
     holes = lambda w, n: np.arange(n) * (w // LONGEST)  # noqa: E731
-    return {"little": grid(LONGEST, right), "right": grid(wide, right), "left": grid(wide, left),
-            "holes": grid(wide, holes)}
+    return {"little": grid(LONGEST, right), "right": grid(wide, right), "left": grid(wide, left), "holes": grid(wide, holes)}
 
 
 MASKS = layouts()
@@ -81,8 +101,10 @@ def entered(subject, mask):
     rows = [numbers(draw, k) for k, draw in enumerate(subject.inputs)]
     rows = [r.to(subject.dtype).requires_grad_() if r.is_floating_point() else r for r in rows]
     packed = [Packed(r, index) for r in rows]
-    more = {name: [torch.ones(mask.shape[0], *shape, dtype=subject.dtype) for shape in shapes]
-            for name, shapes in subject.rows.items()}
+    more = {
+        name: [torch.ones(mask.shape[0], *shape, dtype=subject.dtype) for shape in shapes]
+        for name, shapes in subject.rows.items()
+    }
     return (packed if len(packed) > 1 else packed[0]), more
 
 
@@ -170,11 +192,11 @@ def examples(mask):
 
 def watched(model, entries):
     """Notes of each layer behind the birth what enters it."""
+
     def note(layer, args, kwargs):
         entries.extend((layer.name, x) for x in leaves((args, kwargs)) if isinstance(x, Packed))
 
-    return [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in model.modules()
-            if isinstance(layer, Layer)]
+    return [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in model.modules() if isinstance(layer, Layer)]
 
 
 @pytest.mark.parametrize("verb", ["fit", "evaluate", "train_on_batch"])

@@ -53,8 +53,10 @@ def test_recurrent_cells_are_the_reference_on_the_cpu(cell, bias, reverse, name,
     index = Index.from_lengths(np.array(lengths_[name], dtype=np.int64))
     tensors = tensors_for(cell, index, 3, 5, bias=bias)
     given = on_cuda(tensors)
-    ours, theirs = run(cell, index, given, reverse=reverse, path=path), run(cell, index, tensors, reverse=reverse,
-                                                                            path="reference")
+    ours, theirs = (
+        run(cell, index, given, reverse=reverse, path=path),
+        run(cell, index, tensors, reverse=reverse, path="reference"),
+    )
     same([r.cpu() for r in ours], theirs, rtol=1e-9, atol=1e-9)
     upstream = [torch.linspace(-1, 1, max(r.numel(), 1), dtype=r.dtype)[: r.numel()].reshape(r.shape) for r in theirs]
     mine = torch.autograd.grad(ours, [t for t in given if t is not None], [u.to(CUDA) for u in upstream], allow_unused=True)
@@ -133,8 +135,9 @@ def test_training_in_half_precision_is_nearly_the_same(name, autocast):
     half = copy.deepcopy(whole)
     losses = []
     for model, precision in ((whole, None), (half, autocast)):
-        model.to(CUDA).compile(padless.optimizers.SGD(0.1), padless.losses.SparseCategoricalCrossentropy(from_logits=True),
-                               autocast=precision)
+        model.to(CUDA).compile(
+            padless.optimizers.SGD(0.1), padless.losses.SparseCategoricalCrossentropy(from_logits=True), autocast=precision
+        )
         losses.append(model.fit(ids, labels, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=0.05)
 
@@ -158,6 +161,7 @@ def test_files_go_between_devices(tmp_path):
 @pytest.fixture
 def strict():
     """A callback that makes torch refuse to wait within each step but the first."""
+
     def begin(batch, logs=None):
         torch.cuda.set_sync_debug_mode("error" if batch else "default")
 
@@ -166,8 +170,9 @@ def strict():
         steps.append(batch)
 
     steps = []
-    made = LambdaCallback(on_train_batch_begin=begin, on_train_batch_end=end, on_predict_batch_begin=begin,
-                          on_predict_batch_end=end)
+    made = LambdaCallback(
+        on_train_batch_begin=begin, on_train_batch_end=end, on_predict_batch_begin=begin, on_predict_batch_end=end
+    )
     made.raw_logs = True  # logs as floats would wait for them
     yield made
     torch.cuda.set_sync_debug_mode("default")

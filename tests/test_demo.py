@@ -23,8 +23,15 @@ from padless.errors import DataError
 LETTERS = dict(zip("_knsdco", CLASSES, strict=True))  # one letter for each class, d for a digit
 TINY = Plan(longest=180, training=16, validation=4, test=6, batch=8, features=4, units=5)
 FOLDERS = ("json", "logging", "asyncio", "email", "importlib", "unittest")
-AWKWARD = ["", "\n", "x", "def f(:\n  '''never closed",
-           "\tx = '日本語' # ñ\r\ny = 2\r", "é = 1\n" * 3, "\x1b[31mred\x07\x0c\x00\n"]
+AWKWARD = [
+    "",
+    "\n",
+    "x",
+    "def f(:\n  '''never closed",
+    "\tx = '日本語' # ñ\r\ny = 2\r",
+    "é = 1\n" * 3,
+    "\x1b[31mred\x07\x0c\x00\n",
+]
 
 
 def classes(letters: str) -> list[int]:
@@ -71,18 +78,21 @@ def test_every_character_has_the_class_of_its_token():
     assert demo_corpus.label(text).tolist() == classes(want)
 
 
-@pytest.mark.parametrize(("text", "want"), [
-    ("f'a{x!r:>{w}}{{'+y", "s" * 16 + "on"),
-    ("f'''\n{a\n}''' b", "s" * 12 + "_n"),
-    ("f'{f\"{x}\"}'if rb'y'", "s" * 11 + "kk_sssss"),
-    ("match x:\n  case _: type", "nnnnn_no___nnnn_no_nnnn"),
-    ("'''a\nb'''", "s" * 9),
-    ("ф = '日本' # ñ", "n_o_ssss_ccc"),
-    ("\x0cx\n", "_n_"),
-    ("  x\n  y", "__n___n"),
-    ("a\r\n'''\r\n'''\rb", "n__" + "s" * 8 + "_n"),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("f'a{x!r:>{w}}{{'+y", "s" * 16 + "on"),
+        ("f'''\n{a\n}''' b", "s" * 12 + "_n"),
+        ("f'{f\"{x}\"}'if rb'y'", "s" * 11 + "kk_sssss"),
+        ("match x:\n  case _: type", "nnnnn_no___nnnn_no_nnnn"),
+        ("'''a\nb'''", "s" * 9),
+        ("ф = '日本' # ñ", "n_o_ssss_ccc"),
+        ("\x0cx\n", "_n_"),
+        ("  x\n  y", "__n___n"),
+        ("a\r\n'''\r\n'''\rb", "n__" + "s" * 8 + "_n"),
+        ("", ""),
+    ],
+)
 def test_labels(text: str, want: str):
     assert demo_corpus.label(text).tolist() == classes(want)
 
@@ -158,8 +168,12 @@ def test_ids_leave_room_for_padding_and_the_unknown():
     assert demo_corpus.encode(["ba?", ""], characters)[0].tolist() == [3, 2, 1]
 
 
-@given(st.text(st.sampled_from("x\n@ '\"#") | st.characters()) | st.lists(st.sampled_from(
-    ["def f():\n", "@d\n", "  x\n", '"""', "class A: y\n", "\n"])).map("".join), st.integers(1, 30), st.integers(0, 20))
+@given(
+    st.text(st.sampled_from("x\n@ '\"#") | st.characters())
+    | st.lists(st.sampled_from(["def f():\n", "@d\n", "  x\n", '"""', "class A: y\n", "\n"])).map("".join),
+    st.integers(1, 30),
+    st.integers(0, 20),
+)
 def test_pieces_are_the_text(text: str, longest: int, shortest: int):
     pieces = demo_corpus.pieces(text, shortest, longest)
     assert "".join(pieces) == text
@@ -179,15 +193,18 @@ def test_a_piece_shown_as_a_function_keeps_its_characters(piece: str):
     assert text.lstrip(" \t").startswith(("def ", "@", "async "))
 
 
-@pytest.mark.parametrize(("data", "text"), [
-    (b"x = '\xc3\xa9'\r\n", "x = 'é'\r\n"),
-    (b"\xef\xbb\xbfx", "x"),
-    (b"# coding: latin-1\n\xe9", "# coding: latin-1\né"),
-    (b"\xff\xfe", "ÿþ"),
-    (b"# coding: nonsense\n", "# coding: nonsense\n"),
-    (b"# coding: rot13\n", "# coding: rot13\n"),
-    (b"", ""),
-])
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"x = '\xc3\xa9'\r\n", "x = 'é'\r\n"),
+        (b"\xef\xbb\xbfx", "x"),
+        (b"# coding: latin-1\n\xe9", "# coding: latin-1\né"),
+        (b"\xff\xfe", "ÿþ"),
+        (b"# coding: nonsense\n", "# coding: nonsense\n"),
+        (b"# coding: rot13\n", "# coding: rot13\n"),
+        (b"", ""),
+    ],
+)
 def test_any_file_can_be_read(data: bytes, text: str, tmp_path: Path):
     (tmp_path / "file.py").write_bytes(data)
     assert demo_corpus.read(tmp_path / "file.py") == text
@@ -249,7 +266,9 @@ def test_mistakes_in_words_are_counted_by_runs():
     text = "ab\ncd e"
     answers, truth = np.array([2, 2, 0, 1, 1, 0, 4]), np.array([2, 3, 0, 2, 2, 0, 4])
     assert demo_report.mistakes(text, answers, truth) == [
-        "line 1, column 2: 'b' taken for name, is string", "line 2, column 1: 'cd' taken for keyword, is name"]
+        "line 1, column 2: 'b' taken for name, is string",
+        "line 2, column 1: 'cd' taken for keyword, is name",
+    ]
     assert demo_report.mistakes(text, answers, truth, most=1)[1:] == ["and 1 more"]
 
 
@@ -350,8 +369,9 @@ def table_of(report: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_a_users_file_comes_out_as_it_went_in(text: str, library: Path, highlighter: Highlighter, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch):
+def test_a_users_file_comes_out_as_it_went_in(
+    text: str, library: Path, highlighter: Highlighter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     highlighter.save(tmp_path / "model")
     (tmp_path / "file.py").write_text(text, encoding="utf-8", newline="")
     assert job(library, monkeypatch, file=tmp_path / "file.py", load=tmp_path / "model") == text

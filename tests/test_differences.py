@@ -141,8 +141,9 @@ def test_unroll():
 
 
 def test_bidirectional_with_state_and_stateful():
-    mine, theirs, x, y = both(lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(2, return_state=True, stateful=True)),
-                              (2, T, D))
+    mine, theirs, x, y = both(
+        lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(2, return_state=True, stateful=True)), (2, T, D)
+    )
     with pytest.raises(TypeError):
         theirs(y)
     assert len(mine(x)) == 5
@@ -228,10 +229,12 @@ def test_zeros_in_gaps():
     other = [embed(lib, np.array([[1, 2, 0, 4, 0], [0, 6, 0, 0, 0]]))[0] for lib in (padless, keras)]
     mine, theirs, *_ = both(lambda lib: lib.layers.Dense(2))
     packed = padless.pack(y.detach(), mask=ids != 0)  # values with a mask of their own
-    cases = [(mine(packed), theirs(y)),
-             (L.Add()([x, plain]), K.Add()([y, plain])),
-             (L.Maximum()([x, other[0]]), K.Maximum()([y, other[1]])),
-             (L.Concatenate(axis=1)([x, other[0]]), K.Concatenate(axis=1)([y, other[1]]))]
+    cases = [
+        (mine(packed), theirs(y)),
+        (L.Add()([x, plain]), K.Add()([y, plain])),
+        (L.Maximum()([x, other[0]]), K.Maximum()([y, other[1]])),
+        (L.Concatenate(axis=1)([x, other[0]]), K.Concatenate(axis=1)([y, other[1]])),
+    ]
     for a, b in cases:
         nothing = ~mask_on(a)
         assert (shown(a)[nothing] == 0).all() and (shown(b)[nothing] != 0).any()
@@ -302,8 +305,9 @@ def test_epoch_loss():
     single = [(mine.evaluate(x[i : i + 1], labels[i : i + 1], verbose=0), (x[i] != 0).sum()) for i in range(B)]
     losses, steps = map(np.array, zip(*single, strict=True))
     for size in (1, 2, 4):
-        np.testing.assert_allclose(mine.evaluate(x, labels, batch_size=size, verbose=0), losses @ steps / steps.sum(),
-                                   rtol=1e-5)
+        np.testing.assert_allclose(
+            mine.evaluate(x, labels, batch_size=size, verbose=0), losses @ steps / steps.sum(), rtol=1e-5
+        )
     np.testing.assert_allclose(theirs.evaluate(x, labels, batch_size=1, verbose=0), losses.mean(), rtol=1e-5)
 
 

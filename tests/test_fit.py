@@ -112,7 +112,8 @@ def test_one_batch_is_one_step_and_its_own_numbers():
     assert losses == pytest.approx(history.history["loss"], rel=1e-6)
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
     assert one.test_on_batch(LISTS[:2], CLASSES[:2]) == pytest.approx(
-        one.evaluate(LISTS[:2], CLASSES[:2], verbose=0), rel=1e-6)
+        one.evaluate(LISTS[:2], CLASSES[:2], verbose=0), rel=1e-6
+    )
     assert [a.shape for a in one.predict_on_batch(LISTS)] == [(len(row), 3) for row in LISTS]
 
 
@@ -352,8 +353,19 @@ def test_validation_may_be_rarer(frequency, epochs):
             self.seen.append(self.epoch)
 
     count = Count()
-    history = tagger().fit(LISTS, CLASSES, epochs=4, validation_data=(LISTS, CLASSES), validation_freq=frequency,
-                           callbacks=[count], verbose=0).history
+    history = (
+        tagger()
+        .fit(
+            LISTS,
+            CLASSES,
+            epochs=4,
+            validation_data=(LISTS, CLASSES),
+            validation_freq=frequency,
+            callbacks=[count],
+            verbose=0,
+        )
+        .history
+    )
     assert count.seen == epochs and len(history["val_loss"]) == len(epochs)
 
 
@@ -374,9 +386,11 @@ def test_steps_per_epoch_goes_on_where_it_ended():
 def test_steps_limit_evaluate_and_predict_and_may_be_too_many():
     model = tagger()
     assert model.evaluate(LISTS, CLASSES, batch_size=2, steps=1, verbose=0) == pytest.approx(
-        model.evaluate(LISTS[:2], CLASSES[:2], verbose=0), rel=1e-6)
+        model.evaluate(LISTS[:2], CLASSES[:2], verbose=0), rel=1e-6
+    )
     assert model.evaluate(LISTS, CLASSES, batch_size=2, steps=9, verbose=0) == pytest.approx(
-        model.evaluate(LISTS, CLASSES, verbose=0), rel=1e-6)
+        model.evaluate(LISTS, CLASSES, verbose=0), rel=1e-6
+    )
     assert len(model.predict(LISTS, batch_size=2, steps=2, verbose=0)) == 4
 
 
@@ -459,8 +473,13 @@ def test_losses_and_metrics_may_be_functions_and_torch_modules():
         return (y_true - y_pred).square().mean(-1)
 
     found, weights = [], np.random.default_rng(0).random((6, 4))
-    for loss in ("mse", squares, padless.losses.masked(squares), torch.nn.MSELoss(reduction="none"),
-                 padless.losses.MeanSquaredError()):
+    for loss in (
+        "mse",
+        squares,
+        padless.losses.masked(squares),
+        torch.nn.MSELoss(reduction="none"),
+        padless.losses.MeanSquaredError(),
+    ):
         model.compile("sgd", loss, metrics=[squares, "mae"])
         found.append(model.evaluate(LISTS, y, batch_size=4, verbose=0, return_dict=True))
         found[-1]["weighted"] = model.evaluate(grid(LISTS), y, sample_weight=weights, batch_size=4, verbose=0)[0]
@@ -469,11 +488,14 @@ def test_losses_and_metrics_may_be_functions_and_torch_modules():
     assert [f["weighted"] for f in found] == pytest.approx([found[0]["weighted"]] * 5, rel=1e-5)
 
 
-@pytest.mark.parametrize(("classes", "loss", "y", "kind"), [
-    (3, "sparse_categorical_crossentropy", grid(CLASSES), "SparseCategoricalAccuracy"),
-    (3, "categorical_crossentropy", np.eye(3)[grid(CLASSES)], "CategoricalAccuracy"),
-    (1, "binary_crossentropy", grid(CLASSES) > 0, "BinaryAccuracy"),
-])
+@pytest.mark.parametrize(
+    ("classes", "loss", "y", "kind"),
+    [
+        (3, "sparse_categorical_crossentropy", grid(CLASSES), "SparseCategoricalAccuracy"),
+        (3, "categorical_crossentropy", np.eye(3)[grid(CLASSES)], "CategoricalAccuracy"),
+        (1, "binary_crossentropy", grid(CLASSES) > 0, "BinaryAccuracy"),
+    ],
+)
 def test_accuracy_means_what_fits_the_targets(classes, loss, y, kind):
     x = Input((None,))
     model = Model(x, Dense(classes, activation="sigmoid")(Embedding(5, 3, mask_zero=True)(x)))
@@ -583,8 +605,14 @@ def test_early_stopping_brings_the_best_weights_back():
                 kept["best"] = model.get_weights()
                 model.optimizer.learning_rate = 1e4
 
-    history = model.fit(LISTS, CLASSES, epochs=20, verbose=0, validation_data=(LISTS, CLASSES),
-                        callbacks=[Spoil(), EarlyStopping(patience=2, restore_best_weights=True)]).history
+    history = model.fit(
+        LISTS,
+        CLASSES,
+        epochs=20,
+        verbose=0,
+        validation_data=(LISTS, CLASSES),
+        callbacks=[Spoil(), EarlyStopping(patience=2, restore_best_weights=True)],
+    ).history
     assert len(history["loss"]) == 4
     assert all(np.array_equal(a, b) for a, b in zip(kept["best"], model.get_weights(), strict=True))
 

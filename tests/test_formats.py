@@ -264,10 +264,18 @@ def test_a_mask_narrows_what_is_real_in_every_container():
     chosen = [[i for i, m in zip(row, own, strict=True) if m] for row, own in zip(IDS, mask, strict=True)]
     tags = [[i for i, m in zip(row, own, strict=True) if m] for row, own in zip(TAGS, mask, strict=True)]
     want, grid = model.evaluate(chosen, tags, verbose=0), padded(mask).astype(bool)
-    for x, own in ((padded(IDS), grid), (padded(IDS), grid.tolist()), (IDS, mask), (IDS, grid),
-                   (Packed.from_sequences(IDS), grid), (padded(IDS), torch.tensor(grid)),
-                   (padded(IDS), Packed.from_sequences(mask)), (pa.array(IDS), pa.array(mask)), (pl.Series(IDS), mask),
-                   ({"ids": IDS}, {"ids": mask})):
+    for x, own in (
+        (padded(IDS), grid),
+        (padded(IDS), grid.tolist()),
+        (IDS, mask),
+        (IDS, grid),
+        (Packed.from_sequences(IDS), grid),
+        (padded(IDS), torch.tensor(grid)),
+        (padded(IDS), Packed.from_sequences(mask)),
+        (pa.array(IDS), pa.array(mask)),
+        (pl.Series(IDS), mask),
+        ({"ids": IDS}, {"ids": mask}),
+    ):
         assert model.evaluate(x, tags, mask=own, verbose=0) == pytest.approx(want, rel=1e-5)
     assert model.evaluate(padded(IDS), padded(TAGS), mask=grid, verbose=0) == pytest.approx(want, rel=1e-5)
     for row, alone in zip(model.predict(IDS, mask=mask, verbose=0), model.predict(chosen, verbose=0), strict=True):
@@ -307,8 +315,12 @@ def test_masks_of_several_inputs():
 def test_the_mask_of_a_tokenizer_holds_for_every_input_that_it_fits():
     ids, kinds, size = Input((None,), name="input_ids"), Input((None,), name="token_type_ids"), Input((2,), name="size")
     model = Model([ids, kinds, size], [Embedding(5, 2)(ids), Embedding(5, 2)(kinds), Dense(1)(size)])
-    x = {"input_ids": padded(IDS), "token_type_ids": padded(TAGS), "size": np.ones((5, 2)),
-         "attention_mask": padded(IDS) > 0}
+    x = {
+        "input_ids": padded(IDS),
+        "token_type_ids": padded(TAGS),
+        "size": np.ones((5, 2)),
+        "attention_mask": padded(IDS) > 0,
+    }
     one, two, three = model.predict(x, verbose=0)
     assert not one[1, 1:].any() and not two[1, 1:].any() and three.shape == (5, 1)
 

@@ -415,8 +415,15 @@ def test_an_axis_that_does_not_exist_is_named(axis):
 
 def test_without_features_there_is_no_feature_axis():
     h = packed()
-    for function in (lambda x: F.linear(x, numbers(5, T)), lambda x: x @ numbers(T, 5), lambda x: x.sum(-1),
-                     lambda x: F.glu(x), lambda x: F.layer_norm(x, (T,)), lambda x: x.softmax(-1), lambda x: x.sort()):
+    for function in (
+        lambda x: F.linear(x, numbers(5, T)),
+        lambda x: x @ numbers(T, 5),
+        lambda x: x.sum(-1),
+        lambda x: F.glu(x),
+        lambda x: F.layer_norm(x, (T,)),
+        lambda x: x.softmax(-1),
+        lambda x: x.sort(),
+    ):
         with pytest.raises(MaskLost):
             function(h)
 

@@ -18,14 +18,17 @@ from padless.ragged.index import Index
 
 MASKS = {
     "no columns": np.zeros((2, 0), dtype=bool),
-    **{name: np.array([[int(c) for c in row] for row in rows], dtype=bool) for name, rows in {
-        "one step": ["1"],
-        "all empty": ["00", "00"],
-        "right": ["110", "111"],
-        "left": ["011", "001"],
-        "holes": ["1011", "0101"],
-        "empty rows": ["000", "110", "000", "100"],
-    }.items()},
+    **{
+        name: np.array([[int(c) for c in row] for row in rows], dtype=bool)
+        for name, rows in {
+            "one step": ["1"],
+            "all empty": ["00", "00"],
+            "right": ["110", "111"],
+            "left": ["011", "001"],
+            "holes": ["1011", "0101"],
+            "empty rows": ["000", "110", "000", "100"],
+        }.items()
+    },
 }
 CELLS = {"lstm": 4, "gru": 3, "simple_rnn": 1}
 
@@ -40,21 +43,37 @@ def numbers(*shape, seed=0):
 
 def written_by_hand():
     """All classes and operators of the package that bring a backward of their own."""
-    modules = [importlib.import_module(found.name) for found in pkgutil.walk_packages(padless.__path__, "padless.")
-               if not found.name.endswith("__main__")]
-    functions = {f"{cls.__module__}.{cls.__qualname__}" for module in modules for cls in vars(module).values()
-                 if isinstance(cls, type) and issubclass(cls, torch.autograd.Function)}
+    modules = [
+        importlib.import_module(found.name)
+        for found in pkgutil.walk_packages(padless.__path__, "padless.")
+        if not found.name.endswith("__main__")
+    ]
+    functions = {
+        f"{cls.__module__}.{cls.__qualname__}"
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type) and issubclass(cls, torch.autograd.Function)
+    }
     operators = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("padless::")}
     return functions | operators
 
 
-KNOWN = {"padless.ragged.moves._Take", "padless.ragged.moves._Place", "padless.ragged.moves._Copies",
-         "padless.kernels.scan_fast._LSTM",
-         "padless.kernels.scan_fast._GRU", "padless.kernels.scan_fast._SimpleRNN", "padless.kernels.segment._Largest",
-         "padless.kernels.taps._Windows", "padless.kernels.taps._Line", "padless.kernels.taps._Kernel",
-         "padless.kernels.scan_cudnn._Recorded",
-         # in float32 only: test_scan_compiled.py and test_attend_compiled.py hold them to the reference
-         "padless.kernels.scan_compiled._Scan", "padless.kernels.attend_compiled._Attend"}
+KNOWN = {
+    "padless.ragged.moves._Take",
+    "padless.ragged.moves._Place",
+    "padless.ragged.moves._Copies",
+    "padless.kernels.scan_fast._LSTM",
+    "padless.kernels.scan_fast._GRU",
+    "padless.kernels.scan_fast._SimpleRNN",
+    "padless.kernels.segment._Largest",
+    "padless.kernels.taps._Windows",
+    "padless.kernels.taps._Line",
+    "padless.kernels.taps._Kernel",
+    "padless.kernels.scan_cudnn._Recorded",
+    # in float32 only: test_scan_compiled.py and test_attend_compiled.py hold them to the reference
+    "padless.kernels.scan_compiled._Scan",
+    "padless.kernels.attend_compiled._Attend",
+}
 
 
 def test_every_backward_written_by_hand_has_a_case_here():
@@ -64,8 +83,9 @@ def test_every_backward_written_by_hand_has_a_case_here():
 def test_no_backward_is_registered_where_it_is_not_looked_for():
     for path in Path(padless.__file__).parent.rglob("*.py"):
         found = re.findall(r"register_autograd|register_hook|custom_op|def vjp|autograd\.Function\)", path.read_text())
-        assert len(found) == sum(name.startswith(f"{path.stem}.") or f".{path.parent.stem}.{path.stem}." in name
-                                 for name in KNOWN), path
+        assert len(found) == sum(
+            name.startswith(f"{path.stem}.") or f".{path.parent.stem}.{path.stem}." in name for name in KNOWN
+        ), path
 
 
 # ------------------------------------------------------------------------------------------------ moves
@@ -110,8 +130,7 @@ def test_convolutions_by_taps_and_their_gradients_of_gradients(stride, dilation)
     def windows(x, w, b):
         return taps.windows(x, w, count, (stride, dilation), b)
 
-    assert torch.allclose(windows(line, kernel, bias),
-                          torch.nn.functional.conv1d(*images, bias, stride, 0, dilation)[0].t())
+    assert torch.allclose(windows(line, kernel, bias), torch.nn.functional.conv1d(*images, bias, stride, 0, dilation)[0].t())
     assert torch.autograd.gradcheck(windows, (line, kernel, bias))
     assert torch.autograd.gradgradcheck(windows, (line, kernel, bias))
     given = numbers(count, 4)
@@ -153,8 +172,13 @@ def parts(cell, mask, bias, units=2, features=3):
     index, gates = Index(mask), CELLS[cell] * units
     of_bias = (2, gates) if cell == "gru" else (gates,)
     states = [numbers(len(mask), units, seed=7 + n) for n in range(2 if cell == "lstm" else 1)]
-    return index, [numbers(index.steps, features), numbers(features, gates, seed=1), numbers(units, gates, seed=2),
-                   numbers(*of_bias, seed=3) if bias else None, *states]
+    return index, [
+        numbers(index.steps, features),
+        numbers(features, gates, seed=1),
+        numbers(units, gates, seed=2),
+        numbers(*of_bias, seed=3) if bias else None,
+        *states,
+    ]
 
 
 def runs(cell, index, path="packed", **more):

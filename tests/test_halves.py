@@ -38,8 +38,9 @@ def products(monkeypatch, run):
     return seen
 
 
-@pytest.mark.parametrize("make", [lambda: Dense(5, activation="relu"),
-                                  lambda: EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")])
+@pytest.mark.parametrize(
+    "make", [lambda: Dense(5, activation="relu"), lambda: EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")]
+)
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_layers_multiply_in_few_shapes_and_give_what_torch_gives(monkeypatch, make, how):
     layer = make()

@@ -106,12 +106,16 @@ LAYERS = {
     "LSTM recurrent": rnn("LSTM", **SEQUENCES, recurrent_activation="relu"),
     "Bidirectional GRU": lambda lib: lib.layers.Bidirectional(lib.layers.GRU(2, **SEQUENCES)),
     "Bidirectional two": lambda lib: lib.layers.Bidirectional(
-        lib.layers.LSTM(2, **SEQUENCES), backward_layer=lib.layers.LSTM(3, go_backwards=True, **SEQUENCES)),
+        lib.layers.LSTM(2, **SEQUENCES), backward_layer=lib.layers.LSTM(3, go_backwards=True, **SEQUENCES)
+    ),
     "Bidirectional stack": lambda lib: lib.layers.Bidirectional(stack(lib, **SEQUENCES)),
 }
 LAYERS |= {f"{name} {option}": rnn(name, **options) for name in RNNS for option, options in OPTIONS.items()}
-LAYERS |= {f"Bidirectional {merge} {option}": both_ways(merge, OPTIONS[option])
-           for merge in ("concat", "sum", "mul", "ave", None) for option in ("last", "sequences", "both")}
+LAYERS |= {
+    f"Bidirectional {merge} {option}": both_ways(merge, OPTIONS[option])
+    for merge in ("concat", "sum", "mul", "ave", None)
+    for option in ("last", "sequences", "both")
+}
 
 
 def check(make, ids, **call):
@@ -154,19 +158,25 @@ def test_initial_state(name):
     ids = all_ids()
     make = {"Bidirectional": both_ways("concat", BOTH), "stack": LAYERS["stack"]}.get(name, rnn(name, **BOTH))
     sizes = {"LSTM": [2, 2], "Bidirectional": [2, 2, 2, 2], "stack": [2, [4, 4], 3]}.get(name, [2])
-    state = [[torch.from_numpy(numbers(len(ids), s, seed=s)) for s in size] if isinstance(size, list)
-             else torch.from_numpy(numbers(len(ids), size, seed=7 + n)) for n, size in enumerate(sizes)]
+    state = [
+        [torch.from_numpy(numbers(len(ids), s, seed=s)) for s in size]
+        if isinstance(size, list)
+        else torch.from_numpy(numbers(len(ids), size, seed=7 + n))
+        for n, size in enumerate(sizes)
+    ]
     mine, theirs = twins(make, (None, T, D))
     (x, table), (y, other) = embed(padless, ids), embed(keras, ids)
-    compare(mine(x, initial_state=state), theirs(y, initial_state=state, mask=torch.from_numpy(ids != 0)),
-            [(mine, theirs), (table, other)])
+    compare(
+        mine(x, initial_state=state),
+        theirs(y, initial_state=state, mask=torch.from_numpy(ids != 0)),
+        [(mine, theirs), (table, other)],
+    )
 
 
 @pytest.mark.parametrize("name", [*RNNS, "Bidirectional"])
 def test_a_stateful_layer_goes_on_where_it_stopped(name):
     make = both_ways("concat", {**SEQUENCES, "stateful": True})
-    mine, theirs = twins(make if name == "Bidirectional" else rnn(name, **SEQUENCES, stateful=True),
-                         (len(all_ids()), T, D))
+    mine, theirs = twins(make if name == "Bidirectional" else rnn(name, **SEQUENCES, stateful=True), (len(all_ids()), T, D))
     with torch.no_grad():
         for seed in range(3):
             if seed == 2:
@@ -261,8 +271,10 @@ def test_a_merge_of_equal_masks(name):
 
 @pytest.mark.parametrize("name", ["Multiply", "Maximum", "Minimum"])
 def test_a_merge_of_unequal_masks_that_keras_makes_too(name):
-    a, b = (getattr(lib.layers, name)()([embed(lib, ids)[0] for ids in (ids_of("left"), ids_of("holes"))])
-            for lib in (padless, keras))
+    a, b = (
+        getattr(lib.layers, name)()([embed(lib, ids)[0] for ids in (ids_of("left"), ids_of("holes"))])
+        for lib in (padless, keras)
+    )
     equal_masks(mask_on(a), mask_on(b))
     close(a.values, b[torch.from_numpy(mask_on(b))])
 
@@ -270,8 +282,9 @@ def test_a_merge_of_unequal_masks_that_keras_makes_too(name):
 def test_concatenate_in_time():
     mine, theirs = operands(padless, 0, 2), operands(keras, 0, 2)
     x = torch.from_numpy(numbers(len(all_ids()), 2, D))
-    a, b = (lib.layers.Concatenate(axis=1)([parts[0][0], x, parts[1][0]])
-            for lib, parts in ((padless, mine), (keras, theirs)))
+    a, b = (
+        lib.layers.Concatenate(axis=1)([parts[0][0], x, parts[1][0]]) for lib, parts in ((padless, mine), (keras, theirs))
+    )
     equal_masks(mask_on(a), mask_on(b))
     close(a.values, b[torch.from_numpy(mask_on(b))])
     (a.values.square().sum()).backward()
@@ -283,39 +296,48 @@ def test_concatenate_in_time():
 # ------------------------------------------------------------------------------------------------ what is random
 
 
-@pytest.mark.parametrize("make", [
-    lambda lib: lib.layers.Dropout(0.3),
-    lambda lib: lib.layers.Dropout(0.3, noise_shape=(None, 1, None)),
-    rnn("SimpleRNN", **SEQUENCES, dropout=0.3),
-    rnn("LSTM", **SEQUENCES, dropout=0.3),
-    rnn("GRU", **SEQUENCES, recurrent_dropout=0.3),
-    rnn("LSTM", **SEQUENCES, recurrent_dropout=0.5),
-], ids=["Dropout", "noise_shape", "SimpleRNN", "LSTM", "recurrent GRU", "recurrent LSTM"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lib: lib.layers.Dropout(0.3),
+        lambda lib: lib.layers.Dropout(0.3, noise_shape=(None, 1, None)),
+        rnn("SimpleRNN", **SEQUENCES, dropout=0.3),
+        rnn("LSTM", **SEQUENCES, dropout=0.3),
+        rnn("GRU", **SEQUENCES, recurrent_dropout=0.3),
+        rnn("LSTM", **SEQUENCES, recurrent_dropout=0.5),
+    ],
+    ids=["Dropout", "noise_shape", "SimpleRNN", "LSTM", "recurrent GRU", "recurrent LSTM"],
+)
 def test_dropout_has_kerass_distribution(make):
     keras.utils.set_random_seed(0)
     mine, theirs = twins(make, (None, T, D))
     ids = np.tile([[1, 3, 0, 2, 5]], (4000, 1))
     (x, _), (y, _) = embed(padless, ids), embed(keras, ids)
     with torch.no_grad():
-        rows = [shown(layer(data, training=True))[:, ids[0] != 0].reshape(4000, -1)  # Keras has noise in gaps too
-                for layer, data in ((mine, x), (theirs, y))]
+        rows = [
+            shown(layer(data, training=True))[:, ids[0] != 0].reshape(4000, -1)  # Keras has noise in gaps too
+            for layer, data in ((mine, x), (theirs, y))
+        ]
         compare(mine(x, training=False), theirs(y, training=False))
     means, seconds = [r.mean(0) for r in rows], [r.T @ r / 4000 for r in rows]
     np.testing.assert_allclose(*means, atol=0.1)
     np.testing.assert_allclose(*seconds, atol=0.2)  # also of two steps: whether they share their noise
 
 
-@pytest.mark.parametrize("make, shape", [
-    (lambda lib: lib.layers.Embedding(500, 80), (None, T)),
-    (lambda lib: lib.layers.Dense(80), (None, 60)),
-    (lambda lib: lib.layers.LayerNormalization(), (None, T, 9)),
-    (lambda lib: lib.layers.SimpleRNN(60), (None, T, 50)),
-    (lambda lib: lib.layers.GRU(60), (None, T, 50)),
-    (lambda lib: lib.layers.LSTM(60), (None, T, 50)),
-    (lambda lib: lib.layers.LSTM(60, unit_forget_bias=False), (None, T, 50)),
-    (lambda lib: lib.layers.RNN([lib.layers.GRUCell(60), lib.layers.LSTMCell(70)]), (None, T, 50)),
-    (lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(60)), (None, T, 50)),
-])
+@pytest.mark.parametrize(
+    "make, shape",
+    [
+        (lambda lib: lib.layers.Embedding(500, 80), (None, T)),
+        (lambda lib: lib.layers.Dense(80), (None, 60)),
+        (lambda lib: lib.layers.LayerNormalization(), (None, T, 9)),
+        (lambda lib: lib.layers.SimpleRNN(60), (None, T, 50)),
+        (lambda lib: lib.layers.GRU(60), (None, T, 50)),
+        (lambda lib: lib.layers.LSTM(60), (None, T, 50)),
+        (lambda lib: lib.layers.LSTM(60, unit_forget_bias=False), (None, T, 50)),
+        (lambda lib: lib.layers.RNN([lib.layers.GRUCell(60), lib.layers.LSTMCell(70)]), (None, T, 50)),
+        (lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(60)), (None, T, 50)),
+    ],
+)
 def test_the_first_weights_are_drawn_as_in_keras(make, shape):
     torch.manual_seed(1)
     keras.utils.set_random_seed(1)
@@ -374,7 +396,8 @@ def test_names_and_shapes(name):
     for shape in SHAPES:
         mine, theirs = twins(make, shape[: 2 if ids else 3])
         assert lists(mine.compute_output_shape(shape[: 2 if ids else 3])) == lists(
-            theirs.compute_output_shape(shape[: 2 if ids else 3]))
+            theirs.compute_output_shape(shape[: 2 if ids else 3])
+        )
     named = {id(weight): path.split(".")[-1] for path, weight in mine.named_parameters()}
     assert [named[id(w)] for w in mine.weights] == [w.name for w in theirs.weights]
     assert [w.shape for w in mine.get_weights()] == [w.shape for w in theirs.get_weights()]

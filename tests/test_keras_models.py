@@ -93,8 +93,9 @@ def fitted(models, x, y, epochs=4, size=10**6, **arguments):
     """Both models after training; their histories and weights are compared."""
     start = models[0].get_weights()
     with losing():
-        mine, theirs = (m.fit(x, y, batch_size=size, epochs=epochs, shuffle=False, verbose=0, **arguments).history
-                        for m in models)
+        mine, theirs = (
+            m.fit(x, y, batch_size=size, epochs=epochs, shuffle=False, verbose=0, **arguments).history for m in models
+        )
     for a, b in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
         close(a, b)
     assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(start, models[0].get_weights(), strict=True))
@@ -304,12 +305,15 @@ def test_several_inputs_and_outputs():
 def test_losses_by_name_and_outputs_without_one():
     def build(lib):
         x, h = embedded(lib)
-        return lib.Model(x, {"left": lib.layers.Dense(2, name="left")(h),
-                             "right": lib.layers.Dense(1, name="right")(lib.layers.LSTM(2)(h))})
+        return lib.Model(
+            x,
+            {"left": lib.layers.Dense(2, name="left")(h), "right": lib.layers.Dense(1, name="right")(lib.layers.LSTM(2)(h))},
+        )
 
     y = {"right": numbers(N, 1), "left": numbers(N, T, 2)}
-    models = compiled(build, "sgd", {"left": "mse", "right": "mae"}, loss_weights={"left": 0.5, "right": 2.0},
-                      metrics={"right": ["mse"]})
+    models = compiled(
+        build, "sgd", {"left": "mse", "right": "mae"}, loss_weights={"left": 0.5, "right": 2.0}, metrics={"right": ["mse"]}
+    )
     agree(models, all_ids(), y)
     fitted(models, all_ids(), y)
 
@@ -325,8 +329,14 @@ def test_validation_and_history():
 def test_sequential_built_by_its_data():
     def build(lib):
         layers = lib.layers
-        model = lib.Sequential([layers.Embedding(V, D, mask_zero=True), layers.Bidirectional(layers.LSTM(2)),
-                                layers.Dropout(0.5), layers.Dense(1, activation="sigmoid")])
+        model = lib.Sequential(
+            [
+                layers.Embedding(V, D, mask_zero=True),
+                layers.Bidirectional(layers.LSTM(2)),
+                layers.Dropout(0.5),
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
         model.predict(all_ids(), verbose=0)
         return model
 
@@ -382,6 +392,7 @@ def test_layers_are_listed_as_in_keras():
 
 def test_a_translator():
     """The decoder begins with the encoder's states; Keras then needs its mask once more."""
+
     def build(lib):
         source, h = embedded(lib)
         _, *states = lib.layers.LSTM(3, return_state=True)(h)

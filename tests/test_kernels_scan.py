@@ -19,8 +19,9 @@ GATES = {"lstm": 4, "gru": 3, "gru_before": 3, "simple_rnn": 1, "relu": 1}
 CELLS = tuple(GATES)
 FAST = ("lstm", "gru", "simple_rnn", "relu")
 PATHS = ("packed", "cudnn")  # the latter runs on the CPU too, by torch's own loop
-CELLS_AND_PATHS = [(cell, path) for cell in CELLS for path in (None, "cudnn", "reference")
-                   if path != "cudnn" or cell in FAST]
+CELLS_AND_PATHS = [
+    (cell, path) for cell in CELLS for path in (None, "cudnn", "reference") if path != "cudnn" or cell in FAST
+]
 OPTIONS = {"gru_before": {"reset_after": False}, "relu": {"activation": torch.relu}}
 
 
@@ -36,8 +37,7 @@ def run(cell, index, tensors, **options):
 def tensors_for(cell, index, features, units, seed=0, dtype=torch.float64, bias=True):
     """Values, kernel, recurrent kernel, bias and initial states, all of them leaves that need gradients."""
     columns = GATES[cell] * units
-    shapes = [(index.steps, features), (features, columns), (units, columns),
-              (2, columns) if cell == "gru" else (columns,)]
+    shapes = [(index.steps, features), (features, columns), (units, columns), (2, columns) if cell == "gru" else (columns,)]
     shapes += [(index.shape[0], units)] * (2 if cell == "lstm" else 1)
     generator = torch.Generator().manual_seed(seed)
     made = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
@@ -83,15 +83,20 @@ def alone(cell, index, tensors, reverse=False, masks=None):
         last.append(states)
     units = initial[0].shape[1]
     empty = values.new_zeros((0, units))
-    return [torch.stack(outputs) if outputs else empty,
-            *(torch.stack([s[n] for s in last]) if last else empty for n in range(len(initial)))]
+    return [
+        torch.stack(outputs) if outputs else empty,
+        *(torch.stack([s[n] for s in last]) if last else empty for n in range(len(initial))),
+    ]
 
 
 def gradients(results, tensors, used=None):
     """Gradients of a random functional of the used results with respect to the tensors that need them."""
     generator = torch.Generator().manual_seed(7)
-    total = sum((r * torch.randn(r.shape, generator=generator, dtype=r.dtype)).sum()
-                for n, r in enumerate(results) if used is None or n in used)
+    total = sum(
+        (r * torch.randn(r.shape, generator=generator, dtype=r.dtype)).sum()
+        for n, r in enumerate(results)
+        if used is None or n in used
+    )
     wanted = [t for t in tensors if t is not None and t.requires_grad]
     if not total.requires_grad:  # no used result depends on what needs a gradient
         return [None] * len(wanted)
@@ -240,8 +245,12 @@ def test_dtypes_agree_with_float64(cell, dtype, tolerance, path):
     same([r.double() for r in ours], theirs, rtol=tolerance, atol=tolerance)
     found = torch.autograd.grad(sum(r.sum() for r in ours), tensors)
     assert all(g.dtype == dtype for g in found)
-    same([g.double() for g in found], torch.autograd.grad(sum(r.sum() for r in theirs), exact),
-         rtol=tolerance, atol=4 * tolerance)
+    same(
+        [g.double() for g in found],
+        torch.autograd.grad(sum(r.sum() for r in theirs), exact),
+        rtol=tolerance,
+        atol=4 * tolerance,
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -253,8 +262,10 @@ def test_strides_do_not_matter(cell, path):
     strided[-1] = torch.zeros(4, dtype=torch.float64, requires_grad=True).expand(4, 4)  # one state for all rows
     plain = [*strided[:-1], strided[-1].clone()]
     same(run(cell, index, strided, path=path), run(cell, index, plain, path="reference"))
-    same(gradients(run(cell, index, strided, path=path), strided),
-         gradients(run(cell, index, [*strided[:-1], strided[-1] + 0], path="reference"), strided))
+    same(
+        gradients(run(cell, index, strided, path=path), strided),
+        gradients(run(cell, index, [*strided[:-1], strided[-1] + 0], path="reference"), strided),
+    )
 
 
 @pytest.mark.parametrize(("cell", "path"), CELLS_AND_PATHS)
@@ -303,16 +314,19 @@ def test_paths_are_named_and_refused_by_name():
         run("gru", index, gru, reset_after=False)
 
 
-@pytest.mark.parametrize(("cell", "options", "path"), [
-    ("lstm", {}, "packed"),
-    ("lstm", {"activation": torch.relu}, "reference"),
-    ("lstm", {"recurrent_activation": torch.tanh}, "reference"),
-    ("lstm", {"recurrent_masks": torch.ones(4, 1, 2, dtype=torch.float64)}, "reference"),
-    ("lstm", {"path": "reference"}, "reference"),
-    ("gru", {}, "packed"),
-    ("gru_before", {}, "reference"),
-    ("relu", {}, "packed"),
-])
+@pytest.mark.parametrize(
+    ("cell", "options", "path"),
+    [
+        ("lstm", {}, "packed"),
+        ("lstm", {"activation": torch.relu}, "reference"),
+        ("lstm", {"recurrent_activation": torch.tanh}, "reference"),
+        ("lstm", {"recurrent_masks": torch.ones(4, 1, 2, dtype=torch.float64)}, "reference"),
+        ("lstm", {"path": "reference"}, "reference"),
+        ("gru", {}, "packed"),
+        ("gru_before", {}, "reference"),
+        ("relu", {}, "packed"),
+    ],
+)
 def test_the_path_is_chosen_by_what_the_cell_computes(cell, options, path):
     index = Index.from_lengths(np.array([2]))
     tensors = tensors_for(cell, index, 2, 2)
@@ -340,8 +354,13 @@ def test_equal_lengths_agree_with_torch(cell):
     order = [0, 1, 2, 3] if cell == "lstm" else [1, 0, 2]  # torch's GRU has r before z
     pick = torch.cat([torch.arange(units) + gate * units for gate in order])
     both = bias if cell == "gru" else torch.stack([bias, torch.zeros_like(bias)])
-    weights = dict(zip(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"),
-                       (kernel.t()[pick], recurrent.t()[pick], both[0][pick], both[1][pick]), strict=True))
+    weights = dict(
+        zip(
+            ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"),
+            (kernel.t()[pick], recurrent.t()[pick], both[0][pick], both[1][pick]),
+            strict=True,
+        )
+    )
     first = tuple(s[None] for s in states) if cell == "lstm" else states[0][None]
     grid, last = torch.func.functional_call(layer, weights, (values.reshape(rows, steps, features), first))
     theirs = [grid.reshape(-1, units), *(s[0] for s in (last if cell == "lstm" else (last,)))]

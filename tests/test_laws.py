@@ -208,8 +208,14 @@ def showing(mask, features=3, seed=1):
 @settings(max_examples=30)
 def test_a_gap_shows_what_the_layer_makes_of_what_it_showed(mask):
     h = showing(mask)
-    for layer in (L.Dense(2), L.LayerNormalization(), L.Activation("softmax"), L.TimeDistributed(L.Dense(2)),
-                  L.Dropout(0.5), L.Reshape((-1, 3, 1))):
+    for layer in (
+        L.Dense(2),
+        L.LayerNormalization(),
+        L.Activation("softmax"),
+        L.TimeDistributed(L.Dense(2)),
+        L.Dropout(0.5),
+        L.Reshape((-1, 3, 1)),
+    ):
         shown = layer(h).unpack()
         grid = layer(h.unpack())
         torch.testing.assert_close(shown, grid)
@@ -283,8 +289,12 @@ def test_words_of_sentences_are_run_sentence_by_sentence(batch, sentences, words
         output = layer(pack(x, mask))
         noise = torch.where(torch.from_numpy(mask)[..., None], x, float("nan"))
         assert torch.equal(layer(pack(noise, mask)).values, output.values)
-        alone = [layer.layer(x[b, s][torch.from_numpy(mask[b, s])][None])[0]
-                 for b in range(batch) for s in range(sentences) if mask[b, s].any()]
+        alone = [
+            layer.layer(x[b, s][torch.from_numpy(mask[b, s])][None])[0]
+            for b in range(batch)
+            for s in range(sentences)
+            if mask[b, s].any()
+        ]
         expected = torch.stack(alone) if alone and alone[0].ndim == 1 else torch.cat(alone) if alone else None
         if expected is not None:
             torch.testing.assert_close(output.values, expected)
@@ -293,8 +303,9 @@ def test_words_of_sentences_are_run_sentence_by_sentence(batch, sentences, words
 
 # ------------------------------------------------------------------------------------------------ losses and metrics
 
-SCORED = [(case, Objective(case.make, case.outputs, case.targets, kind))
-          for case in (*LOSSES, *METRICS) for kind in case.weights]
+SCORED = [
+    (case, Objective(case.make, case.outputs, case.targets, kind)) for case in (*LOSSES, *METRICS) for kind in case.weights
+]
 
 
 def under_law(law, case, objective, mask, seed=0):
@@ -328,6 +339,7 @@ def test_the_laws_of_any_loss_and_metric_under_any_mask(law):
 
 
 # ------------------------------------------------------------------------------------------------ models
+
 
 def task(case):
     """A model that trains: the one with two outputs only on its first."""
@@ -371,9 +383,11 @@ def test_index_knows_its_steps(mask):
     packed = pack(np.arange(mask.size).reshape(mask.shape), mask)
     index = packed.index
     assert [part.tolist() for part in packed.sequences()] == [
-        [mask.shape[1] * b + t for t in range(mask.shape[1]) if mask[b, t]] for b in range(mask.shape[0])]
-    gaps = [(b, t) for b in range(mask.shape[0]) for t in range(mask.shape[1])
-            if not mask[b, t] and (t == 0 or mask[b, t - 1])]
+        [mask.shape[1] * b + t for t in range(mask.shape[1]) if mask[b, t]] for b in range(mask.shape[0])
+    ]
+    gaps = [
+        (b, t) for b in range(mask.shape[0]) for t in range(mask.shape[1]) if not mask[b, t] and (t == 0 or mask[b, t - 1])
+    ]
     assert [divmod(cell, max(mask.shape[1], 1)) for cell in index.gap_cells.tolist()] == gaps
     before = [-1 if t == 0 else int(mask.reshape(-1)[: b * mask.shape[1] + t].sum()) - 1 for b, t in gaps]
     assert index.gap_before.tolist() == before

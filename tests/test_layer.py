@@ -285,7 +285,7 @@ def test_layers_in_lists_and_dictionaries_are_tracked():
         with pytest.raises(NotBuilt):
             ask(many)
         many = Many()
-        for held in (many.at_once, many.pair, many.later, many._private, many.named.values(), [x for x, in many.nested]):
+        for held in (many.at_once, many.pair, many.later, many._private, many.named.values(), [x for (x,) in many.nested]):
             for dense in held:
                 dense.build((None, 2))
         many.built = True
@@ -525,8 +525,12 @@ def test_an_argument_that_is_no_layer_is_refused():
 def test_a_dtype_that_was_asked_for_holds_without_weights_too():
     x = pack(torch.ones(1, 2, 3), mask=np.array([[1, 0]]))
     double = {"dtype": "float64"}
-    for layer in (layers.Activation("softmax", **double), layers.Softmax(**double), layers.Rescaling(2.0, **double),
-                  layers.GlobalMaxPooling1D(**double)):
+    for layer in (
+        layers.Activation("softmax", **double),
+        layers.Softmax(**double),
+        layers.Rescaling(2.0, **double),
+        layers.GlobalMaxPooling1D(**double),
+    ):
         assert layer(x).dtype == torch.float64, layer
         with torch.autocast("cpu"):
             assert layer(x).dtype == torch.float64, layer
@@ -535,9 +539,17 @@ def test_a_dtype_that_was_asked_for_holds_without_weights_too():
     assert layers.Identity(dtype="float64")(torch.ones(1, 2, dtype=torch.long)).dtype == torch.long
 
 
-@pytest.mark.parametrize("make", [
-    layers.LayerNormalization, layers.RMSNormalization, layers.BatchNormalization, lambda: layers.AttentionPooling1D(2),
-    lambda: layers.GroupNormalization(2), lambda: layers.Dense(2)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        layers.LayerNormalization,
+        layers.RMSNormalization,
+        layers.BatchNormalization,
+        lambda: layers.AttentionPooling1D(2),
+        lambda: layers.GroupNormalization(2),
+        lambda: layers.Dense(2),
+    ],
+)
 def test_another_number_of_features_is_refused_by_name(make):
     layer = make()
     layer(torch.ones(2, 3, 6))

@@ -31,10 +31,17 @@ def draw(kind, shape=(B, T), seed=0):
     x, ids = rng.normal(size=(*shape, D)), rng.integers(0, D, shape)
     chances = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
     bits = rng.integers(0, 2, (*shape, D))
-    pairs = {"numbers": (rng.normal(size=(*shape, D)), x), "positive": (rng.exponential(size=(*shape, D)), np.exp(x)),
-             "bits": (bits, x), "chances": (bits, chances), "signs": (2 * bits - 1, x), "onehot": (np.eye(D)[ids], x),
-             "onehot chances": (np.eye(D)[ids], chances), "mixed": (rng.dirichlet(np.ones(D), shape), chances),
-             "ids": (ids, chances)}
+    pairs = {
+        "numbers": (rng.normal(size=(*shape, D)), x),
+        "positive": (rng.exponential(size=(*shape, D)), np.exp(x)),
+        "bits": (bits, x),
+        "chances": (bits, chances),
+        "signs": (2 * bits - 1, x),
+        "onehot": (np.eye(D)[ids], x),
+        "onehot chances": (np.eye(D)[ids], chances),
+        "mixed": (rng.dirichlet(np.ones(D), shape), chances),
+        "ids": (ids, chances),
+    }
     return tuple(a.astype("int64" if kind == "ids" and a is ids else "float32") for a in pairs[kind])
 
 
@@ -53,8 +60,11 @@ CASES = [
     ("KLDivergence", {}, "onehot chances"),
     ("Poisson", {}, "positive"),
     ("BinaryFocalCrossentropy", {}, "chances"),
-    ("BinaryFocalCrossentropy", {"apply_class_balancing": True, "alpha": 0.3, "gamma": 1.5, "from_logits": True,
-                                 "label_smoothing": 0.1}, "bits"),
+    (
+        "BinaryFocalCrossentropy",
+        {"apply_class_balancing": True, "alpha": 0.3, "gamma": 1.5, "from_logits": True, "label_smoothing": 0.1},
+        "bits",
+    ),
     ("CategoricalFocalCrossentropy", {}, "onehot chances"),
     ("CategoricalFocalCrossentropy", {"alpha": 0.5, "gamma": 1.0, "from_logits": True, "label_smoothing": 0.1}, "onehot"),
     ("CategoricalGeneralizedCrossEntropy", {"q": 0.7}, "ids"),
@@ -76,7 +86,8 @@ def test_one_batch_is_kerass(name, arguments, kind, mask, weighted):
         if mask is not None:
             keras.src.backend.set_keras_mask(carrier, torch.from_numpy(mask.copy()))
         expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
-            torch.from_numpy(y), carrier, None if weight is None else torch.from_numpy(weight.copy()))
+            torch.from_numpy(y), carrier, None if weight is None else torch.from_numpy(weight.copy())
+        )
         outputs = leaf if mask is None else pack(leaf, mask=mask)
         got = getattr(losses, name)(**arguments, reduction=reduction)(y, outputs, weight)
         got = got.unpack() if isinstance(got, Packed) else got
@@ -90,9 +101,12 @@ def test_one_batch_is_kerass(name, arguments, kind, mask, weighted):
 def test_functions_are_kerass(name, arguments, kind):
     y, pred = draw(kind)
     function = getattr(losses, name).function.__name__
-    torch.testing.assert_close(getattr(losses, function)(y, pred, **arguments),
-                               getattr(keras.losses, function)(torch.from_numpy(y), torch.from_numpy(pred), **arguments),
-                               rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(
+        getattr(losses, function)(y, pred, **arguments),
+        getattr(keras.losses, function)(torch.from_numpy(y), torch.from_numpy(pred), **arguments),
+        rtol=2e-5,
+        atol=1e-6,
+    )
 
 
 def parameters(thing):
@@ -121,8 +135,12 @@ def test_configs_are_kerass_and_bring_the_loss_back(name):
     assert theirs == {key: getattr(losses, name)().get_config()[key] for key in theirs}
     again = losses.deserialize(losses.serialize(loss))
     assert type(again) is type(loss) and again.get_config() == loss.get_config()
-    assert again.get_config() == saving.deserialize(keras.saving.serialize_keras_object(
-        getattr(keras.losses, name)(reduction="sum")), "loss").get_config()
+    assert (
+        again.get_config()
+        == saving.deserialize(
+            keras.saving.serialize_keras_object(getattr(keras.losses, name)(reduction="sum")), "loss"
+        ).get_config()
+    )
 
 
 def test_keras_s_names_mean_the_same_here():
@@ -134,12 +152,15 @@ def test_keras_s_names_mean_the_same_here():
         assert function is None or type(losses.get(function)) is cls
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: losses.Huber(0), "`delta` must be above 0; got 0"),
-    (lambda: losses.CategoricalGeneralizedCrossEntropy(1.0), "`q` must be between 0 and 1.*got 1.0"),
-    (lambda: losses.BinaryFocalCrossentropy(label_smoothing=1.5), "label_smoothing.*1.5"),
-    (lambda: losses.get("hubr"), "Did you mean 'huber'"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: losses.Huber(0), "`delta` must be above 0; got 0"),
+        (lambda: losses.CategoricalGeneralizedCrossEntropy(1.0), "`q` must be between 0 and 1.*got 1.0"),
+        (lambda: losses.BinaryFocalCrossentropy(label_smoothing=1.5), "label_smoothing.*1.5"),
+        (lambda: losses.get("hubr"), "Did you mean 'huber'"),
+    ],
+)
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
@@ -162,7 +183,7 @@ def test_the_overlap_of_a_batch_is_kerass_and_that_of_many_is_that_of_all(name, 
         torch.testing.assert_close(leaf.grad, theirs.grad)
     real = getattr(keras.losses, name)(**arguments)(torch.from_numpy(y[HOLES]), torch.from_numpy(pred[HOLES]))
     torch.testing.assert_close(loss(y, pack(pred, mask=HOLES)), real)
-    parts = [loss.term(y[row:row + 1], pack(pred[row:row + 1], mask=HOLES[row:row + 1])) for row in range(B)]
+    parts = [loss.term(y[row : row + 1], pack(pred[row : row + 1], mask=HOLES[row : row + 1])) for row in range(B)]
     torch.testing.assert_close(sum(parts).value, real)
     assert loss(y, pack(pred, mask=np.zeros((B, T), bool))).item() == 0
     weight = np.array([1.0, 3.0, 0.0, 2.0])
@@ -191,8 +212,15 @@ def test_circle_is_kerass_on_the_real_steps(arguments):
     references = draw("ids", (6,), 3)
     torch.testing.assert_close(
         losses.circle(ids[HOLES], pred[HOLES], *references, remove_diagonal=False),
-        keras.losses.circle(torch.from_numpy(ids[HOLES]), torch.from_numpy(pred[HOLES]),
-                            *map(torch.from_numpy, references), remove_diagonal=False), rtol=1e-4, atol=1e-5)
+        keras.losses.circle(
+            torch.from_numpy(ids[HOLES]),
+            torch.from_numpy(pred[HOLES]),
+            *map(torch.from_numpy, references),
+            remove_diagonal=False,
+        ),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ CTC
@@ -209,8 +237,11 @@ def likelihood(labels, logits):
 
 
 @settings(max_examples=40, deadline=None)
-@given(mask=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3).map(np.array),
-       labels=st.lists(st.lists(st.integers(1, 2), max_size=2), min_size=3, max_size=3), left=st.integers(0, 2))
+@given(
+    mask=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3).map(np.array),
+    labels=st.lists(st.lists(st.integers(1, 2), max_size=2), min_size=3, max_size=3),
+    left=st.integers(0, 2),
+)
 def test_ctc_is_the_sum_over_alignments_of_the_real_steps(mask, labels, left):
     rows = [tags[: n // 2] for tags, n in zip(labels, mask.sum(1), strict=False)]  # always room
     logits = np.random.default_rng(0).normal(size=(*mask.shape, 3)).astype("float32")
@@ -218,7 +249,7 @@ def test_ctc_is_the_sum_over_alignments_of_the_real_steps(mask, labels, left):
     real = [likelihood(tags, x[m]) for tags, x, m in zip(rows, logits, mask, strict=True) if m.any()]
     padded = np.zeros((len(rows), left + 2), int)
     for row, tags in zip(padded, rows, strict=True):
-        row[left:left + len(tags)] = tags
+        row[left : left + len(tags)] = tags
     for given_labels in (padded, rows, Packed.from_sequences(rows)):
         leaf = torch.tensor(logits, requires_grad=True)
         loss = losses.CTC()(given_labels, pack(leaf, mask=mask))
@@ -238,12 +269,15 @@ def test_ctc_without_a_mask_is_kerass():
     torch.testing.assert_close(losses.ctc(labels, logits), expected)
 
 
-@pytest.mark.parametrize(("labels", "error", "message"), [
-    ([[1, 1, 1]], DataError, r"the 3 labels \[1, 1, 1\] on 4 real steps"),
-    ([[1, 2, 1, 2, 1]], DataError, "the 5 labels"),
-    ([[7]], DataError, "holds 7"),
-    ([[[1]]], ShapeError, r"\(1, 1, 1\)"),
-])
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([[1, 1, 1]], DataError, r"the 3 labels \[1, 1, 1\] on 4 real steps"),
+        ([[1, 2, 1, 2, 1]], DataError, "the 5 labels"),
+        ([[7]], DataError, "holds 7"),
+        ([[[1]]], ShapeError, r"\(1, 1, 1\)"),
+    ],
+)
 def test_labels_that_ctc_cannot_place_are_named(labels, error, message):
     with pytest.raises(error, match=message):
         losses.CTC()(labels, pack(torch.zeros(1, 6, 3), lengths=[4]))

@@ -89,7 +89,8 @@ def test_one_batch_is_kerass(name, arguments, kind, reduction, mask, weights):
     # an alias of the leaf carries the mask, so that the leaf itself stays clean
     keras.src.backend.set_keras_mask(carrier := theirs * 1.0, torch.from_numpy(MASKS[mask].copy()))
     expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
-        torch.from_numpy(y).float(), carrier, None if weight is None else torch.from_numpy(expand(weight)))
+        torch.from_numpy(y).float(), carrier, None if weight is None else torch.from_numpy(expand(weight))
+    )
     leaf, packed = outputs(pred, MASKS[mask])
     got = getattr(losses, name)(**arguments, reduction=reduction)(y, packed, weight)
     got = got.unpack() if isinstance(got, Packed) else got
@@ -106,7 +107,8 @@ def test_plain_outputs_are_kerass(name, arguments, kind, reduction, weights):
     y, pred = data(kind)
     weight = expand(WEIGHTS[weights])
     expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
-        torch.from_numpy(y).float(), torch.from_numpy(pred), None if weight is None else torch.from_numpy(weight))
+        torch.from_numpy(y).float(), torch.from_numpy(pred), None if weight is None else torch.from_numpy(weight)
+    )
     got = getattr(losses, name)(**arguments, reduction=reduction)(y, torch.from_numpy(pred), WEIGHTS[weights])
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -115,9 +117,12 @@ def test_plain_outputs_are_kerass(name, arguments, kind, reduction, weights):
 def test_functions_are_kerass(name, arguments, kind):
     y, pred = data(kind)
     snake = getattr(losses, name)().name
-    torch.testing.assert_close(getattr(losses, snake)(y, pred, **arguments),
-                               getattr(keras.losses, snake)(torch.from_numpy(y).float(), torch.from_numpy(pred),
-                                                            **arguments), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        getattr(losses, snake)(y, pred, **arguments),
+        getattr(keras.losses, snake)(torch.from_numpy(y).float(), torch.from_numpy(pred), **arguments),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
@@ -134,8 +139,13 @@ masks = st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=1, ma
 
 
 @settings(max_examples=100, deadline=None)
-@given(mask=masks, cut=st.integers(0, 6), case=st.sampled_from(CASES), weighted=st.booleans(),
-       reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]))
+@given(
+    mask=masks,
+    cut=st.integers(0, 6),
+    case=st.sampled_from(CASES),
+    weighted=st.booleans(),
+    reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]),
+)
 def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
     name, arguments, kind = case
     y, pred = data(kind, shape=mask.shape)
@@ -143,8 +153,9 @@ def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
     loss = getattr(losses, name)(**arguments, reduction=reduction)
 
     def term(rows):
-        return loss.term(y[rows], pack(torch.from_numpy(pred[rows]), mask=mask[rows]),
-                         None if weight is None else weight[rows])
+        return loss.term(
+            y[rows], pack(torch.from_numpy(pred[rows]), mask=mask[rows]), None if weight is None else weight[rows]
+        )
 
     whole, parts = term(slice(None)), sum([term(slice(0, cut)), term(slice(cut, None))])
     torch.testing.assert_close(parts.value, whole.value, rtol=1e-5, atol=1e-6)
@@ -152,8 +163,13 @@ def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
 
 
 @settings(max_examples=100, deadline=None)
-@given(mask=masks, case=st.sampled_from(CASES), poison=st.sampled_from([np.nan, np.inf, -7.0]),
-       extra=st.integers(0, 3), reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]))
+@given(
+    mask=masks,
+    case=st.sampled_from(CASES),
+    poison=st.sampled_from([np.nan, np.inf, -7.0]),
+    extra=st.integers(0, 3),
+    reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]),
+)
 def test_masked_steps_change_no_bit(mask, case, poison, extra, reduction):
     name, arguments, kind = case
     y, pred = data(kind, shape=mask.shape)
@@ -202,7 +218,10 @@ def test_targets_come_in_any_container(container):
     y, pred = data("numbers")
     y, pred = y[..., :1], pred[..., :1]
     given = {
-        "numpy": y, "tensor": torch.from_numpy(y), "Packed": pack(y, mask=HOLES), "full Packed": pack(y),
+        "numpy": y,
+        "tensor": torch.from_numpy(y),
+        "Packed": pack(y, mask=HOLES),
+        "full Packed": pack(y),
         "list": [list(row[m]) for row, m in zip(y, HOLES, strict=True)],
         "tensors": [torch.from_numpy(row[m]) for row, m in zip(y, HOLES, strict=True)],
         "(B, T)": y[..., 0],
@@ -264,8 +283,9 @@ def test_a_weight_of_rank_one_belongs_to_sequences_also_where_b_is_t():
         assert get("mse")(y, packed, weight[:, None]).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("weight", [np.ones(T), np.ones((B, T + 1)), np.ones((1, T)), np.ones((T, B)),
-                                    np.ones((B, T, D)), [[1.0]] * 3])
+@pytest.mark.parametrize(
+    "weight", [np.ones(T), np.ones((B, T + 1)), np.ones((1, T)), np.ones((T, B)), np.ones((B, T, D)), [[1.0]] * 3]
+)
 @pytest.mark.parametrize("masked_outputs", [True, False])
 def test_a_weight_of_another_shape_is_refused(weight, masked_outputs):
     y, pred = data("numbers")
@@ -354,7 +374,6 @@ def test_a_loss_of_whole_sequences_sees_zeros_at_masked_steps_whatever_they_show
     assert len(seen) == 4 and not any(part.any() for part in seen)
 
 
-
 def test_a_sequence_loss_gets_its_targets_as_they_are():
     class Count(Loss):
         relation, aligned = "sequence", False
@@ -380,8 +399,10 @@ def test_masked_alone_with_weights_with_a_mask_both_and_neither(fn):
     y, pred = data("numbers")
     squares, weight, loss = (y - pred) ** 2, WEIGHTS["steps"], masked(fn)
     expected = {
-        (False, False): squares.mean(), (True, False): (squares * weight[..., None]).mean(),
-        (False, True): squares[HOLES].mean(), (True, True): (squares * weight[..., None])[HOLES].mean(),
+        (False, False): squares.mean(),
+        (True, False): (squares * weight[..., None]).mean(),
+        (False, True): squares[HOLES].mean(),
+        (True, True): (squares * weight[..., None])[HOLES].mean(),
     }
     for (weighted, hidden), number in expected.items():
         for mask in (HOLES, torch.from_numpy(HOLES), HOLES.tolist(), HOLES.astype("float32")):
@@ -414,10 +435,14 @@ def test_torch_modules_of_classes():
     expected = torch.nn.functional.cross_entropy(rows, mask, ignore_index=2)
     for y in (ids, ids[..., None], ids.astype("float32")):
         torch.testing.assert_close(get(module)(y, pack(pred, mask=HOLES)), expected)
-    torch.testing.assert_close(get(torch.nn.CrossEntropyLoss(reduction="none"))(np.eye(D)[ids], pack(pred, mask=HOLES)),
-                               torch.nn.functional.cross_entropy(rows, torch.eye(D)[mask]))
-    torch.testing.assert_close(get(torch.nn.CrossEntropyLoss(reduction="none"))(ids, pred),
-                               get("sparse_categorical_crossentropy").__class__(from_logits=True)(ids, pred))
+    torch.testing.assert_close(
+        get(torch.nn.CrossEntropyLoss(reduction="none"))(np.eye(D)[ids], pack(pred, mask=HOLES)),
+        torch.nn.functional.cross_entropy(rows, torch.eye(D)[mask]),
+    )
+    torch.testing.assert_close(
+        get(torch.nn.CrossEntropyLoss(reduction="none"))(ids, pred),
+        get("sparse_categorical_crossentropy").__class__(from_logits=True)(ids, pred),
+    )
     with pytest.raises(DataError, match="holds [345]"):
         get(module)(ids + 3, pack(pred, mask=HOLES))
 
@@ -468,11 +493,15 @@ def test_targets_of_other_lengths_are_named():
         get("mse")(np.zeros((3, 1)), torch.zeros(2, 1))
 
 
-@pytest.mark.parametrize(("name", "shape", "message"), [
-    ("mse", (B, T, 2), "same shape"), ("bce", (B, T, 1), "same shape"),
-    ("categorical_crossentropy", (B, T), "use sparse_categorical_crossentropy"),
-    ("sparse_categorical_crossentropy", (B, T, D), "use categorical_crossentropy"),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("mse", (B, T, 2), "same shape"),
+        ("bce", (B, T, 1), "same shape"),
+        ("categorical_crossentropy", (B, T), "use sparse_categorical_crossentropy"),
+        ("sparse_categorical_crossentropy", (B, T, D), "use categorical_crossentropy"),
+    ],
+)
 def test_targets_of_other_features_are_not_broadcast(name, shape, message):
     with pytest.raises(ShapeError, match=message):
         get(name)(np.zeros(shape), pack(torch.ones(B, T, D), mask=HOLES))
@@ -490,15 +519,18 @@ def test_functions_do_not_take_packed_rows_apart():
         losses.mean_squared_error(np.zeros((B, T, D)), pack(torch.zeros(B, T, D), mask=HOLES))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: get("msee"), "Did you mean 'mse'"),
-    (lambda: get(3), "3 is no loss"),
-    (lambda: get(None), "None is no loss"),
-    (lambda: losses.MeanSquaredError(reduction="avg"), "Unknown reduction 'avg'"),
-    (lambda: losses.MeanSquaredError(dtype="float33"), "float33"),
-    (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing"),
-    (lambda: losses.MeanSquaredError(reduction="none").term([[1.0]], torch.ones(1, 1)), "no total to train on"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: get("msee"), "Did you mean 'mse'"),
+        (lambda: get(3), "3 is no loss"),
+        (lambda: get(None), "None is no loss"),
+        (lambda: losses.MeanSquaredError(reduction="avg"), "Unknown reduction 'avg'"),
+        (lambda: losses.MeanSquaredError(dtype="float33"), "float33"),
+        (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing"),
+        (lambda: losses.MeanSquaredError(reduction="none").term([[1.0]], torch.ones(1, 1)), "no total to train on"),
+    ],
+)
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
@@ -526,8 +558,11 @@ def test_functions_have_configs_by_name():
     loss = LossFunctionWrapper(quantile, q=0.9)
     again = saving.deserialize(saving.serialize(loss), "loss")
     y, pred = data("numbers")
-    assert again.get_config() == loss.get_config() == {
-        "name": "quantile", "reduction": "sum_over_batch_size", "fn": "quantile", "q": 0.9}
+    assert (
+        again.get_config()
+        == loss.get_config()
+        == {"name": "quantile", "reduction": "sum_over_batch_size", "fn": "quantile", "q": 0.9}
+    )
     assert torch.equal(again(y, pred), loss(y, pred)) and not torch.equal(loss(y, pred), get("quantile")(y, pred))
     wrapped = LossFunctionWrapper(losses.mean_squared_error)
     assert saving.deserialize(saving.serialize(wrapped), "loss").fn is losses.mean_squared_error
@@ -537,11 +572,20 @@ def test_functions_have_configs_by_name():
 
 def test_every_way_to_say_mse():
     module = torch.nn.MSELoss(reduction="none")
-    ways = ["mse", "MSE", "mean_squared_error", "MeanSquaredError", losses.MeanSquaredError,
-            losses.MeanSquaredError(), losses.mean_squared_error, module]
+    ways = [
+        "mse",
+        "MSE",
+        "mean_squared_error",
+        "MeanSquaredError",
+        losses.MeanSquaredError,
+        losses.MeanSquaredError(),
+        losses.mean_squared_error,
+        module,
+    ]
     y, pred = data("numbers")
     assert {round(get(way)(y, pack(pred, mask=HOLES)).item(), 5) for way in ways} == {
-        round(float(((y - pred) ** 2)[HOLES].mean()), 5)}
+        round(float(((y - pred) ** 2)[HOLES].mean()), 5)
+    }
     assert all(type(get(way)) is losses.MeanSquaredError for way in ways[:-1]) and type(get(module)) is TorchLoss
 
 

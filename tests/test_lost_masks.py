@@ -130,8 +130,10 @@ def test_the_birth_is_named_wherever_the_mask_has_passed(birth):
 
 
 def test_two_births_are_both_named():
-    words, tags = (L.Embedding(5, 4, mask_zero=True, name=name)(Input((size,), dtype="int64"))
-                   for name, size in (("words", 6), ("tags", 5)))
+    words, tags = (
+        L.Embedding(5, 4, mask_zero=True, name=name)(Input((size,), dtype="int64"))
+        for name, size in (("words", 6), ("tags", 5))
+    )
     refused(lambda: torch.flip(L.Concatenate(axis=1)([words, tags]), [1]), "Embedding 'words'", "Embedding 'tags'")
 
 

@@ -34,10 +34,18 @@ def draw(kind, seed=0):
     x, ids = rng.normal(size=(B, T, D)), rng.integers(0, D, (B, T))
     chances = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
     bits = rng.integers(0, 2, (B, T, D))
-    pairs = {"numbers": (rng.normal(size=(B, T, D)), x), "positive": (rng.exponential(size=(B, T, D)), np.exp(x)),
-             "bits": (bits, x), "chances": (bits, chances), "onehot": (np.eye(D)[ids], chances),
-             "mixed": (rng.dirichlet(np.ones(D), (B, T)), chances), "ids": (ids, chances), "both ids": (ids, PRED_IDS),
-             "one": (bits[..., :1], chances[..., :1]), "ranked": (ids, np.argsort(x, -1))}
+    pairs = {
+        "numbers": (rng.normal(size=(B, T, D)), x),
+        "positive": (rng.exponential(size=(B, T, D)), np.exp(x)),
+        "bits": (bits, x),
+        "chances": (bits, chances),
+        "onehot": (np.eye(D)[ids], chances),
+        "mixed": (rng.dirichlet(np.ones(D), (B, T)), chances),
+        "ids": (ids, chances),
+        "both ids": (ids, PRED_IDS),
+        "one": (bits[..., :1], chances[..., :1]),
+        "ranked": (ids, np.argsort(x, -1)),
+    }
     return tuple(np.asarray(a).astype("int64" if a is ids or a is PRED_IDS else "float32") for a in pairs[kind])
 
 
@@ -76,9 +84,12 @@ CASES = [
     ("SpecificityAtSensitivity", {"sensitivity": 0.4, "class_id": 1}, "chances"),
     ("PrecisionAtRecall", {"recall": 0.4, "num_thresholds": 30}, "chances"),
     ("RecallAtPrecision", {"precision": 0.4}, "chances"),
-    *[("AUC", {"curve": curve, "summation_method": method, **more}, "chances")
-      for curve in ("ROC", "PR", "PRGAIN") for method in ("interpolation", "minoring", "majoring")
-      for more in ({}, {"multi_label": True})],
+    *[
+        ("AUC", {"curve": curve, "summation_method": method, **more}, "chances")
+        for curve in ("ROC", "PR", "PRGAIN")
+        for method in ("interpolation", "minoring", "majoring")
+        for more in ({}, {"multi_label": True})
+    ],
     ("AUC", {"thresholds": [0.7, 0.2, 0.25]}, "chances"),
     ("AUC", {"from_logits": True, "num_thresholds": 20}, "bits"),
     ("AUC", {"multi_label": True, "num_labels": 3, "label_weights": [1.0, 2.0, 0.0]}, "chances"),
@@ -108,8 +119,11 @@ def test_on_the_real_steps_it_is_kerass(name, arguments, kind, weighted):
     theirs.update_state(*rows, **({} if weight is None else {"sample_weight": torch.from_numpy(weight[HOLES])}))
     shown = np.where(HOLES.reshape(B, T, *(1,) * (pred.ndim - 2)), pred, 10**6)
     for part in (slice(0, 1), slice(1, 4)):
-        mine.update_state(y[part], pack(shown[part].astype(pred.dtype), mask=HOLES[part]),
-                          None if weight is None else weight[part].astype("float32"))
+        mine.update_state(
+            y[part],
+            pack(shown[part].astype(pred.dtype), mask=HOLES[part]),
+            None if weight is None else weight[part].astype("float32"),
+        )
     assert mine.name == theirs.name.rstrip("_0123456789") or mine.name == theirs.name
     np.testing.assert_allclose(mine.result().numpy(), theirs.result().detach().numpy(), rtol=2e-5, atol=1e-6)
     mine.reset_state()
@@ -133,8 +147,16 @@ def test_every_metric_of_keras_is_here_with_its_arguments(name):
     assert name in metrics.__all__
 
 
-NEEDED = {"IoU": (3, [0]), "OneHotIoU": (3, [0]), "MeanIoU": (3,), "OneHotMeanIoU": (3,), "SensitivityAtSpecificity": (0.5,),
-          "SpecificityAtSensitivity": (0.5,), "PrecisionAtRecall": (0.5,), "RecallAtPrecision": (0.5,)}
+NEEDED = {
+    "IoU": (3, [0]),
+    "OneHotIoU": (3, [0]),
+    "MeanIoU": (3,),
+    "OneHotMeanIoU": (3,),
+    "SensitivityAtSpecificity": (0.5,),
+    "SpecificityAtSensitivity": (0.5,),
+    "PrecisionAtRecall": (0.5,),
+    "RecallAtPrecision": (0.5,),
+}
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n[0].isupper() and n not in ("Metric", "MeanMetricWrapper")])
@@ -154,26 +176,29 @@ def test_keras_s_names_mean_the_same_here():
             assert type(metrics.get(name)).__name__ == thing.__name__, name
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: metrics.Precision(1.5), "`thresholds` must be between 0 and 1; got 1.5"),
-    (lambda: metrics.AUC(1), "`num_thresholds` must be above 1; got 1"),
-    (lambda: metrics.AUC(curve="RCO"), "Unknown curve 'RCO'"),
-    (lambda: metrics.AUC(summation_method="mean"), "Unknown summation_method 'mean'"),
-    (lambda: metrics.AUC(thresholds=[2.0]), "got 2.0"),
-    (lambda: metrics.AUC(num_labels=2), "multi_label=True"),
-    (lambda: metrics.PrecisionAtRecall(1.2), "`recall` must be between 0 and 1; got 1.2"),
-    (lambda: metrics.RecallAtPrecision(0.5, 0), "`num_thresholds` must be above 0; got 0"),
-    (lambda: metrics.FBetaScore(beta=0.0), "`beta` must be above 0; got 0.0"),
-    (lambda: metrics.F1Score(threshold=2.0), "`threshold`.*got 2.0"),
-    (lambda: metrics.IoU(2, [2]), "from 0 to 1; got 2"),
-    (lambda: metrics.IoU(2, [1], axis=1), "axis=1"),
-    (lambda: metrics.R2Score("mean"), "Unknown class_aggregation 'mean'"),
-    (lambda: metrics.R2Score(num_regressors=-1), "got -1"),
-    (lambda: metrics.SpanF1(["O", "PER"]), "got 'PER'"),
-    (lambda: metrics.SpanF1(["O"]), "at least one type"),
-    (lambda: metrics.SpanF1(["O", "B-A"], "mean"), "Unknown average 'mean'"),
-    (lambda: metrics.Mean(dtype="float33"), "float33"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: metrics.Precision(1.5), "`thresholds` must be between 0 and 1; got 1.5"),
+        (lambda: metrics.AUC(1), "`num_thresholds` must be above 1; got 1"),
+        (lambda: metrics.AUC(curve="RCO"), "Unknown curve 'RCO'"),
+        (lambda: metrics.AUC(summation_method="mean"), "Unknown summation_method 'mean'"),
+        (lambda: metrics.AUC(thresholds=[2.0]), "got 2.0"),
+        (lambda: metrics.AUC(num_labels=2), "multi_label=True"),
+        (lambda: metrics.PrecisionAtRecall(1.2), "`recall` must be between 0 and 1; got 1.2"),
+        (lambda: metrics.RecallAtPrecision(0.5, 0), "`num_thresholds` must be above 0; got 0"),
+        (lambda: metrics.FBetaScore(beta=0.0), "`beta` must be above 0; got 0.0"),
+        (lambda: metrics.F1Score(threshold=2.0), "`threshold`.*got 2.0"),
+        (lambda: metrics.IoU(2, [2]), "from 0 to 1; got 2"),
+        (lambda: metrics.IoU(2, [1], axis=1), "axis=1"),
+        (lambda: metrics.R2Score("mean"), "Unknown class_aggregation 'mean'"),
+        (lambda: metrics.R2Score(num_regressors=-1), "got -1"),
+        (lambda: metrics.SpanF1(["O", "PER"]), "got 'PER'"),
+        (lambda: metrics.SpanF1(["O"]), "at least one type"),
+        (lambda: metrics.SpanF1(["O", "B-A"], "mean"), "Unknown average 'mean'"),
+        (lambda: metrics.Mean(dtype="float33"), "float33"),
+    ],
+)
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
@@ -259,12 +284,13 @@ def test_perplexity_of_a_corpus():
     expected = np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[HOLES].mean())
     metric = metrics.Perplexity()
     for row in range(B):
-        metric.update_state(ids[row:row + 1], pack(pred[row:row + 1], mask=HOLES[row:row + 1]))
+        metric.update_state(ids[row : row + 1], pack(pred[row : row + 1], mask=HOLES[row : row + 1]))
     assert metric.result().item() == pytest.approx(expected, rel=1e-6)
     logits, ignoring = np.log(pred) + 3, metrics.Perplexity(from_logits=True, ignore_class=0)
     kept = HOLES & (ids != 0)
     assert ignoring(ids, pack(logits, mask=HOLES)).item() == pytest.approx(
-        np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[kept].mean()), rel=1e-5)
+        np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[kept].mean()), rel=1e-5
+    )
     theirs = torchmetrics.text.Perplexity()
     assert metrics.get(theirs)(ids, pack(logits, mask=HOLES)).item() == pytest.approx(expected, rel=1e-5)
 
@@ -323,8 +349,9 @@ def chunks(tags):
     return found
 
 
-rows_of_tags = st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=6, max_size=6),
-                        min_size=1, max_size=4)
+rows_of_tags = st.lists(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=6, max_size=6), min_size=1, max_size=4
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -337,8 +364,14 @@ def test_spans_are_those_of_conlleval(rows, cut, scored):
     for part in (slice(0, cut), slice(cut, None)):
         for one in (metric, each):
             one.update_state(true[part], pack(outputs[part], mask=mask[part]))
-    sides = [{(row, *span) for row, (tags, m) in enumerate(zip(side, mask, strict=True))
-              for span in chunks([TAGS[i] for i in tags[m]])} for side in (true, pred)]
+    sides = [
+        {
+            (row, *span)
+            for row, (tags, m) in enumerate(zip(side, mask, strict=True))
+            for span in chunks([TAGS[i] for i in tags[m]])
+        }
+        for side in (true, pred)
+    ]
     total = sum(map(len, sides))
     assert metric.result().item() == pytest.approx(2 * len(sides[0] & sides[1]) / total if total else 0.0)
     for number, kind in enumerate(each.types):
@@ -430,7 +463,8 @@ def test_a_sum_with_weights():
 def test_losses_serve_as_metrics_by_name():
     y, pred = draw("numbers")
     assert metrics.get("huber")(y, pack(pred, mask=HOLES)).item() == pytest.approx(
-        losses.Huber()(y, pack(pred, mask=HOLES)).item(), rel=1e-6)
+        losses.Huber()(y, pack(pred, mask=HOLES)).item(), rel=1e-6
+    )
 
 
 def test_importing_padless_does_not_import_torchmetrics():

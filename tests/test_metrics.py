@@ -108,8 +108,13 @@ def every_metric(case):
 
 
 @settings(max_examples=100, deadline=None)
-@given(mask=masks, cut=st.integers(0, 6), trim=st.booleans(), case=st.sampled_from([*CASES, ("F1Score", {}, "onehot")]),
-       weighted=st.booleans())
+@given(
+    mask=masks,
+    cut=st.integers(0, 6),
+    trim=st.booleans(),
+    case=st.sampled_from([*CASES, ("F1Score", {}, "onehot")]),
+    weighted=st.booleans(),
+)
 def test_any_split_gives_the_same_result(mask, cut, trim, case, weighted):
     whole, kind = every_metric(case)
     parts, _ = every_metric(case)
@@ -124,8 +129,7 @@ def test_any_split_gives_the_same_result(mask, cut, trim, case, weighted):
 
 
 @settings(max_examples=100, deadline=None)
-@given(mask=masks, poison=st.sampled_from([np.nan, np.inf, -7.0]),
-       case=st.sampled_from([*CASES, ("F1Score", {}, "onehot")]))
+@given(mask=masks, poison=st.sampled_from([np.nan, np.inf, -7.0]), case=st.sampled_from([*CASES, ("F1Score", {}, "onehot")]))
 def test_masked_steps_change_no_bit(mask, poison, case):
     clean, kind = every_metric(case)
     dirty, _ = every_metric(case)
@@ -200,8 +204,7 @@ def test_torchmetrics_sees_real_rows_only(mask):
         (torchmetrics.F1Score(task="multiclass", num_classes=C, average="macro"), ids, pred, (rows, labels)),
         (torchmetrics.AUROC(task="multiclass", num_classes=C), ids[..., None], pred, (rows, labels)),
         (torchmetrics.AUROC(task="binary"), bits[..., 0], pred[..., :1], (rows[:, 0], ones[:, 0].long())),
-        (torchmetrics.Accuracy(task="multilabel", num_labels=C), bits, pred,
-         (rows, torch.from_numpy(bits[mask]).long())),
+        (torchmetrics.Accuracy(task="multilabel", num_labels=C), bits, pred, (rows, torch.from_numpy(bits[mask]).long())),
         (torchmetrics.R2Score(), bits[..., :1].astype(float), pred[..., 0], (rows[:, 0], ones[:, 0])),
         (torchmetrics.MeanAbsoluteError(), bits, pred, (rows, torch.from_numpy(bits[mask]))),
     ]
@@ -227,17 +230,23 @@ def test_torchmetrics_on_plain_grids_names_and_refusals():
 # -------------------------------------------------------------------------------------------------- names and functions
 
 
-@pytest.mark.parametrize(("y", "pred", "cls"), [
-    ((8, 1), (8, 1), "BinaryAccuracy"), ((8, 5), (8, 5, 1), "BinaryAccuracy"),
-    ((8,), (8, 4), "SparseCategoricalAccuracy"), ((8, 5), (8, 5, 4), "SparseCategoricalAccuracy"),
-    ((8, 5, 1), (8, 5, 4), "SparseCategoricalAccuracy"), ((8, 5, 4), (8, 5, 4), "CategoricalAccuracy"),
-    ((None, 5, 4), (None, 5, 4), "CategoricalAccuracy"),
-    (np.zeros((2, 3)), pack(np.zeros((2, 3, 4))), "SparseCategoricalAccuracy"),
-    (np.zeros((2, 3)), pack(np.zeros((2, 3))), "BinaryAccuracy"),
-    ([[1, 0], [2]], pack(np.zeros((2, 2, 4))), "SparseCategoricalAccuracy"),
-    ([[], np.eye(4)[:2]], pack(np.zeros((2, 2, 4))), "CategoricalAccuracy"),
-    (None, None, "Accuracy"),
-])
+@pytest.mark.parametrize(
+    ("y", "pred", "cls"),
+    [
+        ((8, 1), (8, 1), "BinaryAccuracy"),
+        ((8, 5), (8, 5, 1), "BinaryAccuracy"),
+        ((8,), (8, 4), "SparseCategoricalAccuracy"),
+        ((8, 5), (8, 5, 4), "SparseCategoricalAccuracy"),
+        ((8, 5, 1), (8, 5, 4), "SparseCategoricalAccuracy"),
+        ((8, 5, 4), (8, 5, 4), "CategoricalAccuracy"),
+        ((None, 5, 4), (None, 5, 4), "CategoricalAccuracy"),
+        (np.zeros((2, 3)), pack(np.zeros((2, 3, 4))), "SparseCategoricalAccuracy"),
+        (np.zeros((2, 3)), pack(np.zeros((2, 3))), "BinaryAccuracy"),
+        ([[1, 0], [2]], pack(np.zeros((2, 2, 4))), "SparseCategoricalAccuracy"),
+        ([[], np.eye(4)[:2]], pack(np.zeros((2, 2, 4))), "CategoricalAccuracy"),
+        (None, None, "Accuracy"),
+    ],
+)
 def test_accuracy_is_the_one_that_fits(y, pred, cls):
     for name in ("accuracy", "acc"):
         metric = get(name, y, pred)
@@ -256,13 +265,29 @@ def far(y_true, y_pred, limit=0.5):
 def test_what_get_takes():
     y, pred = data("onehot")
     packed, expected = pack(pred, mask=HOLES), np.abs(y - pred)[HOLES].mean()
-    for way in ("mae", "MAE", "mean_absolute_error", "MeanAbsoluteError", error, losses.mean_absolute_error,
-                  losses.MeanAbsoluteError(), metrics.MeanAbsoluteError, metrics.MeanAbsoluteError(),
-                  {"class_name": "MeanAbsoluteError", "config": {"name": "x"}}):
+    for way in (
+        "mae",
+        "MAE",
+        "mean_absolute_error",
+        "MeanAbsoluteError",
+        error,
+        losses.mean_absolute_error,
+        losses.MeanAbsoluteError(),
+        metrics.MeanAbsoluteError,
+        metrics.MeanAbsoluteError(),
+        {"class_name": "MeanAbsoluteError", "config": {"name": "x"}},
+    ):
         metric = get(way)
         assert metric(y, packed).item() == pytest.approx(expected, rel=1e-6)
-        assert metric.name == (way if isinstance(way, str) else "error" if way is error else
-                               "x" if isinstance(way, dict) else "mean_absolute_error")
+        assert metric.name == (
+            way
+            if isinstance(way, str)
+            else "error"
+            if way is error
+            else "x"
+            if isinstance(way, dict)
+            else "mean_absolute_error"
+        )
     assert get("far").name == "far"
     with pytest.raises(ArgumentError, match="Did you mean 'accuracy'|Unknown metric 'acuracy'"):
         get("acuracy")

@@ -99,7 +99,12 @@ def test_names_order_shapes_and_numbers_are_those_of_keras(make):
 def test_auto_names_count_by_class_and_clear_session_begins_again():
     x = Input((3,))
     assert [Dense(1).name, Dense(1).name, LSTM(1).name, x.name, Input((3,)).name] == [
-        "dense", "dense_1", "lstm", "input_layer", "input_layer_1"]
+        "dense",
+        "dense_1",
+        "lstm",
+        "input_layer",
+        "input_layer_1",
+    ]
     assert [Model(x, Dense(1)(x)).name, Model(x, Dense(1)(x)).name] == ["functional", "functional_1"]
     assert Sequential().name == "sequential" and Model(x, Dense(1)(x), name="mine").name == "mine"
     padless.clear_session()
@@ -320,8 +325,17 @@ def test_summary_shows_shapes_parameters_and_masks():
     model.layers[1].trainable = False
     model.summary(print_fn=lines.append, line_length=110)
     text = "\n".join(lines)
-    for expected in ("'functional'", "ids (InputLayer)", "both (Bidirectional)", "(None, None, 3)", "(None, 2)",
-                     "Embedding 'embedding'", "Total params: 301", "Trainable params: 274", "Non-trainable params: 27"):
+    for expected in (
+        "'functional'",
+        "ids (InputLayer)",
+        "both (Bidirectional)",
+        "(None, None, 3)",
+        "(None, 2)",
+        "Embedding 'embedding'",
+        "Total params: 301",
+        "Trainable params: 274",
+        "Non-trainable params: 27",
+    ):
         assert expected in text, text
     assert max(map(len, text.splitlines())) <= 110
 

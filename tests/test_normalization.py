@@ -21,8 +21,13 @@ from padless.kernels import moments
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}") for what in (  # Keras's own
-    "__array__ implementation:DeprecationWarning", "You passed `rms_scaling=True`:UserWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{what}")
+    for what in (  # Keras's own
+        "__array__ implementation:DeprecationWarning",
+        "You passed `rms_scaling=True`:UserWarning",
+    )
+]
 K = keras.layers
 CLIP = {"rmax": 1.2, "rmin": 0.7, "dmax": 0.5}
 
@@ -88,8 +93,11 @@ def check(name, ids, **call):
 
 def calls(names):
     """How each layer is called: batch statistics depend on `training`."""
-    return [(name, call) for name in names
-            for call in ([{"training": False}, {"training": True}] if name.startswith("Batch") else [{}])]
+    return [
+        (name, call)
+        for name in names
+        for call in ([{"training": False}, {"training": True}] if name.startswith("Batch") else [{}])
+    ]
 
 
 @pytest.mark.parametrize("name, call", calls(LAYERS))
@@ -156,9 +164,21 @@ def test_more_axes(name):
     compare(mine(x, **call), theirs(x, **call), [(mine, theirs)] if mine.trainable_weights else ())
 
 
-@pytest.mark.parametrize("name", ["BatchNormalization", "BatchNormalization clipped", "GroupNormalization",
-                                  "RMSNormalization", "UnitNormalization", "LayerNormalization rms", "Rescaling features",
-                                  "Normalization", "EinsumDense", "EinsumDense heads"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BatchNormalization",
+        "BatchNormalization clipped",
+        "GroupNormalization",
+        "RMSNormalization",
+        "UnitNormalization",
+        "LayerNormalization rms",
+        "Rescaling features",
+        "Normalization",
+        "EinsumDense",
+        "EinsumDense heads",
+    ],
+)
 def test_what_they_say_is_what_keras_says(name):
     mine, theirs = pair(PLAIN[name], (None, T, D))
     named = {id(w): path for path, w in (*mine.named_parameters(), *mine.named_buffers())}
@@ -180,8 +200,16 @@ def test_what_they_say_is_what_keras_says(name):
 
 
 def test_a_config_of_keras_is_read():
-    for name in ("BatchNormalization clipped", "GroupNormalization", "RMSNormalization", "LayerNormalization rms",
-                 "Normalization", "Normalization all", "Rescaling features", "UnitNormalization"):
+    for name in (
+        "BatchNormalization clipped",
+        "GroupNormalization",
+        "RMSNormalization",
+        "LayerNormalization rms",
+        "Normalization",
+        "Normalization all",
+        "Rescaling features",
+        "UnitNormalization",
+    ):
         theirs = PLAIN[name](keras)
         mine = getattr(L, type(theirs).__name__).from_config(json.loads(json.dumps(theirs.get_config())))
         x = numbers(B, T, D)
@@ -292,12 +320,16 @@ def test_moments_are_kerass():
         torch.testing.assert_close(a, b.detach(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: L.BatchNormalization(dtype="float64"),
-    lambda: L.BatchNormalization(axis=2, dtype="float64", center=False),
-    lambda: L.GroupNormalization(2, dtype="float64"),
-    lambda: L.GroupNormalization(2, axis=2, dtype="float64"),
-], ids=["batch", "batch inner", "group", "group inner"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.BatchNormalization(dtype="float64"),
+        lambda: L.BatchNormalization(axis=2, dtype="float64", center=False),
+        lambda: L.GroupNormalization(2, dtype="float64"),
+        lambda: L.GroupNormalization(2, axis=2, dtype="float64"),
+    ],
+    ids=["batch", "batch inner", "group", "group inner"],
+)
 def test_gradients_are_slopes(make):
     x = packed_rows(2, 0, 3)
     values = torch.randn(5, 2, 4, dtype=torch.float64, requires_grad=True)
@@ -390,12 +422,15 @@ def test_averages_and_adapted_numbers_are_saved(tmp_path):
     assert len(model.get_weights()) == 3 + 7
 
 
-@pytest.mark.parametrize("wrong, what", [
-    ({"renorm": True, "renorm_clipping": {"rmx": 1}}, "rmax"),
-    ({"renorm": True, "renorm_clipping": {"rmax": 1.0, "rmin": 2.0}}, "rmin <= rmax"),
-    ({"renorm": True, "renorm_clipping": {"dmax": -1.0}}, "dmax >= 0"),
-    ({"synchronized": True}, "own steps"),
-])
+@pytest.mark.parametrize(
+    "wrong, what",
+    [
+        ({"renorm": True, "renorm_clipping": {"rmx": 1}}, "rmax"),
+        ({"renorm": True, "renorm_clipping": {"rmax": 1.0, "rmin": 2.0}}, "rmin <= rmax"),
+        ({"renorm": True, "renorm_clipping": {"dmax": -1.0}}, "dmax >= 0"),
+        ({"synchronized": True}, "own steps"),
+    ],
+)
 def test_arguments_that_mean_nothing_are_refused(wrong, what):
     with pytest.raises(ArgumentError, match=what):
         L.BatchNormalization(**wrong)
@@ -403,14 +438,26 @@ def test_arguments_that_mean_nothing_are_refused(wrong, what):
         K.BatchNormalization(**wrong)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: L.BatchNormalization(axis=1), lambda: L.BatchNormalization(axis=0), lambda: L.GroupNormalization(5, axis=1),
-    lambda: L.Normalization(axis=1), lambda: L.Normalization(axis=(1, 2)), lambda: L.RMSNormalization(axis=1),
-    lambda: L.UnitNormalization(axis=[1, 2]), lambda: L.LayerNormalization(axis=1, rms_scaling=True),
-    lambda: L.EinsumDense("abc,bd->adc", (4, None)), lambda: L.EinsumDense("abc,cd->bad", (None, 2)),
-    lambda: L.EinsumDense("abc,bcd->ad", 4), lambda: L.EinsumDense("abc,cd->abd", (5, 2), bias_axes="bd"),
-    lambda: L.EinsumDense("abc,bc->abc", (5, 3)), lambda: L.EinsumDense("...x,xy->...y", 2, bias_axes="y"),
-], ids=range(14))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.BatchNormalization(axis=1),
+        lambda: L.BatchNormalization(axis=0),
+        lambda: L.GroupNormalization(5, axis=1),
+        lambda: L.Normalization(axis=1),
+        lambda: L.Normalization(axis=(1, 2)),
+        lambda: L.RMSNormalization(axis=1),
+        lambda: L.UnitNormalization(axis=[1, 2]),
+        lambda: L.LayerNormalization(axis=1, rms_scaling=True),
+        lambda: L.EinsumDense("abc,bd->adc", (4, None)),
+        lambda: L.EinsumDense("abc,cd->bad", (None, 2)),
+        lambda: L.EinsumDense("abc,bcd->ad", 4),
+        lambda: L.EinsumDense("abc,cd->abd", (5, 2), bias_axes="bd"),
+        lambda: L.EinsumDense("abc,bc->abc", (5, 3)),
+        lambda: L.EinsumDense("...x,xy->...y", 2, bias_axes="y"),
+    ],
+    ids=range(14),
+)
 def test_a_layer_that_would_mix_steps_refuses_a_mask(make):
     """Also while a model is built; on plain data it works."""
     x = torch.randn(2, 5, 3)
@@ -470,8 +517,15 @@ def test_a_fill_of_each_masked_cell_is_normalized_by_its_row():
         torch.testing.assert_close(shown[cells], expected)
 
 
-@pytest.mark.parametrize("make", [lambda: L.GroupNormalization(3), lambda: L.BatchNormalization(),
-                                  lambda: L.EinsumDense("abc,cd->abd", (None, 3)), lambda: L.Normalization()])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.GroupNormalization(3),
+        lambda: L.BatchNormalization(),
+        lambda: L.EinsumDense("abc,cd->abd", (None, 3)),
+        lambda: L.Normalization(),
+    ],
+)
 def test_a_model_whose_grid_is_looked_at_carries_what_gaps_show(make):
     ids = torch.from_numpy(all_ids())
     x = L.Input((T,))
@@ -483,8 +537,9 @@ def test_a_model_whose_grid_is_looked_at_carries_what_gaps_show(make):
     np.testing.assert_array_equal(model.predict(ids.numpy(), verbose=0), grid.flatten(1).detach().numpy())
 
 
-@pytest.mark.parametrize("groups, what", [(0, "positive"), (-2, "positive"), (1.5, "positive"), (2, "multiple"),
-                                          (6, "multiple")])
+@pytest.mark.parametrize(
+    "groups, what", [(0, "positive"), (-2, "positive"), (1.5, "positive"), (2, "multiple"), (6, "multiple")]
+)
 def test_groups_that_do_not_fit_are_refused(groups, what):
     with pytest.raises((ArgumentError, ShapeError), match=what):
         L.GroupNormalization(groups)(torch.ones(2, 5, 3))
@@ -544,8 +599,20 @@ def test_adapt_counts_real_steps_in_any_container(lengths, seed):
     halves = [pack(x.unpack()[part], x.mask[part]) for part in (slice(0, 1), slice(1, None))]
     filled = x.with_values(x.values, torch.full((x.index.gaps, 3), 1e9))
     parts = [s for s in x.sequences() if len(s)]
-    containers = [x, noise, filled, rows, halves, tuple(halves), iter(halves), (h for h in halves), Pairs(halves), parts,
-                  [[h, None] for h in halves], iter([rows[:1], rows[1:]] if all(lengths) else [rows])]
+    containers = [
+        x,
+        noise,
+        filled,
+        rows,
+        halves,
+        tuple(halves),
+        iter(halves),
+        (h for h in halves),
+        Pairs(halves),
+        parts,
+        [[h, None] for h in halves],
+        iter([rows[:1], rows[1:]] if all(lengths) else [rows]),
+    ]
     for data in containers:
         own = adapted(data)
         torch.testing.assert_close(own.mean, x.values.mean(0), rtol=1e-5, atol=1e-5)
@@ -571,11 +638,21 @@ def test_adapt_forgets_and_survives_large_numbers():
     assert own.count == 0 and own.count.dtype == torch.int32
 
 
-@pytest.mark.parametrize("data, error", [
-    (None, ArgumentError), ("text", ArgumentError), ({"x": np.ones((2, 3))}, ArgumentError), ([1.0, 2.0], ArgumentError),
-    ([], DataError), (iter([]), DataError), (np.ones((0, 3)), DataError), ([[], []], ShapeError),
-    ([np.ones((2, 3)), np.ones((2, 4))], ShapeError), ([[1, 2], [3]], MaskLost),
-])
+@pytest.mark.parametrize(
+    "data, error",
+    [
+        (None, ArgumentError),
+        ("text", ArgumentError),
+        ({"x": np.ones((2, 3))}, ArgumentError),
+        ([1.0, 2.0], ArgumentError),
+        ([], DataError),
+        (iter([]), DataError),
+        (np.ones((0, 3)), DataError),
+        ([[], []], ShapeError),
+        ([np.ones((2, 3)), np.ones((2, 4))], ShapeError),
+        ([[1, 2], [3]], MaskLost),
+    ],
+)
 def test_what_nothing_can_be_adapted_to_is_refused(data, error):
     own = L.Normalization()
     own.build((None, 3))
@@ -605,9 +682,15 @@ def test_integers_become_floats():
     for own in (L.Rescaling(2), L.Normalization(axis=None), L.Normalization(axis=None, mean=1.0, variance=4.0)):
         assert own(ids).dtype == torch.float32
     features = pack([[[1, 2], [3, 4]], [[5, 6]]])
-    for own in (L.UnitNormalization(), L.RMSNormalization(), L.BatchNormalization(center=False, scale=False),
-                L.GroupNormalization(1, center=False, scale=False), L.LayerNormalization(center=False, scale=False),
-                L.EinsumDense("abc,cd->abd", (None, 2)), L.Normalization()):
+    for own in (
+        L.UnitNormalization(),
+        L.RMSNormalization(),
+        L.BatchNormalization(center=False, scale=False),
+        L.GroupNormalization(1, center=False, scale=False),
+        L.LayerNormalization(center=False, scale=False),
+        L.EinsumDense("abc,cd->abd", (None, 2)),
+        L.Normalization(),
+    ):
         assert own(features).dtype == own(features).dtype == torch.float32  # before and after it was built
     for own in (adapted(np.ones((2, 3))), L.BatchNormalization(center=False, scale=False)):
         own(torch.ones(2, 3))
@@ -617,15 +700,21 @@ def test_integers_become_floats():
 # ------------------------------------------------------------------------------------------------ products
 
 
-@pytest.mark.parametrize("equation, output_shape, shape", [
-    ("abc,cde->abde", (None, 60, 4), (None, T, 50)), ("abcd,cde->abe", (None, 40), (None, T, 6, 50)),
-    ("...x,xy->...y", 70, (None, T, 50)), ("abc,cd->abd", (None, 90), (None, T, 30)),
-])
+@pytest.mark.parametrize(
+    "equation, output_shape, shape",
+    [
+        ("abc,cde->abde", (None, 60, 4), (None, T, 50)),
+        ("abcd,cde->abe", (None, 40), (None, T, 6, 50)),
+        ("...x,xy->...y", 70, (None, T, 50)),
+        ("abc,cd->abd", (None, 90), (None, T, 30)),
+    ],
+)
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "lecun_uniform"])
 def test_kernels_are_first_drawn_as_in_keras(equation, output_shape, shape, initializer):
     torch.manual_seed(1)
-    mine, theirs = (lib.layers.EinsumDense(equation, output_shape, kernel_initializer=initializer)
-                    for lib in (padless, keras))
+    mine, theirs = (
+        lib.layers.EinsumDense(equation, output_shape, kernel_initializer=initializer) for lib in (padless, keras)
+    )
     mine.build(shape)
     theirs.build(shape)
     np.testing.assert_allclose(mine.get_weights()[0].std(), theirs.get_weights()[0].std(), rtol=0.06)
@@ -642,18 +731,24 @@ def test_the_kernels_of_attention_are_first_drawn_as_in_keras():
         np.testing.assert_allclose(a.std(), b.std(), rtol=0.06)
 
 
-@pytest.mark.parametrize("equation", ["abc,cd", "abc->abd", "...ab,bc->ac", "...a...,ab->...b", "a,b,c->abc", 3,
-                                      "ab,bx->az"])
+@pytest.mark.parametrize(
+    "equation", ["abc,cd", "abc->abd", "...ab,bc->ac", "...a...,ab->...b", "a,b,c->abc", 3, "ab,bx->az"]
+)
 def test_what_is_no_equation_is_refused(equation):
     with pytest.raises((ArgumentError, ShapeError)):
         L.EinsumDense(equation, (None, 2)).build((None, 5, 3))
 
 
-@pytest.mark.parametrize("arguments, shape, what", [
-    (("abc,cd->abd", 2), (None, 5, 3), "'bd'"), (("abc,cd->abd", (4, 2)), (None, 5, 3), "size 5"),
-    (("abc,cd->abd", (None, 2)), (None, 3), "3 axes"), (("abc,cd->abd", (None, 2)), (None, 5, 4, 3), "3 axes"),
-    (("abc,cd->abd", (None, None)), (None, 5, 3), "integers"),
-])
+@pytest.mark.parametrize(
+    "arguments, shape, what",
+    [
+        (("abc,cd->abd", 2), (None, 5, 3), "'bd'"),
+        (("abc,cd->abd", (4, 2)), (None, 5, 3), "size 5"),
+        (("abc,cd->abd", (None, 2)), (None, 3), "3 axes"),
+        (("abc,cd->abd", (None, 2)), (None, 5, 4, 3), "3 axes"),
+        (("abc,cd->abd", (None, None)), (None, 5, 3), "integers"),
+    ],
+)
 def test_shapes_that_do_not_fit_an_equation_are_refused(arguments, shape, what):
     with pytest.raises(ShapeError, match=what):
         L.EinsumDense(*arguments).build(shape)

@@ -11,8 +11,13 @@ from killed import CASES
 
 from padless.saving import archive
 
-WRITING = ["half is written", "before it is synced", "before it is moved", "after it is moved",
-           "before an old one is deleted"]
+WRITING = [
+    "half is written",
+    "before it is synced",
+    "before it is moved",
+    "after it is moved",
+    "before an old one is deleted",
+]
 KILLS = {
     "every two batches": [
         [["half is written", 1], ["before it is synced", 2], ["a batch ends", 2], ["in validation", 0]],
@@ -38,8 +43,9 @@ def killed():
     """A process that forks those which are killed; it has imported everything once."""
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)}
-    process = subprocess.Popen([sys.executable, str(here / "killed.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, str(here / "killed.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stdin and process.stdout
 
     def run(case, folder, kills):
@@ -59,8 +65,12 @@ def killed():
 def test_there_are_kills_of_every_kind():
     moments = [moment for chains in KILLS.values() for chain in chains for moment, _ in chain]
     assert len(moments) >= 20 and set(KILLS) == set(CASES)
-    for kind in (WRITING, ["a batch begins", "a batch ends"], ["validation begins", "in validation", "validation ends"],
-                 ["an epoch ends", "an epoch begins", "training ends"]):
+    for kind in (
+        WRITING,
+        ["a batch begins", "a batch ends"],
+        ["validation begins", "in validation", "validation ends"],
+        ["an epoch ends", "an epoch begins", "training ends"],
+    ):
         assert sum(moment in kind for moment in moments) >= 3
     assert len(KILLS["by tokens"][0]) >= 3
 

@@ -64,8 +64,10 @@ def gradients(scale):
     """Gradients of two weights for each step, drifting, with a zero step among them."""
     rng = np.random.default_rng(0)
     drift = [scale * (rng.normal(size=shape) + 0.5).astype("float32") for shape in ((3, 2), (4,))]
-    return [[np.float32(t != 3) * (d + scale * rng.normal(size=d.shape).astype("float32")) for d in drift]
-            for t in range(len(RATES))]
+    return [
+        [np.float32(t != 3) * (d + scale * rng.normal(size=d.shape).astype("float32")) for d in drift]
+        for t in range(len(RATES))
+    ]
 
 
 def start():
@@ -185,8 +187,7 @@ def test_hooks_run_once_also_when_torchs_own_class_is_in_use():
 @pytest.mark.parametrize("kernel", ["foreach", "fused"])
 def test_torchs_kernels_give_the_same_numbers(kernel):
     one, other = parameters(), parameters()
-    for a, b in zip(moved(Adam(one, 0.01), one, 1e-3), moved(Adam(other, 0.01, **{kernel: True}), other, 1e-3),
-                    strict=True):
+    for a, b in zip(moved(Adam(one, 0.01), one, 1e-3), moved(Adam(other, 0.01, **{kernel: True}), other, 1e-3), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
@@ -251,8 +252,7 @@ def test_building_again_keeps_the_state_and_refuses_other_parameters():
         optimizer.build(parameters())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "adamax", "nadam",
-                                  "adafactor"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "adafactor"])
 def test_defaults_and_configs_are_kerass(name):
     mine, theirs = get(name).get_config(), keras.optimizers.get(name).get_config()
     assert {k: theirs[k] for k in mine if k != "name"} == pytest.approx({k: v for k, v in mine.items() if k != "name"})
@@ -336,21 +336,24 @@ def test_what_get_takes():
         get(7)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: Adam(-1), "learning rate must be a number of at least 0; got -1"),
-    (lambda: Adam("fast"), "got 'fast'"),
-    (lambda: SGD(momentum=1.5), "`momentum` must be between 0 and 1; got 1.5"),
-    (lambda: Adam(beta_2=1.0), "`beta_2`"),
-    (lambda: AdamW(weight_decay=None), "use Adam"),
-    (lambda: Adam(clipnorm=1.0, clipvalue=1.0), "at most one"),
-    (lambda: Adam(clipnorm=-1.0), "`clipnorm`.*got -1.0"),
-    (lambda: Adam([]), "no parameters"),
-    (lambda: Adam(gradient_accumulation_steps=1), "`gradient_accumulation_steps`.*at least 2; got 1"),
-    (lambda: Adam(ema_overwrite_frequency=0.5), "`ema_overwrite_frequency`.*at least 1; got 0.5"),
-    (lambda: Adam(use_ema=True, ema_momentum=1.5), "`ema_momentum` must be between 0 and 1; got 1.5"),
-    (lambda: Adam(loss_scale_factor=0), "`loss_scale_factor`.*above 0; got 0"),
-    (lambda: Adagrad(initial_accumulator_value=-1), "`initial_accumulator_value` must be at least 0; got -1"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adam(-1), "learning rate must be a number of at least 0; got -1"),
+        (lambda: Adam("fast"), "got 'fast'"),
+        (lambda: SGD(momentum=1.5), "`momentum` must be between 0 and 1; got 1.5"),
+        (lambda: Adam(beta_2=1.0), "`beta_2`"),
+        (lambda: AdamW(weight_decay=None), "use Adam"),
+        (lambda: Adam(clipnorm=1.0, clipvalue=1.0), "at most one"),
+        (lambda: Adam(clipnorm=-1.0), "`clipnorm`.*got -1.0"),
+        (lambda: Adam([]), "no parameters"),
+        (lambda: Adam(gradient_accumulation_steps=1), "`gradient_accumulation_steps`.*at least 2; got 1"),
+        (lambda: Adam(ema_overwrite_frequency=0.5), "`ema_overwrite_frequency`.*at least 1; got 0.5"),
+        (lambda: Adam(use_ema=True, ema_momentum=1.5), "`ema_momentum` must be between 0 and 1; got 1.5"),
+        (lambda: Adam(loss_scale_factor=0), "`loss_scale_factor`.*above 0; got 0"),
+        (lambda: Adagrad(initial_accumulator_value=-1), "`initial_accumulator_value` must be at least 0; got -1"),
+    ],
+)
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()

@@ -29,8 +29,9 @@ def gapwise(mask, rest=(), seed=0):
     """A Packed with a fill of its own."""
     index = Index.from_mask(mask)
     generator = torch.Generator().manual_seed(seed)
-    return Packed(torch.randn(index.steps, *rest, generator=generator), index,
-                  torch.randn(index.gaps, *rest, generator=generator))
+    return Packed(
+        torch.randn(index.steps, *rest, generator=generator), index, torch.randn(index.gaps, *rest, generator=generator)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- round trip

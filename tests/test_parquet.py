@@ -95,7 +95,8 @@ def test_it_trains_to_the_weights_of_data_in_memory(folder):
     first = want.fit(IDS, TAGS, sample_weight=weight, batch_size=8, shuffle=False, epochs=2, verbose=0).history
     data = padless.data.parquet(folder, "ids", "tags", "weight", window=10)
     assert got.fit(data, batch_size=8, shuffle=False, epochs=2, verbose=0).history["loss"] == pytest.approx(
-        first["loss"], rel=1e-5)
+        first["loss"], rel=1e-5
+    )
     for a, b in zip(want.get_weights(), got.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert got.evaluate(data, batch_tokens=30, verbose=0) == pytest.approx(got.evaluate(data, verbose=0), rel=1e-5)

@@ -211,8 +211,10 @@ def test_layers_of_ones_own_are_found_in_custom_objects(tmp_path):
     model.save(tmp_path / "m.safetensors")
     with pytest.raises(ArgumentError, match="Unknown layer 'Shift'"):
         load_model(tmp_path / "m.safetensors")
-    for twin in (load_model(tmp_path / "m.safetensors", custom_objects={"Shift": Shift}),
-                 Model.from_config(model.get_config(), custom_objects={"Shift": Shift})):
+    for twin in (
+        load_model(tmp_path / "m.safetensors", custom_objects={"Shift": Shift}),
+        Model.from_config(model.get_config(), custom_objects={"Shift": Shift}),
+    ):
         assert twin.layers[1].by == 2.0 and same(model, twin, np.ones((2, 3), np.float32))
     stack = Sequential([Shift(by=3.0)])
     assert Sequential.from_config(stack.get_config(), custom_objects={"Shift": Shift}).layers[0].by == 3.0
@@ -290,6 +292,7 @@ def test_a_file_goes_into_a_folder_that_is_there(tmp_path):
 
 def test_shared_storage_is_written_whole(tmp_path):
     """Two parameters over one storage, as in a tied table."""
+
     class Tied(Model):
         def __init__(self):
             super().__init__()

@@ -79,16 +79,19 @@ def test_an_object_survives_json(size, inner):
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-@pytest.mark.parametrize(("value", "written"), [
-    ((1, (2, None)), [1, [2, None]]),
-    (torch.Size([2, 3]), [2, 3]),
-    (np.float32(0.5), 0.5),
-    (np.bool_(True), True),
-    (np.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
-    (torch.tensor([1.0, 2.0], requires_grad=True), [1.0, 2.0]),
-    (torch.bfloat16, "bfloat16"),
-    ({"a": {"b": (np.int8(1),)}}, {"a": {"b": [1]}}),
-])
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ((1, (2, None)), [1, [2, None]]),
+        (torch.Size([2, 3]), [2, 3]),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
+        (torch.tensor([1.0, 2.0], requires_grad=True), [1.0, 2.0]),
+        (torch.bfloat16, "bfloat16"),
+        ({"a": {"b": (np.int8(1),)}}, {"a": {"b": [1]}}),
+    ],
+)
 def test_values_become_plain(value, written):
     result = serialize(value)
     assert result == written
@@ -143,8 +146,17 @@ def test_a_class_in_the_place_of_a_registered_one_is_refused():
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-@pytest.mark.parametrize("identifier", ["Blob", "blob", Blob, {"class_name": "Blob", "config": {}},
-                                        {"class_name": "Blob"}, {"class_name": "blob", "config": None}])
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "Blob",
+        "blob",
+        Blob,
+        {"class_name": "Blob", "config": {}},
+        {"class_name": "Blob"},
+        {"class_name": "blob", "config": None},
+    ],
+)
 def test_get_makes_an_object_of_whatever_names_it(identifier):
     found = get(identifier, KIND)
     assert type(found) is Blob and found.size == 3
@@ -194,18 +206,21 @@ def test_reading_does_not_change_the_config():
     assert written == {"class_name": "Popping", "config": {"size": 2}}
 
 
-@pytest.mark.parametrize(("identifier", "message"), [
-    ("blub", r"Unknown .*'blub'.*Did you mean 'blob'\?.*custom_objects"),
-    ({"class_name": "os.system", "config": {}}, "Unknown"),
-    ({"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}, "Unknown"),
-    ({"class_name": "__lambda__", "config": {"value": "x"}}, "__lambda__"),
-    ({"class_name": "function", "config": {}}, "name under 'config'"),
-    ({"size": 3}, "is no config"),
-    ({"class_name": 3, "config": {}}, "is no config"),
-    ({"class_name": "Blob", "config": [3]}, "must be a dictionary"),
-    ({"class_name": "Blob", "config": {"sise": 3}}, "sise"),
-    (3, "is no kind of these tests"),
-])
+@pytest.mark.parametrize(
+    ("identifier", "message"),
+    [
+        ("blub", r"Unknown .*'blub'.*Did you mean 'blob'\?.*custom_objects"),
+        ({"class_name": "os.system", "config": {}}, "Unknown"),
+        ({"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}, "Unknown"),
+        ({"class_name": "__lambda__", "config": {"value": "x"}}, "__lambda__"),
+        ({"class_name": "function", "config": {}}, "name under 'config'"),
+        ({"size": 3}, "is no config"),
+        ({"class_name": 3, "config": {}}, "is no config"),
+        ({"class_name": "Blob", "config": [3]}, "must be a dictionary"),
+        ({"class_name": "Blob", "config": {"sise": 3}}, "sise"),
+        (3, "is no kind of these tests"),
+    ],
+)
 def test_what_means_nothing_is_refused(identifier, message):
     with pytest.raises(ArgumentError, match=message):
         get(identifier, KIND)

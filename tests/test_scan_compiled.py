@@ -30,8 +30,10 @@ UNITS = st.sampled_from([1, 3, 4, 5, 8, 13, 16, 17, 33, 64, 70])
 def floats(cell, index, features, units, seed=0, bias=True):
     """Float32, of a size that keeps states from running away."""
     made = tensors_for(cell, index, features, units, seed=seed, bias=bias)
-    scaled = [None if t is None else t.detach().float() * (len(t) ** -0.5 if n in (1, 2) and len(t) else 1)
-              for n, t in enumerate(made)]
+    scaled = [
+        None if t is None else t.detach().float() * (len(t) ** -0.5 if n in (1, 2) and len(t) else 1)
+        for n, t in enumerate(made)
+    ]
     return [None if t is None else t.requires_grad_() for t in scaled]
 
 
@@ -247,8 +249,12 @@ def test_a_library_of_another_source_is_not_used(tmp_path):
 
 
 def test_a_processor_gets_no_library_beyond_it():
-    for capability, levels in (("AVX512", ["avx512", "avx2", "default"]), ("AVX2", ["avx2", "default"]),
-                               ("DEFAULT", ["default"]), ("SVE256", ["default"])):
+    for capability, levels in (
+        ("AVX512", ["avx512", "avx2", "default"]),
+        ("AVX2", ["avx2", "default"]),
+        ("DEFAULT", ["default"]),
+        ("SVE256", ["default"]),
+    ):
         with patch.object(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c):
             assert list(compiled.usable()) == levels
 
@@ -258,21 +264,37 @@ def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
     for name in ("hatch_build.py", *(f"padless/kernels/{path.name}" for path in compiled.FOLDER.glob("*.[ch]"))):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
-    done = subprocess.run([sys.executable, "hatch_build.py"], cwd=tmp_path, env={"CC": "no-such-compiler", "PATH": ""},
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "hatch_build.py"],
+        cwd=tmp_path,
+        env={"CC": "no-such-compiler", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "no compiled kernel" in done.stderr and not list(tmp_path.rglob("*.so"))
 
 
 @there
-@pytest.mark.parametrize(("file", "called", "ours"), [("scan.c", "job", scan_compiled._Job),
-                                                      ("windows.c", "sliding", compiled._Windows),
-                                                      ("attend.c", "seeing", attend_compiled._Job)])
+@pytest.mark.parametrize(
+    ("file", "called", "ours"),
+    [
+        ("scan.c", "job", scan_compiled._Job),
+        ("windows.c", "sliding", compiled._Windows),
+        ("attend.c", "seeing", attend_compiled._Job),
+    ],
+)
 def test_the_struct_is_the_one_of_the_source(file, called, ours):
     source = (compiled.FOLDER / file).read_text()
     struct = source[: source.index(f"}} {called};")].rsplit("typedef struct {", 1)[1]
     lines = [line.split("/*")[0].strip() for line in struct.splitlines()]
-    names = [name.strip(" *") for line in lines if line for declared in line.rstrip(";").split(";")
-             for name in declared.split(None, 2 if "const" in declared else 1)[-1].split(",")]
+    names = [
+        name.strip(" *")
+        for line in lines
+        if line
+        for declared in line.rstrip(";").split(";")
+        for name in declared.split(None, 2 if "const" in declared else 1)[-1].split(",")
+    ]
     assert names == [name for name, _ in ours._fields_]
     assert ctypes.sizeof(ours) == 8 * len(names)
 

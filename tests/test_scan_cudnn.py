@@ -52,7 +52,7 @@ def test_states_are_contiguous_and_training_is_said_where_a_gradient_is_wanted(c
 
     with patch.dict(vars(CELLS[cell]), function=watched):
         run(cell, index, tensors, path="cudnn")
-    (data, sizes, states, train), = seen
+    ((data, sizes, states, train),) = seen
     assert train is grad, "cuDNN keeps nothing for a backward unless it trains"
     assert data.is_contiguous() and sizes.device.type == "cpu" and sizes.tolist() == [2, 1, 1]
     assert all(s.is_contiguous() and tuple(s.shape) == (1, 2, 3) for s in (states if cell == "lstm" else [states]))

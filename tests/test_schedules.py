@@ -46,8 +46,9 @@ def test_a_schedule_is_kerass_at_every_step(name, arguments):
 def test_each_step_has_the_rate_of_its_number(name):
     weight = torch.nn.Parameter(torch.ones(3))
     cls = type(optimizers.get(name))
-    scheduled, set_by_hand = (cls([torch.nn.Parameter(weight.detach().clone())], rate)
-                              for rate in (schedules.ExponentialDecay(0.1, 2, 0.5), 0.1))
+    scheduled, set_by_hand = (
+        cls([torch.nn.Parameter(weight.detach().clone())], rate) for rate in (schedules.ExponentialDecay(0.1, 2, 0.5), 0.1)
+    )
     for step in range(5):
         assert scheduled.learning_rate == pytest.approx(0.1 * 0.5 ** (step / 2))
         set_by_hand.learning_rate = scheduled.learning_rate
@@ -92,14 +93,20 @@ def test_a_cosine_goes_down_from_the_rate_to_its_part(rate, steps, alpha):
     assert all(a >= b - 1e-12 for a, b in zip(rates, rates[1:], strict=False))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: schedules.ExponentialDecay(0.1, 0, 0.5), "`decay_steps` of ExponentialDecay must be a number above 0; got 0"),
-    (lambda: schedules.CosineDecay("fast", 10), "`initial_learning_rate` of CosineDecay.*got 'fast'"),
-    (lambda: schedules.PiecewiseConstantDecay([1, 2], [0.1]), "one value more than boundaries; got 1 values for 2"),
-    (lambda: schedules.PiecewiseConstantDecay([2, 1], [0.3, 0.2, 0.1]), r"must rise; got \[2, 1\]"),
-    (lambda: schedules.CosineDecayRestarts(0.1, 5, 0.5), "`t_mul`.*at least 1; got 0.5"),
-    (lambda: optimizers.Adam(lambda step: -1.0), "at least 0; got -1.0"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: schedules.ExponentialDecay(0.1, 0, 0.5),
+            "`decay_steps` of ExponentialDecay must be a number above 0; got 0",
+        ),
+        (lambda: schedules.CosineDecay("fast", 10), "`initial_learning_rate` of CosineDecay.*got 'fast'"),
+        (lambda: schedules.PiecewiseConstantDecay([1, 2], [0.1]), "one value more than boundaries; got 1 values for 2"),
+        (lambda: schedules.PiecewiseConstantDecay([2, 1], [0.3, 0.2, 0.1]), r"must rise; got \[2, 1\]"),
+        (lambda: schedules.CosineDecayRestarts(0.1, 5, 0.5), "`t_mul`.*at least 1; got 0.5"),
+        (lambda: optimizers.Adam(lambda step: -1.0), "at least 0; got -1.0"),
+    ],
+)
 def test_schedules_that_mean_nothing_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
@@ -111,8 +118,9 @@ def test_torchs_schedulers_work_as_they_are(each):
     model.compile(optimizers.SGD(0.1), "mse")
     model.optimizer.build(model.parameters())
     scheduler = torch.optim.lr_scheduler.StepLR(model.optimizer, 2, 0.5)
-    history = model.fit(torch.ones(6, 3), torch.ones(6), 2, 4, verbose=0,
-                        callbacks=[LearningRateScheduler(scheduler, each=each)])
+    history = model.fit(
+        torch.ones(6, 3), torch.ones(6), 2, 4, verbose=0, callbacks=[LearningRateScheduler(scheduler, each=each)]
+    )
     expected = [0.1, 0.1, 0.05, 0.05] if each == "epoch" else [0.05, 0.0125, 0.00625, 0.0015625]
     assert history.history["learning_rate"] == pytest.approx(expected)
     other = torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), 2)

@@ -25,8 +25,9 @@ POOLINGS = {"GlobalAveragePooling1D": "mean", "GlobalMaxPooling1D": "amax", "Glo
 def rows(draw):
     """Up to four rows of up to six steps: any pattern, padding, holes, emptiness."""
     shape = draw(st.integers(0, 4)), draw(st.integers(0, 6))
-    return np.array(draw(st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])),
-                    dtype=bool).reshape(shape)
+    return np.array(
+        draw(st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])), dtype=bool
+    ).reshape(shape)
 
 
 def gradient_of(output, values):
@@ -134,8 +135,10 @@ def test_the_maximum_is_kerass_on_each_row_without_padding(kind):
     close(table.embeddings.grad, other.embeddings.value.grad)
 
 
-@pytest.mark.parametrize("options", [{}, {"keepdims": True}, {"data_format": "channels_first"},
-                                     {"data_format": "channels_first", "keepdims": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"keepdims": True}, {"data_format": "channels_first"}, {"data_format": "channels_first", "keepdims": True}],
+)
 @pytest.mark.parametrize("name", ["GlobalMaxPooling1D", "GlobalAveragePooling1D"])
 def test_without_a_mask_a_pooling_is_kerass(name, options):
     mine, theirs = (getattr(lib.layers, name)(**options) for lib in (padless, keras))
@@ -190,8 +193,9 @@ def test_attention_pooling_is_that_of_hierarchical_attention_networks(kind):
     """The formulas of Yang et al. 2016, row by row."""
     mask, x = mask_of(kind), torch.from_numpy(numbers(B, T, D))
     layer = L.AttentionPooling1D(4, bias_initializer="normal")
-    pooled, scores = layer(torch.where(torch.from_numpy(mask)[..., None], x, torch.inf), mask=mask,
-                           return_attention_scores=True)
+    pooled, scores = layer(
+        torch.where(torch.from_numpy(mask)[..., None], x, torch.inf), mask=mask, return_attention_scores=True
+    )
     assert np.array_equal(scores.mask, mask) and scores.shape == (B, T)
     for row in range(B):
         steps = x[row][torch.from_numpy(mask[row])]

@@ -17,8 +17,14 @@ sides = st.sampled_from(["pre", "post"])
 
 
 @settings(deadline=None, max_examples=100)
-@given(rows=st.lists(st.lists(st.integers(-9, 9), max_size=5), min_size=1, max_size=5), maxlen=st.none() | st.integers(1, 6),
-       padding=sides, truncating=sides, value=st.sampled_from([0.0, -1, 7]), dtype=st.sampled_from(["int32", "float64"]))
+@given(
+    rows=st.lists(st.lists(st.integers(-9, 9), max_size=5), min_size=1, max_size=5),
+    maxlen=st.none() | st.integers(1, 6),
+    padding=sides,
+    truncating=sides,
+    value=st.sampled_from([0.0, -1, 7]),
+    dtype=st.sampled_from(["int32", "float64"]),
+)
 def test_pad_sequences_is_that_of_keras(rows, maxlen, padding, truncating, value, dtype):
     kwargs = dict(maxlen=maxlen, padding=padding, truncating=truncating, value=value, dtype=dtype)
     ours, theirs = pad_sequences(rows, **kwargs), keras.utils.pad_sequences(rows, **kwargs)
@@ -30,8 +36,9 @@ def test_pad_sequences_of_vectors_and_text():
     rows = [[[1.0, 2.0]], [], [[3.0, 4.0], [5.0, 6.0]]]
     np.testing.assert_array_equal(pad_sequences(rows, dtype="float32"), keras.utils.pad_sequences(rows, dtype="float32"))
     text = [["a"], ["b", "c"]]
-    np.testing.assert_array_equal(pad_sequences(text, dtype=object, value="-"),
-                                  keras.utils.pad_sequences(text, dtype=object, value="-"))
+    np.testing.assert_array_equal(
+        pad_sequences(text, dtype=object, value="-"), keras.utils.pad_sequences(text, dtype=object, value="-")
+    )
 
 
 @pytest.mark.parametrize("x", [[0, 2, 1], [[0], [3]], [[0, 1], [2, 2]], np.array([1.0, 0.0]), [[[1]]]])

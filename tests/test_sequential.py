@@ -159,8 +159,13 @@ def test_names_count_as_in_keras():
         model = api.Sequential([layers.Embedding(5, 3), layers.Bidirectional(layers.LSTM(2)), layers.Dense(1)])
         model(np.ones((2, 4)))
         other = api.Sequential([layers.Dense(1), layers.Dense(1)])
-        return [model.name, other.name, *(layer.name for m in (model, other) for layer in m.layers),
-                model.layers[1].forward_layer.name, model.layers[1].backward_layer.name]
+        return [
+            model.name,
+            other.name,
+            *(layer.name for m in (model, other) for layer in m.layers),
+            model.layers[1].forward_layer.name,
+            model.layers[1].backward_layer.name,
+        ]
 
     assert names(padless, padless.layers) == names(keras, keras.layers)
 

@@ -136,8 +136,9 @@ def test_data_are_as_many_parts_as_there_are():
         assert isinstance(found, torch.Tensor) if len(given) == 1 else isinstance(found, tuple) and len(found) == len(given)
         parts = unpack_x_y_sample_weight(found)
         assert len(parts) == 3
-        assert all(b is None if a is None else np.array_equal(a, b)
-                   for a, b in zip((*given, None, None)[:3], parts, strict=True))
+        assert all(
+            b is None if a is None else np.array_equal(a, b) for a, b in zip((*given, None, None)[:3], parts, strict=True)
+        )
     model.predict(x, verbose=0)
     assert isinstance(seen.pop(), torch.Tensor)
     assert pack_x_y_sample_weight([1, 2]) == ([1, 2],) and unpack_x_y_sample_weight([1, 2]) == (1, 2, None)
@@ -186,7 +187,8 @@ def test_what_a_loss_adds_counts_by_examples_and_the_rest_stays_exact():
     plain, own = made(Tagger), made(Extra)
     for size in (1, 4, 6):
         assert own.evaluate(LISTS, TAGS, batch_size=size, verbose=0)[0] == pytest.approx(
-            plain.evaluate(LISTS, TAGS, batch_size=size, verbose=0)[0] + 5.0, rel=1e-6)
+            plain.evaluate(LISTS, TAGS, batch_size=size, verbose=0)[0] + 5.0, rel=1e-6
+        )
 
 
 def test_metrics_of_ones_own():
@@ -249,6 +251,7 @@ def test_logs_that_are_no_metrics_are_those_of_the_last_step_as_in_keras():
     keras = pytest.importorskip("keras")
     histories = []
     for api, layers in ((keras, keras.layers), (padless, padless.layers)):
+
         class Own(api.Model):
             def __init__(self, layers=layers):
                 super().__init__()

@@ -112,8 +112,12 @@ def test_a_layer_gives_kerass_numbers_at_every_position(name):
 def test_a_batch_of_one_kind_of_mask(name, kind):
     mine, theirs = twins(LAYERS[name], (None, T, D))
     (x, table), (y, other) = embed(padless, ids_of(kind)), embed(keras, ids_of(kind))
-    compare(mine(x), theirs(without_mask(y) if name == "Softmax" else y), [(mine, theirs), (table, other)],
-            masks=name != "Softmax")
+    compare(
+        mine(x),
+        theirs(without_mask(y) if name == "Softmax" else y),
+        [(mine, theirs), (table, other)],
+        masks=name != "Softmax",
+    )
 
 
 PLAIN = {
@@ -151,14 +155,23 @@ def test_names_shapes_arguments_and_configs_are_kerass(name):
     assert [name for name, _ in mine.named_parameters()] == [w.name for w in theirs.weights]
 
 
-@pytest.mark.parametrize("make", [
-    lambda lib: lib.layers.ReLU(max_value=-1), lambda lib: lib.layers.ReLU(negative_slope=-1),
-    lambda lib: lib.layers.ReLU(threshold=None), lambda lib: lib.layers.LeakyReLU(-0.1),
-    lambda lib: lib.layers.GaussianNoise(-1), lambda lib: lib.layers.GaussianNoise(1.5),
-    lambda lib: lib.layers.GaussianDropout(-1), lambda lib: lib.layers.AlphaDropout(2),
-    lambda lib: lib.layers.SpatialDropout1D(-0.1), lambda lib: lib.layers.Dropout(0.1, noise_shape=(0, 1)),
-    lambda lib: lib.layers.Dropout(0.1, noise_shape="time"), lambda lib: lib.layers.ActivityRegularization(l1=-1),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lib: lib.layers.ReLU(max_value=-1),
+        lambda lib: lib.layers.ReLU(negative_slope=-1),
+        lambda lib: lib.layers.ReLU(threshold=None),
+        lambda lib: lib.layers.LeakyReLU(-0.1),
+        lambda lib: lib.layers.GaussianNoise(-1),
+        lambda lib: lib.layers.GaussianNoise(1.5),
+        lambda lib: lib.layers.GaussianDropout(-1),
+        lambda lib: lib.layers.AlphaDropout(2),
+        lambda lib: lib.layers.SpatialDropout1D(-0.1),
+        lambda lib: lib.layers.Dropout(0.1, noise_shape=(0, 1)),
+        lambda lib: lib.layers.Dropout(0.1, noise_shape="time"),
+        lambda lib: lib.layers.ActivityRegularization(l1=-1),
+    ],
+)
 def test_what_keras_refuses_is_refused(make):
     for lib in (padless, keras):
         with pytest.raises(ValueError):
@@ -179,8 +192,10 @@ def test_the_old_name_of_the_slope():
 
 # ------------------------------------------------------------------------------------------------ activations by name
 
-EVERYWHERE = sorted({n for n in dir(keras.activations) if not n.startswith("_")}
-                    - {"get", "serialize", "deserialize", "threshold", "sparsemax"})  # arguments; Keras's is wrong
+EVERYWHERE = sorted(
+    {n for n in dir(keras.activations) if not n.startswith("_")}
+    - {"get", "serialize", "deserialize", "threshold", "sparsemax"}
+)  # arguments; Keras's is wrong
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
@@ -270,8 +285,10 @@ def test_over_time_it_is_kerass_softmax_of_the_real_steps(kind, axis):
     mask = torch.from_numpy(mask_of(kind))
     x = torch.from_numpy(3 * numbers(4, T, D))
     results = []
-    for layer, data, more in ((L.Softmax(axis), pack(x.requires_grad_(), mask), {}),
-                              (keras.layers.Softmax(axis), x, {"mask": mask[..., None].expand(-1, -1, D)})):
+    for layer, data, more in (
+        (L.Softmax(axis), pack(x.requires_grad_(), mask), {}),
+        (keras.layers.Softmax(axis), x, {"mask": mask[..., None].expand(-1, -1, D)}),
+    ):
         x.grad = None
         output = grid(layer(data, **more))
         (output * torch.from_numpy(numbers(*output.shape))).sum().backward()
@@ -404,8 +421,9 @@ def test_noise_has_kerass_distribution(name):
     ids = np.tile([[1, 3, 0, 2]], (6000, 1))
     (x, _), (y, _) = (embed(lib, ids, 2, numbers(7, 2)) for lib in (padless, keras))
     with torch.no_grad():
-        rows = [shown(layer(data, training=True))[:, ids[0] != 0].reshape(6000, -1)
-                for layer, data in ((mine, x), (theirs, y))]
+        rows = [
+            shown(layer(data, training=True))[:, ids[0] != 0].reshape(6000, -1) for layer, data in ((mine, x), (theirs, y))
+        ]
     np.testing.assert_allclose(*[r.mean(0) for r in rows], atol=0.09)
     np.testing.assert_allclose(*[r.T @ r / 6000 for r in rows], atol=0.2)
     assert np.array_equal(shown(mine(x, training=False)), shown(x))
@@ -480,8 +498,13 @@ def test_a_noise_shape_that_does_not_fit_is_refused():
         L.Dropout(0.5, noise_shape=(None, 2, None))(pack(torch.ones(2, 3, 4)), training=True)
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.lists(st.booleans(), min_size=3, max_size=3),
-       st.integers(0, 99))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.integers(0, 99),
+)
 @settings(max_examples=40)
 def test_steps_that_share_a_draw_differ_only_along_shared_axes(batch, sentences, words, own, seed):
     mask = np.random.default_rng(seed).random((batch, sentences, words)) < 0.5
@@ -549,8 +572,10 @@ REGULARIZED = {
 @pytest.mark.parametrize("name", REGULARIZED)
 def test_activity_is_kerass_without_padding_and_does_not_grow_with_it(name):
     ids = name == "Embedding"
-    mine, theirs = twins(lambda lib: REGULARIZED[name](lib, activity_regularizer=lib.regularizers.L1L2(0.1, 0.2)),
-                         (None, T) if ids else (None, T, D))
+    mine, theirs = twins(
+        lambda lib: REGULARIZED[name](lib, activity_regularizer=lib.regularizers.L1L2(0.1, 0.2)),
+        (None, T) if ids else (None, T, D),
+    )
     x = torch.from_numpy(ids_of("none") if ids else numbers(4, T, D))
     mine(x)
     theirs(x)
@@ -709,7 +734,9 @@ def test_what_a_lambda_says_of_its_shape():
         assert L.Lambda(torch.sin, output_shape=(9, None)).compute_output_shape(shape) == (shape[0], 9, None)
         assert L.Lambda(torch.sin, output_shape=lambda s: s[:1]).compute_output_shape(shape) == shape[:1]
         assert L.Lambda(torch.sin, output_shape=[(2,), (3, 4)]).compute_output_shape([shape, shape]) == [
-            (shape[0], 2), (shape[0], 3, 4)]
+            (shape[0], 2),
+            (shape[0], 3, 4),
+        ]
 
 
 SAVED = {
@@ -746,15 +773,29 @@ def test_lambda_in_a_file(tmp_path):
     assert code["function"]["class_name"] == "__lambda__" and code["function"]["config"]["code"]
     with pytest.raises(ArgumentError, match="never runs"):
         L.Lambda.from_config(code)
-    for layer in (L.Lambda(lambda x: x * 2, name="twice"), L.Lambda(torch.sin, mask=lambda x, m: m, name="twice"),
-                  L.Lambda(torch.sin, output_shape=lambda s: s, name="twice"),
-                  L.Lambda(torch.sin, arguments={"other": print}, name="twice")):
+    for layer in (
+        L.Lambda(lambda x: x * 2, name="twice"),
+        L.Lambda(torch.sin, mask=lambda x, m: m, name="twice"),
+        L.Lambda(torch.sin, output_shape=lambda s: s, name="twice"),
+        L.Lambda(torch.sin, arguments={"other": print}, name="twice"),
+    ):
         with pytest.raises(ArgumentError, match="(?s)'twice' cannot be saved.*register_keras_serializable.*Layer"):
             layer.get_config()
 
 
-@pytest.mark.parametrize("name", ["torch.save", "torch.load", "torch.compile", "torch.nope", "torch.hub.load", "os.system",
-                                  "builtins.eval", "torch.nn.functional.handle_torch_function"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.save",
+        "torch.load",
+        "torch.compile",
+        "torch.nope",
+        "torch.hub.load",
+        "os.system",
+        "builtins.eval",
+        "torch.nn.functional.handle_torch_function",
+    ],
+)
 def test_a_config_names_functions_of_tensors_only(name):
     with pytest.raises(ArgumentError, match="Unknown"):
         L.Lambda.from_config({"function": name})

@@ -72,11 +72,14 @@ class Mates(L.Layer):
         return inputs - mean
 
 
-@pytest.mark.parametrize(("layer", "law", "example"), [
-    (Leak(name="leak"), "presence: Leak 'leak'", "[[1], [1]]"),
-    (Grid(), "presence: ", "[[1, 0]]"),
-    (Forgetful(2.0), "round trip: ", "[[1]]"),
-])
+@pytest.mark.parametrize(
+    ("layer", "law", "example"),
+    [
+        (Leak(name="leak"), "presence: Leak 'leak'", "[[1], [1]]"),
+        (Grid(), "presence: ", "[[1, 0]]"),
+        (Forgetful(2.0), "round trip: ", "[[1]]"),
+    ],
+)
 def test_a_broken_law_is_named_with_the_smallest_example(layer, law, example):
     with pytest.raises(LawBroken) as broken:
         check_layer(layer, (2,))
@@ -221,21 +224,35 @@ def layer(relation, call, mask=True, shape=None, **body):
 
 def looking(call, compute_mask):
     """A layer of one function that takes the mask, and says what becomes of it."""
-    return type("Wrong", (L.Layer,), {"call": lambda self, inputs, mask=None: call(inputs, mask),
-                                      "compute_mask": lambda self, inputs, mask=None: compute_mask(mask)})
+    return type(
+        "Wrong",
+        (L.Layer,),
+        {
+            "call": lambda self, inputs, mask=None: call(inputs, mask),
+            "compute_mask": lambda self, inputs, mask=None: compute_mask(mask),
+        },
+    )
 
 
 WRONG = {
-    "statistics of the batch": (layer("stepwise", lambda x: x - (values(x).mean() if values(x).numel() else 0)),
-                                "presence", "independence"),
+    "statistics of the batch": (
+        layer("stepwise", lambda x: x - (values(x).mean() if values(x).numel() else 0)),
+        "presence",
+        "independence",
+    ),
     "the step before, of whatever sequence": (
         type("Wrong", (L.Layer,), {"stepwise": True, "call": lambda self, inputs: torch.cumsum(inputs, 1)}),
-        "presence", "independence"),
+        "presence",
+        "independence",
+    ),
     "the column": (layer("stepwise", lambda x: on(x, values(x) + columns(x))), "presence", "absence"),
     "the width of the grid": (layer("stepwise", lambda x: x * x.shape[1]), "presence", "absence"),
     "how many sequences there are": (layer("segment", lambda x: mean(x) * x.shape[0], False), "presence", "independence"),
-    "the number of the row": (layer("segment", lambda x: mean(x) + torch.arange(x.shape[0])[:, None], False),
-                              "presence", "independence"),
+    "the number of the row": (
+        layer("segment", lambda x: mean(x) + torch.arange(x.shape[0])[:, None], False),
+        "presence",
+        "independence",
+    ),
     "all sequences in one": (layer("segment", lambda x: unpack(x).sum((0, 1))[None], False), "presence", ""),
     "the mask ignored": (layer("segment", lambda x: unpack(x).sum(1) / max(x.shape[1], 1), False), "presence", "absence"),
     "only right padding": (layer("segment", lambda x: unpack(x)[:, :1].sum(1), False), "presence", "absence"),
@@ -245,18 +262,30 @@ WRONG = {
     "another number each time": (layer("stepwise", lambda x: x * random.random()), "repetition", "presence"),
     "another number each call": (Counting, "repetition", "presence"),
     "inputs changed in place": (layer("stepwise", changed), "repetition", ""),
-    "fill changed in place": (layer("stepwise", lambda x: x if getattr(x, "fill", None) is None or x.fill.zero_() is None
-                                    else x), "repetition", ""),
-    "a mask of its own": (looking(lambda x, mask: x * 1, lambda mask: None if mask is None else mask.roll(1, 1)),
-                          "presence", "absence"),
+    "fill changed in place": (
+        layer("stepwise", lambda x: x if getattr(x, "fill", None) is None or x.fill.zero_() is None else x),
+        "repetition",
+        "",
+    ),
+    "a mask of its own": (
+        looking(lambda x, mask: x * 1, lambda mask: None if mask is None else mask.roll(1, 1)),
+        "presence",
+        "absence",
+    ),
     "a mask that it says is over": (layer("stepwise", lambda x: x, False), "presence", ""),
     "another shape than it says": (layer("segment", mean, False, lambda given: tuple(given)), "presence", ""),
     "a slope that is none": (layer("stepwise", lambda x: x + (x * x - x).detach()), "gradients", ""),
     "a weight without a gradient": (Detached, "gradients", ""),
-    "an empty sequence is NaN": (layer("segment", lambda x: torch.stack([s.mean(0) for s in steps_of(x)]), False),
-                                 "presence", ""),
-    "an empty sequence is an error": (layer("segment", lambda x: torch.stack([s.amax(0) for s in steps_of(x)]), False),
-                                      "repetition", "presence"),
+    "an empty sequence is NaN": (
+        layer("segment", lambda x: torch.stack([s.mean(0) for s in steps_of(x)]), False),
+        "presence",
+        "",
+    ),
+    "an empty sequence is an error": (
+        layer("segment", lambda x: torch.stack([s.amax(0) for s in steps_of(x)]), False),
+        "repetition",
+        "presence",
+    ),
     "a loss by the width": (Penalized, "presence", "absence"),
     "gaps that show columns": (InGaps, "absence", ""),
     "a config of another size": (lambda: Bound(2), "round trip", ""),
@@ -356,8 +385,9 @@ def test_special_masks_have_the_shapes_on_which_padding_goes_wrong():
     for name, first in (("right", True), ("left", False)):
         lengths = special_masks()[name].sum(1)
         width = special_masks()[name].shape[1]
-        assert (special_masks()[name] == [[(t < n) if first else (t >= width - n) for t in range(width)]
-                                          for n in lengths]).all()
+        assert (
+            special_masks()[name] == [[(t < n) if first else (t >= width - n) for t in range(width)] for n in lengths]
+        ).all()
     assert len(list(random_masks(5))) == 5
 
 

@@ -94,8 +94,14 @@ def test_an_optimizer_cannot_miss_weights_that_are_not_there_yet():
 
 
 def test_modules_of_torch_stand_between_layers():
-    between = nn.Sequential(Embedding(5, 4, mask_zero=True), nn.Linear(4, 3), nn.LayerNorm(3), nn.GELU(),
-                            nn.Dropout(0.5), GlobalAveragePooling1D())
+    between = nn.Sequential(
+        Embedding(5, 4, mask_zero=True),
+        nn.Linear(4, 3),
+        nn.LayerNorm(3),
+        nn.GELU(),
+        nn.Dropout(0.5),
+        GlobalAveragePooling1D(),
+    )
     out = between(IDS)
     assert out.shape == (3, 3) and torch.equal(out[2], torch.zeros(3))
     out.sum().backward()

@@ -123,10 +123,19 @@ def test_what_cannot_be_wrapped_is_refused():
 # ------------------------------------------------------------------------------------------------ masks
 
 
-@pytest.mark.parametrize("make", [
-    lambda: nn.Linear(3, 2), lambda: nn.LayerNorm(3), nn.ReLU, lambda: nn.Dropout(0.5), nn.PReLU, nn.Identity,
-    lambda: nn.Softmax(-1), lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Linear(3, 2),
+        lambda: nn.LayerNorm(3),
+        nn.ReLU,
+        lambda: nn.Dropout(0.5),
+        nn.PReLU,
+        nn.Identity,
+        lambda: nn.Softmax(-1),
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)),
+    ],
+)
 def test_what_treats_each_step_alone_keeps_the_mask(make):
     module = make()
     for relation in (None, "stepwise"):
@@ -140,17 +149,23 @@ def test_what_treats_each_step_alone_keeps_the_mask(make):
         assert symbol.masked and symbol.shape == (None, None, plain.shape[-1])
 
 
-@pytest.mark.parametrize(("make", "name", "twin"), [
-    (lambda: nn.Conv1d(3, 2, 1), "Conv1d", "Conv1D"),
-    (lambda: nn.LSTM(3, 2, batch_first=True), "LSTM", "LSTM"),
-    (lambda: nn.GRU(3, 2, batch_first=True), "GRU", "GRU"),
-    (lambda: nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())), "BatchNorm1d",
-     "BatchNormalization"),
-    (lambda: nn.Sequential(nn.Linear(3, 4), nn.Flatten()), "Flatten", "Flatten"),
-    (lambda: nn.MaxPool1d(2), "MaxPool1d", "MaxPooling1D"),
-    (lambda: nn.Softmax(1), "Softmax", "Softmax"),
-    (lambda: Probe(lambda x: x.mean(1)), "Probe", None),
-])
+@pytest.mark.parametrize(
+    ("make", "name", "twin"),
+    [
+        (lambda: nn.Conv1d(3, 2, 1), "Conv1d", "Conv1D"),
+        (lambda: nn.LSTM(3, 2, batch_first=True), "LSTM", "LSTM"),
+        (lambda: nn.GRU(3, 2, batch_first=True), "GRU", "GRU"),
+        (
+            lambda: nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())),
+            "BatchNorm1d",
+            "BatchNormalization",
+        ),
+        (lambda: nn.Sequential(nn.Linear(3, 4), nn.Flatten()), "Flatten", "Flatten"),
+        (lambda: nn.MaxPool1d(2), "MaxPool1d", "MaxPooling1D"),
+        (lambda: nn.Softmax(1), "Softmax", "Softmax"),
+        (lambda: Probe(lambda x: x.mean(1)), "Probe", None),
+    ],
+)
 def test_what_mixes_steps_is_refused_with_the_ways_out(make, name, twin):
     x = Input((None, 3), masked=True, name="steps")
     for given, born in [(pack(X, MASKS), "the given mask"), (x, "Input 'steps'")]:
@@ -170,7 +185,7 @@ def test_stepwise_gives_the_real_steps_as_examples():
     layer = TorchModuleWrapper(module, relation="stepwise")
     packed = pack(X, MASKS)
     layer(packed)
-    (_, rows), = module.seen
+    ((_, rows),) = module.seen
     assert rows is packed.values or rows.data_ptr() == packed.values.data_ptr()  # a free view
     layer(X)
     assert torch.equal(module.seen[-1][1], X.reshape(-1, 3))
@@ -285,9 +300,14 @@ def encoder():
     return nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda m: L.TimeDistributed(m), lambda m: TorchModuleWrapper(m, relation="stepwise"),
-], ids=["TimeDistributed", "stepwise"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda m: L.TimeDistributed(m),
+        lambda m: TorchModuleWrapper(m, relation="stepwise"),
+    ],
+    ids=["TimeDistributed", "stepwise"],
+)
 def test_an_encoder_of_images_on_each_frame(wrap):
     module = encoder()
     x = Input((None, 1, 4, 4), masked=True)
@@ -522,8 +542,12 @@ class Keyword(nn.Module):
 def test_arguments_by_name_reach_the_module():
     x = Input((None, 3), masked=True)
     weights = torch.tensor([1.0, 2.0, 3.0])
-    for call in (lambda net, x: net(x, mask=weights), lambda net, x: net(x=x, training="yes"),
-                 lambda net, x: net(x, inputs=x * 2, mask=weights), lambda net, x: net(mask=weights, x=x)):
+    for call in (
+        lambda net, x: net(x, mask=weights),
+        lambda net, x: net(x=x, training="yes"),
+        lambda net, x: net(x, inputs=x * 2, mask=weights),
+        lambda net, x: net(mask=weights, x=x),
+    ):
         model = Model(x, call(Named(), x))
         torch.testing.assert_close(model(pack(X, MASKS)).values, call(Named(), pack(X, MASKS)).values)
     with pytest.raises(ArgumentError, match=r"Keyword takes \['mask'\] by name only.*Layer of your own"):
@@ -578,15 +602,21 @@ class Aux(nn.Module):
         return (x * 2, x * 3) if self.training else x * 2
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (Views, "Views cannot be called on symbols as it is: `view`"),
-    (Moody, "Moody does not do the same each time"),
-    (Once, "Once does not do the same each time"),
-    (Aux, "Aux gives other outputs in training"),
-    (lambda: Probe(lambda x: x.sin().view(x.size(0), -1)), "Axis 0 of .* has no size yet"),
-    (lambda: nn.LSTM(3, 2, batch_first=True), "Axis 0 of .* has no size yet"),
-    (lambda: Probe(lambda x: x * 2 if bool((x > 0).all()) else x), "Probe cannot be called on symbols.*has no value yet"),
-])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (Views, "Views cannot be called on symbols as it is: `view`"),
+        (Moody, "Moody does not do the same each time"),
+        (Once, "Once does not do the same each time"),
+        (Aux, "Aux gives other outputs in training"),
+        (lambda: Probe(lambda x: x.sin().view(x.size(0), -1)), "Axis 0 of .* has no size yet"),
+        (lambda: nn.LSTM(3, 2, batch_first=True), "Axis 0 of .* has no size yet"),
+        (
+            lambda: Probe(lambda x: x * 2 if bool((x > 0).all()) else x),
+            "Probe cannot be called on symbols.*has no value yet",
+        ),
+    ],
+)
 def test_what_needs_data_is_to_be_wrapped(make, says):
     x = Input((4, 3))
     with pytest.raises(ArgumentError, match=f"{says}.*TorchModuleWrapper"):

@@ -15,12 +15,14 @@ from padless.ragged.packed import Packed, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 V, D = 7, 4
-DOCUMENTS = np.array([
-    [[1, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]],
-    [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],  # nothing
-    [[0, 0, 4, 5], [0, 0, 0, 0], [0, 6, 0, 2]],  # a sentence without a word in between; words with holes
-    [[1, 1, 1, 1], [2, 3, 4, 5], [6, 5, 4, 3]],
-])
+DOCUMENTS = np.array(
+    [
+        [[1, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]],
+        [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],  # nothing
+        [[0, 0, 4, 5], [0, 0, 0, 0], [0, 6, 0, 2]],  # a sentence without a word in between; words with holes
+        [[1, 1, 1, 1], [2, 3, 4, 5], [6, 5, 4, 3]],
+    ]
+)
 REAL = DOCUMENTS != 0
 LABELS = np.array([[1.0], [0.0], [2.0], [3.0]])
 
@@ -117,8 +119,11 @@ def test_what_stands_at_masked_words_changes_nothing(batch, count, words, seed):
     random = np.random.default_rng(seed)
     mask = random.random((batch, count, words)) < 0.6
     numbers = torch.randn(batch, count, words, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    layers = [L.TimeDistributed(L.Dense(3, dtype="float64")), L.TimeDistributed(L.GRU(3, dtype="float64")),
-              L.AttentionPooling1D(2, dtype="float64")]
+    layers = [
+        L.TimeDistributed(L.Dense(3, dtype="float64")),
+        L.TimeDistributed(L.GRU(3, dtype="float64")),
+        L.AttentionPooling1D(2, dtype="float64"),
+    ]
     results = []
     for content in (0.0, float("nan"), float("inf")):
         x = torch.where(torch.from_numpy(mask)[..., None], numbers, content).requires_grad_()
@@ -379,8 +384,12 @@ def test_nested_lists_are_told_how():
     model = padless.Sequential([L.Embedding(9, 4, mask_zero=True), L.TimeDistributed(L.LSTM(4)), L.LSTM(2)])
     model.compile("sgd", "mse")
     equal = [[[3, 1], [4, 2]], [[5, 6]]]
-    for call in (lambda: pack(documents_), lambda: model.predict(documents_, verbose=0),
-                 lambda: model.fit(documents_, np.ones((3, 2)), verbose=0), lambda: model.predict(equal, verbose=0)):
+    for call in (
+        lambda: pack(documents_),
+        lambda: model.predict(documents_, verbose=0),
+        lambda: model.fit(documents_, np.ones((3, 2)), verbose=0),
+        lambda: model.predict(equal, verbose=0),
+    ):
         with pytest.raises((ShapeError, DataError), match=r"pack\(x, mask=mask\).*\(batch, sentences, words\)"):
             call()
 
@@ -484,8 +493,10 @@ def test_sentences_without_a_word():
     a, b = (layer(torch.from_numpy(DOCUMENTS)) for layer in layers)
     assert np.array_equal(mask_on(a), REAL.any(-1)) and mask_on(b) is None
     wider = [layer(torch.from_numpy(widened(DOCUMENTS, (0, 3), (0, 0)))) for layer in layers]
-    means = [[lib.layers.GlobalAveragePooling1D()(h) for h in pair]
-             for lib, *pair in ((padless, a, wider[0]), (keras, b, wider[1]))]
+    means = [
+        [lib.layers.GlobalAveragePooling1D()(h) for h in pair]
+        for lib, *pair in ((padless, a, wider[0]), (keras, b, wider[1]))
+    ]
     assert torch.equal(*means[0]) and not torch.allclose(*means[1])
     full = torch.from_numpy(DOCUMENTS[3:])
     close(layers[0](full), layers[1](full))

@@ -26,8 +26,13 @@ def reports():
     """What the pretended device tells of each case, from a process of its own."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     names = [*CASES, "faults", "cases"]
-    done = subprocess.run([sys.executable, "tests/pretend.py", *names], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "tests/pretend.py", *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
 

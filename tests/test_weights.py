@@ -41,9 +41,9 @@ def test_a_name_gives_an_object_that_survives_json(kind, name):
 
 
 # Keras forgets the gain of Identity, cannot make Constant by name, and has no string "l1_l2"
-@pytest.mark.parametrize(("kind", "name"), [
-    (kind, name) for kind, name in NAMES if name[:5].lower() not in ("ident", "const", "l1_l2")
-])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, name in NAMES if name[:5].lower() not in ("ident", "const", "l1_l2")]
+)
 def test_the_config_is_keras_s(kind, name):
     keras = pytest.importorskip("keras")
     theirs = getattr(keras, f"{kind}s").get(name)
@@ -63,11 +63,14 @@ def test_arguments_stand_in_keras_s_order():
     assert regularizers.L1L2(1, 2).get_config() == {"l1": 1.0, "l2": 2.0}
 
 
-@pytest.mark.parametrize(("kind", "near", "meant"), [
-    ("initializer", "glorot_unifrom", "glorot_uniform"),
-    ("regularizer", "l1_12", "l1_l2"),
-    ("constraint", "maxnorm", "max_norm"),
-])
+@pytest.mark.parametrize(
+    ("kind", "near", "meant"),
+    [
+        ("initializer", "glorot_unifrom", "glorot_uniform"),
+        ("regularizer", "l1_12", "l1_l2"),
+        ("constraint", "maxnorm", "max_norm"),
+    ],
+)
 def test_unknown_names_are_refused(kind, near, meant):
     with pytest.raises(ArgumentError, match=f"Unknown {kind} .*Did you mean '{meant}"):
         ROOMS[kind].get(near)
@@ -134,17 +137,20 @@ def test_constants_of_keras_are_read():
 
 
 @pytest.mark.parametrize("shape", [(400, 300), (5, 60, 400)])
-@pytest.mark.parametrize(("name", "kwargs"), [
-    *((name, {}) for name in RANDOM if name != "Orthogonal"),
-    ("RandomNormal", {"mean": 1.0, "stddev": 0.2}),
-    ("TruncatedNormal", {"mean": 1.0, "stddev": 0.2}),
-    ("RandomUniform", {"minval": 1.0, "maxval": 1.5}),
-    ("VarianceScaling", {"scale": 3.0, "mode": "fan_out", "distribution": "uniform"}),
-    ("VarianceScaling", {"mode": "fan_avg", "distribution": "Normal"}),
-    ("VarianceScaling", {"distribution": "untruncated_normal"}),
-    ("VarianceScaling", {"input_axes": [0], "output_axes": [1]}),
-    ("GlorotUniform", {"input_axes": [-1], "output_axes": [0]}),
-])
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        *((name, {}) for name in RANDOM if name != "Orthogonal"),
+        ("RandomNormal", {"mean": 1.0, "stddev": 0.2}),
+        ("TruncatedNormal", {"mean": 1.0, "stddev": 0.2}),
+        ("RandomUniform", {"minval": 1.0, "maxval": 1.5}),
+        ("VarianceScaling", {"scale": 3.0, "mode": "fan_out", "distribution": "uniform"}),
+        ("VarianceScaling", {"mode": "fan_avg", "distribution": "Normal"}),
+        ("VarianceScaling", {"distribution": "untruncated_normal"}),
+        ("VarianceScaling", {"input_axes": [0], "output_axes": [1]}),
+        ("GlorotUniform", {"input_axes": [-1], "output_axes": [0]}),
+    ],
+)
 def test_distributions_are_keras_s(name, kwargs, shape):
     keras = pytest.importorskip("keras")
     ours = getattr(initializers, name)(seed=1, **kwargs)(shape)
@@ -204,30 +210,36 @@ def test_initializers_follow_the_default_device(name):
         assert made((3, 2)).device.type == "meta"
 
 
-@pytest.mark.parametrize("make", [
-    lambda: initializers.HeNormal(seed=1.5),
-    lambda: initializers.Orthogonal(seed="1"),
-    lambda: initializers.RandomNormal(stddev=-1.0),
-    lambda: initializers.RandomUniform(1.0, -1.0),
-    lambda: initializers.VarianceScaling(scale=0.0),
-    lambda: initializers.VarianceScaling(mode="fan"),
-    lambda: initializers.VarianceScaling(distribution="gauss"),
-    lambda: regularizers.L1(-1.0),
-    lambda: regularizers.L2(math.inf),
-    lambda: regularizers.L1L2(l2="much"),
-    lambda: regularizers.OrthogonalRegularizer(mode="both"),
-    lambda: initializers.get({"class_name": "Zeros", "config": {"value": 1}}),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: initializers.HeNormal(seed=1.5),
+        lambda: initializers.Orthogonal(seed="1"),
+        lambda: initializers.RandomNormal(stddev=-1.0),
+        lambda: initializers.RandomUniform(1.0, -1.0),
+        lambda: initializers.VarianceScaling(scale=0.0),
+        lambda: initializers.VarianceScaling(mode="fan"),
+        lambda: initializers.VarianceScaling(distribution="gauss"),
+        lambda: regularizers.L1(-1.0),
+        lambda: regularizers.L2(math.inf),
+        lambda: regularizers.L1L2(l2="much"),
+        lambda: regularizers.OrthogonalRegularizer(mode="both"),
+        lambda: initializers.get({"class_name": "Zeros", "config": {"value": 1}}),
+    ],
+)
 def test_arguments_that_mean_nothing_are_refused(make):
     with pytest.raises(ArgumentError):
         make()
 
 
-@pytest.mark.parametrize("call", [
-    lambda: initializers.Identity()((2, 2, 2)),
-    lambda: initializers.Orthogonal()((2,)),
-    lambda: regularizers.OrthogonalRegularizer()(torch.ones(2)),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: initializers.Identity()((2, 2, 2)),
+        lambda: initializers.Orthogonal()((2,)),
+        lambda: regularizers.OrthogonalRegularizer()(torch.ones(2)),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(call):
     with pytest.raises(ShapeError, match="shape"):
         call()
@@ -245,10 +257,20 @@ weights = st.integers(0, 2**31 - 1).map(
 )
 
 
-@pytest.mark.parametrize(("name", "args"), [
-    ("L1", ()), ("L1", (0.3,)), ("L2", ()), ("L2", (0.3,)), ("L1L2", ()), ("L1L2", (0.1, 0.2)), ("L1L2", (0.0, 0.2)),
-    ("OrthogonalRegularizer", ()), ("OrthogonalRegularizer", (0.5, "columns")),
-])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("L1", ()),
+        ("L1", (0.3,)),
+        ("L2", ()),
+        ("L2", (0.3,)),
+        ("L1L2", ()),
+        ("L1L2", (0.1, 0.2)),
+        ("L1L2", (0.0, 0.2)),
+        ("OrthogonalRegularizer", ()),
+        ("OrthogonalRegularizer", (0.5, "columns")),
+    ],
+)
 @settings(deadline=None)  # the first example imports Keras
 @given(x=weights)
 def test_penalties_and_their_gradients_are_keras_s(name, args, x):
@@ -278,11 +300,20 @@ def test_none_stands_for_the_default_factor():
     assert regularizers.L1L2(None, 0.5).get_config() == {"l1": 0.0, "l2": 0.5}
 
 
-@pytest.mark.parametrize(("name", "args"), [
-    ("NonNeg", ()), ("UnitNorm", ()), ("UnitNorm", (1,)), ("UnitNorm", ([0, 1],)),
-    ("MaxNorm", ()), ("MaxNorm", (0.5, 1)),
-    ("MinMaxNorm", ()), ("MinMaxNorm", (0.5, 0.7, 0.3, 1)), ("MinMaxNorm", (2.0, 3.0, 1.0, [0, 1])),
-])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("NonNeg", ()),
+        ("UnitNorm", ()),
+        ("UnitNorm", (1,)),
+        ("UnitNorm", ([0, 1],)),
+        ("MaxNorm", ()),
+        ("MaxNorm", (0.5, 1)),
+        ("MinMaxNorm", ()),
+        ("MinMaxNorm", (0.5, 0.7, 0.3, 1)),
+        ("MinMaxNorm", (2.0, 3.0, 1.0, [0, 1])),
+    ],
+)
 @settings(deadline=None)  # the first example imports Keras
 @given(w=weights)
 def test_constraints_are_keras_s(name, args, w):

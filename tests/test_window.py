@@ -43,8 +43,12 @@ def windows(draw):
     """Arguments of a convolution; a stride and a dilation do not go together."""
     stride = draw(st.integers(1, 4))
     dilation = 1 if stride > 1 else draw(st.integers(1, 3))
-    return {"kernel_size": draw(st.integers(1, 4)), "strides": stride, "dilation_rate": dilation,
-            "padding": draw(st.sampled_from(["valid", "same"]))}
+    return {
+        "kernel_size": draw(st.integers(1, 4)),
+        "strides": stride,
+        "dilation_rate": dilation,
+        "padding": draw(st.sampled_from(["valid", "same"])),
+    }
 
 
 def span(row):
@@ -108,16 +112,25 @@ def test_a_convolution_is_the_plain_one_on_each_span(name, mask, arguments, caus
     if causal and name == "Conv1D":
         arguments = {**arguments, "padding": "causal"}
     layer = doubled(getattr(L, name)(**CONVOLUTIONS[name], **arguments))
-    size, stride, dilation, padding = arguments["kernel_size"], arguments["strides"], arguments["dilation_rate"], (
-        arguments["padding"])
+    size, stride, dilation, padding = (
+        arguments["kernel_size"],
+        arguments["strides"],
+        arguments["dilation_rate"],
+        (arguments["padding"]),
+    )
     x, placed = grids(mask), []
     for row, real in enumerate(mask):
         first, part, values = alone(layer, x[row], real)
         places = looked_at(len(part), size, stride, dilation, padding)
         assert len(places) == len(values)
         keeps = stride == 1 and padding != "valid"
-        placed.append([(first // stride + j, values[j]) for j, seen in enumerate(places)
-                       if (part[j] if keeps else any(0 <= p < len(part) and part[p] for p in seen))])
+        placed.append(
+            [
+                (first // stride + j, values[j])
+                for j, seen in enumerate(places)
+                if (part[j] if keeps else any(0 <= p < len(part) and part[p] for p in seen))
+            ]
+        )
     outputs = layer(pack(x, mask))
     expect(outputs, placed)
     assert outputs.shape == tuple(layer.compute_output_shape(tuple(x.shape))) == layer(x).shape
@@ -162,8 +175,10 @@ def test_a_transposed_convolution_is_the_plain_one_on_each_span(mask, arguments,
         first, part, values = alone(layer, x[row], real)
         if not len(part):
             assert not len(values)
-        each, whole = (counting(torch.from_numpy(p.astype(float))[None, :, None].expand(1, -1, C))[0, :, 0] > 0
-                       for p in (part, np.ones_like(part)))
+        each, whole = (
+            counting(torch.from_numpy(p.astype(float))[None, :, None].expand(1, -1, C))[0, :, 0] > 0
+            for p in (part, np.ones_like(part))
+        )
         steps = []
         for j in range(len(values)):
             before = min((j + stretch.cropped) // stride, len(part) - 1)  # the last step that begins there
@@ -287,10 +302,16 @@ def test_a_sequence_shorter_than_the_window_gives_no_step():
 
 def test_a_mask_that_stays_is_the_same_object():
     x = pack(grids(mask_of("holes")), mask_of("holes"))
-    for layer in (L.Conv1D(2, 3, padding="same"), L.Conv1D(2, 3, padding="causal", dilation_rate=2), L.Conv1D(2, 1),
-                  L.DepthwiseConv1D(3, padding="same"), L.SeparableConv1D(2, 3, padding="same"),
-                  L.Conv1DTranspose(2, 3, padding="same"), L.MaxPooling1D(3, 1, "same"),
-                  L.AveragePooling1D(2, 1, "same")):
+    for layer in (
+        L.Conv1D(2, 3, padding="same"),
+        L.Conv1D(2, 3, padding="causal", dilation_rate=2),
+        L.Conv1D(2, 1),
+        L.DepthwiseConv1D(3, padding="same"),
+        L.SeparableConv1D(2, 3, padding="same"),
+        L.Conv1DTranspose(2, 3, padding="same"),
+        L.MaxPooling1D(3, 1, "same"),
+        L.AveragePooling1D(2, 1, "same"),
+    ):
         assert layer(x).index is x.index
     one, two = (layer(x) for layer in (L.Conv1D(2, 3), L.Conv1D(2, 3)))
     assert one.index is two.index and one.index is not x.index  # branches can be added without comparing
@@ -443,13 +464,25 @@ def test_integers_can_be_pooled():
 
 
 PARITY = {
-    "Conv1D": [{}, {"strides": 2}, {"padding": "same", "strides": 3}, {"padding": "causal", "dilation_rate": 2},
-               {"padding": "CAUSAL", "strides": 2}, {"padding": "same", "dilation_rate": 2, "activation": "tanh"}],
+    "Conv1D": [
+        {},
+        {"strides": 2},
+        {"padding": "same", "strides": 3},
+        {"padding": "causal", "dilation_rate": 2},
+        {"padding": "CAUSAL", "strides": 2},
+        {"padding": "same", "dilation_rate": 2, "activation": "tanh"},
+    ],
     "DepthwiseConv1D": [{}, {"padding": "same", "strides": 2}, {"strides": 2, "dilation_rate": 2}],
     "SeparableConv1D": [{}, {"padding": "same", "strides": 2, "use_bias": False}, {"dilation_rate": 2}],
-    "Conv1DTranspose": [{}, {"strides": 2}, {"padding": "same", "strides": 2}, {"padding": "same", "strides": 3},
-                        {"padding": "same", "dilation_rate": 2}, {"strides": 3, "output_padding": 1},
-                        {"padding": "same", "strides": 3, "output_padding": 2}],
+    "Conv1DTranspose": [
+        {},
+        {"strides": 2},
+        {"padding": "same", "strides": 2},
+        {"padding": "same", "strides": 3},
+        {"padding": "same", "dilation_rate": 2},
+        {"strides": 3, "output_padding": 1},
+        {"padding": "same", "strides": 3, "output_padding": 2},
+    ],
     "MaxPooling1D": [{}, {"pool_size": 3, "strides": 2, "padding": "same"}, {"pool_size": 4, "strides": 1}],
     "AveragePooling1D": [{"pool_size": 2}, {"pool_size": 3, "strides": 1, "padding": "same"}],
     "Cropping1D": [{}, {"cropping": 2}, {"cropping": (0, 3)}],
@@ -515,8 +548,9 @@ def test_keras_at_the_real_steps_of_right_padding(given):
         np.testing.assert_array_equal(real, mask)
 
 
-@pytest.mark.parametrize("alias", ["Convolution1D", "SeparableConvolution1D", "Convolution1DTranspose", "MaxPool1D",
-                                   "AvgPool1D"])
+@pytest.mark.parametrize(
+    "alias", ["Convolution1D", "SeparableConvolution1D", "Convolution1DTranspose", "MaxPool1D", "AvgPool1D"]
+)
 def test_keras_has_other_names_too(alias):
     assert lookup("layer", alias).__name__ == getattr(keras.layers, alias).__name__
 
@@ -528,8 +562,10 @@ def test_mask_of_windows():
     ids = ids_of("right")
     for name, arguments in (("Conv1D", {"padding": "same"}), ("MaxPooling1D", {}), ("ZeroPadding1D", {})):
         mine, theirs = twins(made(name, arguments), (None, 5, C))
-        x = [lib.layers.Embedding(7, C, mask_zero=True, weights=[numbers(7, C)])(torch.from_numpy(ids))
-             for lib in (padless, keras)]
+        x = [
+            lib.layers.Embedding(7, C, mask_zero=True, weights=[numbers(7, C)])(torch.from_numpy(ids))
+            for lib in (padless, keras)
+        ]
         with pytest.warns(UserWarning, match="does not support masking"):
             kerass = theirs(x[1])
         outputs = mine(x[0])
@@ -570,20 +606,23 @@ def test_average_of_what_padding_adds():
 # ------------------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: L.Conv1D(0, 3), "filters"),
-    (lambda: L.Conv1D(4, 0), "kernel_size"),
-    (lambda: L.Conv1D(4, (3, 3)), r"got \(3, 3\)"),
-    (lambda: L.Conv1D(4, 3, strides=0), "strides"),
-    (lambda: L.Conv1D(4, 3, strides=2, dilation_rate=2), "not both"),
-    (lambda: L.Conv1D(4, 3, groups=3), "multiple of groups=3"),
-    (lambda: L.Conv1D(4, 3, padding="full"), "causal, same, valid"),
-    (lambda: L.DepthwiseConv1D(3, padding="causal"), "same, valid"),
-    (lambda: L.Conv1DTranspose(4, 3, strides=2, output_padding=2), "below its strides"),
-    (lambda: L.MaxPooling1D(2, data_format="last"), "channels_last"),
-    (lambda: L.Cropping1D(-1), "at least 0, or 2 of them"),
-    (lambda: L.UpSampling1D(1.5), "size"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: L.Conv1D(0, 3), "filters"),
+        (lambda: L.Conv1D(4, 0), "kernel_size"),
+        (lambda: L.Conv1D(4, (3, 3)), r"got \(3, 3\)"),
+        (lambda: L.Conv1D(4, 3, strides=0), "strides"),
+        (lambda: L.Conv1D(4, 3, strides=2, dilation_rate=2), "not both"),
+        (lambda: L.Conv1D(4, 3, groups=3), "multiple of groups=3"),
+        (lambda: L.Conv1D(4, 3, padding="full"), "causal, same, valid"),
+        (lambda: L.DepthwiseConv1D(3, padding="causal"), "same, valid"),
+        (lambda: L.Conv1DTranspose(4, 3, strides=2, output_padding=2), "below its strides"),
+        (lambda: L.MaxPooling1D(2, data_format="last"), "channels_last"),
+        (lambda: L.Cropping1D(-1), "at least 0, or 2 of them"),
+        (lambda: L.UpSampling1D(1.5), "size"),
+    ],
+)
 def test_arguments_that_mean_nothing(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
@@ -618,6 +657,6 @@ def test_a_backward_under_autocast_has_the_dtype_of_its_forward(layer, channels)
     layer, x = layer(), torch.randn(1, 9, channels, requires_grad=True)
     made = layer(padless.pack(x, lengths=[9])).values.sum()
     with torch.autocast("cpu", torch.bfloat16):
-        found, = torch.autograd.grad(made, x, retain_graph=True)
-    expected, = torch.autograd.grad(made, x)
+        (found,) = torch.autograd.grad(made, x, retain_graph=True)
+    (expected,) = torch.autograd.grad(made, x)
     torch.testing.assert_close(found, expected)

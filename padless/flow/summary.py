@@ -24,8 +24,9 @@ def text(model: Any, width: int | None = None) -> str:
     console = Console(file=io.StringIO(), width=width or 100, color_system=None)
     console.print(table)
     counts = _counts(model)
-    console.print("\n".join(f" {what} params: {count:,}" for what, count in counts) if counts else " not built yet",
-                  highlight=False)
+    console.print(
+        "\n".join(f" {what} params: {count:,}" for what, count in counts) if counts else " not built yet", highlight=False
+    )
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 

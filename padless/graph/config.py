@@ -37,8 +37,11 @@ def to_config(function: Function) -> dict[str, Any]:
     for nodes in calls.values():
         operation = nodes[0].operation
         is_function = isinstance(operation, TorchFunction)
-        entry = ({"class_name": "TorchFunction", "config": operation.get_config()} if is_function
-                 else serialize(operation, "layer"))
+        entry = (
+            {"class_name": "TorchFunction", "config": operation.get_config()}
+            if is_function
+            else serialize(operation, "layer")
+        )
         inbound = [{"args": written(list(n.args)), "kwargs": written(n.kwargs)} for n in nodes if n not in given]
         layers.append({**entry, "name": operation.name, "inbound_nodes": inbound})
     return {"layers": layers, "input_layers": written(function.inputs), "output_layers": written(function.outputs)}
@@ -67,8 +70,9 @@ def from_config(config: dict[str, Any]) -> tuple[Any, Any]:
             own = next(s for s in leaves(outputs) if is_symbolic(s)).node
             made[name, number] = leaves(own.outputs)
         if len(later) == len(waiting):
-            raise ArgumentError(f"The saved graph has calls that wait for each other or for missing layers: "
-                                f"{[call[0] for call in waiting]}.")
+            raise ArgumentError(
+                f"The saved graph has calls that wait for each other or for missing layers: {[call[0] for call in waiting]}."
+            )
         waiting = later
     return _read(config["input_layers"], made), _read(config["output_layers"], made)
 

@@ -25,12 +25,16 @@ class Function:
         self.results: list[Symbolic] = leaves(self.outputs)
         for symbol in (*self.sources, *self.results):
             if not is_symbolic(symbol):
-                raise ArgumentError(f"A model is made of the symbols that Input(...) and layers called on it give; got "
-                                    f"{type(symbol).__name__}.")
+                raise ArgumentError(
+                    f"A model is made of the symbols that Input(...) and layers called on it give; got "
+                    f"{type(symbol).__name__}."
+                )
             of_a_call(symbol)
         if len({id(symbol) for symbol in self.sources}) < len(self.sources):
-            raise ArgumentError(f"The inputs of a model must differ; got {[s.name for s in self.sources]}, some of them "
-                                f"twice. Give each once, and use it as often as you like.")
+            raise ArgumentError(
+                f"The inputs of a model must differ; got {[s.name for s in self.sources]}, some of them "
+                f"twice. Give each once, and use it as often as you like."
+            )
         self.nodes = _sorted(self.sources, self.results)
         self.operations = _listed(self.sources, self.results, self.nodes)
         self._readers: dict[bool, dict[int, bool]] = {}
@@ -156,8 +160,10 @@ def _sorted(sources: list[Symbolic], results: list[Symbolic]) -> list[Node]:
             continue
         missing = [s for s in node.inputs() if id(s) not in given]
         if not any(True for _ in node.inputs()):
-            raise ArgumentError(f"The graph is not connected: the output needs the input {node.operation.name!r}, "
-                                f"which is not among the inputs {[s.name for s in sources]}.")
+            raise ArgumentError(
+                f"The graph is not connected: the output needs the input {node.operation.name!r}, "
+                f"which is not among the inputs {[s.name for s in sources]}."
+            )
         stack.append((node, True))
         stack.extend((s.node, False) for s in reversed(missing) if id(s.node) not in done)
     return order

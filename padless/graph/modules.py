@@ -45,8 +45,10 @@ class Call:
         found = self._again(*given)
         shapes = [_pytree.tree_structure(map_leaves(lambda _: None, tree)) for tree in (outputs, found)]
         if shapes[0] != shapes[1]:
-            raise ArgumentError(f"{self._name} gives other outputs in training than otherwise, so it cannot be called on "
-                                f"symbols. {self._advice}")
+            raise ArgumentError(
+                f"{self._name} gives other outputs in training than otherwise, so it cannot be called on "
+                f"symbols. {self._advice}"
+            )
         stands_for = {id(a): b for a, b in zip(leaves(found), leaves(outputs), strict=True) if is_symbolic(a)}
         self.made = [(operation, map_leaves(lambda x: stands_for.get(id(x), x), result)) for operation, result in self.made]
         self.made.reverse()

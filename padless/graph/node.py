@@ -58,8 +58,10 @@ class Node:
 def of_a_call(symbol: Symbolic) -> Symbolic:
     """The symbol, if it is an input or what a call gave; raises `ArgumentError` for what stands inside a torch module."""
     if symbol.node is None:
-        raise ArgumentError(f"{symbol!r} stands for something inside a torch module. Of a module called on symbols only "
-                            f"what it returns can be used, alone or in lists, tuples and dictionaries.")
+        raise ArgumentError(
+            f"{symbol!r} stands for something inside a torch module. Of a module called on symbols only "
+            f"what it returns can be used, alone or in lists, tuples and dictionaries."
+        )
     return symbol
 
 
@@ -88,8 +90,14 @@ class TorchFunction:
         return cls(function_at(config["function"]), config["name"])
 
 
-_HOMES: dict[str, Any] = {"torch.nn.functional": torch.nn.functional, "torch.Tensor": Tensor, "torch": torch,
-                          "torch.special": torch.special, "torch.linalg": torch.linalg, "torch.fft": torch.fft}
+_HOMES: dict[str, Any] = {
+    "torch.nn.functional": torch.nn.functional,
+    "torch.Tensor": Tensor,
+    "torch": torch,
+    "torch.special": torch.special,
+    "torch.linalg": torch.linalg,
+    "torch.fft": torch.fft,
+}
 _UNLISTED = set("sigmoid tanh hardsigmoid hardswish rand_like randn_like randint_like normal".split())  # by torch itself
 
 
@@ -112,8 +120,9 @@ def function_at(place: str) -> Callable[..., Any]:
     """What `place_of` named: a file can mean functions of tensors only, not `torch.save` or `torch.load`."""
     where, _, name = place.rpartition(".")
     if where not in _HOMES or not hasattr(_HOMES[where], name) or not _takes_tensors(_HOMES[where], name):
-        raise ArgumentError(f"Unknown torch function {place!r} in a saved config; expected a function of tensors in "
-                            f"{', '.join(_HOMES)}.")
+        raise ArgumentError(
+            f"Unknown torch function {place!r} in a saved config; expected a function of tensors in {', '.join(_HOMES)}."
+        )
     return getattr(_HOMES[where], name)
 
 
@@ -125,8 +134,9 @@ def record(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> A
     """A torch function on symbols: its result as symbols, the call kept as a node, or as a part of a torch module's."""
     inside = enclosing()
     if inside is not None:
-        return inside.give(function, lambda: infer(*_checked(TorchFunction(function, "inside"), args, kwargs),
-                                                   home(inside.module)))
+        return inside.give(
+            function, lambda: infer(*_checked(TorchFunction(function, "inside"), args, kwargs), home(inside.module))
+        )
     operation, args, kwargs = _checked(TorchFunction(function), args, kwargs)
     return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
 
@@ -137,8 +147,10 @@ def _checked(operation: TorchFunction, args: Any, kwargs: dict[str, Any]) -> tup
     writing(name, args, kwargs)
     args, kwargs = map_leaves(lambda x: torch.tensor(x) if isinstance(x, np.ndarray) else x, (tuple(args), kwargs))
     if name in ("reshape", "view", "expand") and None in leaves(args[1:]):
-        raise ArgumentError(f"`{name}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None "
-                            f"in `shape`. Write -1 for it, or use the Reshape layer.")
+        raise ArgumentError(
+            f"`{name}` of {args[0]!r} was given {args[1:]}: an axis whose size is open is None "
+            f"in `shape`. Write -1 for it, or use the Reshape layer."
+        )
     return operation, args, kwargs
 
 

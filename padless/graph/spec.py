@@ -25,8 +25,10 @@ from padless.ragged.packed import Packed, gather
 
 Shape = tuple[int | None, ...]
 _probing: ContextVar[bool] = ContextVar("probing", default=False)
-_ON_DATA = ("Ask for it inside the `call` of a layer; if a torch module does, call "
-            "padless.layers.TorchModuleWrapper(module) on the symbol.")
+_ON_DATA = (
+    "Ask for it inside the `call` of a layer; if a torch module does, call "
+    "padless.layers.TorchModuleWrapper(module) on the symbol."
+)
 _SIZES = ((2, 29), (3, 61))  # batch and open axes of the two probes; 32 apart, so that a stride does not make them equal
 
 
@@ -126,8 +128,10 @@ def infer(fn: Callable[..., Any], args: Any, kwargs: Any, device: torch.device |
             results.append(fn(*inner_args, **inner_kwargs))
     small, large = (_pytree.tree_structure(map_leaves(lambda _: None, result)) for result in results)
     if small != large:
-        raise PadlessError(f"A call gave {small.num_leaves} results for one size of batch or time and {large.num_leaves} "
-                           f"for another: how many there are must not depend on the data.")
+        raise PadlessError(
+            f"A call gave {small.num_leaves} results for one size of batch or time and {large.num_leaves} "
+            f"for another: how many there are must not depend on the data."
+        )
     return _pytree.tree_map(_symbol, *results, is_leaf=lambda x: isinstance(x, Packed))
 
 
@@ -165,12 +169,16 @@ def _symbol(small: Any, large: Any) -> Any:
         raise ArgumentError(f"A call works with {small!r}, which it was not given. Make it an argument of the call.")
     if not isinstance(small, Tensor | Packed):
         if isinstance(small, bool | int | float) and small != large:
-            raise PadlessError(f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "
-                               f"a symbol has no such size yet. Compute with it inside the `call` of a layer.")
+            raise PadlessError(
+                f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "
+                f"a symbol has no such size yet. Compute with it inside the `call` of a layer."
+            )
         return small
     if small.ndim != large.ndim:
-        raise PadlessError(f"A call gave shape {tuple(small.shape)} for one size of batch and {tuple(large.shape)} for "
-                           f"another: the number of axes must not depend on the data.")
+        raise PadlessError(
+            f"A call gave shape {tuple(small.shape)} for one size of batch and {tuple(large.shape)} for "
+            f"another: the number of axes must not depend on the data."
+        )
     shape = tuple(a if a == b else None for a, b in zip(small.shape, large.shape, strict=True))
     if isinstance(small, Packed):
         return Symbolic(shape, small.dtype, lead=small.lead, born=small.index.born)

@@ -132,19 +132,31 @@ def attend(
             return attend_varlen.attend(query, k, v, queries, keys, sight.causal, scale), None
         if attend_compiled.takes(*given):
             return attend_compiled.attend(
-                *given, scale, lambda q, k, v: in_groups(q, k, v, queries, keys, sight, scale, dot)[:1]), None
+                *given, scale, lambda q, k, v: in_groups(q, k, v, queries, keys, sight, scale, dot)[:1]
+            ), None
     return in_groups(query, key, value, queries, keys, sight, scale, score, thin, show)
 
 
 def in_groups(
-    query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, sight: Sight, scale: float = 1.0,
-    score: Score | None = None, thin: Thin | None = None, show: Literal["", "before", "after"] = "",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    queries: Index,
+    keys: Index,
+    sight: Sight,
+    scale: float = 1.0,
+    score: Score | None = None,
+    thin: Thin | None = None,
+    show: Literal["", "before", "after"] = "",
 ) -> tuple[Tensor, Tensor | None]:
     """`attend` in torch alone: rows of like lengths laid side by side, one call for each group."""
     plain = score is None and thin is None and not show
     plan = plan_of(queries, keys, query.device)
-    laid = [plan.queries.lay(query, False), plan.keys.lay(_for_heads(key, query.shape[1]), False),
-            plan.keys.lay(_for_heads(value, query.shape[1]), False)]
+    laid = [
+        plan.queries.lay(query, False),
+        plan.keys.lay(_for_heads(key, query.shape[1]), False),
+        plan.keys.lay(_for_heads(value, query.shape[1]), False),
+    ]
     outputs, shown = [], []
     for group, *parts in zip(plan.groups, *laid, strict=True):
         sides = group.queries, group.keys, group.keys
@@ -323,8 +335,13 @@ class Plan:
 
     def cells(self) -> Tensor:
         """For all real cells, group after group, their place in the flattened grid `(B, T, S)`."""
-        places = [((g.numbers[:, None, None] * self.grid[1] + g.queries.index[:, :, None]) * self.grid[2]
-                   + g.keys.index[:, None, :])[g.real()] for g in self.groups]
+        places = [
+            (
+                (g.numbers[:, None, None] * self.grid[1] + g.queries.index[:, :, None]) * self.grid[2]
+                + g.keys.index[:, None, :]
+            )[g.real()]
+            for g in self.groups
+        ]
         return send(np.concatenate(places), self.device)
 
 
@@ -403,8 +420,9 @@ def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.de
         return Layout(part, None, None, sizes, index.steps)
     source = np.full(total, -1, dtype=np.int64)
     source[slots] = np.arange(len(slots))
-    firsts = [start + np.arange(side.index.size) // side.width * side.width
-              for start, side in zip(starts, sides, strict=True)]
+    firsts = [
+        start + np.arange(side.index.size) // side.width * side.width for start, side in zip(starts, sides, strict=True)
+    ]
     source = np.where(source < 0, source[np.concatenate([nothing, *firsts])], source)
     return Layout(part, send(slots, device), send(source, device), sizes, index.steps)
 

@@ -31,8 +31,11 @@ _POINTERS = ("queries", "keys", "units", "cuts", "q", "k", "v", "out", "kept", "
 class _Job(ctypes.Structure):
     """The struct `seeing` of attend.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in _NUMBERS] + [(name, ctypes.c_void_p) for name in _POINTERS] + [
-        ("scale", ctypes.c_float)]
+    _fields_ = (
+        [(name, ctypes.c_int64) for name in _NUMBERS]
+        + [(name, ctypes.c_void_p) for name in _POINTERS]
+        + [("scale", ctypes.c_float)]
+    )
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
@@ -46,18 +49,33 @@ def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index
         return False
     rows = int((queries.lengths > 0).sum())
     threads = min(torch.get_num_threads(), rows * heads)
-    return (query.dtype == key.dtype == value.dtype and key.shape[1:] == (groups, size)
-            and size > 0 and size % native.lanes == 0 and width > 0 and width % native.lanes == 0
-            and groups > 0 and heads > 0 and heads % groups == 0 and queries.shape[0] == keys.shape[0]
-            and len(query) == queries.steps and len(key) == len(value) == keys.steps
-            and (not causal or queries.equals(keys))
-            and (queries.steps * 2 >= rows * native.lanes or keys.steps <= FEW * rows)
-            and (rows * groups >= threads or not torch.is_grad_enabled()))
+    return (
+        query.dtype == key.dtype == value.dtype
+        and key.shape[1:] == (groups, size)
+        and size > 0
+        and size % native.lanes == 0
+        and width > 0
+        and width % native.lanes == 0
+        and groups > 0
+        and heads > 0
+        and heads % groups == 0
+        and queries.shape[0] == keys.shape[0]
+        and len(query) == queries.steps
+        and len(key) == len(value) == keys.steps
+        and (not causal or queries.equals(keys))
+        and (queries.steps * 2 >= rows * native.lanes or keys.steps <= FEW * rows)
+        and (rows * groups >= threads or not torch.is_grad_enabled())
+    )
 
 
 def attend(
-    query: Float[Tensor, "queries heads size"], key: Float[Tensor, "keys groups size"],
-    value: Float[Tensor, "keys groups width"], queries: Index, keys: Index, causal: bool, scale: float,
+    query: Float[Tensor, "queries heads size"],
+    key: Float[Tensor, "keys groups size"],
+    value: Float[Tensor, "keys groups width"],
+    queries: Index,
+    keys: Index,
+    causal: bool,
+    scale: float,
     again: Callable[..., Any],
 ) -> Float[Tensor, "queries heads width"]:
     """`attend.attend` without a mask or weights to show; `again` is the same in torch, for second derivatives."""
@@ -98,11 +116,23 @@ class Work:
         units, cuts = (np.ascontiguousarray(x) for x in self.dealt(groups if backward else heads, native.lanes, backward))
         room = native.attend_room(size, width)
         scratch = given["q"].new_empty(len(cuts) - 1, room)
-        places = {name: x.ctypes.data for name, x in (("queries", self.queries), ("keys", self.keys), ("units", units),
-                                                      ("cuts", cuts))}
-        job = _Job(rows=len(self.queries) - 1, heads=heads, groups=groups, size=size, width=width, causal=causal, room=room,
-                   scratch=scratch.data_ptr(), scale=scale, **places,
-                   **{name: x.data_ptr() for name, x in tensors.items() if x is not None})
+        places = {
+            name: x.ctypes.data
+            for name, x in (("queries", self.queries), ("keys", self.keys), ("units", units), ("cuts", cuts))
+        }
+        job = _Job(
+            rows=len(self.queries) - 1,
+            heads=heads,
+            groups=groups,
+            size=size,
+            width=width,
+            causal=causal,
+            room=room,
+            scratch=scratch.data_ptr(),
+            scale=scale,
+            **places,
+            **{name: x.data_ptr() for name, x in tensors.items() if x is not None},
+        )
         native.start(native.attend, backward, ctypes.byref(job), len(cuts) - 1)
 
 

@@ -34,9 +34,14 @@ def function() -> Callable[..., Any] | None:
 
 def there(device: torch.device) -> bool:
     """Whether this device computes it. `torch.backends.cuda.enable_flash_sdp(False)` turns it off, as for torch's own."""
-    return (device.type == "cuda" and torch.version.hip is None and torch.backends.cuda.flash_sdp_enabled()
-            and torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
-            and function() is not None)
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.backends.cuda.flash_sdp_enabled()
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and function() is not None
+    )
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
@@ -46,10 +51,16 @@ def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index
     both sides have steps or none has.
     """
     size = query.shape[2]
-    return (query.dtype in HALVES and key.dtype == value.dtype == query.dtype
-            and value.shape[2] == key.shape[2] == size and size % 8 == 0 and 0 < size <= LARGEST
-            and there(query.device) and bool(queries.steps)
-            and (queries.equals(keys) if causal else np.array_equal(queries.lengths > 0, keys.lengths > 0)))
+    return (
+        query.dtype in HALVES
+        and key.dtype == value.dtype == query.dtype
+        and value.shape[2] == key.shape[2] == size
+        and size % 8 == 0
+        and 0 < size <= LARGEST
+        and there(query.device)
+        and bool(queries.steps)
+        and (queries.equals(keys) if causal else np.array_equal(queries.lengths > 0, keys.lengths > 0))
+    )
 
 
 def attend(
@@ -65,6 +76,14 @@ def attend(
     device, run = query.device, function()
     if run is None:
         raise RuntimeError("This torch has no varlen_attn; `takes` asks for it first.")
-    return run(query.contiguous(), key.contiguous(), value.contiguous(), queries.at("bounds", device),
-               keys.at("bounds", device), int(queries.lengths.max()), int(keys.lengths.max()), scale=scale,
-               window_size=(-1, 0) if causal else (-1, -1))
+    return run(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        queries.at("bounds", device),
+        keys.at("bounds", device),
+        int(queries.lengths.max()),
+        int(keys.lengths.max()),
+        scale=scale,
+        window_size=(-1, 0) if causal else (-1, -1),
+    )

@@ -12,9 +12,7 @@ from padless.ragged.mask import within
 from padless.ragged.transfer import send
 
 
-def spread(values: Shaped[Tensor, "n *features"], own: Index, whole: Index, missing: float) -> Shaped[
-    Tensor, "m *features"
-]:
+def spread(values: Shaped[Tensor, "n *features"], own: Index, whole: Index, missing: float) -> Shaped[Tensor, "m *features"]:
     """The values on the steps of `whole`, `missing` where `own` lacks one."""
     if own.equals(whole):
         return values
@@ -30,8 +28,10 @@ def present(own: Index, whole: Index, device: torch.device) -> Bool[Tensor, " m"
 def side_by_side(indexes: Sequence[Index], axis: int) -> tuple[Index, np.ndarray]:
     """The index of grids joined along one of their axes, and for each of its steps its place among all values in turn."""
     starts = np.cumsum([0, *(index.steps for index in indexes)])
-    ranks = [np.where(index.rank < 0, -1, index.rank + start).reshape(index.grid)
-             for index, start in zip(indexes, starts, strict=False)]
+    ranks = [
+        np.where(index.rank < 0, -1, index.rank + start).reshape(index.grid)
+        for index, start in zip(indexes, starts, strict=False)
+    ]
     joined = np.concatenate(ranks, axis=axis)
     whole = Index.from_mask(joined >= 0, " and ".join(dict.fromkeys(index.born for index in indexes)))
     return whole, joined.reshape(-1)[whole.flat]

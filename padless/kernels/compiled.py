@@ -55,7 +55,8 @@ class _Windows(ctypes.Structure):
     """The struct `sliding` of windows.c."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("size", "apart", "columns")] + [
-        (name, ctypes.c_void_p) for name in ("chosen", "line", "packed", "bias", "to")]
+        (name, ctypes.c_void_p) for name in ("chosen", "line", "packed", "bias", "to")
+    ]
 
 
 def panels(x: Tensor, lanes: int) -> Tensor:
@@ -83,8 +84,11 @@ def transformed(*tensors: Tensor | None) -> bool:
 
     They know a function of ours only as the operations of torch that it calls.
     """
-    return (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-            or any(t is not None and (is_legacy_batchedtensor(t) or is_functorch_wrapped_tensor(t)) for t in tensors))
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or any(t is not None and (is_legacy_batchedtensor(t) or is_functorch_wrapped_tensor(t)) for t in tensors)
+    )
 
 
 def reach(*tensors: Tensor | None) -> bool:
@@ -95,8 +99,15 @@ def reach(*tensors: Tensor | None) -> bool:
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if torch.compiler.is_compiling() or tracing or transformed(*tensors) or _get_current_dispatch_mode() is not None:
         return False
-    return all(t is None or type(t) in _PLAIN and t.device.type == "cpu" and t.layout is torch.strided
-               and not t.is_neg() and not t.is_conj() for t in tensors)
+    return all(
+        t is None
+        or type(t) in _PLAIN
+        and t.device.type == "cpu"
+        and t.layout is torch.strided
+        and not t.is_neg()
+        and not t.is_conj()
+        for t in tensors
+    )
 
 
 def windows(
@@ -145,8 +156,9 @@ def backends() -> dict[str, str]:
     cuda = f"yes: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no: torch finds no CUDA device"
     return {
         "torch": f"yes: {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "compiled scan": f"yes: {found.level}, for float32 and bfloat16 on the CPU" if isinstance(found, Library)
-                         else f"no: {found}",
+        "compiled scan": f"yes: {found.level}, for float32 and bfloat16 on the CPU"
+        if isinstance(found, Library)
+        else f"no: {found}",
         "cuda": cuda,
         "cudnn": _cudnn(),
     }
@@ -195,8 +207,15 @@ def load(level: str) -> Library | str:
         own.padless_attend_room.argtypes, own.padless_attend_room.restype = [ctypes.c_int64] * 2, ctypes.c_int64
         own.padless_scan_lanes.restype = ctypes.c_int64
         threads = ctypes.cast(of_torch.torch_parallel_for, ctypes.c_void_p)
-        return Library(level, own.padless_scan, own.padless_windows, own.padless_attend, own.padless_attend_room,
-                       own.padless_scan_lanes(), threads)
+        return Library(
+            level,
+            own.padless_scan,
+            own.padless_windows,
+            own.padless_attend,
+            own.padless_attend_room,
+            own.padless_scan_lanes(),
+            threads,
+        )
     except (OSError, AttributeError) as why:
         return f"{path.name} could not be loaded: {why}"
 

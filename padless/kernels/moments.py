@@ -43,7 +43,9 @@ def moments_of_sequences(
 
 
 def normalized_together(
-    x: Float[Tensor, "steps *features"], gamma: Float[Tensor, " c"] | None, beta: Float[Tensor, " c"] | None,
+    x: Float[Tensor, "steps *features"],
+    gamma: Float[Tensor, " c"] | None,
+    beta: Float[Tensor, " c"] | None,
     epsilon: float,
 ) -> tuple[Float[Tensor, "steps *features"], Float[Tensor, " c"], Float[Tensor, " c"]]:
     """Normalized by the moments of its last axis, scaled and shifted; and these moments, without gradients.

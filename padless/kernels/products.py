@@ -37,8 +37,10 @@ def over_time(
     if not plan.groups:
         return _nothing(first, second, index.shape[0], first.shape[1], second.shape[1])
     a, b = plan.queries.lay(first[:, None]), plan.keys.lay(second[:, None])
-    sums = [group.queries.heads_first(of_a)[:, 0].transpose(1, 2) @ group.keys.heads_first(of_b)[:, 0]
-            for group, of_a, of_b in zip(plan.groups, a, b, strict=True)]
+    sums = [
+        group.queries.heads_first(of_a)[:, 0].transpose(1, 2) @ group.keys.heads_first(of_b)[:, 0]
+        for group, of_a, of_b in zip(plan.groups, a, b, strict=True)
+    ]
     return place(torch.cat(sums), _rows(plan.groups, first.device), index.shape[0])
 
 

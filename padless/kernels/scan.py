@@ -106,8 +106,10 @@ def gru(
 ) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
     """Keras's GRU: outputs, last h. With `reset_after` the bias has two rows, for inputs and state, else one axis."""
     if bias is not None and bias.ndim != 1 + reset_after:
-        raise ShapeError(f"The bias of a GRU with reset_after={reset_after} has shape "
-                         f"{'(2, 3 * units)' if reset_after else '(3 * units,)'}; got {tuple(bias.shape)}.")
+        raise ShapeError(
+            f"The bias of a GRU with reset_after={reset_after} has shape "
+            f"{'(2, 3 * units)' if reset_after else '(3 * units,)'}; got {tuple(bias.shape)}."
+        )
     usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
     run = _path("gru", path, usual and reset_after, values, kernel, recurrent, bias, h0)
     weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
@@ -140,8 +142,17 @@ def simple_rnn(
 
 
 def _lstm_reference(
-    index: Index, reverse: bool, activation: Activation, recurrent_activation: Activation, values: Tensor,
-    kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor, masks: Tensor | None,
+    index: Index,
+    reverse: bool,
+    activation: Activation,
+    recurrent_activation: Activation,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    masks: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     def step(z: Tensor, states: States, rows: Tensor) -> tuple[Tensor, States]:
         h, c = states
@@ -155,8 +166,17 @@ def _lstm_reference(
 
 
 def _gru_reference(
-    index: Index, reverse: bool, activation: Activation, recurrent_activation: Activation, reset_after: bool,
-    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, masks: Tensor | None,
+    index: Index,
+    reverse: bool,
+    activation: Activation,
+    recurrent_activation: Activation,
+    reset_after: bool,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    masks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     of_inputs, of_states = (bias[0], bias[1]) if bias is not None and reset_after else (bias, None)
     both = 2 * h0.shape[1]  # the columns of the gates z and r
@@ -180,8 +200,15 @@ def _gru_reference(
 
 
 def _simple_rnn_reference(
-    index: Index, reverse: bool, activation: Activation, values: Tensor, kernel: Tensor, recurrent: Tensor,
-    bias: Tensor | None, h0: Tensor, masks: Tensor | None,
+    index: Index,
+    reverse: bool,
+    activation: Activation,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    masks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     def step(x: Tensor, states: States, rows: Tensor) -> tuple[Tensor, States]:
         h = activation(x + _of_state(states[0], recurrent, masks, rows))
@@ -222,27 +249,36 @@ FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 
 
-def _path(
-    cell: str, forced: str | None, usual: bool, values: Tensor, *others: Tensor | None
-) -> Callable[..., Any]:
+def _path(cell: str, forced: str | None, usual: bool, values: Tensor, *others: Tensor | None) -> Callable[..., Any]:
     """The implementation of a cell: the forced one, else the fastest that can take this."""
     if forced is not None and forced not in PATHS:
         raise ArgumentError(one_of("path", forced, PATHS))
     dtype = dtype_of(values)
-    can = {"reference": True,
-           "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES
-                     and not compiled.transformed(values),
-           "compiled": usual and values.device.type == "cpu" and dtype in COMPILED_DTYPES
-                       and compiled.library() is not None and compiled.reach(values, *others),
-           "cudnn": usual and values.device.type == "cuda" and dtype in FAST_DTYPES
-                    and torch.backends.cudnn.enabled and not torch.compiler.is_compiling()}
+    can = {
+        "reference": True,
+        "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES and not compiled.transformed(values),
+        "compiled": usual
+        and values.device.type == "cpu"
+        and dtype in COMPILED_DTYPES
+        and compiled.library() is not None
+        and compiled.reach(values, *others),
+        "cudnn": usual
+        and values.device.type == "cuda"
+        and dtype in FAST_DTYPES
+        and torch.backends.cudnn.enabled
+        and not torch.compiler.is_compiling(),
+    }
     if forced not in (None, "reference") and not usual:
-        raise ArgumentError(f"The {forced} path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
-                            f"and (GRU) with reset_after; got something else. Use path='reference', or none.")
+        raise ArgumentError(
+            f"The {forced} path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
+            f"and (GRU) with reset_after; got something else. Use path='reference', or none."
+        )
     if forced == "compiled" and not can[forced]:
-        raise ArgumentError(f"The compiled path of {cell} is for float32 and bfloat16 on the CPU; got {dtype} on "
-                            f"{values.device}, and of the compiled scan padless.backends() says: "
-                            f"{compiled.backends()['compiled scan']}. Use path='packed', or none.")
+        raise ArgumentError(
+            f"The compiled path of {cell} is for float32 and bfloat16 on the CPU; got {dtype} on "
+            f"{values.device}, and of the compiled scan padless.backends() says: "
+            f"{compiled.backends()['compiled scan']}. Use path='packed', or none."
+        )
     return PATHS[forced or next(path for path in PATHS if can[path])][cell]
 
 

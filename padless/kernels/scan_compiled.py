@@ -43,15 +43,38 @@ class Cell:
 NEAR = 1 << 17  # numbers that stay in a core's second cache, with all else
 LSTM, GRU, TANH, RELU = Cell(0, 4), Cell(1, 3, extra=1, turned=(2, 0, 1)), Cell(2, 1), Cell(2, 1, relu=True)
 _NUMBERS = ("units", "real", "width", "ahead", "stride", "keep", "relu", "features", "near", "own")
-_POINTERS = ("cuts", "starts", "lengths", "rows", "x", "input", "packed", "bias", "h0", "c0", "z", "before", "h", "c",
-             "h_last", "c_last", "upstream", "sums", "dh", "dc")
+_POINTERS = (
+    "cuts",
+    "starts",
+    "lengths",
+    "rows",
+    "x",
+    "input",
+    "packed",
+    "bias",
+    "h0",
+    "c0",
+    "z",
+    "before",
+    "h",
+    "c",
+    "h_last",
+    "c_last",
+    "upstream",
+    "sums",
+    "dh",
+    "dc",
+)
 
 
 class _Job(ctypes.Structure):
     """The struct `job` of scan.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in _NUMBERS] + [(name, ctypes.c_void_p) for name in _POINTERS] + [
-        (name, ctypes.c_int64) for name in ("first", "time", "alive")]
+    _fields_ = (
+        [(name, ctypes.c_int64) for name in _NUMBERS]
+        + [(name, ctypes.c_void_p) for name in _POINTERS]
+        + [(name, ctypes.c_int64) for name in ("first", "time", "alive")]
+    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +108,14 @@ class Parts:
         return int(np.diff(there[self.cuts.numpy()]).max())
 
     def run(
-        self, cell: Cell, backward: bool, keep: bool, z: Tensor, real: int = 0, near: int = 0, own: bool = False,
+        self,
+        cell: Cell,
+        backward: bool,
+        keep: bool,
+        z: Tensor,
+        real: int = 0,
+        near: int = 0,
+        own: bool = False,
         **tensors: Tensor | None,
     ) -> None:
         """One call of the compiled kernel; where `z` has no columns before the gates, the kernel leaves them alone."""
@@ -93,10 +123,20 @@ class Parts:
         units, width = given["h0"].shape[1], z.shape[1]  # pyright: ignore[reportOptionalMemberAccess]
         missing = (cell.gates + cell.extra) * units - width
         x = given.get("x")
-        job = _Job(units=units, real=real, width=width, ahead=cell.extra * units, stride=self.stride, keep=keep,
-                   relu=cell.relu, features=0 if x is None else x.shape[1], near=near, own=own,
-                   z=z.data_ptr() - missing * z.element_size(),
-                   **{name: tensor.data_ptr() for name, tensor in given.items() if tensor is not None})
+        job = _Job(
+            units=units,
+            real=real,
+            width=width,
+            ahead=cell.extra * units,
+            stride=self.stride,
+            keep=keep,
+            relu=cell.relu,
+            features=0 if x is None else x.shape[1],
+            near=near,
+            own=own,
+            z=z.data_ptr() - missing * z.element_size(),
+            **{name: tensor.data_ptr() for name, tensor in given.items() if tensor is not None},
+        )
         native = compiled.needed()
         native.start(native.scan, 2 * cell.number + backward, ctypes.byref(job), len(self))
 
@@ -163,8 +203,15 @@ def _packed_back(recurrent: Tensor, cell: Cell, units: int) -> Tensor:
 
 
 def _forward(
-    cell: Cell, parts: Parts, keep: bool, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None,
-    h0: Tensor, c0: Tensor | None = None,
+    cell: Cell,
+    parts: Parts,
+    keep: bool,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     """The results, and with `keep` what the backward needs: gates, the states before, c, and the first states."""
     real, dtype, steps = h0.shape[1], values.dtype, len(values)
@@ -175,8 +222,23 @@ def _forward(
     c = z.new_empty(steps, units) if cell is LSTM and keep else None
     before = z.new_empty(steps, units) if keep else None
     h_last, c_last = torch.empty_like(h0), None if c0 is None else c0.clone()
-    parts.run(cell, False, keep, z, real, **inputs, packed=_packed(recurrent, cell.gates, units),
-              bias=_bias(cell, bias, units), h0=h0, c0=c0, before=before, h=h, c=c, h_last=h_last, c_last=c_last)
+    parts.run(
+        cell,
+        False,
+        keep,
+        z,
+        real,
+        **inputs,
+        packed=_packed(recurrent, cell.gates, units),
+        bias=_bias(cell, bias, units),
+        h0=h0,
+        c0=c0,
+        before=before,
+        h=h,
+        c=c,
+        h_last=h_last,
+        c_last=c_last,
+    )
     if h is z and keep:  # the caller may change what he gets
         h = h.clone()
     return tuple(_cut(x, 1, real).to(dtype) for x in (h, h_last, c_last) if x is not None), (z, before, c, h0, c0)
@@ -245,11 +307,26 @@ class _Scan(torch.autograd.Function):
             dh = torch.zeros_like(h0) if dh is None else dh if dh is not grads[1] else dh.clone()
             dc = None if c0 is None else torch.zeros_like(c0) if dc is None else dc if dc is not grads[2] else dc.clone()
             sums = z.new_zeros(len(parts), z.shape[1])
-            parts.run(cell, True, True, z, packed=_packed_back(recurrent, cell, units), h0=h0, c0=c0, before=before,
-                      c=c, upstream=upstream, sums=sums, dh=dh, dc=dc)
+            parts.run(
+                cell,
+                True,
+                True,
+                z,
+                packed=_packed_back(recurrent, cell, units),
+                h0=h0,
+                c0=c0,
+                before=before,
+                c=c,
+                upstream=upstream,
+                sums=sums,
+                dh=dh,
+                dc=dc,
+            )
             found = _weight_gradients(cell, need, tensors, z, before, sums.sum(0))
-            states = [d[:, : len(recurrent)].to(values.dtype) if needed and d is not None else None
-                      for d, needed in zip((dh, dc), need[4:], strict=False)]
+            states = [
+                d[:, : len(recurrent)].to(values.dtype) if needed and d is not None else None
+                for d, needed in zip((dh, dc), need[4:], strict=False)
+            ]
         return (None, None, None, *found, *states)
 
 

@@ -49,7 +49,13 @@ lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 
 
 def _forward(
-    cell: Cell, order: Order, train: bool, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None,
+    cell: Cell,
+    order: Order,
+    train: bool,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
     *initial: Tensor,
 ) -> tuple[Tensor, ...]:
     """Outputs in packed order and last states in the order of the batch."""
@@ -58,8 +64,16 @@ def _forward(
     first = [state[:alive].unsqueeze(0) for state in begun]
     sizes = torch.tensor(order.sizes, device="cpu")
     outputs, *last = cell.function(
-        permute(values, order.take, order.back), sizes, first if len(first) > 1 else first[0],
-        _weights(cell, kernel, recurrent, bias), True, 1, 0.0, train, False)
+        permute(values, order.take, order.back),
+        sizes,
+        first if len(first) > 1 else first[0],
+        _weights(cell, kernel, recurrent, bias),
+        True,
+        1,
+        0.0,
+        train,
+        False,
+    )
     ended = [torch.cat([after[0], before[alive:]]) for after, before in zip(last, begun, strict=True)]
     return permute(outputs, order.back, order.take), *(state.index_select(0, order.rank) for state in ended)
 
@@ -89,8 +103,10 @@ class _Recorded(torch.autograd.Function):
         ctx.ahead, ctx.given, ctx.again = 3, len(tensors), again
         needed = ctx.needs_input_grad[ctx.ahead :]
         with torch.enable_grad():
-            leaves: list[Any] = [tensor if tensor is None else tensor.detach().requires_grad_(n)
-                                 for tensor, n in zip(tensors, needed, strict=True)]
+            leaves: list[Any] = [
+                tensor if tensor is None else tensor.detach().requires_grad_(n)
+                for tensor, n in zip(tensors, needed, strict=True)
+            ]
             ctx.leaves, ctx.results = leaves, _forward(cell, order, True, *leaves)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -106,6 +122,9 @@ class _Recorded(torch.autograd.Function):
         results, arrived = [r for r, _ in pairs], [g for _, g in pairs]
         wanted = [leaf for leaf, needed in zip(ctx.leaves, need, strict=True) if needed]
         with torch.autocast(given[0].device.type, enabled=False):
-            found = iter(torch.autograd.grad(results, wanted, arrived, retain_graph=True, allow_unused=True)
-                         if pairs else [None] * len(wanted))
+            found = iter(
+                torch.autograd.grad(results, wanted, arrived, retain_graph=True, allow_unused=True)
+                if pairs
+                else [None] * len(wanted)
+            )
         return (*(None,) * ctx.ahead, *(next(found) if needed else None for needed in need))

@@ -16,6 +16,7 @@ def doors(run: Callable[..., Any], lstm: Any, gru: Any, tanh: Any, relu: Any) ->
 
     A door takes index, direction, settings, tensors, and masks, which are None; `again` is the reference of the same.
     """
+
     def door(name: str, settings: int, cell: Callable[..., Any]) -> Door:
         def through(index: Any, reverse: bool, *given: Any) -> Any:
             chosen, tensors = given[:settings], given[settings:-1]
@@ -24,5 +25,8 @@ def doors(run: Callable[..., Any], lstm: Any, gru: Any, tanh: Any, relu: Any) ->
 
         return through
 
-    return (door("lstm", 2, lambda *_: lstm), door("gru", 3, lambda *_: gru),
-            door("simple_rnn", 1, lambda activation: relu if activation is torch.relu else tanh))
+    return (
+        door("lstm", 2, lambda *_: lstm),
+        door("gru", 3, lambda *_: gru),
+        door("simple_rnn", 1, lambda activation: relu if activation is torch.relu else tanh),
+    )

@@ -49,8 +49,17 @@ def or_reference(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def lstm(
-    index: Index, reverse: bool, activation: Callable[..., Any], recurrent_activation: Callable[..., Any],
-    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor, masks: None,
+    index: Index,
+    reverse: bool,
+    activation: Callable[..., Any],
+    recurrent_activation: Callable[..., Any],
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    masks: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`scan.lstm` with tanh and sigmoid."""
     walk = Walk.through(index, values, reverse)
@@ -62,7 +71,13 @@ def lstm(
 
 
 def _run_lstm(
-    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor, walk: Walk,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    walk: Walk,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Activated gates, h and c; without `keep` the gates are those of one stretch and c only the last."""
@@ -73,8 +88,15 @@ def _run_lstm(
         z = gates[stretch.steps] if keep else gates[: stretch.stop - stretch.start]
         _project(values, walk, stretch, kernel, bias, z)
         cells = (stretch.before(c), stretch.split(c[stretch.after])) if keep else (stretch.alive(c),) * 2
-        views = zip(stretch.split(z), stretch.split(z[:, : 2 * units]), *map(stretch.split, z.split(units, 1)),
-                    *cells, stretch.before(h), stretch.split(h[stretch.after]), strict=True)
+        views = zip(
+            stretch.split(z),
+            stretch.split(z[:, : 2 * units]),
+            *map(stretch.split, z.split(units, 1)),
+            *cells,
+            stretch.before(h),
+            stretch.split(h[stretch.after]),
+            strict=True,
+        )
         for z_t, if_t, i_t, f_t, g_t, o_t, c_before, c_t, h_before, h_t in views:
             z_t.addmm_(h_before, recurrent)
             if_t.sigmoid_()
@@ -90,8 +112,15 @@ def _run_lstm(
 class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, c0: Tensor,
-        walk: Walk, again: Callable[..., Any],
+        ctx: Any,
+        values: Tensor,
+        kernel: Tensor,
+        recurrent: Tensor,
+        bias: Tensor | None,
+        h0: Tensor,
+        c0: Tensor,
+        walk: Walk,
+        again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         gates, h, c = _run_lstm(values, kernel, recurrent, bias, h0, c0, walk, keep=True)
         ctx.save_for_backward(values, kernel, recurrent, bias, h0, c0, gates, h, c)
@@ -121,9 +150,18 @@ class _LSTM(torch.autograd.Function):
                 tanh_slope(i, g, grad_input=dg)
                 sigmoid_slope(squashed, o, grad_input=do)
                 of_c = tanh_slope(o, squashed, grad_input=squashed)
-                views = zip(stretch.split(dz), stretch.split(dz[:, : 3 * units].unflatten(1, (3, units))),
-                            stretch.split(do), stretch.split(dh[stretch.after]), stretch.before(dh), stretch.alive(dc),
-                            stretch.alive(dc[:, None]), stretch.split(of_c), stretch.split(f), strict=True)
+                views = zip(
+                    stretch.split(dz),
+                    stretch.split(dz[:, : 3 * units].unflatten(1, (3, units))),
+                    stretch.split(do),
+                    stretch.split(dh[stretch.after]),
+                    stretch.before(dh),
+                    stretch.alive(dc),
+                    stretch.alive(dc[:, None]),
+                    stretch.split(of_c),
+                    stretch.split(f),
+                    strict=True,
+                )
                 for dz_t, difg_t, do_t, dh_t, dh_before, dc_t, dc_wide, of_c_t, f_t in reversed(list(views)):
                     dc_t.addcmul_(dh_t, of_c_t)
                     do_t.mul_(dh_t)
@@ -131,22 +169,49 @@ class _LSTM(torch.autograd.Function):
                     dc_t.mul_(f_t)
                     dh_before.addmm_(dz_t, back)
                 found.add(stretch, dz, dz, h.index_select(0, before))
-            return (found.values, found.kernel, found.recurrent, found.bias,
-                    dh.index_select(0, walk.rank) if need[4] else None,
-                    dc.index_select(0, walk.rank) if need[5] else None, None, None)
+            return (
+                found.values,
+                found.kernel,
+                found.recurrent,
+                found.bias,
+                dh.index_select(0, walk.rank) if need[4] else None,
+                dc.index_select(0, walk.rank) if need[5] else None,
+                None,
+                None,
+            )
 
 
 def gru(
-    index: Index, reverse: bool, activation: Callable[..., Any], recurrent_activation: Callable[..., Any],
-    reset_after: bool, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, masks: None,
+    index: Index,
+    reverse: bool,
+    activation: Callable[..., Any],
+    recurrent_activation: Callable[..., Any],
+    reset_after: bool,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    masks: None,
 ) -> tuple[Tensor, Tensor]:
     """`scan.gru` with tanh, sigmoid and `reset_after`."""
     walk = Walk.through(index, values, reverse)
     turned = recurrent.roll(h0.shape[1], 1)  # columns h, z, r
     if _needs_grad(values, kernel, recurrent, bias, h0):
+
         def again(values: Tensor, kernel: Tensor, turned: Tensor, *others: Tensor | None) -> Any:
-            return REFERENCE["gru"](index, reverse, activation, recurrent_activation, True, values, kernel,
-                                    turned.roll(-h0.shape[1], 1), *others, None)
+            return REFERENCE["gru"](
+                index,
+                reverse,
+                activation,
+                recurrent_activation,
+                True,
+                values,
+                kernel,
+                turned.roll(-h0.shape[1], 1),
+                *others,
+                None,
+            )
 
         return _GRU.apply(values, kernel, turned, bias, h0, walk, again)  # pyright: ignore[reportReturnType]
     return walk.results(_run_gru(values, kernel, turned, bias, h0, walk, keep=False)[1])
@@ -167,9 +232,14 @@ def _run_gru(
         block = gates[stretch.steps] if keep else gates[: stretch.stop - stretch.start]
         _project(values, walk, stretch, kernel, of_inputs, block[:, units:])
         block[:, :units] = 0 if bias is None else bias[1, 2 * units :]
-        views = zip(stretch.split(block[:, : 3 * units]), stretch.split(block[:, units : 3 * units]),
-                    *map(stretch.split, block.split(units, 1)),
-                    stretch.before(h), stretch.split(h[stretch.after]), strict=True)
+        views = zip(
+            stretch.split(block[:, : 3 * units]),
+            stretch.split(block[:, units : 3 * units]),
+            *map(stretch.split, block.split(units, 1)),
+            stretch.before(h),
+            stretch.split(h[stretch.after]),
+            strict=True,
+        )
         for mzr_t, zr_t, m_t, z_t, r_t, a_t, h_before, h_t in views:
             mzr_t.addmm_(h_before, turned)
             zr_t.sigmoid_()
@@ -181,7 +251,13 @@ def _run_gru(
 class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, kernel: Tensor, turned: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk,
+        ctx: Any,
+        values: Tensor,
+        kernel: Tensor,
+        turned: Tensor,
+        bias: Tensor | None,
+        h0: Tensor,
+        walk: Walk,
         again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
         gates, h = _run_gru(values, kernel, turned, bias, h0, walk, keep=True)
@@ -210,8 +286,15 @@ class _GRU(torch.autograd.Function):
                 torch.mul(da, r, out=dm)
                 sigmoid_slope(h_before - a, z, grad_input=dz)
                 of_states, arrived = slopes[:, : 3 * units], dh[stretch.after]
-                views = zip(stretch.split(slopes.unflatten(1, (4, units))), stretch.split(of_states), stretch.split(z),
-                            stretch.split(arrived), stretch.split(arrived[:, None]), stretch.before(dh), strict=True)
+                views = zip(
+                    stretch.split(slopes.unflatten(1, (4, units))),
+                    stretch.split(of_states),
+                    stretch.split(z),
+                    stretch.split(arrived),
+                    stretch.split(arrived[:, None]),
+                    stretch.before(dh),
+                    strict=True,
+                )
                 for slopes_t, of_states_t, z_t, dh_t, dh_wide, dh_before in reversed(list(views)):
                     slopes_t.mul_(dh_wide)
                     dh_before.addcmul_(dh_t, z_t)
@@ -220,13 +303,27 @@ class _GRU(torch.autograd.Function):
             biases = None
             if found.bias is not None and found.state_bias is not None:
                 biases = torch.stack([found.bias, found.state_bias.roll(-units)])
-            return (found.values, found.kernel, found.recurrent, biases,
-                    dh.index_select(0, walk.rank) if need[4] else None, None, None)
+            return (
+                found.values,
+                found.kernel,
+                found.recurrent,
+                biases,
+                dh.index_select(0, walk.rank) if need[4] else None,
+                None,
+                None,
+            )
 
 
 def simple_rnn(
-    index: Index, reverse: bool, activation: Callable[..., Any], values: Tensor, kernel: Tensor, recurrent: Tensor,
-    bias: Tensor | None, h0: Tensor, masks: None,
+    index: Index,
+    reverse: bool,
+    activation: Callable[..., Any],
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    masks: None,
 ) -> tuple[Tensor, Tensor]:
     """`scan.simple_rnn` with tanh or relu."""
     walk, relu = Walk.through(index, values, reverse), activation is torch.relu
@@ -252,8 +349,15 @@ def _run_simple_rnn(
 class _SimpleRNN(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk,
-        relu: bool, again: Callable[..., Any],
+        ctx: Any,
+        values: Tensor,
+        kernel: Tensor,
+        recurrent: Tensor,
+        bias: Tensor | None,
+        h0: Tensor,
+        walk: Walk,
+        relu: bool,
+        again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
         h = _run_simple_rnn(values, kernel, recurrent, bias, h0, walk, relu)
         ctx.save_for_backward(values, kernel, recurrent, bias, h0, h)
@@ -279,8 +383,16 @@ class _SimpleRNN(torch.autograd.Function):
                     dz_t.mul_(slopes_t)
                     dh_before.addmm_(dz_t, back)
                 found.add(stretch, dz, dz, h.index_select(0, walk.before[stretch.steps]))
-            return (found.values, found.kernel, found.recurrent, found.bias,
-                    dh.index_select(0, walk.rank) if need[4] else None, None, None, None)
+            return (
+                found.values,
+                found.kernel,
+                found.recurrent,
+                found.bias,
+                dh.index_select(0, walk.rank) if need[4] else None,
+                None,
+                None,
+                None,
+            )
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:

@@ -82,9 +82,15 @@ class Walk:
         ends = np.array((0, *(batch + start for start in order.starts[:-1])), dtype=np.int64)[index.lengths]
         # Half-precision sums are rounded once per stretch, and a device with launches to save has no such cache.
         cached = device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-        return Walk(order.take, order.back, order.rows, order.rank, send(before, device),
-                    send(ends, device) + order.rank,
-                    _cut(batch, order.sizes, order.starts, STRETCH if cached else index.steps))
+        return Walk(
+            order.take,
+            order.back,
+            order.rows,
+            order.rank,
+            send(before, device),
+            send(ends, device) + order.rank,
+            _cut(batch, order.sizes, order.starts, STRETCH if cached else index.steps),
+        )
 
     def states(self, initial: Float[Tensor, "b units"]) -> Float[Tensor, "b_plus_n units"]:
         """A state buffer that begins with the initial states."""
@@ -118,8 +124,9 @@ def _cut(batch: int, sizes: tuple[int, ...], starts: tuple[int, ...], steps: int
         if start - starts[cuts[-1]] >= steps or time == len(sizes):
             cuts.append(time)
     widths = (batch, *sizes)
-    return tuple(Stretch(batch, starts[a], starts[b], widths[a], sizes[a:b])
-                 for a, b in zip(cuts, cuts[1:], strict=False) if a < b)
+    return tuple(
+        Stretch(batch, starts[a], starts[b], widths[a], sizes[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b
+    )
 
 
 class WeightGradients:

@@ -23,14 +23,24 @@ Moves = tuple[int, int]  # stride and dilation
 
 def usable(line: Tensor, kernel: Tensor, groups: int) -> bool:
     """Whether products are the fast way: on the CPU, with enough channels on both sides of each product."""
-    return (line.device.type == "cpu" and groups == 1 and min(kernel.shape[1:]) >= 16
-            and line.dtype in (torch.float32, torch.float64) and line.dtype == kernel.dtype
-            and not torch.is_autocast_enabled("cpu") and not compiled.transformed())
+    return (
+        line.device.type == "cpu"
+        and groups == 1
+        and min(kernel.shape[1:]) >= 16
+        and line.dtype in (torch.float32, torch.float64)
+        and line.dtype == kernel.dtype
+        and not torch.is_autocast_enabled("cpu")
+        and not compiled.transformed()
+    )
 
 
 def windows(
-    line: Float[Tensor, "size channels"], kernel: Float[Tensor, "taps channels filters"], count: int, moves: Moves,
-    bias: Float[Tensor, " filters"] | None = None, chosen: Int[Tensor, " m"] | None = None,
+    line: Float[Tensor, "size channels"],
+    kernel: Float[Tensor, "taps channels filters"],
+    count: int,
+    moves: Moves,
+    bias: Float[Tensor, " filters"] | None = None,
+    chosen: Int[Tensor, " m"] | None = None,
 ) -> Float[Tensor, "m filters"]:
     """What each of `count` windows of the line gives, or each of those that are `chosen`, distinct ones.
 
@@ -85,8 +95,14 @@ class _Windows(torch.autograd.Function):
         (line, kernel, chosen), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
         bias = grad.sum(0) if need[2] else None
         grad = grad if chosen is None else place(grad, chosen, ctx.count)
-        return (_Line.apply(grad, kernel, len(line), ctx.moves) if need[0] else None,
-                _Kernel.apply(line, grad, len(kernel), ctx.moves) if need[1] else None, bias, None, None, None)
+        return (
+            _Line.apply(grad, kernel, len(line), ctx.moves) if need[0] else None,
+            _Kernel.apply(line, grad, len(kernel), ctx.moves) if need[1] else None,
+            bias,
+            None,
+            None,
+            None,
+        )
 
 
 class _Line(torch.autograd.Function):
@@ -103,8 +119,12 @@ class _Line(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (given, kernel), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
-        return (_Windows.apply(grad, kernel, None, len(given), ctx.moves, None) if need[0] else None,
-                _Kernel.apply(grad, given, len(kernel), ctx.moves) if need[1] else None, None, None)
+        return (
+            _Windows.apply(grad, kernel, None, len(given), ctx.moves, None) if need[0] else None,
+            _Kernel.apply(grad, given, len(kernel), ctx.moves) if need[1] else None,
+            None,
+            None,
+        )
 
 
 class _Kernel(torch.autograd.Function):
@@ -121,5 +141,9 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (line, given), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
-        return (_Line.apply(given, grad, len(line), ctx.moves) if need[0] else None,
-                _Windows.apply(line, grad, None, len(given), ctx.moves, None) if need[1] else None, None, None)
+        return (
+            _Line.apply(given, grad, len(line), ctx.moves) if need[0] else None,
+            _Windows.apply(line, grad, None, len(given), ctx.moves, None) if need[1] else None,
+            None,
+            None,
+        )

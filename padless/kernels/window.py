@@ -123,9 +123,9 @@ def _steps(images: Shaped[Tensor, "rows channels 1 steps"]) -> Shaped[Tensor, "r
     return images.squeeze(2).transpose(1, 2)
 
 
-def padded(grid: Shaped[Tensor, "rows steps channels"], window: Window, blank: int | float = 0) -> Shaped[
-    Tensor, "rows more channels"
-]:
+def padded(
+    grid: Shaped[Tensor, "rows steps channels"], window: Window, blank: int | float = 0
+) -> Shaped[Tensor, "rows more channels"]:
     """The grid with what `window` pads it with; at least as long as one window."""
     steps = grid.shape[1]
     left = window.before(steps)
@@ -163,8 +163,7 @@ def spread(
         line = taps.spread(grid[0], kernel, size, (stretch.stride, stretch.dilation))
         return (line if bias is None else line + bias)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
-    images = functional.conv_transpose2d(_images(grid), weight, bias, (1, stretch.stride), 0, 0, 1,
-                                         (1, stretch.dilation))
+    images = functional.conv_transpose2d(_images(grid), weight, bias, (1, stretch.stride), 0, 0, 1, (1, stretch.dilation))
     return _steps(images)
 
 

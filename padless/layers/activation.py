@@ -129,24 +129,31 @@ class PReLU(SameShape):
         """Alpha, for the axes that are not shared."""
         shared = self.shared_axes or []
         if any(not isinstance(axis, int) or not 1 <= axis < len(input_shape) for axis in shared):
-            raise ArgumentError(f"PReLU {self.name!r} has shared_axes {shared}, but its input has the shape {input_shape}. "
-                                f"Axes count from 1, the first after the batch.")
+            raise ArgumentError(
+                f"PReLU {self.name!r} has shared_axes {shared}, but its input has the shape {input_shape}. "
+                f"Axes count from 1, the first after the batch."
+            )
         shape = tuple(1 if axis in shared else size for axis, size in enumerate(input_shape) if axis)
         if None in shape:
             open_axes = [axis for axis, size in enumerate((0, *shape)) if size is None]
-            raise ShapeError(f"PReLU {self.name!r} makes one alpha for every place of its input, so the axes that do not "
-                             f"share theirs must be known; got the shape {tuple(input_shape)}. Share them: "
-                             f"PReLU(shared_axes={sorted({*shared, *open_axes})}).")
-        self.add_weight(shape, self.alpha_initializer, name="alpha", regularizer=self.alpha_regularizer,
-                        constraint=self.alpha_constraint)
+            raise ShapeError(
+                f"PReLU {self.name!r} makes one alpha for every place of its input, so the axes that do not "
+                f"share theirs must be known; got the shape {tuple(input_shape)}. Share them: "
+                f"PReLU(shared_axes={sorted({*shared, *open_axes})})."
+            )
+        self.add_weight(
+            shape, self.alpha_initializer, name="alpha", regularizer=self.alpha_regularizer, constraint=self.alpha_constraint
+        )
 
     def call(self, inputs: Any) -> Any:
         """Each number by its own alpha."""
         given = tuple(inputs.shape[1:])
         if len(given) != self.alpha.ndim or any(a not in (1, b) for a, b in zip(self.alpha.shape, given, strict=True)):
-            raise ShapeError(f"PReLU {self.name!r} has an alpha of shape {tuple(self.alpha.shape)} and got inputs of shape "
-                             f"{tuple(inputs.shape)}. For sequences of any length share it over time: "
-                             f"PReLU(shared_axes=[1]).")
+            raise ShapeError(
+                f"PReLU {self.name!r} has an alpha of shape {tuple(self.alpha.shape)} and got inputs of shape "
+                f"{tuple(inputs.shape)}. For sequences of any length share it over time: "
+                f"PReLU(shared_axes=[1])."
+            )
         return functional.relu(inputs) - self.alpha * functional.relu(-inputs)
 
 
@@ -200,9 +207,11 @@ class Softmax(SameShape):
             return activations.softmax(inputs, axes[0] if len(axes) == 1 else tuple(axes))
         time = inputs.lead - 1
         if axes[0] < time:
-            raise MaskLost(f"Softmax {self.name!r} along axis {self.axis} of {inputs!r} would weigh the steps of different "
-                           f"sequences against each other and lose the mask born of {inputs.index.born}. Within one "
-                           f"sequence the axes are {time} (time) and those after it; DropMask() makes padding data.")
+            raise MaskLost(
+                f"Softmax {self.name!r} along axis {self.axis} of {inputs!r} would weigh the steps of different "
+                f"sequences against each other and lose the mask born of {inputs.index.born}. Within one "
+                f"sequence the axes are {time} (time) and those after it; DropMask() makes padding data."
+            )
         features = tuple(axis - time for axis in axes[1:])
         if not features:
             return inputs.with_values(segment.softmax(inputs.values, inputs.index))
@@ -227,6 +236,8 @@ def _of_steps(mask: Any, inputs: Any) -> bool:
 def _broadcasts(layer: Layer, mask: Any, inputs: Any) -> None:
     pairs = zip(reversed(mask.shape), reversed(inputs.shape), strict=False)
     if mask.ndim > inputs.ndim or any(a not in (1, b) for a, b in pairs):
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} got a mask of shape {tuple(mask.shape)} for inputs of "
-                         f"shape {tuple(inputs.shape)}. Expected one entry for each number, or 1 along an axis; or a mask "
-                         f"of steps, {tuple(inputs.shape[:2])}.")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} got a mask of shape {tuple(mask.shape)} for inputs of "
+            f"shape {tuple(inputs.shape)}. Expected one entry for each number, or 1 along an axis; or a mask "
+            f"of steps, {tuple(inputs.shape[:2])}."
+        )

@@ -40,8 +40,9 @@ class Attention(Layer):
     scale: Tensor | None
     concat_score_weight: Tensor | None
 
-    def __init__(self, use_scale: bool = False, score_mode: str = "dot", dropout: float = 0.0, seed: int | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, use_scale: bool = False, score_mode: str = "dot", dropout: float = 0.0, seed: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if score_mode not in ("dot", "concat"):
             raise ArgumentError(one_of("score_mode", score_mode, ("dot", "concat")))
@@ -65,25 +66,42 @@ class Attention(Layer):
         weight: Any = self.concat_score_weight
         return lambda query, key: weight * torch.tanh(scale * _pairs(query, key)).sum(-1)
 
-    def call(self, inputs: Any, mask: Any = None, training: bool = False, return_attention_scores: bool = False,
-             use_causal_mask: bool = False) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        mask: Any = None,
+        training: bool = False,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Any:
         """The weighted sums, one for each query; with `return_attention_scores` the weights behind them."""
         if not isinstance(inputs, list | tuple) or not 2 <= len(inputs) <= 3:
             got = f"{len(inputs)} inputs" if isinstance(inputs, list | tuple) else type(inputs).__name__
-            raise ArgumentError(f"{type(self).__name__} {self.name!r} takes a list [query, value] or [query, value, key]; "
-                                f"got {got}.")
+            raise ArgumentError(
+                f"{type(self).__name__} {self.name!r} takes a list [query, value] or [query, value, key]; got {got}."
+            )
         query, value = inputs[0], inputs[1]
         value, key = same_steps(self, value, inputs[2] if len(inputs) > 2 else value)
         (q, queries), (k, keys), (v, _) = (steps_of(self, x) for x in (query, key, value))
         if q.shape[1] != k.shape[1]:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} compares queries with keys of as many features; got "
-                             f"{tuple(query.shape)} and {tuple(key.shape)}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} compares queries with keys of as many features; got "
+                f"{tuple(query.shape)} and {tuple(key.shape)}."
+            )
         same_rows(self, query, value)
         scored = self.scores()
         q = q if scored is not None or self.scale is None else q * self.scale
         outputs, scores = attend(
-            q[:, None], k[:, None], v[:, None], queries, keys, Sight(use_causal_mask), score=scored,
-            thin=self._thin_out if training and self.dropout else None, show="after" if return_attention_scores else "")
+            q[:, None],
+            k[:, None],
+            v[:, None],
+            queries,
+            keys,
+            Sight(use_causal_mask),
+            score=scored,
+            thin=self._thin_out if training and self.dropout else None,
+            show="after" if return_attention_scores else "",
+        )
         result = like(query, outputs[:, 0])
         return (result, scores[:, 0]) if scores is not None else result
 
@@ -149,8 +167,10 @@ def steps_of(layer: Layer, x: Any) -> tuple[Tensor, Index]:
     """The steps `(N, D)` of an input and where they stand; of a plain one all are real."""
     if x.ndim != 3 or isinstance(x, Packed) and x.lead > 2:
         hint = " For sequences of sequences wrap the layer in TimeDistributed." if x.ndim > 3 else ""
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} expected inputs of shape (batch, steps, features); got "
-                         f"{tuple(x.shape)}.{hint}")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} expected inputs of shape (batch, steps, features); got "
+            f"{tuple(x.shape)}.{hint}"
+        )
     if isinstance(x, Packed):
         return x.values, x.index
     return x.reshape(-1, x.shape[2]), full_index(x.shape[0], x.shape[1])
@@ -161,8 +181,10 @@ def same_steps(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
     if value is key:
         return value, key
     if tuple(value.shape[:2]) != tuple(key.shape[:2]):
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} needs a key for each value; got keys of shape "
-                         f"{tuple(key.shape)} and values of shape {tuple(value.shape)}.")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} needs a key for each value; got keys of shape "
+            f"{tuple(key.shape)} and values of shape {tuple(value.shape)}."
+        )
     indexes = [x.index for x in (value, key) if isinstance(x, Packed)]
     if not indexes:
         return value, key
@@ -174,8 +196,10 @@ def same_steps(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
 def same_rows(layer: Layer, query: Any, value: Any) -> None:
     """Raises `ShapeError` unless there are as many sequences of queries as of values."""
     if query.shape[0] != value.shape[0]:
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} needs one sequence of values for each sequence of queries; "
-                         f"got {tuple(query.shape)} and {tuple(value.shape)}.")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} needs one sequence of values for each sequence of queries; "
+            f"got {tuple(query.shape)} and {tuple(value.shape)}."
+        )
 
 
 def like(query: Any, outputs: Tensor) -> Any:
@@ -195,6 +219,8 @@ def on_grid(layer: Layer, mask: Any, grid: tuple[int, int, int, int]) -> Tensor 
         found = found.unsqueeze(-3) if found.ndim > 1 else found.unsqueeze(0)
     if found.ndim > 4 or any(size not in (1, full) for size, full in zip(found.shape, grid, strict=True)):
         batch, heads, columns, others = grid
-        raise ShapeError(f"The attention_mask of {type(layer).__name__} {layer.name!r} must have the shape (batch, queries, "
-                         f"keys), here {(batch, columns, others)}, or with heads {grid}; got {tuple(mask.shape)}.")
+        raise ShapeError(
+            f"The attention_mask of {type(layer).__name__} {layer.name!r} must have the shape (batch, queries, "
+            f"keys), here {(batch, columns, others)}, or with heads {grid}; got {tuple(mask.shape)}."
+        )
     return found

@@ -81,15 +81,30 @@ class AttentionPooling1D(Layer):
         if self.units is None:
             self.kernel = None
         else:
-            self.add_weight((features, self.units), self.kernel_initializer, name="kernel",
-                            regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
+            self.add_weight(
+                (features, self.units),
+                self.kernel_initializer,
+                name="kernel",
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
         if self.units is None or not self.use_bias:
             self.bias = None
         else:
-            self.add_weight((self.units,), self.bias_initializer, name="bias", regularizer=self.bias_regularizer,
-                            constraint=self.bias_constraint)
-        self.add_weight((self.units or features, self.num_queries or 1), self.query_initializer, name="query",
-                        regularizer=self.query_regularizer, constraint=self.query_constraint)
+            self.add_weight(
+                (self.units,),
+                self.bias_initializer,
+                name="bias",
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.add_weight(
+            (self.units or features, self.num_queries or 1),
+            self.query_initializer,
+            name="query",
+            regularizer=self.query_regularizer,
+            constraint=self.query_constraint,
+        )
 
     def call(self, inputs: Any, mask: Any = None, return_attention_scores: bool = False) -> Any:
         """The summaries; with `return_attention_scores` also the weights of the steps."""
@@ -105,8 +120,10 @@ class AttentionPooling1D(Layer):
         keys: Any = inputs.with_values(inputs.values) if isinstance(inputs, Packed) else inputs
         if self.kernel is not None:
             if inputs.shape[-1] != self.kernel.shape[0]:
-                raise ShapeError(f"AttentionPooling1D {self.name!r} was built for {self.kernel.shape[0]} features; got "
-                                 f"inputs of shape {tuple(inputs.shape)}.")
+                raise ShapeError(
+                    f"AttentionPooling1D {self.name!r} was built for {self.kernel.shape[0]} features; got "
+                    f"inputs of shape {tuple(inputs.shape)}."
+                )
             keys = self.activation(functional.linear(keys, self.kernel.t(), self.bias))
         return steps_of(self, keys)[0]
 

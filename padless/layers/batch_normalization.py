@@ -63,11 +63,19 @@ class BatchNormalization(Affine):
         synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(float(epsilon), center, scale, (beta_initializer, beta_regularizer, beta_constraint),
-                         (gamma_initializer, gamma_regularizer, gamma_constraint), **kwargs)
+        super().__init__(
+            float(epsilon),
+            center,
+            scale,
+            (beta_initializer, beta_regularizer, beta_constraint),
+            (gamma_initializer, gamma_regularizer, gamma_constraint),
+            **kwargs,
+        )
         if synchronized:
-            raise ArgumentError("BatchNormalization(synchronized=True) exists on Keras's TensorFlow backend only: here the "
-                                "statistics are those of the process's own steps. Leave it out.")
+            raise ArgumentError(
+                "BatchNormalization(synchronized=True) exists on Keras's TensorFlow backend only: here the "
+                "statistics are those of the process's own steps. Leave it out."
+            )
         self.axis = int(axis)
         self.momentum = float(momentum)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
@@ -114,6 +122,7 @@ class BatchNormalization(Affine):
         self, axis: int, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None
     ) -> Callable[[Tensor], Tensor]:
         """The function that normalizes by these numbers, of the values and of what gaps show."""
+
         def along(x: Tensor) -> Tensor:
             return x.reshape(-1, *(1,) * (-1 - axis))
 
@@ -154,9 +163,7 @@ class BatchNormalization(Affine):
         moved = _towards(self.moving_stddev, deviation, self.momentum)
         self.moving_variance.copy_((moved * moved - self.epsilon).clamp(min=0))
 
-    def _corrected(
-        self, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _corrected(self, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scale and shift that bring what the batch normalized to where the averages would have."""
         clip = self.renorm_clipping or {}
         expected = self.renorm_stddev.to(mean.dtype).clamp(min=self.epsilon**0.5)

@@ -40,7 +40,11 @@ class Bidirectional(Layer):
     relation = "scan"
 
     def __init__(
-        self, layer: Any, merge_mode: str | None = "concat", weights: Any = None, backward_layer: Any = None,
+        self,
+        layer: Any,
+        merge_mode: str | None = "concat",
+        weights: Any = None,
+        backward_layer: Any = None,
         **kwargs: Any,
     ) -> None:
         layer = get(layer)
@@ -51,9 +55,11 @@ class Bidirectional(Layer):
         super().__init__(**kwargs)
         for own in (layer, layer if backward_layer is None else get(backward_layer)):
             if isinstance(own, RNN) and type(own).call is not RNN.call:
-                raise ArgumentError(f"Bidirectional runs the cell of a recurrent layer, so the `call` that "
-                                    f"{type(own).__name__} defines would never be used. Put what it does into the cell: "
-                                    f"RNN(your_cell).")
+                raise ArgumentError(
+                    f"Bidirectional runs the cell of a recurrent layer, so the `call` that "
+                    f"{type(own).__name__} defines would never be used. Put what it does into the cell: "
+                    f"RNN(your_cell)."
+                )
         self.merge_mode = merge_mode
         self.forward_layer = _again(layer, f"forward_{layer.name}", layer.go_backwards)
         back: Any = layer if backward_layer is None else get(backward_layer)
@@ -62,9 +68,11 @@ class Bidirectional(Layer):
         for name in ("return_sequences", "return_state", "stateful"):
             mine, theirs = getattr(self.forward_layer, name), getattr(self.backward_layer, name)
             if mine != theirs or self.forward_layer.go_backwards == self.backward_layer.go_backwards:
-                raise ArgumentError(f"Bidirectional needs a forward and a backward layer with the same {name}, one of "
-                                    f"them with go_backwards; got {mine!r} and {theirs!r}, go_backwards "
-                                    f"{self.forward_layer.go_backwards} and {self.backward_layer.go_backwards}.")
+                raise ArgumentError(
+                    f"Bidirectional needs a forward and a backward layer with the same {name}, one of "
+                    f"them with go_backwards; got {mine!r} and {theirs!r}, go_backwards "
+                    f"{self.forward_layer.go_backwards} and {self.backward_layer.go_backwards}."
+                )
             setattr(self, name, mine)
         self._first_weights = weights
 
@@ -81,8 +89,9 @@ class Bidirectional(Layer):
         half = len(given or ()) // 2
         states = (None, None) if given is None else (given[:half], given[half:])
         if given is not None and 2 * half != len(given):
-            raise ShapeError(f"Bidirectional {self.name!r} expected as many initial states for each direction; got "
-                             f"{len(given)}.")
+            raise ShapeError(
+                f"Bidirectional {self.name!r} expected as many initial states for each direction; got {len(given)}."
+            )
         results, ended = [], []
         index = cells.full_index(0, 0)
         for layer, state in zip((self.forward_layer, self.backward_layer), states, strict=True):
@@ -110,8 +119,14 @@ class Bidirectional(Layer):
         own = mask if self.return_sequences else None
         outputs = [own] if self.merge_mode else [own, own]
         if self.return_state:
-            return [*outputs, *(None for layer in (self.forward_layer, self.backward_layer)
-                                for _ in range(recurrence.state_count(layer.cell)))]
+            return [
+                *outputs,
+                *(
+                    None
+                    for layer in (self.forward_layer, self.backward_layer)
+                    for _ in range(recurrence.state_count(layer.cell))
+                ),
+            ]
         return outputs if self.merge_mode is None else own
 
     def compute_output_shape(self, sequences_shape: Any, initial_state_shape: Any = None) -> Any:
@@ -157,6 +172,8 @@ def _renewed(cell: Any) -> Any:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
         elif next(module.parameters(recurse=False), None) is not None:
-            raise ArgumentError(f"Bidirectional needs a second {type(module).__name__} with weights of its own, and the "
-                                f"module has no `reset_parameters()` to draw them. Give `backward_layer=`.")
+            raise ArgumentError(
+                f"Bidirectional needs a second {type(module).__name__} with weights of its own, and the "
+                f"module has no `reset_parameters()` to draw them. Give `backward_layer=`."
+            )
     return cell

@@ -41,8 +41,10 @@ class InputLayer(Layer):
         **kwargs: Any,
     ) -> None:
         if (shape is None) == (batch_shape is None):
-            raise ArgumentError(f"Input expected either `shape` (without the batch) or `batch_shape`; got shape={shape!r} "
-                                f"and batch_shape={batch_shape!r}.")
+            raise ArgumentError(
+                f"Input expected either `shape` (without the batch) or `batch_shape`; got shape={shape!r} "
+                f"and batch_shape={batch_shape!r}."
+            )
         super().__init__(dtype=dtype, **kwargs)
         whole = tuple(batch_shape) if batch_shape is not None else (batch_size, *_tuple(shape))
         if any(not (size is None or isinstance(size, int) and size >= 0) for size in whole):
@@ -62,8 +64,10 @@ class InputLayer(Layer):
 
 def _tuple(shape: Any) -> tuple[Any, ...]:
     if not isinstance(shape, list | tuple):
-        raise ArgumentError(f"Input expected `shape` as a tuple without the batch, such as (None,) or (10, 3); got "
-                            f"{shape!r}. Write ({shape!r},).")
+        raise ArgumentError(
+            f"Input expected `shape` as a tuple without the batch, such as (None,) or (10, 3); got "
+            f"{shape!r}. Write ({shape!r},)."
+        )
     return tuple(shape)
 
 
@@ -116,8 +120,9 @@ class Embedding(Layer):
     ) -> None:
         super().__init__(**kwargs)
         if not isinstance(input_dim, int) or input_dim <= 0 or not isinstance(output_dim, int) or output_dim <= 0:
-            raise ArgumentError(f"Embedding expected positive sizes of the table; got input_dim={input_dim!r}, "
-                                f"output_dim={output_dim!r}.")
+            raise ArgumentError(
+                f"Embedding expected positive sizes of the table; got input_dim={input_dim!r}, output_dim={output_dim!r}."
+            )
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.mask_zero = mask_zero
@@ -130,8 +135,13 @@ class Embedding(Layer):
 
     def build(self, input_shape: Any) -> None:
         """The table."""
-        self.add_weight((self.input_dim, self.output_dim), self.embeddings_initializer, name="embeddings",
-                        regularizer=self.embeddings_regularizer, constraint=self.embeddings_constraint)
+        self.add_weight(
+            (self.input_dim, self.output_dim),
+            self.embeddings_initializer,
+            name="embeddings",
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
+        )
 
     def call(self, inputs: Any) -> Any:
         """The rows of the real ids, `(N, output_dim)`; with `mask_zero`, on the steps whose id is not 0."""
@@ -190,8 +200,10 @@ def _checked(ids: Tensor, size: int, name: str, index: Index | None) -> Tensor:
                 where = f" at step {index.positions[at]} of row {index.rows[at]}"
             elif ids.ndim == 2:
                 where = f" at step {at % ids.shape[1]} of row {at // ids.shape[1]}"
-            raise DataError(f"Embedding {name!r} has rows 0 to {size - 1}; got id {ids.reshape(-1)[at].item()!r}{where}. "
-                            f"Give ids of the vocabulary, or a larger input_dim.")
+            raise DataError(
+                f"Embedding {name!r} has rows 0 to {size - 1}; got id {ids.reshape(-1)[at].item()!r}{where}. "
+                f"Give ids of the vocabulary, or a larger input_dim."
+            )
     return whole
 
 
@@ -199,15 +211,18 @@ def _born(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
     """The inputs on the steps that are `real`, and whether the whole grid was there to see."""
     if not isinstance(inputs, Packed):
         if inputs.ndim < 2:
-            raise ShapeError(f"{who} makes a mask of steps, so it needs data of shape (batch, steps, ...); got "
-                             f"{tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"{who} makes a mask of steps, so it needs data of shape (batch, steps, ...); got {tuple(inputs.shape)}."
+            )
         index = Index.from_mask(as_mask(real(known(inputs))), who)
         births.note(index)
         return Packed(gather(inputs, index), index), True
     found = real(known(inputs.values))
     if found.ndim != 1:
-        raise ShapeError(f"{who} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
-                         f"already. Make the finer mask first: it says which of the steps are real, too. {DOCUMENTS}")
+        raise ShapeError(
+            f"{who} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
+            f"already. Make the finer mask first: it says which of the steps are real, too. {DOCUMENTS}"
+        )
     chosen = as_mask(found[:, None])[:, 0]
     whole = inputs.index
     if chosen.all():  # while a model is looked at, it shall show that the mask has passed here
@@ -246,9 +261,11 @@ class Masking(Layer):
     def call(self, inputs: Any) -> Any:
         """The steps that differ from the mask value."""
         if inputs.ndim < 3:
-            raise ShapeError(f"Masking {self.name!r} compares the features of each step, so it needs (batch, steps, "
-                             f"features); got {tuple(inputs.shape)}. Add a feature axis with Reshape, or use "
-                             f"Embedding(mask_zero=True) for ids.")
+            raise ShapeError(
+                f"Masking {self.name!r} compares the features of each step, so it needs (batch, steps, "
+                f"features); got {tuple(inputs.shape)}. Add a feature axis with Reshape, or use "
+                f"Embedding(mask_zero=True) for ids."
+            )
         packed, _ = _born(inputs, self._real, f"Masking {self.name!r}")
         fill = packed.values.new_zeros((packed.index.gaps, *packed.values.shape[1:])) if shows() else None
         return Packed(packed.values, packed.index, fill)

@@ -77,13 +77,28 @@ class Cell(Layer):
     def build(self, input_shape: Any) -> None:
         """Kernel, recurrent kernel and bias, the gates side by side."""
         columns = self.units * self.gates
-        self.add_weight((last_axis(self, input_shape), columns), self.kernel_initializer, name="kernel",
-                        regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
-        self.add_weight((self.units, columns), self.recurrent_initializer, name="recurrent_kernel",
-                        regularizer=self.recurrent_regularizer, constraint=self.recurrent_constraint)
+        self.add_weight(
+            (last_axis(self, input_shape), columns),
+            self.kernel_initializer,
+            name="kernel",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.add_weight(
+            (self.units, columns),
+            self.recurrent_initializer,
+            name="recurrent_kernel",
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+        )
         if self.use_bias:
-            self.add_weight(self._bias_shape(), self._first_bias, name="bias", regularizer=self.bias_regularizer,
-                            constraint=self.bias_constraint)
+            self.add_weight(
+                self._bias_shape(),
+                self._first_bias,
+                name="bias",
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
         else:
             self.bias = None
 
@@ -109,8 +124,9 @@ class Cell(Layer):
     ) -> tuple[Tensor, list[Any]]:
         """All steps, by the kernel of this cell."""
         if values.shape[1:] != self.kernel.shape[:1]:
-            raise ShapeError(f"{self.name!r} was built for {self.kernel.shape[0]} features; got steps of shape "
-                             f"{tuple(values.shape[1:])}.")
+            raise ShapeError(
+                f"{self.name!r} was built for {self.kernel.shape[0]} features; got steps of shape {tuple(values.shape[1:])}."
+            )
         dropped = training and self.dropout > 0
         if dropped:  # one mask for each sequence, the same at all its steps
             noise = self._noise((index.shape[0], values.shape[1]), self.dropout, values)
@@ -166,8 +182,17 @@ class SimpleRNNCell(Cell):
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
-        outputs, h = scan.simple_rnn(values, index, self.kernel, self.recurrent_kernel, self.bias, states[0],
-                                     reverse=reverse, activation=self.activation, recurrent_masks=masks)
+        outputs, h = scan.simple_rnn(
+            values,
+            index,
+            self.kernel,
+            self.recurrent_kernel,
+            self.bias,
+            states[0],
+            reverse=reverse,
+            activation=self.activation,
+            recurrent_masks=masks,
+        )
         return outputs, [h]
 
 
@@ -182,16 +207,44 @@ class GRUCell(Cell):
     gates = 3
 
     def __init__(
-        self, units: int, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros", kernel_regularizer: Any = None, recurrent_regularizer: Any = None,
-        bias_regularizer: Any = None, kernel_constraint: Any = None, recurrent_constraint: Any = None,
-        bias_constraint: Any = None, dropout: float = 0.0, recurrent_dropout: float = 0.0, reset_after: bool = True,
-        seed: int | None = None, **kwargs: Any,
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(units, activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer,
-                         kernel_regularizer, recurrent_regularizer, bias_regularizer, kernel_constraint,
-                         recurrent_constraint, bias_constraint, dropout, recurrent_dropout, seed, **kwargs)
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            recurrent_regularizer,
+            bias_regularizer,
+            kernel_constraint,
+            recurrent_constraint,
+            bias_constraint,
+            dropout,
+            recurrent_dropout,
+            seed,
+            **kwargs,
+        )
         self.recurrent_activation = activations.get(recurrent_activation)
         self.reset_after = reset_after
 
@@ -202,9 +255,19 @@ class GRUCell(Cell):
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
-        outputs, h = scan.gru(values, index, self.kernel, self.recurrent_kernel, self.bias, states[0],
-                              reset_after=self.reset_after, reverse=reverse, activation=self.activation,
-                              recurrent_activation=self.recurrent_activation, recurrent_masks=masks)
+        outputs, h = scan.gru(
+            values,
+            index,
+            self.kernel,
+            self.recurrent_kernel,
+            self.bias,
+            states[0],
+            reset_after=self.reset_after,
+            reverse=reverse,
+            activation=self.activation,
+            recurrent_activation=self.recurrent_activation,
+            recurrent_masks=masks,
+        )
         return outputs, [h]
 
 
@@ -219,16 +282,44 @@ class LSTMCell(Cell):
     gates = 4
 
     def __init__(
-        self, units: int, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros", unit_forget_bias: bool = True, kernel_regularizer: Any = None,
-        recurrent_regularizer: Any = None, bias_regularizer: Any = None, kernel_constraint: Any = None,
-        recurrent_constraint: Any = None, bias_constraint: Any = None, dropout: float = 0.0,
-        recurrent_dropout: float = 0.0, seed: int | None = None, **kwargs: Any,
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        unit_forget_bias: bool = True,
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(units, activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer,
-                         kernel_regularizer, recurrent_regularizer, bias_regularizer, kernel_constraint,
-                         recurrent_constraint, bias_constraint, dropout, recurrent_dropout, seed, **kwargs)
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            recurrent_regularizer,
+            bias_regularizer,
+            kernel_constraint,
+            recurrent_constraint,
+            bias_constraint,
+            dropout,
+            recurrent_dropout,
+            seed,
+            **kwargs,
+        )
         self.recurrent_activation = activations.get(recurrent_activation)
         self.unit_forget_bias = unit_forget_bias
         self.state_size = [units, units]
@@ -244,9 +335,19 @@ class LSTMCell(Cell):
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
-        outputs, h, c = scan.lstm(values, index, self.kernel, self.recurrent_kernel, self.bias, states[0], states[1],
-                                  reverse=reverse, activation=self.activation,
-                                  recurrent_activation=self.recurrent_activation, recurrent_masks=masks)
+        outputs, h, c = scan.lstm(
+            values,
+            index,
+            self.kernel,
+            self.recurrent_kernel,
+            self.bias,
+            states[0],
+            states[1],
+            reverse=reverse,
+            activation=self.activation,
+            recurrent_activation=self.recurrent_activation,
+            recurrent_masks=masks,
+        )
         return outputs, [h, c]
 
 

@@ -43,16 +43,20 @@ class Merge(Layer):
         if all(x.index.equals(packed[0].index) for x in packed):
             return self.combined(inputs)
         whole = _united(self, packed)
-        spread = [Packed(combine.spread(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
-                  for x in inputs]
+        spread = [
+            Packed(combine.spread(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
+            for x in inputs
+        ]
         return self.combined_over(spread, [_present(x, whole) for x in inputs])
 
     def _fit(self, inputs: list[Any], lead: int) -> None:
         """Raises `ShapeError` unless the axes behind those of a mask broadcast."""
         sizes = [tuple(x.shape[lead:]) for x in inputs if x.ndim == inputs[0].ndim]
         if any(len(set(axis) - {1}) > 1 for axis in zip(*sizes, strict=True)):
-            raise ShapeError(f"{type(self).__name__} {self.name!r} merges element by element, so its inputs need the same "
-                             f"shape, or size 1 where they differ; got shapes {[tuple(x.shape) for x in inputs]}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} merges element by element, so its inputs need the same "
+                f"shape, or size 1 where they differ; got shapes {[tuple(x.shape) for x in inputs]}."
+            )
 
     def combined_over(self, inputs: list[Any], present: list[Tensor | None]) -> Any:
         """The merge where some inputs lack steps; `present` `(N,)` says where each is there (None: everywhere)."""
@@ -67,12 +71,16 @@ class Merge(Layer):
 def several(layer: Layer, inputs: Any) -> list[Any]:
     """The inputs as a list; raises `ArgumentError` for anything else."""
     if not isinstance(inputs, list | tuple) or len(inputs) < 1:
-        raise ArgumentError(f"{type(layer).__name__} {layer.name!r} merges a list of inputs; got "
-                            f"{type(inputs).__name__}. Call it as {type(layer).__name__}()([x, y]).")
+        raise ArgumentError(
+            f"{type(layer).__name__} {layer.name!r} merges a list of inputs; got "
+            f"{type(inputs).__name__}. Call it as {type(layer).__name__}()([x, y])."
+        )
     for place, x in enumerate(inputs):
         if not isinstance(x, Tensor | Packed):
-            raise ArgumentError(f"{type(layer).__name__} {layer.name!r} merges tensors; got "
-                                f"{'None' if x is None else type(x).__name__} as input {place} of {len(inputs)}.")
+            raise ArgumentError(
+                f"{type(layer).__name__} {layer.name!r} merges tensors; got "
+                f"{'None' if x is None else type(x).__name__} as input {place} of {len(inputs)}."
+            )
     return list(inputs)
 
 
@@ -86,8 +94,10 @@ def _raised(x: Any, rank: int) -> Any:
 def _united(layer: Layer, packed: list[Packed]) -> Index:
     grids = {x.index.grid for x in packed}
     if len(grids) > 1:
-        raise MaskError(f"{type(layer).__name__} {layer.name!r} merges inputs with masks of different shapes: "
-                        f"{sorted(grids)}. They must have the same batch and steps.")
+        raise MaskError(
+            f"{type(layer).__name__} {layer.name!r} merges inputs with masks of different shapes: "
+            f"{sorted(grids)}. They must have the same batch and steps."
+        )
     return reduce(union, [x.index for x in packed])
 
 

@@ -31,19 +31,52 @@ class ConvLSTM1DCell(cells.LSTMCell):
     """
 
     def __init__(
-        self, filters: int, kernel_size: Any, strides: Any = 1, padding: str = "valid", data_format: str | None = None,
-        dilation_rate: Any = 1, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros", unit_forget_bias: bool = True, kernel_regularizer: Any = None,
-        recurrent_regularizer: Any = None, bias_regularizer: Any = None, kernel_constraint: Any = None,
-        recurrent_constraint: Any = None, bias_constraint: Any = None, dropout: float = 0.0,
-        recurrent_dropout: float = 0.0, seed: int | None = None, **kwargs: Any,
+        self,
+        filters: int,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Any = 1,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        unit_forget_bias: bool = True,
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         (filters,) = sizes(self, "filters", filters)
-        super().__init__(filters, activation, recurrent_activation, use_bias, kernel_initializer, recurrent_initializer,
-                         bias_initializer, unit_forget_bias, kernel_regularizer, recurrent_regularizer, bias_regularizer,
-                         kernel_constraint, recurrent_constraint, bias_constraint, dropout, recurrent_dropout, seed,
-                         **kwargs)
+        super().__init__(
+            filters,
+            activation,
+            recurrent_activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
+            unit_forget_bias,
+            kernel_regularizer,
+            recurrent_regularizer,
+            bias_regularizer,
+            kernel_constraint,
+            recurrent_constraint,
+            bias_constraint,
+            dropout,
+            recurrent_dropout,
+            seed,
+            **kwargs,
+        )
         self.filters = filters
         self.kernel_size = sizes(self, "kernel_size", kernel_size)
         self.strides = sizes(self, "strides", strides)
@@ -51,8 +84,10 @@ class ConvLSTM1DCell(cells.LSTMCell):
         self.padding = choice(self, "padding", padding, ("valid", "same"))
         self.data_format = order_of_axes(self, data_format)
         if self.strides[0] > 1 and self.dilation_rate[0] > 1:
-            raise ArgumentError(f"{type(self).__name__} takes strides or a dilation_rate above 1, not both; got strides="
-                                f"{strides} and dilation_rate={dilation_rate}.")
+            raise ArgumentError(
+                f"{type(self).__name__} takes strides or a dilation_rate above 1, not both; got strides="
+                f"{strides} and dilation_rate={dilation_rate}."
+            )
         self.state_size = [None, None]  # known with the rows of the input
         self.output_size: Any = None
         self._window = Window(self.kernel_size[0], self.strides[0], self.dilation_rate[0], self.padding)
@@ -60,22 +95,37 @@ class ConvLSTM1DCell(cells.LSTMCell):
     def build(self, input_shape: Any) -> None:
         """Both kernels and the bias, for the rows and channels of a step."""
         if len(input_shape) != 3 or None in input_shape[1:]:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected steps of two known sizes, rows and channels, in "
-                             f"an input (batch, steps, rows, channels); got steps of shape {tuple(input_shape[1:])}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} expected steps of two known sizes, rows and channels, in "
+                f"an input (batch, steps, rows, channels); got steps of shape {tuple(input_shape[1:])}."
+            )
         rows, channels = input_shape[1:] if self._last else reversed(input_shape[1:])
         left = self._window.count(rows)
         if left < 1:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} has windows of {self._window.reach} rows "
-                             f"(kernel_size={self.kernel_size[0]}, dilation_rate={self.dilation_rate[0]}), of which none "
-                             f"fits into steps of {rows}. Take padding=\"same\", or a smaller kernel.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} has windows of {self._window.reach} rows "
+                f"(kernel_size={self.kernel_size[0]}, dilation_rate={self.dilation_rate[0]}), of which none "
+                f'fits into steps of {rows}. Take padding="same", or a smaller kernel.'
+            )
         columns = 4 * self.filters
-        self.add_weight((*self.kernel_size, channels, columns), self.kernel_initializer, name="kernel",
-                        regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
-        self.add_weight((*self.kernel_size, self.filters, columns), self.recurrent_initializer, name="recurrent_kernel",
-                        regularizer=self.recurrent_regularizer, constraint=self.recurrent_constraint)
+        self.add_weight(
+            (*self.kernel_size, channels, columns),
+            self.kernel_initializer,
+            name="kernel",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.add_weight(
+            (*self.kernel_size, self.filters, columns),
+            self.recurrent_initializer,
+            name="recurrent_kernel",
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+        )
         if self.use_bias:
-            self.add_weight((columns,), self._first_bias, name="bias", regularizer=self.bias_regularizer,
-                            constraint=self.bias_constraint)
+            self.add_weight(
+                (columns,), self._first_bias, name="bias", regularizer=self.bias_regularizer, constraint=self.bias_constraint
+            )
         else:
             self.bias = None
         self.output_size = (left, self.filters) if self._last else (self.filters, left)
@@ -92,8 +142,10 @@ class ConvLSTM1DCell(cells.LSTMCell):
     ) -> tuple[Tensor, list[Any]]:
         """The convolution of all steps at once, then state by state."""
         if tuple(values.shape[1:]) != self._step_shape:
-            raise ShapeError(f"{self.name!r} was built for steps of shape {self._step_shape}; got steps of shape "
-                             f"{tuple(values.shape[1:])}.")
+            raise ShapeError(
+                f"{self.name!r} was built for steps of shape {self._step_shape}; got steps of shape "
+                f"{tuple(values.shape[1:])}."
+            )
         axis = -1 if self._last else 1
         noise = self._gates_noise(index, values.shape[1:], self.dropout if training else 0, values)
         dropped = self._gates_noise(index, states[0].shape[1:], self.recurrent_dropout if training else 0, values)
@@ -115,6 +167,7 @@ class ConvLSTM1DCell(cells.LSTMCell):
         self, x: Tensor, over: Window, kernel: Tensor, bias: Tensor | None, noise: Tensor | None, rows: Tensor
     ) -> Tensor:
         """The convolution for all gates; with noise each gate sees the input through its own."""
+
         def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
             if self._last:
                 return window.convolve(x, over, kernel, bias)
@@ -145,13 +198,34 @@ class ConvLSTM1D(OfCell):
     cell_class = ConvLSTM1DCell
 
     def __init__(
-        self, filters: int, kernel_size: Any, strides: Any = 1, padding: str = "valid", data_format: str | None = None,
-        dilation_rate: Any = 1, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros", unit_forget_bias: bool = True, kernel_regularizer: Any = None,
-        recurrent_regularizer: Any = None, bias_regularizer: Any = None, activity_regularizer: Any = None,
-        kernel_constraint: Any = None, recurrent_constraint: Any = None, bias_constraint: Any = None,
-        dropout: float = 0.0, recurrent_dropout: float = 0.0, seed: int | None = None, return_sequences: bool = False,
-        return_state: bool = False, go_backwards: bool = False, stateful: bool = False, **kwargs: Any,
+        self,
+        filters: int,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Any = 1,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        unit_forget_bias: bool = True,
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*split_arguments(locals()))

@@ -52,30 +52,40 @@ class Convolution(Windowed):
     def not_both(self) -> None:
         """Raises `ArgumentError` for a stride with a dilation, as Keras."""
         if self.strides[0] > 1 and self.dilation_rate[0] > 1:
-            raise ArgumentError(f"{type(self).__name__} takes strides or a dilation_rate above 1, not both; got strides="
-                                f"{self.strides[0]} and dilation_rate={self.dilation_rate[0]}.")
+            raise ArgumentError(
+                f"{type(self).__name__} takes strides or a dilation_rate above 1, not both; got strides="
+                f"{self.strides[0]} and dilation_rate={self.dilation_rate[0]}."
+            )
 
     def channels(self, input_shape: Any) -> int:
         """The features of the input, which must be known before weights can be made."""
         found = self.axes(input_shape)[2]
         if not isinstance(found, int):
-            raise ShapeError(f"{type(self).__name__} {self.name!r} makes weights for the features of its input, so their "
-                             f"number must be known; got the shape {input_shape}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} makes weights for the features of its input, so their "
+                f"number must be known; got the shape {input_shape}."
+            )
         return found
 
     def add_bias(self, filters: int) -> None:
         """The bias, if there is to be one."""
         if self.use_bias:
-            self.add_weight((filters,), self.bias_initializer, name="bias", regularizer=self.bias_regularizer,
-                            constraint=self.bias_constraint)
+            self.add_weight(
+                (filters,),
+                self.bias_initializer,
+                name="bias",
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
         else:
             self.bias = None
 
     def checked(self, inputs: Tensor, built: int) -> Tensor:
         """The inputs, if they have the features that the weights were made for."""
         if inputs.shape[-1] != built:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} was built for {built} features; got an input with "
-                             f"{inputs.shape[-1]}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} was built for {built} features; got an input with {inputs.shape[-1]}."
+            )
         return inputs
 
     def finished(self, outputs: Any) -> Any:
@@ -125,15 +135,27 @@ class Conv1D(Convolution):
         bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(kernel_size, strides, padding, data_format, dilation_rate, activation, use_bias,
-                         bias_initializer, bias_regularizer, bias_constraint, activity_regularizer=activity_regularizer,
-                         **kwargs)
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            bias_initializer,
+            bias_regularizer,
+            bias_constraint,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
         (self.filters,) = sizes(self, "filters", filters)
         (self.groups,) = sizes(self, "groups", groups)
         self.not_both()
         if self.filters % self.groups:
-            raise ArgumentError(f"Conv1D divides its filters among its groups, so filters={filters} must be a multiple of "
-                                f"groups={groups}.")
+            raise ArgumentError(
+                f"Conv1D divides its filters among its groups, so filters={filters} must be a multiple of groups={groups}."
+            )
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
@@ -142,10 +164,17 @@ class Conv1D(Convolution):
         """Kernel and bias, for the features of the input."""
         channels = self.channels(input_shape)
         if channels % self.groups:
-            raise ShapeError(f"Conv1D {self.name!r} divides the features of its input among groups={self.groups}, so "
-                             f"their number must be a multiple of that; got {channels}.")
-        self.add_weight((*self.kernel_size, channels // self.groups, self.filters), self.kernel_initializer,
-                        name="kernel", regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
+            raise ShapeError(
+                f"Conv1D {self.name!r} divides the features of its input among groups={self.groups}, so "
+                f"their number must be a multiple of that; got {channels}."
+            )
+        self.add_weight(
+            (*self.kernel_size, channels // self.groups, self.filters),
+            self.kernel_initializer,
+            name="kernel",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
         self.add_bias(self.filters)
 
     def plain(self, grid: Tensor) -> Tensor:
@@ -197,9 +226,20 @@ class DepthwiseConv1D(Convolution):
         bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(kernel_size, strides, padding, data_format, dilation_rate, activation, use_bias,
-                         bias_initializer, bias_regularizer, bias_constraint, activity_regularizer=activity_regularizer,
-                         **kwargs)
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            bias_initializer,
+            bias_regularizer,
+            bias_constraint,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
         (self.depth_multiplier,) = sizes(self, "depth_multiplier", depth_multiplier)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
@@ -208,8 +248,13 @@ class DepthwiseConv1D(Convolution):
     def build(self, input_shape: Any) -> None:
         """Kernel and bias, for the features of the input."""
         channels = self.channels(input_shape)
-        self.add_weight((*self.kernel_size, channels, self.depth_multiplier), self.depthwise_initializer, name="kernel",
-                        regularizer=self.depthwise_regularizer, constraint=self.depthwise_constraint)
+        self.add_weight(
+            (*self.kernel_size, channels, self.depth_multiplier),
+            self.depthwise_initializer,
+            name="kernel",
+            regularizer=self.depthwise_regularizer,
+            constraint=self.depthwise_constraint,
+        )
         self.add_bias(channels * self.depth_multiplier)
 
     def plain(self, grid: Tensor) -> Tensor:
@@ -220,8 +265,9 @@ class DepthwiseConv1D(Convolution):
     def on_line(self, values: Tensor, plan: Plan) -> Tensor:
         """The convolution of real steps."""
         channels = self.kernel.shape[1]
-        return window.convolve_packed(self.checked(values, channels), plan, self.window, apart(self.kernel), self.bias,
-                                      channels)
+        return window.convolve_packed(
+            self.checked(values, channels), plan, self.window, apart(self.kernel), self.bias, channels
+        )
 
     def features(self, channels: Any) -> Any:
         """So many times more."""
@@ -272,9 +318,20 @@ class SeparableConv1D(Convolution):
         bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(kernel_size, strides, padding, data_format, dilation_rate, activation, use_bias,
-                         bias_initializer, bias_regularizer, bias_constraint, activity_regularizer=activity_regularizer,
-                         **kwargs)
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            bias_initializer,
+            bias_regularizer,
+            bias_constraint,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
         (self.filters,) = sizes(self, "filters", filters)
         (self.depth_multiplier,) = sizes(self, "depth_multiplier", depth_multiplier)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
@@ -287,12 +344,20 @@ class SeparableConv1D(Convolution):
     def build(self, input_shape: Any) -> None:
         """Both kernels and the bias, for the features of the input."""
         channels = self.channels(input_shape)
-        self.add_weight((*self.kernel_size, channels, self.depth_multiplier), self.depthwise_initializer,
-                        name="depthwise_kernel", regularizer=self.depthwise_regularizer,
-                        constraint=self.depthwise_constraint)
-        self.add_weight((1, channels * self.depth_multiplier, self.filters), self.pointwise_initializer,
-                        name="pointwise_kernel", regularizer=self.pointwise_regularizer,
-                        constraint=self.pointwise_constraint)
+        self.add_weight(
+            (*self.kernel_size, channels, self.depth_multiplier),
+            self.depthwise_initializer,
+            name="depthwise_kernel",
+            regularizer=self.depthwise_regularizer,
+            constraint=self.depthwise_constraint,
+        )
+        self.add_weight(
+            (1, channels * self.depth_multiplier, self.filters),
+            self.pointwise_initializer,
+            name="pointwise_kernel",
+            regularizer=self.pointwise_regularizer,
+            constraint=self.pointwise_constraint,
+        )
         self.add_bias(self.filters)
 
     def plain(self, grid: Tensor) -> Tensor:
@@ -358,25 +423,48 @@ class Conv1DTranspose(Convolution):
         bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(kernel_size, strides, padding, data_format, dilation_rate, activation, use_bias,
-                         bias_initializer, bias_regularizer, bias_constraint, activity_regularizer=activity_regularizer,
-                         **kwargs)
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            bias_initializer,
+            bias_regularizer,
+            bias_constraint,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
         (self.filters,) = sizes(self, "filters", filters)
         self.output_padding = None if output_padding is None else sizes(self, "output_padding", output_padding, 1, 0)
         self.not_both()
         if self.output_padding is not None and self.output_padding >= self.strides:
-            raise ArgumentError(f"Conv1DTranspose expected an output_padding below its strides; got output_padding="
-                                f"{self.output_padding[0]} and strides={self.strides[0]}.")
+            raise ArgumentError(
+                f"Conv1DTranspose expected an output_padding below its strides; got output_padding="
+                f"{self.output_padding[0]} and strides={self.strides[0]}."
+            )
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
-        self.window = Stretch(self.kernel_size[0], self.strides[0], self.dilation_rate[0], self.padding,
-                              self.output_padding[0] if self.output_padding else None)
+        self.window = Stretch(
+            self.kernel_size[0],
+            self.strides[0],
+            self.dilation_rate[0],
+            self.padding,
+            self.output_padding[0] if self.output_padding else None,
+        )
 
     def build(self, input_shape: Any) -> None:
         """Kernel and bias, for the features of the input."""
-        self.add_weight((*self.kernel_size, self.filters, self.channels(input_shape)), self.kernel_initializer,
-                        name="kernel", regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
+        self.add_weight(
+            (*self.kernel_size, self.filters, self.channels(input_shape)),
+            self.kernel_initializer,
+            name="kernel",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
         self.add_bias(self.filters)
 
     def plain(self, grid: Tensor) -> Tensor:

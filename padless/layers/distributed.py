@@ -74,8 +74,10 @@ class TimeDistributed(Layer):
     def call(self, inputs: Any, training: bool = False, mask: Any = None) -> Any:
         """The inner layer on all steps at once."""
         if not isinstance(inputs, Tensor | Packed):
-            raise ShapeError(f"TimeDistributed {self.name!r} takes one input (batch, steps, ...); got "
-                             f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate.")
+            raise ShapeError(
+                f"TimeDistributed {self.name!r} takes one input (batch, steps, ...); got "
+                f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate."
+            )
         self._steps_of(tuple(inputs.shape))
         inputs = self._met(inputs)
         if isinstance(inputs, Packed):

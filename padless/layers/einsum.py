@@ -63,8 +63,10 @@ class EinsumDense(Layer):
         super().__init__(**kwargs)
         found = _FORM.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
         if found is None or found[1] and found[3] or (found[1], found[3]) != (found[5], found[7]):
-            raise ArgumentError(f"EinsumDense expected an equation such as 'abc,cd->abd', '...x,xy->...y' or "
-                                f"'ab...,bc->ac...'; got {equation!r}.")
+            raise ArgumentError(
+                f"EinsumDense expected an equation such as 'abc,cd->abd', '...x,xy->...y' or "
+                f"'ab...,bc->ac...'; got {equation!r}."
+            )
         self.equation = equation
         self._before, self._after = bool(found[1]), bool(found[3])
         self._letters = _Axes(found[2], found[4], found[6])
@@ -72,12 +74,15 @@ class EinsumDense(Layer):
         self.bias_axes = bias_axes
         for letter in bias_axes or "":
             if letter not in self._letters.output:
-                raise ArgumentError(f"EinsumDense has bias_axes={bias_axes!r}, but {letter!r} is no axis of the output in "
-                                    f"{equation!r}.")
+                raise ArgumentError(
+                    f"EinsumDense has bias_axes={bias_axes!r}, but {letter!r} is no axis of the output in {equation!r}."
+                )
         for letter in self._letters.kernel:
             if letter not in self._letters.input + self._letters.output:
-                raise ArgumentError(f"EinsumDense cannot tell the size of the kernel's axis {letter!r} in {equation!r}: it "
-                                    f"is in neither input nor output.")
+                raise ArgumentError(
+                    f"EinsumDense cannot tell the size of the kernel's axis {letter!r} in {equation!r}: it "
+                    f"is in neither input nor output."
+                )
         self.activation = activations.get(activation)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
@@ -91,8 +96,10 @@ class EinsumDense(Layer):
         letters = self._letters
         more = len(shape) - len(letters.input)
         if more < 0 or more and not self._before and not self._after:
-            raise ShapeError(f"EinsumDense {self.name!r} reads {len(letters.input)} axes by {self.equation!r}; got an input "
-                             f"of shape {tuple(shape)}.")
+            raise ShapeError(
+                f"EinsumDense {self.name!r} reads {len(letters.input)} axes by {self.equation!r}; got an input "
+                f"of shape {tuple(shape)}."
+            )
         free = "".join(letter for letter in ascii_letters if letter not in "".join(letters))[:more]
         if self._after:
             return _Axes(letters.input + free, letters.kernel, letters.output + free)
@@ -106,14 +113,18 @@ class EinsumDense(Layer):
         start = elided if self._before and elided else 1  # the batch is not said
         said = axes.output[start : len(axes.output) - (elided if self._after else 0)]
         if len(said) != len(self.partial_output_shape):
-            raise ShapeError(f"EinsumDense {self.name!r} needs the sizes of the axes {said!r} of {self.equation!r} as "
-                             f"output_shape for an input of shape {tuple(shape)}; got {self.partial_output_shape}.")
+            raise ShapeError(
+                f"EinsumDense {self.name!r} needs the sizes of the axes {said!r} of {self.equation!r} as "
+                f"output_shape for an input of shape {tuple(shape)}; got {self.partial_output_shape}."
+            )
         for letter, size in zip(said, self.partial_output_shape, strict=True):
             known = sizes.get(letter)
             if known is not None and size is not None and known != size:
-                raise ShapeError(f"EinsumDense {self.name!r} has output_shape={self.partial_output_shape}, but axis "
-                                 f"{letter!r} of {self.equation!r} has the size {known} in an input of shape "
-                                 f"{tuple(shape)}.")
+                raise ShapeError(
+                    f"EinsumDense {self.name!r} has output_shape={self.partial_output_shape}, but axis "
+                    f"{letter!r} of {self.equation!r} has the size {known} in an input of shape "
+                    f"{tuple(shape)}."
+                )
             sizes[letter] = known if size is None else size
         return axes, sizes
 
@@ -126,13 +137,19 @@ class EinsumDense(Layer):
             outer = [letter in axes.output for letter in axes.kernel]
             initializer.input_axes = [k for k, is_output in enumerate(outer) if not is_output]
             initializer.output_axes = [k for k, is_output in enumerate(outer) if is_output]
-        self.add_weight(tuple(sizes[letter] for letter in axes.kernel), initializer, name="kernel",
-                        regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
+        self.add_weight(
+            tuple(sizes[letter] for letter in axes.kernel),
+            initializer,
+            name="kernel",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
         if self.bias_axes:
             first = min(axes.output.index(letter) for letter in self.bias_axes)
             shape = tuple(sizes[letter] if letter in self.bias_axes else 1 for letter in axes.output[first:])
-            self.add_weight(shape, self.bias_initializer, name="bias", regularizer=self.bias_regularizer,
-                            constraint=self.bias_constraint)
+            self.add_weight(
+                shape, self.bias_initializer, name="bias", regularizer=self.bias_regularizer, constraint=self.bias_constraint
+            )
         else:
             self.bias = None
 
@@ -142,8 +159,10 @@ class EinsumDense(Layer):
         sizes = dict(zip(axes.input, inputs.shape, strict=True))
         wanted = {letter: size for letter, size in zip(axes.kernel, self.kernel.shape, strict=True) if letter in sizes}
         if any(sizes[letter] != size for letter, size in wanted.items()):
-            raise ShapeError(f"EinsumDense {self.name!r} with the equation {self.equation!r} was built for {wanted}; got "
-                             f"inputs of shape {tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"EinsumDense {self.name!r} with the equation {self.equation!r} was built for {wanted}; got "
+                f"inputs of shape {tuple(inputs.shape)}."
+            )
         if isinstance(inputs, Packed):
             return self.activation(inputs.mapped(self._of(self._on_steps(axes, inputs))))
         return self.activation(self._of(axes)(inputs))
@@ -172,10 +191,12 @@ class EinsumDense(Layer):
         head, rest = axes.input[: inputs.lead], axes.input[inputs.lead :]
         others = rest + axes.kernel + axes.output[inputs.lead :] + (self.bias_axes or "")
         if axes.output[: inputs.lead] != head or set(head) & set(others) or len(set(head)) < len(head):
-            raise MaskLost(f"EinsumDense {self.name!r} with the equation {self.equation!r} would mix or move the steps of "
-                           f"{inputs!r}, masked by {inputs.index.born}. Ways out: an equation that leaves batch and time "
-                           f"alone, such as 'abc,cd->abd'; DropMask() or `unpack()` before it, after which padding "
-                           f"counts as data.")
+            raise MaskLost(
+                f"EinsumDense {self.name!r} with the equation {self.equation!r} would mix or move the steps of "
+                f"{inputs!r}, masked by {inputs.index.born}. Ways out: an equation that leaves batch and time "
+                f"alone, such as 'abc,cd->abd'; DropMask() or `unpack()` before it, after which padding "
+                f"counts as data."
+            )
         return _Axes(head[0] + rest, axes.kernel, head[0] + axes.output[inputs.lead :])
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -126,9 +126,11 @@ class Lambda(Layer):
                 return name_of(value)
             except (ArgumentError, AttributeError):
                 continue
-        raise ArgumentError(f"Lambda {self.name!r} cannot be saved: its {what} {value!r} is code, and a file holds only "
-                            f"names. Give a named function to @padless.saving.register_keras_serializable(), or write "
-                            f"a Layer with a `call`; torch's own functions have names already.")
+        raise ArgumentError(
+            f"Lambda {self.name!r} cannot be saved: its {what} {value!r} is code, and a file holds only "
+            f"names. Give a named function to @padless.saving.register_keras_serializable(), or write "
+            f"a Layer with a `call`; torch's own functions have names already."
+        )
 
 
 _OWN = ("function", "output_shape", "mask", "arguments")
@@ -140,9 +142,11 @@ def _read(value: Any) -> Any:
         return function_at(value) if value.startswith("torch.") else deserialize(value, _KINDS)
     name = value.get("class_name") if isinstance(value, Mapping) else None
     if name == "__lambda__":
-        raise ArgumentError("This config holds the bytecode of a Python lambda, which padless never runs. Write it as a "
-                            "function, register it with @padless.saving.register_keras_serializable(), and put its "
-                            "name under 'function'.")
+        raise ArgumentError(
+            "This config holds the bytecode of a Python lambda, which padless never runs. Write it as a "
+            "function, register it with @padless.saving.register_keras_serializable(), and put its "
+            "name under 'function'."
+        )
     if name is not None and not name.startswith("__"):
         return deserialize(value, _KINDS)
     if isinstance(value, Mapping) and name is None:

@@ -94,16 +94,23 @@ class Reshape(Layer):
     def _target(self, shape: Any) -> tuple[int, ...]:
         size, known = math.prod(shape[1:]), math.prod(s for s in self.target_shape if s != -1)
         open_ = probing() and -1 in self.target_shape  # a length of a probe need not divide
-        if -1 not in self.target_shape and size != known or -1 in self.target_shape and (
-                not known or size % known and not open_):
-            raise ShapeError(f"Reshape {self.name!r} cannot bring {tuple(shape[1:])} to {self.target_shape}: the number of "
-                             f"elements differs.")
+        if (
+            -1 not in self.target_shape
+            and size != known
+            or -1 in self.target_shape
+            and (not known or size % known and not open_)
+        ):
+            raise ShapeError(
+                f"Reshape {self.name!r} cannot bring {tuple(shape[1:])} to {self.target_shape}: the number of "
+                f"elements differs."
+            )
         return tuple(size // known if s == -1 else s for s in self.target_shape)
 
     def call(self, inputs: Any) -> Any:
         """The inputs in their new shape."""
-        if isinstance(inputs, Packed) and any(a not in (-1, b) for a, b in zip(self.target_shape, inputs.index.grid[1:],
-                                                                               strict=False)):
+        if isinstance(inputs, Packed) and any(
+            a not in (-1, b) for a, b in zip(self.target_shape, inputs.index.grid[1:], strict=False)
+        ):
             return inputs.reshape((inputs.shape[0], *self.target_shape))  # the steps would not stay: refused
         shape = (inputs.shape[0], *self._target(inputs.shape))
         if isinstance(inputs, Tensor) and math.prod(shape) != math.prod(inputs.shape):  # on a probe
@@ -144,8 +151,9 @@ class Permute(Layer):
 
     def _checked(self, shape: Any) -> tuple[Any, ...]:
         if len(shape) != len(self.dims) + 1:
-            raise ShapeError(f"Permute {self.name!r} orders {len(self.dims)} axes behind the batch; got inputs of shape "
-                             f"{tuple(shape)}.")
+            raise ShapeError(
+                f"Permute {self.name!r} orders {len(self.dims)} axes behind the batch; got inputs of shape {tuple(shape)}."
+            )
         return tuple(shape)
 
     def call(self, inputs: Any) -> Any:
@@ -184,8 +192,9 @@ class RepeatVector(Layer):
     def __init__(self, n: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n <= 0):
-            raise ArgumentError(f"RepeatVector expected `n` to be a positive integer, or None to take the steps of another "
-                                f"input; got {n!r}.")
+            raise ArgumentError(
+                f"RepeatVector expected `n` to be a positive integer, or None to take the steps of another input; got {n!r}."
+            )
         self.n = n
 
     def call(self, inputs: Any) -> Any:
@@ -193,26 +202,34 @@ class RepeatVector(Layer):
         if self.n is None:
             return self._onto(*self._pair(inputs))
         if isinstance(inputs, Packed):
-            raise MaskLost(f"RepeatVector {self.name!r} repeats one vector for each sequence; got the steps of {inputs!r}. "
-                           f"Summarise them first, with LastStep, GlobalAveragePooling1D or the like.")
+            raise MaskLost(
+                f"RepeatVector {self.name!r} repeats one vector for each sequence; got the steps of {inputs!r}. "
+                f"Summarise them first, with LastStep, GlobalAveragePooling1D or the like."
+            )
         if isinstance(inputs, list | tuple) or inputs.ndim != 2:
             got = _told(inputs) if isinstance(inputs, torch.Tensor) else f"{len(inputs)} inputs"
-            raise ShapeError(f"RepeatVector {self.name!r} with n={self.n} expected vectors of shape (batch, features); got "
-                             f"{got}. RepeatVector() without `n` takes [vector, steps].")
+            raise ShapeError(
+                f"RepeatVector {self.name!r} with n={self.n} expected vectors of shape (batch, features); got "
+                f"{got}. RepeatVector() without `n` takes [vector, steps]."
+            )
         return inputs[:, None].repeat(1, self.n, 1)
 
     def _pair(self, inputs: Any) -> tuple[Any, Any]:
         if not isinstance(inputs, list | tuple) or len(inputs) != 2:
-            raise ArgumentError(f"RepeatVector {self.name!r} without `n` takes a list [vector, steps]; got "
-                                f"{type(inputs).__name__}. For a fixed number of steps give `n`.")
+            raise ArgumentError(
+                f"RepeatVector {self.name!r} without `n` takes a list [vector, steps]; got "
+                f"{type(inputs).__name__}. For a fixed number of steps give `n`."
+            )
         vector, steps = inputs
         levels = vector.ndim - 1
         wanted = steps.lead - 1 if isinstance(steps, Packed) else levels
         plain = not isinstance(vector, Packed) or isinstance(steps, Packed) and vector.lead == levels
         if not 0 < levels == wanted < steps.ndim or vector.shape[:levels] != steps.shape[:levels] or not plain:
-            raise ShapeError(f"RepeatVector {self.name!r} expected one vector for each sequence of steps, (batch, features) "
-                             f"for (batch, steps, ...); got {_told(vector)} for {_told(steps)}. In sequences of sequences "
-                             f"go from level to level.")
+            raise ShapeError(
+                f"RepeatVector {self.name!r} expected one vector for each sequence of steps, (batch, features) "
+                f"for (batch, steps, ...); got {_told(vector)} for {_told(steps)}. In sequences of sequences "
+                f"go from level to level."
+            )
         return vector, steps
 
     def _onto(self, vector: Any, steps: Any) -> Any:

@@ -46,11 +46,19 @@ class GroupNormalization(Affine):
         gamma_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(epsilon, center, scale, (beta_initializer, beta_regularizer, beta_constraint),
-                         (gamma_initializer, gamma_regularizer, gamma_constraint), **kwargs)
+        super().__init__(
+            epsilon,
+            center,
+            scale,
+            (beta_initializer, beta_regularizer, beta_constraint),
+            (gamma_initializer, gamma_regularizer, gamma_constraint),
+            **kwargs,
+        )
         if not isinstance(groups, int) or isinstance(groups, bool) or groups <= 0 and groups != -1:
-            raise ArgumentError(f"GroupNormalization expected `groups` to be a positive integer, or -1 for one group for "
-                                f"each feature; got {groups!r}.")
+            raise ArgumentError(
+                f"GroupNormalization expected `groups` to be a positive integer, or -1 for one group for "
+                f"each feature; got {groups!r}."
+            )
         self.groups = groups
         self.axis = axis
 
@@ -59,11 +67,15 @@ class GroupNormalization(Affine):
         axis = axes_of(self, self.axis, len(input_shape))[0]
         size = input_shape[axis]
         if not axis:
-            raise ArgumentError(f"GroupNormalization {self.name!r} has axis={self.axis}, which is the batch. Each sequence "
-                                f"is normalized alone, so `axis` must be another one.")
+            raise ArgumentError(
+                f"GroupNormalization {self.name!r} has axis={self.axis}, which is the batch. Each sequence "
+                f"is normalized alone, so `axis` must be another one."
+            )
         if not isinstance(size, int) or size % self._groups(size):
-            raise ShapeError(f"GroupNormalization {self.name!r} parts axis {self.axis} into {self.groups} groups, so its "
-                             f"size must be a multiple of that; got an input of shape {tuple(input_shape)}.")
+            raise ShapeError(
+                f"GroupNormalization {self.name!r} parts axis {self.axis} into {self.groups} groups, so its "
+                f"size must be a multiple of that; got an input of shape {tuple(input_shape)}."
+            )
         self.add_scale_and_shift((size,))
 
     def _groups(self, size: int) -> int:
@@ -74,12 +86,16 @@ class GroupNormalization(Affine):
         (axis,) = feature_axes(self, self.axis, inputs)
         inputs, size = floating(self, inputs), inputs.shape[axis]
         if isinstance(inputs, Packed) and inputs.lead > 2:
-            raise ShapeError(f"GroupNormalization {self.name!r} expected (batch, steps, ...features); got {inputs!r}. For "
-                             f"sequences of sequences wrap it in TimeDistributed.")
+            raise ShapeError(
+                f"GroupNormalization {self.name!r} expected (batch, steps, ...features); got {inputs!r}. For "
+                f"sequences of sequences wrap it in TimeDistributed."
+            )
         for weight in (self.gamma, self.beta):
             if weight is not None and len(weight) != size:
-                raise ShapeError(f"GroupNormalization {self.name!r} was built for {len(weight)} features on axis "
-                                 f"{self.axis}; got inputs of shape {tuple(inputs.shape)}.")
+                raise ShapeError(
+                    f"GroupNormalization {self.name!r} was built for {len(weight)} features on axis "
+                    f"{self.axis}; got inputs of shape {tuple(inputs.shape)}."
+                )
         if not isinstance(inputs, Packed):
             return self._by(inputs, axis, *self._scaled(*moments_of_rows(self._in_groups(inputs, axis))))
         index, fill = inputs.index, inputs.fill

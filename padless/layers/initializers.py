@@ -69,8 +69,10 @@ class Constant(Initializer):
     def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         given = torch.as_tensor(self.value)
         if given.ndim and given.shape != tuple(shape):
-            raise ShapeError(f"Constant holds an array of shape {tuple(given.shape)}, but the weight has shape "
-                             f"{tuple(shape)}. Give an array of that shape, or one number.")
+            raise ShapeError(
+                f"Constant holds an array of shape {tuple(given.shape)}, but the weight has shape "
+                f"{tuple(shape)}. Give an array of that shape, or one number."
+            )
         return torch.empty(tuple(shape), dtype=dtype).copy_(given.detach())
 
     @classmethod
@@ -243,8 +245,9 @@ class Orthogonal(Initializer):
         return drawn.reshape(tuple(shape))
 
 
-def compute_fans(shape: Sequence[int], input_axes: Sequence[int] | None = None,
-                 output_axes: Sequence[int] | None = None) -> tuple[int, int]:
+def compute_fans(
+    shape: Sequence[int], input_axes: Sequence[int] | None = None, output_axes: Sequence[int] | None = None
+) -> tuple[int, int]:
     """How many inputs and outputs a kernel of shape `(..., in, out)` has, each times its receptive field.
 
     >>> compute_fans((5, 3, 4)), compute_fans((7,))

@@ -55,18 +55,24 @@ class Concatenate(Merge):
         inputs = several(self, inputs)
         ranks = {x.ndim for x in inputs}
         if len(ranks) > 1:
-            raise ShapeError(f"Concatenate {self.name!r} needs inputs with the same number of axes; got shapes "
-                             f"{[tuple(x.shape) for x in inputs]}.")
+            raise ShapeError(
+                f"Concatenate {self.name!r} needs inputs with the same number of axes; got shapes "
+                f"{[tuple(x.shape) for x in inputs]}."
+            )
         axis = self.axis % ranks.pop()
         others = {tuple(size for k, size in enumerate(x.shape) if k != axis) for x in inputs}
         if len(others) > 1:
-            raise ShapeError(f"Concatenate {self.name!r} joins along axis {self.axis}, so all other axes must agree; got "
-                             f"shapes {[tuple(x.shape) for x in inputs]}.")
+            raise ShapeError(
+                f"Concatenate {self.name!r} joins along axis {self.axis}, so all other axes must agree; got "
+                f"shapes {[tuple(x.shape) for x in inputs]}."
+            )
         leads = {x.lead for x in inputs if isinstance(x, Packed)}
         if 0 < axis < max(leads, default=0):
             if len(leads) > 1:
-                raise MaskError(f"Concatenate {self.name!r} joins steps, but its inputs have masks of {sorted(leads)} axes. "
-                                f"They must be masked on the same levels.")
+                raise MaskError(
+                    f"Concatenate {self.name!r} joins steps, but its inputs have masks of {sorted(leads)} axes. "
+                    f"They must be masked on the same levels."
+                )
             return _after(inputs, axis, leads.pop())
         return super().call(inputs)
 
@@ -80,8 +86,10 @@ class Concatenate(Merge):
         axis = self.axis % inputs[0].ndim
         if not 0 < axis < lead:
             return super().compute_mask(inputs, mask)
-        masks = [torch.ones(tuple(x.shape[:lead]), dtype=torch.bool) if m is None else m
-                 for x, m in zip(inputs, given, strict=True)]
+        masks = [
+            torch.ones(tuple(x.shape[:lead]), dtype=torch.bool) if m is None else m
+            for x, m in zip(inputs, given, strict=True)
+        ]
         return torch.cat(masks, dim=axis)
 
 
@@ -142,12 +150,16 @@ class Dot(Layer):
         axes = [self.axes] * 2 if isinstance(self.axes, int) else list(self.axes)
         for axis, shape in zip(axes, shapes, strict=True):
             if not -len(shape) <= axis < len(shape) or axis % len(shape) == 0:
-                raise ShapeError(f"Dot {self.name!r} sums over axis {axis} of an input of shape {tuple(shape)}, which must "
-                                 f"be one of its axes, and not the batch.")
+                raise ShapeError(
+                    f"Dot {self.name!r} sums over axis {axis} of an input of shape {tuple(shape)}, which must "
+                    f"be one of its axes, and not the batch."
+                )
         first, second = (axis % len(shape) for axis, shape in zip(axes, shapes, strict=True))
         if shapes[0][first] != shapes[1][second] or shapes[0][0] != shapes[1][0]:
-            raise ShapeError(f"Dot {self.name!r} sums over axes {(first, second)}, so these and the batch must agree; got "
-                             f"shapes {[tuple(shape) for shape in shapes]}.")
+            raise ShapeError(
+                f"Dot {self.name!r} sums over axes {(first, second)}, so these and the batch must agree; got "
+                f"shapes {[tuple(shape) for shape in shapes]}."
+            )
         return first, second
 
     def call(self, inputs: Any) -> Any:
@@ -164,13 +176,16 @@ class Dot(Layer):
         if isinstance(x, Packed) and x.lead == 3 and i == 2:
             return self._over_inner(x, y, j)
         if any(isinstance(side, Packed) and side.lead > 2 for side in (x, y)):
-            raise MaskLost(f"Dot {self.name!r} takes sequences of sequences only as its first input, summed over the inner "
-                           f"steps, axis 2; got {x!r} and {y!r}, summed over axes {(i, j)}. Use TimeDistributed, or end a "
-                           f"mask with DropMask().")
+            raise MaskLost(
+                f"Dot {self.name!r} takes sequences of sequences only as its first input, summed over the inner "
+                f"steps, axis 2; got {x!r} and {y!r}, summed over axes {(i, j)}. Use TimeDistributed, or end a "
+                f"mask with DropMask()."
+            )
         if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1:
             return _over_time(x, y)
-        x, y = (side.unpack(padding=0) if isinstance(side, Packed) and axis == 1 else side
-                for side, axis in ((x, i), (y, j)))  # summed with the features of the other: a step less is a 0
+        x, y = (
+            side.unpack(padding=0) if isinstance(side, Packed) and axis == 1 else side for side, axis in ((x, i), (y, j))
+        )  # summed with the features of the other: a step less is a 0
         return self._over_features(x, y, i, j)
 
     def _over_features(self, x: Any, y: Any, i: int, j: int) -> Any:
@@ -178,9 +193,11 @@ class Dot(Layer):
         if not isinstance(x, Packed) and not isinstance(y, Packed):
             return _plain(x, y, i, j)
         if isinstance(y, Packed) and x.ndim > 3:
-            raise MaskLost(f"Dot {self.name!r} would set the steps of {y!r} behind the features of the first input, of "
-                           f"shape {tuple(x.shape)}, where no mask can follow. Give it as the first input, or end its mask "
-                           f"with DropMask().")
+            raise MaskLost(
+                f"Dot {self.name!r} would set the steps of {y!r} behind the features of the first input, of "
+                f"shape {tuple(x.shape)}, where no mask can follow. Give it as the first input, or end its mask "
+                f"with DropMask()."
+            )
         if x.ndim == 2 or y.ndim == 2:
             steps, vector, axis = (y, x, j) if x.ndim == 2 else (x, y, i)
             return _with_vector(steps, vector, axis)
@@ -195,8 +212,10 @@ class Dot(Layer):
     def _over_inner(self, x: Packed, y: Any, j: int) -> Packed:
         """The steps of the one, weighed by the inner steps of the other."""
         if isinstance(y, Packed) and (y.lead > 2 or j != 1):
-            raise MaskLost(f"Dot {self.name!r} sums over the inner steps of {x!r}, so the second input must be summed over "
-                           f"its steps, axis 1; got {y!r}, summed over axis {j}.")
+            raise MaskLost(
+                f"Dot {self.name!r} sums over the inner steps of {x!r}, so the second input must be summed over "
+                f"its steps, axis 1; got {y!r}, summed over axis {j}."
+            )
         outer: Any = x.index.outer
         sums = products.over_inner(_flat(x.values), _flat(y.values), x.index, y.index)
         return Packed(sums.reshape(outer.steps, *x.values.shape[1:], *y.values.shape[1:]), outer)
@@ -204,8 +223,10 @@ class Dot(Layer):
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Which sums belong to steps: those of the first input, of the second, or of both."""
         axes = self._axes([tuple(x.shape) for x in inputs])
-        first, second = (None if m is None else _left(torch.as_tensor(m, dtype=torch.bool), axis)
-                         for m, axis in zip(mask or (None, None), axes, strict=True))
+        first, second = (
+            None if m is None else _left(torch.as_tensor(m, dtype=torch.bool), axis)
+            for m, axis in zip(mask or (None, None), axes, strict=True)
+        )
         shape = [size for k, size in enumerate(inputs[0].shape) if k != axes[0]]
         if second is None or len(shape) == 1:
             return first if second is None else second

@@ -81,8 +81,10 @@ class Layer(State):
     ) -> None:
         super().__init__(trainable, type(self).build is not Layer.build)
         if kwargs:
-            raise ArgumentError(f"{type(self).__name__} got unknown arguments {sorted(kwargs)}. Expected its own and "
-                                f"name, trainable, dtype, activity_regularizer.")
+            raise ArgumentError(
+                f"{type(self).__name__} got unknown arguments {sorted(kwargs)}. Expected its own and "
+                f"name, trainable, dtype, activity_regularizer."
+            )
         self.training = False  # Keras's default: a layer infers unless somebody trains
         self.name = name or auto_name(snake_case(type(self).__name__))
         self.built = False
@@ -113,8 +115,9 @@ class Layer(State):
         symbols = [_symbols(shape, self.dtype) for shape in shapes]
         if not self.built:
             self.build(*shapes)
-        return map_leaves(lambda symbol: symbol.shape, infer(lambda *inputs: self._run(inputs, {}),
-                                                                   tuple(symbols), {}, home(self)))
+        return map_leaves(
+            lambda symbol: symbol.shape, infer(lambda *inputs: self._run(inputs, {}), tuple(symbols), {}, home(self))
+        )
 
     # ------------------------------------------------------------------------------------------------ calling
 
@@ -239,22 +242,28 @@ class Layer(State):
         try:
             met = align(packed, x)
         except Refused as why:
-            raise ShapeError(f"Layer {self.name!r} works step by step on {packed!r}, which an input of shape "
-                             f"{tuple(x.shape)} does not fit. {why}") from None
+            raise ShapeError(
+                f"Layer {self.name!r} works step by step on {packed!r}, which an input of shape "
+                f"{tuple(x.shape)} does not fit. {why}"
+            ) from None
         return met[None] if isinstance(met, Tensor) and x.ndim == packed.ndim else met
 
     def _off_row(self, packed: Packed, row: Tensor, fill: Tensor | None) -> Packed:
         if tuple(row.shape[:2]) != (1, packed.index.steps):
-            raise ShapeError(f"Layer {self.name!r} is stepwise, so for an input of one row {(1, packed.index.steps)} its "
-                             f"output must begin with the same; got {tuple(row.shape)}. A layer that mixes steps must "
-                             f"not say `stepwise = True`.")
+            raise ShapeError(
+                f"Layer {self.name!r} is stepwise, so for an input of one row {(1, packed.index.steps)} its "
+                f"output must begin with the same; got {tuple(row.shape)}. A layer that mixes steps must "
+                f"not say `stepwise = True`."
+            )
         return packed.with_values(row[0], None if fill is None else fill[0])
 
     def _in_training(self, given: Any) -> bool:
         enclosing = _training.get()
         if isinstance(given, Tensor | Packed):
-            raise ArgumentError(f"Layer {self.name!r} got data of shape {tuple(given.shape)} for `training`, which is True "
-                                f"or False. Several inputs go into one list: layer([x, y]).")
+            raise ArgumentError(
+                f"Layer {self.name!r} got data of shape {tuple(given.shape)} for `training`, which is True "
+                f"or False. Several inputs go into one list: layer([x, y])."
+            )
         if probing():
             return False
         return bool(given if given is not None else self.training if enclosing is None else enclosing)
@@ -292,8 +301,13 @@ class Layer(State):
 
     def _float(self) -> torch.dtype:
         """The dtype that floats of NumPy and Python are brought to: that of the weights, of a model's layers too."""
-        known = (w.dtype for m in self.modules() if not isinstance(m._parameters, Unbuilt)
-                 for w in m._parameters.values() if w is not None and w.dtype.is_floating_point)
+        known = (
+            w.dtype
+            for m in self.modules()
+            if not isinstance(m._parameters, Unbuilt)
+            for w in m._parameters.values()
+            if w is not None and w.dtype.is_floating_point
+        )
         return next(known, self.dtype if self.dtype.is_floating_point else torch.float32)
 
     def _add_activity(self, outputs: Any) -> None:
@@ -354,9 +368,11 @@ class Layer(State):
 
     def _only_call(self, what: str) -> Node:
         if len(self._inbound) != 1:
-            raise ArgumentError(f"Layer {self.name!r} has {len(self._inbound)} calls on symbols, so `{what}` means "
-                                f"{'nothing yet' if not self._inbound else 'no single one'}. Keep the symbol that a call "
-                                f"returns instead.")
+            raise ArgumentError(
+                f"Layer {self.name!r} has {len(self._inbound)} calls on symbols, so `{what}` means "
+                f"{'nothing yet' if not self._inbound else 'no single one'}. Keep the symbol that a call "
+                f"returns instead."
+            )
         return self._inbound[0]
 
     def get_config(self) -> dict[str, Any]:
@@ -408,8 +424,9 @@ def _bind(layer: Layer, rule: Rule, args: Any, kwargs: dict[str, Any]) -> dict[s
     try:
         return rule.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in unasked}).arguments
     except TypeError as wrong:
-        raise TypeError(f"Layer {layer.name!r} is called as {type(layer).__name__}()({', '.join(rule.names)}): "
-                        f"{wrong}.") from None
+        raise TypeError(
+            f"Layer {layer.name!r} is called as {type(layer).__name__}()({', '.join(rule.names)}): {wrong}."
+        ) from None
 
 
 def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:

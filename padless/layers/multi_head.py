@@ -30,8 +30,19 @@ class _Heads(Layer):
     output_dense: EinsumDense
 
     def __init__(
-        self, heads: int, groups: int, key_dim: int, value_dim: int, output_shape: Any, dropout: float, use_bias: bool,
-        use_gate: bool, sliding_window: int | None, made_by: dict[str, Any], activity_regularizer: Any, seed: int | None,
+        self,
+        heads: int,
+        groups: int,
+        key_dim: int,
+        value_dim: int,
+        output_shape: Any,
+        dropout: float,
+        use_bias: bool,
+        use_gate: bool,
+        sliding_window: int | None,
+        made_by: dict[str, Any],
+        activity_regularizer: Any,
+        seed: int | None,
         kwargs: dict[str, Any],
     ) -> None:
         super().__init__(**kwargs)
@@ -40,8 +51,9 @@ class _Heads(Layer):
             if not isinstance(size, int) or size <= 0:
                 raise ArgumentError(f"{type(self).__name__} expected a positive integer as its {what}; got {size!r}.")
         if sliding_window is not None and (not isinstance(sliding_window, int) or sliding_window <= 0):
-            raise ArgumentError(f"{type(self).__name__} expected `sliding_window` to be None or a positive integer; got "
-                                f"{sliding_window!r}.")
+            raise ArgumentError(
+                f"{type(self).__name__} expected `sliding_window` to be None or a positive integer; got {sliding_window!r}."
+            )
         self._sizes = (heads, groups, key_dim, value_dim)
         self._output_shape = (output_shape,) if isinstance(output_shape, int) else tuple(output_shape or ())
         self.dropout = dropout
@@ -49,9 +61,14 @@ class _Heads(Layer):
         self.use_gate = use_gate
         self.sliding_window = sliding_window
         self.seed = seed
-        self._made_by = tuple((initializers.get(made_by[f"{what}_initializer"]),
-                               regularizers.get(made_by[f"{what}_regularizer"]),
-                               constraints.get(made_by[f"{what}_constraint"])) for what in ("kernel", "bias"))
+        self._made_by = tuple(
+            (
+                initializers.get(made_by[f"{what}_initializer"]),
+                regularizers.get(made_by[f"{what}_regularizer"]),
+                constraints.get(made_by[f"{what}_constraint"]),
+            )
+            for what in ("kernel", "bias")
+        )
         self._activity = regularizers.get(activity_regularizer)  # of what the inner layers give, not of the output
         self._thin = Dropout(dropout, seed=seed, name="dropout_of_weights")
 
@@ -60,8 +77,10 @@ class _Heads(Layer):
         heads, groups, key_dim, value_dim = self._sizes
         for shape in (query_shape, value_shape, key_shape or value_shape):
             if len(shape) != 3:
-                raise ShapeError(f"{type(self).__name__} {self.name!r} expected inputs of shape (batch, steps, features); "
-                                 f"got {tuple(shape)}. Bring other axes into one of these with Reshape.")
+                raise ShapeError(
+                    f"{type(self).__name__} {self.name!r} expected inputs of shape (batch, steps, features); "
+                    f"got {tuple(shape)}. Bring other axes into one of these with Reshape."
+                )
         self.query_dense = self._projection("query", (heads, key_dim), query_shape)
         self.key_dense = self._projection("key", (groups, key_dim), key_shape or value_shape)
         self.gate_dense = None
@@ -74,17 +93,36 @@ class _Heads(Layer):
     def _projection(self, name: str, shape: tuple[int, ...], input_shape: Any, bound: int = 1, **more: Any) -> EinsumDense:
         """The last `bound` axes of each step into `shape`."""
         old, new = "xy"[:bound], "cdefghijklmnopqrstuvw"[: len(shape)]
-        made_by = {f"{what}_{how}": made for what, three in zip(("kernel", "bias"), self._made_by, strict=True)
-                   for how, made in zip(("initializer", "regularizer", "constraint"), three, strict=True)}
-        made = EinsumDense(f"ab{old},{old}{new}->ab{new}", (None, *shape), bias_axes=new if self.use_bias else None,
-                           name=name, trainable=self.trainable, dtype=self.dtype, activity_regularizer=self._activity,
-                           **made_by, **more)
+        made_by = {
+            f"{what}_{how}": made
+            for what, three in zip(("kernel", "bias"), self._made_by, strict=True)
+            for how, made in zip(("initializer", "regularizer", "constraint"), three, strict=True)
+        }
+        made = EinsumDense(
+            f"ab{old},{old}{new}->ab{new}",
+            (None, *shape),
+            bias_axes=new if self.use_bias else None,
+            name=name,
+            trainable=self.trainable,
+            dtype=self.dtype,
+            activity_regularizer=self._activity,
+            **made_by,
+            **more,
+        )
         made.build(input_shape)
         return made
 
     def call(
-        self, query: Any, value: Any, key: Any = None, query_mask: Any = None, value_mask: Any = None,
-        key_mask: Any = None, attention_mask: Any = None, return_attention_scores: bool = False, training: bool = False,
+        self,
+        query: Any,
+        value: Any,
+        key: Any = None,
+        query_mask: Any = None,
+        value_mask: Any = None,
+        key_mask: Any = None,
+        attention_mask: Any = None,
+        return_attention_scores: bool = False,
+        training: bool = False,
         use_causal_mask: bool = False,
     ) -> Any:
         """What each query gets; with `return_attention_scores` also the weights `(B, H, T, S)`, before dropout."""
@@ -93,12 +131,22 @@ class _Heads(Layer):
         queries, keys = steps_of(self, query)[1], steps_of(self, key)[1]
         heads, _, key_dim, _ = self._sizes
         mask = on_grid(self, attention_mask, (*queries.shape[:1], heads, queries.shape[1], keys.shape[1]))
-        q, k, v = (_rows(dense, x) for dense, x in
-                   ((self.query_dense, query), (self.key_dense, key), (self.value_dense, value)))
+        q, k, v = (
+            _rows(dense, x) for dense, x in ((self.query_dense, query), (self.key_dense, key), (self.value_dense, value))
+        )
         thin = self._thin_out if training and self.dropout else None
         sight = Sight(use_causal_mask, self.sliding_window, mask)
-        outputs, scores = attend(q, k, v, queries, keys, sight, 1 / math.sqrt(key_dim), thin=thin,
-                                 show="before" if return_attention_scores else "")
+        outputs, scores = attend(
+            q,
+            k,
+            v,
+            queries,
+            keys,
+            sight,
+            1 / math.sqrt(key_dim),
+            thin=thin,
+            show="before" if return_attention_scores else "",
+        )
         if self.gate_dense is not None:
             outputs = outputs * _rows(self.gate_dense, query)
         result = self.output_dense(like(query, outputs))
@@ -153,19 +201,48 @@ class MultiHeadAttention(_Heads):
     """
 
     def __init__(
-        self, num_heads: int, key_dim: int, value_dim: int | None = None, dropout: float = 0.0, use_bias: bool = True,
-        output_shape: Any = None, attention_axes: Any = None, sliding_window: int | None = None,
-        flash_attention: bool | None = None, kernel_initializer: Any = "glorot_uniform", bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None, bias_regularizer: Any = None, activity_regularizer: Any = None,
-        kernel_constraint: Any = None, bias_constraint: Any = None, use_gate: bool = False, seed: int | None = None,
+        self,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        output_shape: Any = None,
+        attention_axes: Any = None,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        use_gate: bool = False,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_heads, num_heads, key_dim, key_dim if value_dim is None else value_dim, output_shape, dropout,
-                         use_bias, use_gate, sliding_window, locals(), activity_regularizer, seed, kwargs)
+        super().__init__(
+            num_heads,
+            num_heads,
+            key_dim,
+            key_dim if value_dim is None else value_dim,
+            output_shape,
+            dropout,
+            use_bias,
+            use_gate,
+            sliding_window,
+            locals(),
+            activity_regularizer,
+            seed,
+            kwargs,
+        )
         axes = tuple(attention_axes) if isinstance(attention_axes, list | tuple) else (attention_axes,)
         if any(axis not in (None, 1, -2) for axis in axes):
-            raise ArgumentError(f"MultiHeadAttention attends over the steps, axis 1; got attention_axes={attention_axes!r}. "
-                                f"Use Permute or Reshape to bring another axis there.")
+            raise ArgumentError(
+                f"MultiHeadAttention attends over the steps, axis 1; got attention_axes={attention_axes!r}. "
+                f"Use Permute or Reshape to bring another axis there."
+            )
         self.num_heads = num_heads
         self.key_dim = key_dim
         self.value_dim = self._sizes[3]
@@ -184,17 +261,45 @@ class GroupQueryAttention(_Heads):
     """
 
     def __init__(
-        self, head_dim: int, num_query_heads: int, num_key_value_heads: int, dropout: float = 0.0, use_bias: bool = True,
-        sliding_window: int | None = None, flash_attention: bool | None = None,
-        kernel_initializer: Any = "glorot_uniform", bias_initializer: Any = "zeros", kernel_regularizer: Any = None,
-        bias_regularizer: Any = None, activity_regularizer: Any = None, kernel_constraint: Any = None,
-        bias_constraint: Any = None, use_gate: bool = False, seed: int | None = None, **kwargs: Any,
+        self,
+        head_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        use_gate: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(num_query_heads, num_key_value_heads, head_dim, head_dim, None, dropout, use_bias, use_gate,
-                         sliding_window, locals(), activity_regularizer, seed, kwargs)
+        super().__init__(
+            num_query_heads,
+            num_key_value_heads,
+            head_dim,
+            head_dim,
+            None,
+            dropout,
+            use_bias,
+            use_gate,
+            sliding_window,
+            locals(),
+            activity_regularizer,
+            seed,
+            kwargs,
+        )
         if num_query_heads % num_key_value_heads:
-            raise ArgumentError(f"GroupQueryAttention shares key heads among query heads, so num_query_heads must be a "
-                                f"multiple of num_key_value_heads; got {num_query_heads} and {num_key_value_heads}.")
+            raise ArgumentError(
+                f"GroupQueryAttention shares key heads among query heads, so num_query_heads must be a "
+                f"multiple of num_key_value_heads; got {num_query_heads} and {num_key_value_heads}."
+            )
         self.head_dim = head_dim
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads

@@ -49,8 +49,10 @@ class Noise(Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The inputs, disturbed in training."""
         if self.noise_shape is not None and len(self.noise_shape) != inputs.ndim:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} draws noise of shape {self.noise_shape}, so it expected "
-                             f"inputs with {len(self.noise_shape)} axes; got the shape {tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} draws noise of shape {self.noise_shape}, so it expected "
+                f"inputs with {len(self.noise_shape)} axes; got the shape {tuple(inputs.shape)}."
+            )
         if not training or not self.amount:
             return inputs
         if not isinstance(inputs, Packed):
@@ -65,8 +67,10 @@ class Noise(Layer):
             return self._drawn(sampler, tuple(inputs.values.shape), inputs.values)
         lead, index = self.noise_shape[: inputs.lead], inputs.index
         if any(size not in (None, 1, full) for size, full in zip(lead, index.grid, strict=True)):
-            raise ShapeError(f"{type(self).__name__} {self.name!r} draws noise of shape {self.noise_shape}, which does not "
-                             f"broadcast to inputs of shape {tuple(inputs.shape)}: each size is 1, the input's or None.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} draws noise of shape {self.noise_shape}, which does not "
+                f"broadcast to inputs of shape {tuple(inputs.shape)}: each size is 1, the input's or None."
+            )
         features = _filled(self.noise_shape[inputs.lead :], inputs.values.shape[1:])
         own = [size != 1 for size in lead]
         if all(own):
@@ -114,8 +118,9 @@ def _places(index: Index) -> list[Ints]:
 
 def _between(layer: Layer, name: str, value: Any, below: bool = False) -> Any:
     if not isinstance(value, Real) or not 0 <= float(value) <= 1 or below and value == 1:
-        raise ArgumentError(f"{type(layer).__name__} expected a {name} between 0 and 1{', below 1' if below else ''}; got "
-                            f"{value!r}.")
+        raise ArgumentError(
+            f"{type(layer).__name__} expected a {name} between 0 and 1{', below 1' if below else ''}; got {value!r}."
+        )
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -231,6 +236,7 @@ def _noise_shape(layer: Layer, shape: Any) -> tuple[int | None, ...] | None:
         return None
     sizes = tuple(shape) if isinstance(shape, list | tuple) else (shape,)
     if any(size is not None and (not isinstance(size, int) or size < 1) for size in sizes):
-        raise ArgumentError(f"{type(layer).__name__} expected `noise_shape` to be a tuple of positive integers and None; "
-                            f"got {shape!r}.")
+        raise ArgumentError(
+            f"{type(layer).__name__} expected `noise_shape` to be a tuple of positive integers and None; got {shape!r}."
+        )
     return sizes

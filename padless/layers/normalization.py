@@ -45,9 +45,13 @@ class Affine(Layer):
         """The weights `gamma` and `beta`, None where they are left out."""
         for name, wanted in (("gamma", self.scale), ("beta", self.center)):
             if wanted:
-                self.add_weight(shape, getattr(self, f"{name}_initializer"), name=name,
-                                regularizer=getattr(self, f"{name}_regularizer"),
-                                constraint=getattr(self, f"{name}_constraint"))
+                self.add_weight(
+                    shape,
+                    getattr(self, f"{name}_initializer"),
+                    name=name,
+                    regularizer=getattr(self, f"{name}_regularizer"),
+                    constraint=getattr(self, f"{name}_constraint"),
+                )
             else:
                 setattr(self, name, None)
 
@@ -60,8 +64,10 @@ def built_for(layer: Layer, weight: Tensor | None, inputs: Any, axes: Any) -> No
     """Raises `ShapeError` unless the inputs have, on these axes, the sizes that a weight was made for."""
     sizes = tuple(inputs.shape[axis] for axis in axes)
     if weight is not None and tuple(weight.shape) != sizes:
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} was built for {tuple(weight.shape)} features; got inputs "
-                         f"of shape {tuple(inputs.shape)}.")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} was built for {tuple(weight.shape)} features; got inputs "
+            f"of shape {tuple(inputs.shape)}."
+        )
 
 
 def axes_of(layer: Layer, axis: Any, rank: int) -> list[int]:
@@ -79,9 +85,11 @@ def feature_axes(layer: Layer, axis: Any, inputs: Any) -> list[int]:
     """
     axes = axes_of(layer, axis, inputs.ndim)
     if isinstance(inputs, Packed) and any(a < inputs.lead for a in axes):
-        raise MaskLost(f"{type(layer).__name__} {layer.name!r} has axis={axis!r}, which is batch or time of {inputs!r}, "
-                       f"masked by {inputs.index.born}: its numbers would belong to columns of the padded grid. Ways out: "
-                       f"an axis of features; DropMask() or `unpack()` before it, after which padding counts as data.")
+        raise MaskLost(
+            f"{type(layer).__name__} {layer.name!r} has axis={axis!r}, which is batch or time of {inputs!r}, "
+            f"masked by {inputs.index.born}: its numbers would belong to columns of the padded grid. Ways out: "
+            f"an axis of features; DropMask() or `unpack()` before it, after which padding counts as data."
+        )
     return [a - inputs.ndim for a in axes]
 
 
@@ -123,8 +131,14 @@ class LayerNormalization(Affine):
         **kwargs: Any,
     ) -> None:
         rms_scaling = bool(kwargs.pop("rms_scaling", False))
-        super().__init__(epsilon, center, scale, (beta_initializer, beta_regularizer, beta_constraint),
-                         (gamma_initializer, gamma_regularizer, gamma_constraint), **kwargs)
+        super().__init__(
+            epsilon,
+            center,
+            scale,
+            (beta_initializer, beta_regularizer, beta_constraint),
+            (gamma_initializer, gamma_regularizer, gamma_constraint),
+            **kwargs,
+        )
         self.axis = list(axis) if isinstance(axis, list | tuple) else axis
         self.rms_scaling = rms_scaling
         if self.rms_scaling:

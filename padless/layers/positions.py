@@ -40,11 +40,13 @@ class _Positioned(Layer):
     def places(self, inputs: Any, start_index: Any, positions: Any) -> Tensor:
         """The position of each step `(N,)`, of a plain input of each column `(1 or B, T)`."""
         if inputs.ndim < 3:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected (batch, steps, ..., features); got "
-                             f"{tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} expected (batch, steps, ..., features); got {tuple(inputs.shape)}."
+            )
         if isinstance(inputs, Packed) and inputs.lead > 2:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} got sequences of sequences, {inputs!r}. Wrap it in "
-                             f"TimeDistributed.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} got sequences of sequences, {inputs!r}. Wrap it in TimeDistributed."
+            )
         if positions is not None:
             return self._given(inputs, positions)
         if not isinstance(inputs, Packed):
@@ -58,8 +60,10 @@ class _Positioned(Layer):
         given = positions.unpack() if isinstance(positions, Packed) else torch.as_tensor(positions, device=inputs.device)
         grid = given[None] if given.ndim == 1 else given
         if grid.ndim != 2 or any(size not in (1, full) for size, full in zip(grid.shape, inputs.shape[:2], strict=True)):
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected positions of shape {tuple(inputs.shape[1:2])} "
-                             f"or {tuple(inputs.shape[:2])}, one for each column; got {tuple(given.shape)}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} expected positions of shape {tuple(inputs.shape[1:2])} "
+                f"or {tuple(inputs.shape[:2])}, one for each column; got {tuple(given.shape)}."
+            )
         return gather(grid.expand(inputs.shape[:2]), inputs.index) if isinstance(inputs, Packed) else grid
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
@@ -100,12 +104,14 @@ class PositionEmbedding(_Positioned):
     relation = "attend"
     embeddings: Tensor
 
-    def __init__(self, sequence_length: int, initializer: Any = "glorot_uniform", count: str = "steps",
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, sequence_length: int, initializer: Any = "glorot_uniform", count: str = "steps", **kwargs: Any
+    ) -> None:
         super().__init__(count, **kwargs)
         if not isinstance(sequence_length, int) or sequence_length <= 0:
-            raise ArgumentError(f"{type(self).__name__} expected a positive integer as sequence_length; got "
-                                f"{sequence_length!r}.")
+            raise ArgumentError(
+                f"{type(self).__name__} expected a positive integer as sequence_length; got {sequence_length!r}."
+            )
         self.sequence_length = sequence_length
         self.initializer = initializers.get(initializer)
 
@@ -129,8 +135,10 @@ def within(layer: Layer, places: Tensor, size: int) -> Tensor:
         return whole.clamp(0, size - 1)
     if whole.device.type == "cpu" and whole.numel() and not bool(((whole >= 0) & (whole < size)).all()):
         beyond = whole[(whole < 0) | (whole >= size)].reshape(-1)[0].item()
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} has rows for positions 0 to {size - 1}; got position "
-                         f"{beyond}. Give a larger sequence_length, or shorter sequences.")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} has rows for positions 0 to {size - 1}; got position "
+            f"{beyond}. Give a larger sequence_length, or shorter sequences."
+        )
     return whole
 
 
@@ -148,16 +156,27 @@ class TokenAndPositionEmbedding(Embedding):
     relation = "birth"
     position_embeddings: Tensor
 
-    def __init__(self, vocabulary_size: int, sequence_length: int, embedding_dim: int, tie_weights: bool = True,
-                 embeddings_initializer: Any = "uniform", mask_zero: bool = False, count: str = "steps",
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        vocabulary_size: int,
+        sequence_length: int,
+        embedding_dim: int,
+        tie_weights: bool = True,
+        embeddings_initializer: Any = "uniform",
+        mask_zero: bool = False,
+        count: str = "steps",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(vocabulary_size, embedding_dim, embeddings_initializer, mask_zero=mask_zero, **kwargs)
         if not tie_weights:
-            raise ArgumentError("TokenAndPositionEmbedding has no projection back to ids, so there is nothing to untie; use "
-                                "a Dense layer for it and leave tie_weights out.")
+            raise ArgumentError(
+                "TokenAndPositionEmbedding has no projection back to ids, so there is nothing to untie; use "
+                "a Dense layer for it and leave tie_weights out."
+            )
         if not isinstance(sequence_length, int) or sequence_length <= 0:
-            raise ArgumentError(f"TokenAndPositionEmbedding expected a positive integer as sequence_length; got "
-                                f"{sequence_length!r}.")
+            raise ArgumentError(
+                f"TokenAndPositionEmbedding expected a positive integer as sequence_length; got {sequence_length!r}."
+            )
         if count not in COUNTS:
             raise ArgumentError(one_of("count", count, COUNTS))
         self.sequence_length = sequence_length
@@ -173,8 +192,10 @@ class TokenAndPositionEmbedding(Embedding):
         tokens = super().call(inputs)
         if isinstance(tokens, Packed):
             if tokens.lead > 2:
-                raise ShapeError(f"{type(self).__name__} {self.name!r} got sequences of sequences, {tokens!r}. Wrap it in "
-                                 f"TimeDistributed.")
+                raise ShapeError(
+                    f"{type(self).__name__} {self.name!r} got sequences of sequences, {tokens!r}. Wrap it in "
+                    f"TimeDistributed."
+                )
             places = send(_counted(tokens.index, self.count), tokens.device)
         else:
             places = torch.arange(tokens.shape[-2], device=tokens.device)
@@ -236,10 +257,19 @@ class RotaryEmbedding(_Positioned):
     relation = "attend"
 
     def __init__(
-        self, max_wavelength: float = 10000, scaling_factor: float = 1.0, rope_type: str = "linear",
-        beta_fast: float = 32.0, beta_slow: float = 1.0, original_max_position_embeddings: int = 4096,
-        truncate: bool = True, sequence_axis: int = 1, feature_axis: int = -1, denominator_dim: int | None = None,
-        count: str = "steps", **kwargs: Any,
+        self,
+        max_wavelength: float = 10000,
+        scaling_factor: float = 1.0,
+        rope_type: str = "linear",
+        beta_fast: float = 32.0,
+        beta_slow: float = 1.0,
+        original_max_position_embeddings: int = 4096,
+        truncate: bool = True,
+        sequence_axis: int = 1,
+        feature_axis: int = -1,
+        denominator_dim: int | None = None,
+        count: str = "steps",
+        **kwargs: Any,
     ) -> None:
         super().__init__(count, **kwargs)
         if rope_type not in ("linear", "dynamic", "yarn"):
@@ -269,16 +299,22 @@ class RotaryEmbedding(_Positioned):
         """The axes of time and of features, counted from the front."""
         rank = inputs.ndim
         if any(not -rank <= axis < rank for axis in (self.sequence_axis, self.feature_axis)):
-            raise ArgumentError(f"RotaryEmbedding {self.name!r} has sequence_axis {self.sequence_axis} and feature_axis "
-                                f"{self.feature_axis}, but its input has {rank} axes.")
+            raise ArgumentError(
+                f"RotaryEmbedding {self.name!r} has sequence_axis {self.sequence_axis} and feature_axis "
+                f"{self.feature_axis}, but its input has {rank} axes."
+            )
         sequence, feature = self.sequence_axis % rank, self.feature_axis % rank
         if isinstance(inputs, Packed) and (sequence != 1 or feature < 2) or sequence == feature or 0 in (sequence, feature):
-            raise ArgumentError(f"RotaryEmbedding {self.name!r} needs steps and features on axes of their own, of a masked "
-                                f"input the steps on axis 1; got sequence_axis {self.sequence_axis} and feature_axis "
-                                f"{self.feature_axis} for {inputs!r}.")
+            raise ArgumentError(
+                f"RotaryEmbedding {self.name!r} needs steps and features on axes of their own, of a masked "
+                f"input the steps on axis 1; got sequence_axis {self.sequence_axis} and feature_axis "
+                f"{self.feature_axis} for {inputs!r}."
+            )
         if inputs.shape[feature] % 2:
-            raise ShapeError(f"RotaryEmbedding {self.name!r} turns pairs of features, so their number must be even; got "
-                             f"{inputs.shape[feature]}, in {tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"RotaryEmbedding {self.name!r} turns pairs of features, so their number must be even; got "
+                f"{inputs.shape[feature]}, in {tuple(inputs.shape)}."
+            )
         return sequence, feature
 
     def _turned(self, x: Tensor, places: Tensor) -> Tensor:
@@ -306,7 +342,11 @@ class RotaryEmbedding(_Positioned):
 
     def _fading(self, size: int) -> tuple[float, float]:
         """Between which pairs YaRN goes over from fast ones, which it leaves alone, to slow ones, which it stretches."""
-        reach = [size * math.log(self.original_max_position_embeddings / (turns * 2 * math.pi))
-                 / (2 * math.log(self.max_wavelength)) for turns in (self.beta_fast, self.beta_slow)]
+        reach = [
+            size
+            * math.log(self.original_max_position_embeddings / (turns * 2 * math.pi))
+            / (2 * math.log(self.max_wavelength))
+            for turns in (self.beta_fast, self.beta_slow)
+        ]
         low, high = (math.floor(reach[0]), math.ceil(reach[1])) if self.truncate else reach
         return max(low, 0), min(high, size - 1)

@@ -69,11 +69,15 @@ class Normalization(Layer):
         super().__init__(**kwargs)
         self.axis = () if axis is None else tuple(axis) if isinstance(axis, list | tuple) else (axis,)
         if (mean is None) != (variance is None) or np.shape(mean) != np.shape(variance):
-            raise ArgumentError(f"Normalization takes `mean` and `variance` together, of one shape, or finds both in "
-                                f"`adapt`; got mean={mean!r} and variance={variance!r}.")
+            raise ArgumentError(
+                f"Normalization takes `mean` and `variance` together, of one shape, or finds both in "
+                f"`adapt`; got mean={mean!r} and variance={variance!r}."
+            )
         if np.ndim(mean) > len(self.axis):
-            raise ArgumentError(f"Normalization over axis={axis!r} keeps {len(self.axis)} axes, so `mean` has at most as "
-                                f"many; got the shape {np.shape(mean)}.")
+            raise ArgumentError(
+                f"Normalization over axis={axis!r} keeps {len(self.axis)} axes, so `mean` has at most as "
+                f"many; got the shape {np.shape(mean)}."
+            )
         self.input_mean = mean
         self.input_variance = variance
         self.invert = invert
@@ -82,8 +86,10 @@ class Normalization(Layer):
         """The weights, or the numbers that were given."""
         shape = tuple(input_shape[axis] for axis in axes_of(self, self.axis, len(input_shape)))
         if any(not isinstance(size, int) for size in shape):
-            raise ShapeError(f"Normalization {self.name!r} keeps numbers for each place on axis={self.axis}, whose size "
-                             f"must be known; got an input of shape {tuple(input_shape)}.")
+            raise ShapeError(
+                f"Normalization {self.name!r} keeps numbers for each place on axis={self.axis}, whose size "
+                f"must be known; got an input of shape {tuple(input_shape)}."
+            )
         if self.input_mean is not None:
             self.mean, self.variance = (self._given(number, shape) for number in (self.input_mean, self.input_variance))
             return
@@ -95,8 +101,10 @@ class Normalization(Layer):
         try:
             return torch.as_tensor(np.broadcast_to(np.asarray(number), shape).copy(), dtype=self.dtype)
         except ValueError:
-            raise ShapeError(f"Normalization {self.name!r} was given a mean of shape {np.shape(number)}, which does not fit "
-                             f"the {shape} places on axis={self.axis}.") from None
+            raise ShapeError(
+                f"Normalization {self.name!r} was given a mean of shape {np.shape(number)}, which does not fit "
+                f"the {shape} places on axis={self.axis}."
+            ) from None
 
     def adapt(self, data: Any) -> None:
         """Find mean and variance in data: an array, a Packed, a list of sequences, or an iterable of such batches.
@@ -105,8 +113,9 @@ class Normalization(Layer):
         `DataError` for data without a step.
         """
         if self.input_mean is not None:
-            raise ArgumentError(f"Normalization {self.name!r} was given its mean and variance, so there is nothing to "
-                                f"adapt. Leave them out.")
+            raise ArgumentError(
+                f"Normalization {self.name!r} was given its mean and variance, so there is nothing to adapt. Leave them out."
+            )
         shape, sizes = None, tuple(self.mean.shape) if self.built else None
         found = _Found(0, torch.zeros(()), torch.zeros(()))
         for batch in _batches(data):
@@ -114,8 +123,10 @@ class Normalization(Layer):
             kept = tuple(batch.shape[axis] for axis in axes)
             shape, sizes = shape or tuple(batch.shape), kept if sizes is None else sizes
             if kept != sizes:
-                raise ShapeError(f"Normalization {self.name!r} keeps numbers for {sizes} places on axis={self.axis}; adapt "
-                                 f"got data of shape {tuple(batch.shape)}.")
+                raise ShapeError(
+                    f"Normalization {self.name!r} keeps numbers for {sizes} places on axis={self.axis}; adapt "
+                    f"got data of shape {tuple(batch.shape)}."
+                )
             found = found.and_of(batch, axes)
         if not found.count:
             raise DataError(f"Normalization {self.name!r} cannot adapt to data without a single step: there is no mean.")
@@ -128,8 +139,10 @@ class Normalization(Layer):
         """The inputs, normalized (or with `invert` as they were before)."""
         axes = feature_axes(self, self.axis, inputs)
         if tuple(inputs.shape[axis] for axis in axes) != tuple(self.mean.shape):
-            raise ShapeError(f"Normalization {self.name!r} keeps numbers for {tuple(self.mean.shape)} places on "
-                             f"axis={self.axis}; got inputs of shape {tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"Normalization {self.name!r} keeps numbers for {tuple(self.mean.shape)} places on "
+                f"axis={self.axis}; got inputs of shape {tuple(inputs.shape)}."
+            )
         inputs = floating(self, inputs)
         around = [inputs.shape[axis] if axis in axes else 1 for axis in range(min(axes, default=0), 0)]
         mean, variance = (number.to(inputs.device, inputs.dtype).reshape(around) for number in (self.mean, self.variance))
@@ -166,8 +179,9 @@ class _Found(NamedTuple):
         squares = (x - mean).square()
         squares, mean = (squares.sum(others), mean.squeeze(others)) if others else (squares, mean)
         count, apart = self.count + more, mean - self.mean
-        return _Found(count, self.mean + apart * (more / count),
-                      self.squares + squares + apart.square() * (self.count * more / count))
+        return _Found(
+            count, self.mean + apart * (more / count), self.squares + squares + apart.square() * (self.count * more / count)
+        )
 
 
 def _batches(data: Any) -> Iterator[Any]:
@@ -180,8 +194,9 @@ def _batches(data: Any) -> Iterator[Any]:
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         yield from map(_batch, data)
     else:
-        raise ArgumentError(f"adapt takes an array, a Packed, a list of sequences or an iterable of such batches; got "
-                            f"{type(data).__name__}.")
+        raise ArgumentError(
+            f"adapt takes an array, a Packed, a list of sequences or an iterable of such batches; got {type(data).__name__}."
+        )
 
 
 def _batch(given: Any) -> Any:
@@ -192,8 +207,9 @@ def _batch(given: Any) -> Any:
     if not isinstance(x, Tensor | Packed) and hasattr(x, "__array__"):
         x = as_data(np.asarray(x), lambda: torch.float64)
     if not isinstance(x, Tensor | Packed) or not x.ndim:
-        raise ArgumentError(f"adapt takes batches that are arrays, Packed or lists of sequences; got "
-                            f"{type(given).__name__}, {given!r:.80}.")
+        raise ArgumentError(
+            f"adapt takes batches that are arrays, Packed or lists of sequences; got {type(given).__name__}, {given!r:.80}."
+        )
     return x
 
 

@@ -29,18 +29,23 @@ def checked(cell: Any) -> Any:
     if isinstance(cell, RECURRENT):
         return cell
     if isinstance(cell, nn.RNNBase):
-        raise ArgumentError(f"torch.nn.{type(cell).__name__} runs over whole sequences, padding and all. Use the layer "
-                            f"padless.layers.{'SimpleRNN' if cell.mode.startswith('RNN') else cell.mode}, or "
-                            f"RNN(torch.nn.{cell.mode.partition('_')[0]}Cell(...)).")
+        raise ArgumentError(
+            f"torch.nn.{type(cell).__name__} runs over whole sequences, padding and all. Use the layer "
+            f"padless.layers.{'SimpleRNN' if cell.mode.startswith('RNN') else cell.mode}, or "
+            f"RNN(torch.nn.{cell.mode.partition('_')[0]}Cell(...))."
+        )
     step: Any = cell.call if isinstance(cell, Layer) else cell.forward
     try:
         inspect.signature(step).bind("inputs", "states")
     except TypeError as wrong:
-        raise ArgumentError(f"A recurrent cell is called with (inputs, states) and gives (output, new states); "
-                            f"{type(cell).__name__} cannot be: {wrong}.") from None
+        raise ArgumentError(
+            f"A recurrent cell is called with (inputs, states) and gives (output, new states); "
+            f"{type(cell).__name__} cannot be: {wrong}."
+        ) from None
     if state_size(cell) is None and not hasattr(cell, "get_initial_state"):
-        raise ArgumentError(f"A recurrent cell needs `state_size`, an integer or a list of them; "
-                            f"{type(cell).__name__} has none.")
+        raise ArgumentError(
+            f"A recurrent cell needs `state_size`, an integer or a list of them; {type(cell).__name__} has none."
+        )
     return cell
 
 
@@ -49,8 +54,10 @@ def build(cell: nn.Module, shape: Any) -> None:
     if isinstance(cell, Layer) and not cell.built:
         cell.build(shape)
     elif isinstance(cell, RECURRENT) and tuple(shape[1:]) != (cell.input_size,):
-        raise ShapeError(f"torch.nn.{type(cell).__name__} was made for steps of {cell.input_size} features; got steps of "
-                         f"shape {tuple(shape[1:])}.")
+        raise ShapeError(
+            f"torch.nn.{type(cell).__name__} was made for steps of {cell.input_size} features; got steps of "
+            f"shape {tuple(shape[1:])}."
+        )
 
 
 def over(
@@ -66,9 +73,11 @@ def over(
         output, new = _one_step_of(cell, x, _pytree.tree_unflatten(list(now), structure), training)
         after = tuple(_pytree.tree_leaves(new))
         if [s.shape for s in after] != [s.shape for s in now]:
-            raise ShapeError(f"The cell {type(cell).__name__} got states of shapes {[tuple(s.shape) for s in now]} and gave "
-                             f"{[tuple(s.shape) for s in after]}. New states must be like the old ones, as many and of "
-                             f"the same shapes.")
+            raise ShapeError(
+                f"The cell {type(cell).__name__} got states of shapes {[tuple(s.shape) for s in now]} and gave "
+                f"{[tuple(s.shape) for s in after]}. New states must be like the old ones, as many and of "
+                f"the same shapes."
+            )
         return output, after
 
     with nullcontext() if isinstance(cell, Layer) else in_mode(training, cell):
@@ -84,8 +93,10 @@ def _one_step_of(cell: Any, x: Tensor, states: Any, training: bool) -> tuple[Ten
         return (new[0], list(new)) if several else (new, [new])
     given = cell(x, states, training=training) if isinstance(cell, Layer) else cell(x, states)
     if not isinstance(given, list | tuple) or len(given) != 2:
-        raise ArgumentError(f"A recurrent cell gives (output, new states); {type(cell).__name__} gave "
-                            f"{f'{len(given)} things' if isinstance(given, list | tuple) else type(given).__name__}.")
+        raise ArgumentError(
+            f"A recurrent cell gives (output, new states); {type(cell).__name__} gave "
+            f"{f'{len(given)} things' if isinstance(given, list | tuple) else type(given).__name__}."
+        )
     return given[0], given[1]
 
 
@@ -102,10 +113,13 @@ def initial_states(cell: nn.Module, batch: int, like: Tensor) -> list[Any]:
 
 def zeros(size: Any, batch: int, like: Tensor) -> list[Any]:
     """States of these sizes, for one size or a list of them."""
+
     def one(inner: Any) -> Any:
         if inner is None:
-            raise NotBuilt("The states of this cell have the size that its input gives them, which is not known yet. Call "
-                           "the layer on data, or build(input_shape), first.")
+            raise NotBuilt(
+                "The states of this cell have the size that its input gives them, which is not known yet. Call "
+                "the layer on data, or build(input_shape), first."
+            )
         if isinstance(inner, list):
             return [one(s) for s in inner]
         return like.new_zeros((batch, *(inner if isinstance(inner, tuple) else (inner,))))

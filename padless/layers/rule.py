@@ -1,10 +1,10 @@
 """The mask rule: which arguments of a call carry masks, who may look at the grid, and what mask the result has.
 
-    1. A mask belongs to each data argument; an explicit `mask=` or `<argument>_mask=` replaces it.
-    2. A built-in layer gets Packed and gives Packed: its relation says what becomes of the mask.
-    3. A layer that takes the mask (an argument for it, `compute_mask`, `supports_masking`) may look at the grid, and
-       its plain results get the mask of `compute_mask`.
-    4. In every other layer the mask travels by itself, or the operation that would lose it is refused.
+1. A mask belongs to each data argument; an explicit `mask=` or `<argument>_mask=` replaces it.
+2. A built-in layer gets Packed and gives Packed: its relation says what becomes of the mask.
+3. A layer that takes the mask (an argument for it, `compute_mask`, `supports_masking`) may look at the grid, and
+   its plain results get the mask of `compute_mask`.
+4. In every other layer the mask travels by itself, or the operation that would lose it is refused.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Rule:
 
     def takes_mask(self, layer: Any) -> bool:
         """Whether this layer may look at the grid."""
-        return self.relation is None and (
-            bool(self.mask_names) or self.overrides_mask or layer._supports_masking is True
-        )
+        return self.relation is None and (bool(self.mask_names) or self.overrides_mask or layer._supports_masking is True)
 
 
 @cache
@@ -108,13 +106,15 @@ def masked(x: Any, mask: Any, what: str) -> Any:
         return x
     if isinstance(x, dict):
         if not isinstance(mask, dict):
-            raise MaskError(f"`{what}` must be a dictionary of masks with some of the keys {list(x)}; got "
-                            f"{type(mask).__name__}.")
+            raise MaskError(
+                f"`{what}` must be a dictionary of masks with some of the keys {list(x)}; got {type(mask).__name__}."
+            )
         return {key: masked(value, mask.get(key), f"{what}[{key!r}]") for key, value in x.items()}
     if isinstance(x, list | tuple):
         if not isinstance(mask, list | tuple) or len(mask) != len(x):
-            raise MaskError(f"`{what}` must be a list of {len(x)} masks (or None), one for each input; got "
-                            f"{type(mask).__name__}.")
+            raise MaskError(
+                f"`{what}` must be a list of {len(x)} masks (or None), one for each input; got {type(mask).__name__}."
+            )
         return type(x)(masked(a, m, what) for a, m in zip(x, mask, strict=True))
     if isinstance(mask, Packed):
         mask = mask.unpack(padding=0)
@@ -190,5 +190,7 @@ def _with_index(layer: Any, output: Any, source: Packed | None, strict: bool) ->
 def same_steps(layer: str, packed: Packed, other: Packed) -> None:
     """Raises `ShapeError` unless both stand on the same steps."""
     if not packed.index.equals(other.index):
-        raise ShapeError(f"Layer {layer!r} works step by step, so all its inputs need the same mask; got {packed!r} and "
-                         f"{other!r}. Bring one to the other's steps with padless.pack(x, like=y).")
+        raise ShapeError(
+            f"Layer {layer!r} works step by step, so all its inputs need the same mask; got {packed!r} and "
+            f"{other!r}. Bring one to the other's steps with padless.pack(x, like=y)."
+        )

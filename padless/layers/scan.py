@@ -64,8 +64,10 @@ class RNN(Layer):
     def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
         """The weights of the cell."""
         if len(sequences_shape) < 3:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected sequences of shape (batch, steps, features); "
-                             f"got {tuple(sequences_shape)}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} expected sequences of shape (batch, steps, features); "
+                f"got {tuple(sequences_shape)}."
+            )
         recurrence.build(self.cell, (sequences_shape[0], *sequences_shape[2:]))
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
@@ -81,8 +83,10 @@ class RNN(Layer):
         """Outputs `(N, ...)`, each where its input stands, the last states, and the index of the steps."""
         if isinstance(sequences, Packed):
             if sequences.lead > 2:
-                raise ShapeError(f"{type(self).__name__} {self.name!r} got sequences of sequences, {sequences!r}. Wrap "
-                                 f"it in TimeDistributed.")
+                raise ShapeError(
+                    f"{type(self).__name__} {self.name!r} got sequences of sequences, {sequences!r}. Wrap "
+                    f"it in TimeDistributed."
+                )
             values, index = sequences.values, sequences.index
         else:
             index = cells.full_index(*sequences.shape[:2])
@@ -100,16 +104,19 @@ class RNN(Layer):
             flat, wanted = leaves(given), leaves(fresh)
             shapes, expected = [tuple(s.shape) for s in flat], [tuple(s.shape) for s in wanted]
             if shapes != expected:
-                raise ShapeError(f"{type(self).__name__} {self.name!r} expected initial states of shapes {expected}; got "
-                                 f"{shapes}.")
+                raise ShapeError(
+                    f"{type(self).__name__} {self.name!r} expected initial states of shapes {expected}; got {shapes}."
+                )
             flat = [s.to(like.dtype) for s in flat]
             return _pytree.tree_unflatten(flat, _pytree.tree_structure(fresh))
         if not self.stateful or self.states is None or probing():
             return recurrence.initial_states(self.cell, batch, like)
         held = leaves(self.states)[0].shape[0]
         if held != batch:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} is stateful and holds the states of {held} sequences; "
-                             f"got a batch of {batch}. Use batches of one size, or call reset_state() between them.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} is stateful and holds the states of {held} sequences; "
+                f"got a batch of {batch}. Use batches of one size, or call reset_state() between them."
+            )
         return self.states
 
     def _sequence(self, outputs: Tensor, index: Index, packed: bool) -> Any:
@@ -158,8 +165,7 @@ class RNN(Layer):
 
     def _state_shapes(self, batch: Any) -> list[Any]:
         states = recurrence.initial_states(self.cell, 1, torch.zeros(()))
-        return [[(batch, *x.shape[1:]) for x in leaves(s)] if isinstance(s, list) else (batch, *s.shape[1:])
-                for s in states]
+        return [[(batch, *x.shape[1:]) for x in leaves(s)] if isinstance(s, list) else (batch, *s.shape[1:]) for s in states]
 
     def reset_state(self) -> None:
         """Forget the states of a stateful layer."""
@@ -176,8 +182,18 @@ def _gives_state(cell: Any) -> bool:
     return "over" in vars(next(c for c in type(cell).__mro__ if "call" in vars(c)))
 
 
-_RNN_ARGUMENTS = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll", "zero_output_for_mask",
-                  "name", "trainable", "dtype", "activity_regularizer")
+_RNN_ARGUMENTS = (
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+    "name",
+    "trainable",
+    "dtype",
+    "activity_regularizer",
+)
 
 
 class OfCell(RNN):
@@ -189,8 +205,9 @@ class OfCell(RNN):
         kwargs.pop("use_cudnn", None)  # these say how Keras computes; here the kernel chooses by itself
         kwargs.pop("implementation", None)
         own = {name: kwargs.pop(name) for name in _RNN_ARGUMENTS if name in kwargs}
-        cell = type(self).cell_class(**cell_arguments, **kwargs, dtype=own.get("dtype"),
-                                     trainable=own.get("trainable", True))
+        cell = type(self).cell_class(
+            **cell_arguments, **kwargs, dtype=own.get("dtype"), trainable=own.get("trainable", True)
+        )
         super().__init__(cell, **own)
 
     @property
@@ -210,13 +227,29 @@ class SimpleRNN(OfCell):
     cell_class = cells.SimpleRNNCell
 
     def __init__(
-        self, units: int, activation: Any = "tanh", use_bias: bool = True, kernel_initializer: Any = "glorot_uniform",
-        recurrent_initializer: Any = "orthogonal", bias_initializer: Any = "zeros", kernel_regularizer: Any = None,
-        recurrent_regularizer: Any = None, bias_regularizer: Any = None, activity_regularizer: Any = None,
-        kernel_constraint: Any = None, recurrent_constraint: Any = None, bias_constraint: Any = None,
-        dropout: float = 0.0, recurrent_dropout: float = 0.0, return_sequences: bool = False,
-        return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
-        seed: int | None = None, **kwargs: Any,
+        self,
+        units: int,
+        activation: Any = "tanh",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*split_arguments(locals()))
 
@@ -232,14 +265,32 @@ class GRU(OfCell):
     cell_class = cells.GRUCell
 
     def __init__(
-        self, units: int, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros", kernel_regularizer: Any = None, recurrent_regularizer: Any = None,
-        bias_regularizer: Any = None, activity_regularizer: Any = None, kernel_constraint: Any = None,
-        recurrent_constraint: Any = None, bias_constraint: Any = None, dropout: float = 0.0,
-        recurrent_dropout: float = 0.0, seed: int | None = None, return_sequences: bool = False,
-        return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
-        reset_after: bool = True, use_cudnn: Any = "auto", **kwargs: Any,
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        reset_after: bool = True,
+        use_cudnn: Any = "auto",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*split_arguments(locals()))
 
@@ -255,14 +306,32 @@ class LSTM(OfCell):
     cell_class = cells.LSTMCell
 
     def __init__(
-        self, units: int, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform", recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros", unit_forget_bias: bool = True, kernel_regularizer: Any = None,
-        recurrent_regularizer: Any = None, bias_regularizer: Any = None, activity_regularizer: Any = None,
-        kernel_constraint: Any = None, recurrent_constraint: Any = None, bias_constraint: Any = None,
-        dropout: float = 0.0, recurrent_dropout: float = 0.0, seed: int | None = None, return_sequences: bool = False,
-        return_state: bool = False, go_backwards: bool = False, stateful: bool = False, unroll: bool = False,
-        use_cudnn: Any = "auto", **kwargs: Any,
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        unit_forget_bias: bool = True,
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        use_cudnn: Any = "auto",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*split_arguments(locals()))
 

@@ -29,8 +29,10 @@ class Segment(Layer):
         """One row for each sequence."""
         if inputs.ndim < 3 or isinstance(inputs, Packed) and inputs.lead > 2:
             wrap = " For sequences of sequences wrap it in TimeDistributed." if inputs.ndim > 2 else ""
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected (batch, steps, ...features); got the shape "
-                             f"{tuple(inputs.shape)}.{wrap}")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} expected (batch, steps, ...features); got the shape "
+                f"{tuple(inputs.shape)}.{wrap}"
+            )
         if isinstance(inputs, Packed):
             return type(self).kernel(inputs.values, inputs.index)
         if inputs.shape[1] == 0:
@@ -61,8 +63,10 @@ class Pooling(Segment):
         """One row for each sequence, or with `keepdims` one step."""
         first = self.data_format == "channels_first"
         if first and isinstance(inputs, Packed):
-            raise ArgumentError("A masked input has its steps on axis 1, so data_format='channels_first' does not apply to "
-                                "it. Leave data_format out.")
+            raise ArgumentError(
+                "A masked input has its steps on axis 1, so data_format='channels_first' does not apply to "
+                "it. Leave data_format out."
+            )
         pooled = super().call(inputs.transpose(1, 2) if first and inputs.ndim > 2 else inputs)
         return pooled.unsqueeze(2 if first else 1) if self.keepdims else pooled
 

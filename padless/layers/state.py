@@ -21,8 +21,9 @@ from padless.graph.spec import leaves, probing
 from padless.layers import constraints, initializers, regularizers
 
 _HELD, _NESTS = (list, dict), (list, tuple, dict)
-_NO_LAYERS = frozenset(("_parameters", "_modules", "_buffers", "_arguments", "_losses", "_inbound", "_regularized",
-                        "_constrained", "_compiled"))  # attributes that hold no layers, or hold them as torch does
+_NO_LAYERS = frozenset(
+    ("_parameters", "_modules", "_buffers", "_arguments", "_losses", "_inbound", "_regularized", "_constrained", "_compiled")
+)  # attributes that hold no layers, or hold them as torch does
 _made = [0]  # how many modules have become attributes
 
 
@@ -32,8 +33,10 @@ class Unbuilt(dict[str, Any]):
     owner = "A layer"
 
     def _refuse(self) -> Any:
-        raise NotBuilt(f"{self.owner} has no weights yet, so an optimizer or a file would miss them. Call the layer on "
-                       f"data, or build(input_shape), first.")
+        raise NotBuilt(
+            f"{self.owner} has no weights yet, so an optimizer or a file would miss them. Call the layer on "
+            f"data, or build(input_shape), first."
+        )
 
     items = values = keys = __iter__ = _refuse  # pyright: ignore[reportAssignmentType]
 
@@ -96,8 +99,10 @@ class State(nn.Module):
         initial: Any = initializers.get(initializer or "glorot_uniform")
         dtype = self.dtype if dtype is None else as_dtype(dtype)
         if initial is None or any(not isinstance(size, int) for size in shape):
-            raise ShapeError(f"Weight {name!r} of layer {self.name!r} needs a shape of integers; got {tuple(shape)}. An "
-                             f"axis of the input that decides the size of a weight must be known.")
+            raise ShapeError(
+                f"Weight {name!r} of layer {self.name!r} needs a shape of integers; got {tuple(shape)}. An "
+                f"axis of the input that decides the size of a weight must be known."
+            )
         with torch.no_grad():
             value = initial(tuple(shape), dtype=dtype).to(torch.get_default_device())
         if trainable:
@@ -179,8 +184,10 @@ class State(nn.Module):
         values = [torch.as_tensor(np.asarray(w) if not isinstance(w, Tensor) else w) for w in weights]
         for number, (old, new) in enumerate(zip(own, values, strict=True)):
             if old.shape != new.shape:
-                raise ShapeError(f"Weight {number} of {self.name!r} has shape {tuple(old.shape)}; got an array of shape "
-                                 f"{tuple(new.shape)}.")
+                raise ShapeError(
+                    f"Weight {number} of {self.name!r} has shape {tuple(old.shape)}; got an array of shape "
+                    f"{tuple(new.shape)}."
+                )
         with torch.no_grad():
             for old, new in zip(own, values, strict=True):
                 old.copy_(new)
@@ -216,8 +223,12 @@ class State(nn.Module):
     @property
     def weight_losses(self) -> list[Tensor]:
         """Regularization of the weights: these terms count once per step, whatever the data."""
-        found = {id(m._parameters[n]): (m, n) for m in self._states() for n in m._regularized
-                 if m._trainable and n in m._parameters}
+        found = {
+            id(m._parameters[n]): (m, n)
+            for m in self._states()
+            for n in m._regularized
+            if m._trainable and n in m._parameters
+        }
         return [m._regularized[n](m._parameters[n]) for m, n in found.values()]
 
     @torch.no_grad()

@@ -65,19 +65,31 @@ class Dense(Layer):
     def build(self, input_shape: Any) -> None:
         """Kernel and bias, for the size of the last axis."""
         features = last_axis(self, input_shape)
-        self.add_weight((features, self.units), self.kernel_initializer, name="kernel",
-                        regularizer=self.kernel_regularizer, constraint=self.kernel_constraint)
+        self.add_weight(
+            (features, self.units),
+            self.kernel_initializer,
+            name="kernel",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
         if self.use_bias:
-            self.add_weight((self.units,), self.bias_initializer, name="bias", regularizer=self.bias_regularizer,
-                            constraint=self.bias_constraint)
+            self.add_weight(
+                (self.units,),
+                self.bias_initializer,
+                name="bias",
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
         else:
             self.bias = None
 
     def call(self, inputs: Any) -> Any:
         """The product, each step alone."""
         if inputs.shape[-1] != self.kernel.shape[0]:
-            raise ShapeError(f"Dense {self.name!r} was built for {self.kernel.shape[0]} features; got inputs of shape "
-                             f"{tuple(inputs.shape)}.")
+            raise ShapeError(
+                f"Dense {self.name!r} was built for {self.kernel.shape[0]} features; got inputs of shape "
+                f"{tuple(inputs.shape)}."
+            )
         if isinstance(inputs, Packed) and inputs.values.ndim > 1:
             return activations.of_fresh(self.activation, inputs.mapped(lambda x: linear(x, self.kernel, self.bias)))
         product: Any = functional.linear
@@ -91,8 +103,10 @@ class Dense(Layer):
 def last_axis(layer: Layer, shape: Any) -> int:
     """The size of the last axis, which must be known before weights can be made."""
     if not isinstance(shape, list | tuple) or len(shape) < 2 or not isinstance(shape[-1], int):
-        raise ShapeError(f"{type(layer).__name__} {layer.name!r} makes weights for the last axis of its input, so it must "
-                         f"have at least two axes and the size of the last must be known; got the shape {shape}.")
+        raise ShapeError(
+            f"{type(layer).__name__} {layer.name!r} makes weights for the last axis of its input, so it must "
+            f"have at least two axes and the size of the last must be known; got the shape {shape}."
+        )
     return shape[-1]
 
 

@@ -26,10 +26,18 @@ from padless.registry import entries, register, snake_case
 from padless.saving.config import deserialize
 
 _RELATIONS = (None, "stepwise", "grid")
-_TWINS = {"RNN": "SimpleRNN", "BatchNorm1d": "BatchNormalization", "MultiheadAttention": "MultiHeadAttention",
-          "MaxPool1d": "MaxPooling1D", "AvgPool1d": "AveragePooling1D", "GroupNorm": "GroupNormalization",
-          "ConvTranspose1d": "Conv1DTranspose", "TransformerEncoderLayer": "TransformerEncoder",
-          "TransformerDecoderLayer": "TransformerDecoder", "Conv1d": "Conv1D"}  # torch's name: the one here
+_TWINS = {
+    "RNN": "SimpleRNN",
+    "BatchNorm1d": "BatchNormalization",
+    "MultiheadAttention": "MultiHeadAttention",
+    "MaxPool1d": "MaxPooling1D",
+    "AvgPool1d": "AveragePooling1D",
+    "GroupNorm": "GroupNormalization",
+    "ConvTranspose1d": "Conv1DTranspose",
+    "TransformerEncoderLayer": "TransformerEncoder",
+    "TransformerDecoderLayer": "TransformerDecoder",
+    "Conv1d": "Conv1D",
+}  # torch's name: the one here
 
 
 @register("layer")
@@ -61,8 +69,10 @@ class TorchModuleWrapper(Layer):
         if not isinstance(module, nn.Module):
             raise ArgumentError(f"TorchModuleWrapper holds a torch.nn.Module; got {module!r}.")
         if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in module.modules()):  # pyright: ignore
-            raise ArgumentError(f"{type(module).__name__} has weights without a shape yet, so an optimizer would miss them. "
-                                f"Call it once on data first.")
+            raise ArgumentError(
+                f"{type(module).__name__} has weights without a shape yet, so an optimizer would miss them. "
+                f"Call it once on data first."
+            )
         if relation not in _RELATIONS:
             raise ArgumentError(f"The relation of a wrapped module is None, 'stepwise' or 'grid'; got {relation!r}.")
         super().__init__(name=name or auto_name(snake_case(type(module).__name__)), **kwargs)
@@ -110,9 +120,11 @@ class TorchModuleWrapper(Layer):
             if isinstance(first, Packed) and isinstance(other, Packed):
                 same_steps(self.name, first, other)
             elif type(first) is not type(other) or first.ndim < 2 or first.shape[:2] != other.shape[:2]:
-                raise ShapeError(f"Layer {self.name!r} works step by step, so all its inputs begin with the same (batch, "
-                                 f"steps) and bear the same mask; got shapes {tuple(first.shape)} and "
-                                 f"{tuple(other.shape)}. Bring one to the other's steps with padless.pack(x, like=y).")
+                raise ShapeError(
+                    f"Layer {self.name!r} works step by step, so all its inputs begin with the same (batch, "
+                    f"steps) and bear the same mask; got shapes {tuple(first.shape)} and "
+                    f"{tuple(other.shape)}. Bring one to the other's steps with padless.pack(x, like=y)."
+                )
         if isinstance(first, Tensor):
             outputs = self._on_rows(lambda x: x.flatten(0, 1), args, kwargs, training)
             return map_leaves(lambda x: x.unflatten(0, first.shape[:2]) if isinstance(x, Tensor) else x, outputs)
@@ -132,17 +144,21 @@ class TorchModuleWrapper(Layer):
         count = next(x.shape[0] for x in leaves((args, kwargs)) if _is_array(x))
         for x in leaves(outputs):
             if isinstance(x, Tensor) and x.shape[:1] != (count,):
-                raise ShapeError(f"Layer {self.name!r} is stepwise, so of {count} steps its module must give as many rows; "
-                                 f"got {tuple(x.shape)}. A module that mixes steps takes relation='grid'.")
+                raise ShapeError(
+                    f"Layer {self.name!r} is stepwise, so of {count} steps its module must give as many rows; "
+                    f"got {tuple(x.shape)}. A module that mixes steps takes relation='grid'."
+                )
         return outputs
 
     def _ways_out(self, lost: MaskLost) -> str:
         """What can be done where the module mixes steps, the innermost of torch's named."""
         name = type(_innermost(lost, self.module)).__name__
         twin = next((f"the layer {n} of padless, " for n in (_TWINS.get(name, name),) if n in entries("layer")), "")
-        return (f"It was torch's {name}, in the module of layer {self.name!r}. For a torch module: {twin}"
-                f"TorchModuleWrapper(module, relation='stepwise') if it is meant for steps as examples, relation='grid' if "
-                f"it is meant to see the padding.")
+        return (
+            f"It was torch's {name}, in the module of layer {self.name!r}. For a torch module: {twin}"
+            f"TorchModuleWrapper(module, relation='stepwise') if it is meant for steps as examples, relation='grid' if "
+            f"it is meant to see the padding."
+        )
 
     def _own(self, trainable: bool) -> list[Tensor]:
         """The module's weights, in the place of the layer's."""
@@ -179,8 +195,10 @@ def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         bound.apply_defaults()
         args, kwargs = bound.args, bound.kwargs
         if not _TAKEN.isdisjoint(kwargs):
-            raise ArgumentError(f"{type(module).__name__} takes {sorted(_TAKEN & set(kwargs))} by name only, which mean "
-                                f"something else where a layer is called. Call it in the `call` of a Layer of your own.")
+            raise ArgumentError(
+                f"{type(module).__name__} takes {sorted(_TAKEN & set(kwargs))} by name only, which mean "
+                f"something else where a layer is called. Call it in the `call` of a Layer of your own."
+            )
     return wrapper_of(module)(*args, **kwargs)
 
 

@@ -25,9 +25,16 @@ class _Block(Layer):
     """What encoder and decoder share."""
 
     def __init__(
-        self, intermediate_dim: int, num_heads: int, dropout: float = 0.0, activation: Any = "relu",
-        layer_norm_epsilon: float = 1e-05, kernel_initializer: Any = "glorot_uniform", bias_initializer: Any = "zeros",
-        normalize_first: bool = False, **kwargs: Any,
+        self,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        activation: Any = "relu",
+        layer_norm_epsilon: float = 1e-05,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        normalize_first: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         for what, size in (("intermediate_dim", intermediate_dim), ("num_heads", num_heads)):
@@ -56,10 +63,13 @@ class _Block(Layer):
     def _attention(self, name: str, query: Any, value: Any) -> MultiHeadAttention:
         size = query[-1] // self.num_heads
         if not size:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} shares {query[-1]} features among {self.num_heads} "
-                             f"heads, so that none is left. Take fewer heads.")
-        return self._made(MultiHeadAttention, name, (query, value), self.num_heads, size, dropout=self.dropout,
-                          **self._initializers())
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} shares {query[-1]} features among {self.num_heads} "
+                f"heads, so that none is left. Take fewer heads."
+            )
+        return self._made(
+            MultiHeadAttention, name, (query, value), self.num_heads, size, dropout=self.dropout, **self._initializers()
+        )
 
     def _initializers(self) -> dict[str, Any]:
         return {"kernel_initializer": self.kernel_initializer, "bias_initializer": self.bias_initializer}
@@ -73,10 +83,16 @@ class _Block(Layer):
     def _feedforward(self, shape: Any) -> None:
         """The two layers of the small network."""
         self._feedforward_intermediate_dense = self._made(
-            Dense, "feedforward_intermediate_dense", (shape,), self.intermediate_dim, activation=self.activation,
-            **self._initializers())
+            Dense,
+            "feedforward_intermediate_dense",
+            (shape,),
+            self.intermediate_dim,
+            activation=self.activation,
+            **self._initializers(),
+        )
         self._feedforward_output_dense = self._made(
-            Dense, "feedforward_output_dense", ((*shape[:-1], self.intermediate_dim),), shape[-1], **self._initializers())
+            Dense, "feedforward_output_dense", ((*shape[:-1], self.intermediate_dim),), shape[-1], **self._initializers()
+        )
         self._feedforward_dropout = self._dropped("feedforward_dropout")
 
     def _beside(self, x: Any, what: Any, norm: Any, dropout: Any) -> Any:
@@ -123,14 +139,21 @@ class TransformerEncoder(_Block):
         self._feedforward_layer_norm = self._norm("feedforward_layer_norm", inputs_shape)
         self._feedforward(inputs_shape)
 
-    def call(self, inputs: Any, padding_mask: Any = None, attention_mask: Any = None, training: bool = False,
-             return_attention_scores: bool = False) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        padding_mask: Any = None,
+        attention_mask: Any = None,
+        training: bool = False,
+        return_attention_scores: bool = False,
+    ) -> Any:
         """The block; with `return_attention_scores` also the weights `(B, H, T, T)`."""
         x = masked(inputs, padding_mask, "padding_mask")
 
         def attention(x: Any) -> tuple[Any, ...]:
-            given = self._self_attention_layer(x, x, attention_mask=attention_mask,
-                                               return_attention_scores=return_attention_scores)
+            given = self._self_attention_layer(
+                x, x, attention_mask=attention_mask, return_attention_scores=return_attention_scores
+            )
             return given if return_attention_scores else (given,)
 
         x, *scores = self._beside(x, attention, self._self_attention_layer_norm, self._self_attention_dropout)
@@ -168,23 +191,40 @@ class TransformerDecoder(_Block):
         self._feedforward_layer_norm = self._norm("feedforward_layer_norm", shape)
 
     def call(
-        self, decoder_sequence: Any, encoder_sequence: Any = None, decoder_padding_mask: Any = None,
-        decoder_attention_mask: Any = None, encoder_padding_mask: Any = None, encoder_attention_mask: Any = None,
-        use_causal_mask: bool = True, training: bool = False,
+        self,
+        decoder_sequence: Any,
+        encoder_sequence: Any = None,
+        decoder_padding_mask: Any = None,
+        decoder_attention_mask: Any = None,
+        encoder_padding_mask: Any = None,
+        encoder_attention_mask: Any = None,
+        use_causal_mask: bool = True,
+        training: bool = False,
     ) -> Any:
         """The block."""
         cross = self._cross_attention_layer
         if (cross is None) != (encoder_sequence is None):
             then, now = ("without", "with") if cross is None else ("with", "without")
-            raise ArgumentError(f"TransformerDecoder {self.name!r} was built {then} an encoder sequence, and is now called "
-                                f"{now} one. Use one layer for each.")
+            raise ArgumentError(
+                f"TransformerDecoder {self.name!r} was built {then} an encoder sequence, and is now called "
+                f"{now} one. Use one layer for each."
+            )
         x = masked(decoder_sequence, decoder_padding_mask, "decoder_padding_mask")
-        x, = self._beside(x, lambda x: (self._self_attention_layer(
-            x, x, attention_mask=decoder_attention_mask, use_causal_mask=use_causal_mask),),
-            self._self_attention_layer_norm, self._self_attention_dropout)
+        (x,) = self._beside(
+            x,
+            lambda x: (
+                self._self_attention_layer(x, x, attention_mask=decoder_attention_mask, use_causal_mask=use_causal_mask),
+            ),
+            self._self_attention_layer_norm,
+            self._self_attention_dropout,
+        )
         if cross is not None:
             seen = masked(encoder_sequence, encoder_padding_mask, "encoder_padding_mask")
-            x, = self._beside(x, lambda x: (cross(x, seen, attention_mask=encoder_attention_mask),),
-                              self._cross_attention_layer_norm, self._cross_attention_dropout)
-        x, = self._beside(x, self._thought, self._feedforward_layer_norm, self._feedforward_dropout)
+            (x,) = self._beside(
+                x,
+                lambda x: (cross(x, seen, attention_mask=encoder_attention_mask),),
+                self._cross_attention_layer_norm,
+                self._cross_attention_dropout,
+            )
+        (x,) = self._beside(x, self._thought, self._feedforward_layer_norm, self._feedforward_dropout)
         return x

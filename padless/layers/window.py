@@ -71,24 +71,30 @@ class Windowed(Layer):
         """The layer over each span, or over the full length of a plain input."""
         kind = f"{type(self).__name__} {self.name!r}"
         if isinstance(inputs, Packed) and inputs.lead > 2:
-            raise ShapeError(f"{kind} expected (batch, steps, features); got {inputs!r}. For sequences of sequences wrap "
-                             f"it in TimeDistributed.")
+            raise ShapeError(
+                f"{kind} expected (batch, steps, features); got {inputs!r}. For sequences of sequences wrap "
+                f"it in TimeDistributed."
+            )
         self.axes(tuple(inputs.shape))
         if not isinstance(inputs, Packed):
             turned = self.data_format == "channels_first"
             outputs = self.plain(inputs.transpose(1, 2) if turned else inputs)
             return self.finished(outputs.transpose(1, 2) if turned else outputs)
         if self.data_format == "channels_first":
-            raise ArgumentError(f"{kind} got a masked input, which has its steps on axis 1, so data_format="
-                                f"'channels_first' does not apply to it. Leave data_format out.")
+            raise ArgumentError(
+                f"{kind} got a masked input, which has its steps on axis 1, so data_format="
+                f"'channels_first' does not apply to it. Leave data_format out."
+            )
         return self.finished(self.packed(inputs))
 
     def axes(self, shape: Any) -> tuple[Any, Any, Any]:
         """Batch, steps and features of an input shape."""
         first = self.data_format == "channels_first"
         if not isinstance(shape, list | tuple) or len(shape) != 3:
-            raise ShapeError(f"{type(self).__name__} {self.name!r} expected an input of shape (batch, "
-                             f"{'features, steps' if first else 'steps, features'}); got {shape}.")
+            raise ShapeError(
+                f"{type(self).__name__} {self.name!r} expected an input of shape (batch, "
+                f"{'features, steps' if first else 'steps, features'}); got {shape}."
+            )
         batch, steps, features = shape
         return (batch, features, steps) if first else (batch, steps, features)
 
@@ -112,8 +118,10 @@ class Windowed(Layer):
             given = next(self._inbound[-1].inputs()).shape
             outputs.shape = self.compute_output_shape(given)
             if 0 in outputs.shape and 0 not in given:
-                raise ShapeError(f"{type(self).__name__} {self.name!r} makes no step out of inputs of shape {given}: they "
-                                 f"are too short for it. Make them longer, or what it takes smaller.")
+                raise ShapeError(
+                    f"{type(self).__name__} {self.name!r} makes no step out of inputs of shape {given}: they "
+                    f"are too short for it. Make them longer, or what it takes smaller."
+                )
         return outputs
 
 
@@ -126,8 +134,9 @@ def sizes(layer: Layer, name: str, given: Any, count: int = 1, least: int = 1) -
     found = tuple(int(s) if isinstance(s, np.integer) else s for s in found)
     if len(found) != count or any(not isinstance(s, int) or isinstance(s, bool) or s < least for s in found):
         several = f"or {count} of them" if count > 1 else "alone or in a tuple"
-        raise ArgumentError(f"{type(layer).__name__} expected `{name}` to be an integer of at least {least}, {several}; "
-                            f"got {given!r}.")
+        raise ArgumentError(
+            f"{type(layer).__name__} expected `{name}` to be an integer of at least {least}, {several}; got {given!r}."
+        )
     return found
 
 
@@ -178,8 +187,15 @@ class MaxPooling1D(Pooling):
 
     relation = "window"
 
-    def __init__(self, pool_size: Any = 2, strides: Any = None, padding: str = "valid", data_format: str | None = None,
-                 name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        pool_size: Any = 2,
+        strides: Any = None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(pool_size, strides, padding, data_format, name=name, **kwargs)
 
     def plain(self, grid: Tensor) -> Tensor:
@@ -205,8 +221,15 @@ class AveragePooling1D(Pooling):
 
     relation = "window"
 
-    def __init__(self, pool_size: Any, strides: Any = None, padding: str = "valid", data_format: str | None = None,
-                 name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        pool_size: Any,
+        strides: Any = None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(pool_size, strides, padding, data_format, name=name, **kwargs)
 
     def plain(self, grid: Tensor) -> Tensor:

@@ -73,7 +73,9 @@ def compiled(layer: Layer) -> Callable[..., Any]:
         except RuntimeError as wrong:
             if not type(wrong).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise  # by the layer itself
-            raise ArgumentError(f"jit_compile=True, but torch.compile could not compile layer {layer.name!r}: "
-                                f"{str(wrong).strip().splitlines()[0]}. Use jit_compile=False.") from wrong
+            raise ArgumentError(
+                f"jit_compile=True, but torch.compile could not compile layer {layer.name!r}: "
+                f"{str(wrong).strip().splitlines()[0]}. Use jit_compile=False."
+            ) from wrong
 
     return call

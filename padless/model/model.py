@@ -66,18 +66,23 @@ class Model(Training, Layer):
         function = Function(inputs, outputs)
         for symbol in function.sources:
             if not is_input(symbol):
-                raise ArgumentError(f"A model begins at symbols made by Input(...); got {symbol!r}, which layer "
-                                    f"{symbol.node.operation.name!r} gave.")
+                raise ArgumentError(
+                    f"A model begins at symbols made by Input(...); got {symbol!r}, which layer "
+                    f"{symbol.node.operation.name!r} gave."
+                )
         names = [operation.name for operation in function.operations]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ArgumentError(f"Layers of a model need different names; {twice} occur more than once.")
         if any(isinstance(leaf, nn.Parameter) for node in function.nodes for leaf in leaves((node.args, node.kwargs))):
-            raise ArgumentError("A torch function was called on a symbol and a parameter, which would be no part of the "
-                                "model. Call the module or layer that holds the parameter.")
+            raise ArgumentError(
+                "A torch function was called on a symbol and a parameter, which would be no part of the "
+                "model. Call the module or layer that holds the parameter."
+            )
         self._function = function
-        self._stack = nn.ModuleList(op for op in function.operations
-                                    if isinstance(op, nn.Module) and not isinstance(op, InputLayer))
+        self._stack = nn.ModuleList(
+            op for op in function.operations if isinstance(op, nn.Module) and not isinstance(op, InputLayer)
+        )
         self.built = True
 
     # ------------------------------------------------------------------------------------------------ calling
@@ -99,8 +104,10 @@ class Model(Training, Layer):
 
     def _graph(self, what: str) -> Function:
         if self._function is None:
-            raise NotBuilt(f"Model {self.name!r} has no graph, so `{what}` means nothing for it. Give it inputs and "
-                           f"outputs, or define `call` in a subclass.")
+            raise NotBuilt(
+                f"Model {self.name!r} has no graph, so `{what}` means nothing for it. Give it inputs and "
+                f"outputs, or define `call` in a subclass."
+            )
         return self._function
 
     def arranged(self, inputs: Any) -> list[Any]:
@@ -136,13 +143,15 @@ class Model(Training, Layer):
             return None
         outputs = self._function.outputs
         names = list(outputs) if isinstance(outputs, dict) else self.output_names
-        return [f"{name}_{names[:place].count(name)}" if name in names[:place] else name
-                for place, name in enumerate(names)]
+        return [f"{name}_{names[:place].count(name)}" if name in names[:place] else name for place, name in enumerate(names)]
 
     @property
     def _callable(self) -> bool:
-        return (self._function is not None or type(self).call is not Model.call
-                or not self._overridden("train_step", "test_step"))
+        return (
+            self._function is not None
+            or type(self).call is not Model.call
+            or not self._overridden("train_step", "test_step")
+        )
 
     def _jitted(self) -> AbstractContextManager[Any]:
         return jitted(self) if self.jit_compile else nullcontext()
@@ -156,15 +165,21 @@ class Model(Training, Layer):
             return structure
         names = list(function.inputs) if isinstance(function.inputs, dict) else self.input_names
         outputs = self._names_of_outputs() or []
-        return {"inputs": len(names), "input_names": names, "outputs": len(outputs), "output_names": outputs,
-                "sequences": [s.ndim > 1 and s.shape[1] is None for s in function.sources]}
+        return {
+            "inputs": len(names),
+            "input_names": names,
+            "outputs": len(outputs),
+            "output_names": outputs,
+            "sequences": [s.ndim > 1 and s.shape[1] is None for s in function.sources],
+        }
 
     def _kinds(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
         kinds, function = batch.kinds, self._function
         mixed = "grid" if "grid" in kinds else kinds[0]
         if function is None:
-            same = {id(leaf.index): kind for leaf, kind in zip(leaves(batch.x), kinds, strict=True)
-                    if isinstance(leaf, Packed)}
+            same = {
+                id(leaf.index): kind for leaf, kind in zip(leaves(batch.x), kinds, strict=True) if isinstance(leaf, Packed)
+            }
             return [same.get(id(output.index), mixed) if isinstance(output, Packed) else "dense" for output in outputs]
         known = self._plan_for(self.arranged(batch.x))
         found = []
@@ -212,8 +227,10 @@ class Model(Training, Layer):
         for layer in self.layers:
             if name is not None and layer.name == name:
                 return layer
-        raise ArgumentError(f"Model {self.name!r} has no layer {name if name is not None else index!r}. Its layers are "
-                            f"{[layer.name for layer in self.layers]}.")
+        raise ArgumentError(
+            f"Model {self.name!r} has no layer {name if name is not None else index!r}. Its layers are "
+            f"{[layer.name for layer in self.layers]}."
+        )
 
     @property
     def inputs(self) -> list[Symbolic]:
@@ -315,12 +332,16 @@ class Model(Training, Layer):
         own = self._named_weights()
         arrays = _renamed(arrays, own)
         if set(own) != set(arrays):
-            raise ArgumentError(f"The weights in {source!r} are not those of model {self.name!r}: missing "
-                                f"{sorted(set(own) - set(arrays))}, unknown {sorted(set(arrays) - set(own))}.")
+            raise ArgumentError(
+                f"The weights in {source!r} are not those of model {self.name!r}: missing "
+                f"{sorted(set(own) - set(arrays))}, unknown {sorted(set(arrays) - set(own))}."
+            )
         for name, weight in own.items():
             if weight.shape != arrays[name].shape:
-                raise ShapeError(f"Weight {name!r} of model {self.name!r} has shape {tuple(weight.shape)}; {source!r} has "
-                                 f"{tuple(arrays[name].shape)}.")
+                raise ShapeError(
+                    f"Weight {name!r} of model {self.name!r} has shape {tuple(weight.shape)}; {source!r} has "
+                    f"{tuple(arrays[name].shape)}."
+                )
         with torch.no_grad():
             for name, weight in own.items():
                 weight.copy_(arrays[name])

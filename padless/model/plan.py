@@ -34,12 +34,15 @@ def of_graph(function: Function, leads: Sequence[int]) -> Plan:
             origin = _origin(node, symbol, known, origins, born if len(born) == 1 else {})
             if origin is not None:
                 origins[id(symbol)] = origin
-    return Plan(births, [End(known[id(symbol)].shape, known[id(symbol)].lead, origins.get(id(symbol)))
-                         for symbol in function.results])
+    return Plan(
+        births,
+        [End(known[id(symbol)].shape, known[id(symbol)].lead, origins.get(id(symbol))) for symbol in function.results],
+    )
 
 
-def _origin(node: Node, symbol: Any, known: dict[int, Symbolic], origins: dict[int, int],
-            born: dict[str, int]) -> int | None:
+def _origin(
+    node: Node, symbol: Any, known: dict[int, Symbolic], origins: dict[int, int], born: dict[str, int]
+) -> int | None:
     """The birth that the mask on an output of this call is of; None where there is no mask, or no single birth."""
     own = known[id(symbol)]
     if own.born in born:
@@ -61,9 +64,11 @@ def _births(node: Node, places: dict[int, int]) -> list[Birth]:
         return [_of_layer(operation, places[id(symbol)]) for symbol in node.inputs()]
     if not isinstance(getattr(operation, "_function", None), Function):
         return []
-    inner = {id(own): places[id(given)]
-             for own, given in zip(operation._function.sources, operation._in_order(node.args[0]), strict=True)
-             if isinstance(given, Symbolic) and id(given) in places and given.ndim == own.ndim}
+    inner = {
+        id(own): places[id(given)]
+        for own, given in zip(operation._function.sources, operation._in_order(node.args[0]), strict=True)
+        if isinstance(given, Symbolic) and id(given) in places and given.ndim == own.ndim
+    }
     return [birth for own in operation._function.nodes for birth in _births(own, inner)]
 
 
@@ -77,8 +82,9 @@ def of_call(module: nn.Module, inputs: Any) -> Plan:
         if len(args) == 1 and not kwargs and id(args[0]) in places:
             found.append((_of_layer(layer, places[id(args[0])]), output.index if isinstance(output, Packed) else None))
 
-    hooks = [m.register_forward_hook(watch, with_kwargs=True) for m in module.modules()
-             if isinstance(m, Embedding | Masking)]
+    hooks = [
+        m.register_forward_hook(watch, with_kwargs=True) for m in module.modules() if isinstance(m, Embedding | Masking)
+    ]
     try:
         with torch.no_grad(), still():
             outputs = module(inputs)

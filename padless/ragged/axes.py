@@ -83,8 +83,10 @@ def _whole(packed: Packed, x: Any) -> Any:
     if not isinstance(x, Tensor) or x.ndim != packed.ndim or tuple(x.shape[: packed.lead]) != packed.index.grid:
         if calling().grid:
             raise Refused
-        raise ShapeError(f"Shapes {tuple(getattr(x, 'shape', ()))} and {tuple(packed.shape)} cannot be joined: batch, "
-                         f"time and the number of axes must be the same.")
+        raise ShapeError(
+            f"Shapes {tuple(getattr(x, 'shape', ()))} and {tuple(packed.shape)} cannot be joined: batch, "
+            f"time and the number of axes must be the same."
+        )
     return Both(gather(x, packed.index), shown(packed, x))
 
 
@@ -179,8 +181,10 @@ def reshape(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[li
     if -1 in rest:  # with no step at all torch could not tell what -1 stands for
         rest[rest.index(-1)] = features // max(-math.prod(rest), 1)
     if math.prod(rest) != features:
-        raise ShapeError(f"A grid of shape {tuple(packed.shape)} cannot be given the shape {tuple(shape)}: each step has "
-                         f"{features} numbers.")
+        raise ShapeError(
+            f"A grid of shape {tuple(packed.shape)} cannot be given the shape {tuple(shape)}: each step has "
+            f"{features} numbers."
+        )
     return [args[0], Sized(rest)], {}
 
 
@@ -226,8 +230,10 @@ def sliced(packed: Packed, key: Any) -> Packed:
     keys[at : at + 1] = [slice(None)] * (packed.ndim - used)
     leading, rest = keys[: packed.lead], keys[packed.lead :]
     if not all(isinstance(k, slice) for k in leading):
-        raise Refused("It takes single steps or rows out of the grid. The last real step is LastStep()(x); whole "
-                      "sequences are `x.sequences()`.")
+        raise Refused(
+            "It takes single steps or rows out of the grid. The last real step is LastStep()(x); whole "
+            "sequences are `x.sequences()`."
+        )
     if any(k != slice(None) for k in leading):
         cells = np.arange(len(packed.index.rank)).reshape(packed.index.grid)[tuple(leading)]
         packed = packed.rearranged(cells, every_cell=calling().grid)

@@ -57,20 +57,21 @@ def writing(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
         return False
     if calling().grid and not (here and isinstance(args[0], Packed)):
         return True
-    raise ArgumentError(f"`{name}` would write its result {'into `out`' if there else 'in place'}, where other symbols or "
-                        f"Packed may share the values. Use the function that returns it, such as `x = x + 1` or "
-                        f"`torch.relu(x)`.")
+    raise ArgumentError(
+        f"`{name}` would write its result {'into `out`' if there else 'in place'}, where other symbols or "
+        f"Packed may share the values. Use the function that returns it, such as `x = x + 1` or "
+        f"`torch.relu(x)`."
+    )
 
 
-def _on_values(
-    rule: Rule, packed: Packed, args: Any, kwargs: dict[str, Any], name: str
-) -> tuple[list[Any], dict[str, Any]]:
+def _on_values(rule: Rule, packed: Packed, args: Any, kwargs: dict[str, Any], name: str) -> tuple[list[Any], dict[str, Any]]:
     """What a rule makes of the arguments."""
     try:
         return rule(packed, list(args), dict(kwargs))
     except (KeyError, IndexError, AttributeError) as missing:
-        raise TypeError(f"`{name}` on {packed!r} was not given the arguments that it takes; got {tuple(args[1:])} and "
-                        f"{kwargs}.") from missing
+        raise TypeError(
+            f"`{name}` on {packed!r} was not given the arguments that it takes; got {tuple(args[1:])} and {kwargs}."
+        ) from missing
 
 
 def _data_first(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -89,12 +90,16 @@ def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
         if calling().grid and (first.ndim != other.ndim or not first.index.equals(other.index)):
             raise Refused
         if not first.index.equals(other.index):
-            raise MaskLost(f"An operation on two Packed of different steps: {first!r}, masked by {first.index.born}, and "
-                           f"{other!r}, masked by {other.index.born}. Only the merging layers (Add, Multiply, "
-                           f"Concatenate, ...) unite two masks; padless.pack(x, like=y) brings one to the other's steps.")
+            raise MaskLost(
+                f"An operation on two Packed of different steps: {first!r}, masked by {first.index.born}, and "
+                f"{other!r}, masked by {other.index.born}. Only the merging layers (Add, Multiply, "
+                f"Concatenate, ...) unite two masks; padless.pack(x, like=y) brings one to the other's steps."
+            )
         if first.ndim != other.ndim:
-            raise ShapeError(f"An operation on Packed of shapes {tuple(first.shape)} and {tuple(other.shape)}: axes are "
-                             f"the grid's, so both need the same number. Add feature axes with `x[..., None]`.")
+            raise ShapeError(
+                f"An operation on Packed of shapes {tuple(first.shape)} and {tuple(other.shape)}: axes are "
+                f"the grid's, so both need the same number. Add feature axes with `x[..., None]`."
+            )
     return first
 
 
@@ -150,8 +155,9 @@ def _lost(name: str, packed: Packed, why: str) -> MaskLost:
 
 _NOISE = {"dropout", "alpha_dropout"}  # what masked steps show passes through
 _RANDOM = {"bernoulli", "rand_like", "randn_like", "randint_like", "normal_like"}  # and here they show 0
-_ABOUT = set("is_floating_point is_complex is_signed get_device element_size "
-             "new_zeros new_ones new_full new_empty new_tensor".split())  # not about steps: answered with a plain result
+_ABOUT = set(
+    "is_floating_point is_complex is_signed get_device element_size new_zeros new_ones new_full new_empty new_tensor".split()
+)  # not about steps: answered with a plain result
 _WRITING = {f"__i{name}__" for name in "add sub mul matmul truediv div floordiv mod pow and or xor lshift rshift".split()}
 _ALIASES = (
     "absolute arccos arccosh arcsin arcsinh arctan arctan2 arctanh divide fix floor_divide greater greater_equal less "
@@ -224,8 +230,10 @@ def _rule(name: str) -> Rule | None:
 
 
 def _loss(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    raise Refused("A torch loss would average over the grid: use a padless loss, or give it `.values` of both sides, "
-                  "`padless.pack(y, like=out).values` for the targets.")
+    raise Refused(
+        "A torch loss would average over the grid: use a padless loss, or give it `.values` of both sides, "
+        "`padless.pack(y, like=out).values` for the targets."
+    )
 
 
 def _dispatch(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:

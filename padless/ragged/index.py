@@ -19,8 +19,21 @@ from numpy.typing import NDArray
 from padless.ragged.transfer import send
 
 Ints = NDArray[np.int64]
-Name = Literal["flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before",
-               "gap_rows", "shown", "shown_apart", "bounds"]
+Name = Literal[
+    "flat",
+    "rows",
+    "positions",
+    "offsets",
+    "lengths",
+    "masked",
+    "gap_of",
+    "gap_cells",
+    "gap_before",
+    "gap_rows",
+    "shown",
+    "shown_apart",
+    "bounds",
+]
 
 
 @dataclass(frozen=True)

@@ -30,21 +30,28 @@ def as_mask(mask: Any, grid: tuple[int, ...] | None = None, what: str = "mask") 
     try:
         array = np.asarray(mask)
     except ValueError as ragged:
-        raise MaskError(f"`{what}` must be a rectangular array of booleans; got nested lists of unequal length. "
-                        f"For sequences without padding give the lists themselves as data, and no mask.") from ragged
+        raise MaskError(
+            f"`{what}` must be a rectangular array of booleans; got nested lists of unequal length. "
+            f"For sequences without padding give the lists themselves as data, and no mask."
+        ) from ragged
     if array.dtype != bool:
         if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
             odd = array if array.dtype.kind not in "iuf" else array[~np.isin(array, (0, 1))]
             found = f" with {odd.flat[0].item()!r} in it" if odd.size and hasattr(odd.flat[0], "item") else ""
-            raise MaskError(f"`{what}` must hold booleans, or 0 and 1; got {array.dtype}{found}. Compare first, for "
-                            f"example `ids != 0`.")
+            raise MaskError(
+                f"`{what}` must hold booleans, or 0 and 1; got {array.dtype}{found}. Compare first, for example `ids != 0`."
+            )
         array = array.astype(bool)
     if array.ndim < 2:
-        raise MaskError(f"`{what}` must have shape (batch, steps); got {array.shape}. A mask says of each step of each "
-                        f"sequence whether it is real.")
+        raise MaskError(
+            f"`{what}` must have shape (batch, steps); got {array.shape}. A mask says of each step of each "
+            f"sequence whether it is real."
+        )
     if grid is not None and array.shape != tuple(grid[: array.ndim]):
-        raise MaskError(f"`{what}` of shape {array.shape} does not fit data of shape {tuple(grid)}: expected "
-                        f"{tuple(grid[: max(2, min(array.ndim, len(grid)))])}, one entry for each step of each sequence.")
+        raise MaskError(
+            f"`{what}` of shape {array.shape} does not fit data of shape {tuple(grid)}: expected "
+            f"{tuple(grid[: max(2, min(array.ndim, len(grid)))])}, one entry for each step of each sequence."
+        )
     return array
 
 

@@ -55,9 +55,7 @@ def take(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[T
     return _Take.apply(rows, chosen, None)  # pyright: ignore[reportReturnType]
 
 
-def permute(
-    rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], back: Int[Tensor, " n"]
-) -> Shaped[Tensor, "n *rest"]:
+def permute(rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], back: Int[Tensor, " n"]) -> Shaped[Tensor, "n *rest"]:
     """`rows[order]`, where `back` is the inverse of the permutation `order`."""
     return _Take.apply(rows, order, back)  # pyright: ignore[reportReturnType]
 
@@ -67,9 +65,7 @@ def place(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) ->
     return _Place.apply(rows, chosen, n)  # pyright: ignore[reportReturnType]
 
 
-def copies(
-    rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], home: Int[Tensor, " n"]
-) -> Shaped[Tensor, "m *rest"]:
+def copies(rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], home: Int[Tensor, " n"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[source]`, where nobody looks at any copy of row i but that at `home[i]`: only this one has a gradient."""
     return _Copies.apply(rows, source, home)  # pyright: ignore[reportReturnType]
 

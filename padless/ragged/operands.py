@@ -71,8 +71,10 @@ def align(packed: Packed, operand: Tensor) -> Tensor | Both:
     if any(size not in (1, full) for size, full in zip(leading, grid, strict=True)):
         if _scope.get().grid:
             raise Refused
-        raise ShapeError(f"An operand of shape {tuple(operand.shape)} does not broadcast against the grid "
-                         f"{tuple(packed.shape)}. Values per real step are combined as padless.pack(x, like=packed).")
+        raise ShapeError(
+            f"An operand of shape {tuple(operand.shape)} does not broadcast against the grid "
+            f"{tuple(packed.shape)}. Values per real step are combined as padless.pack(x, like=packed)."
+        )
     operand = operand.reshape(shape)
     if all(size == 1 for size in leading):
         return operand.reshape(1, *shape[lead:])
@@ -108,8 +110,9 @@ def fills_of(index: Index, operands: list[Any]) -> dict[int, Tensor] | None:
     For a layer that looks at the grid all can: what is not known shows zeros, or needs a row for each masked cell.
     """
     if _scope.get().grid:
-        found = {id(x): (x.values.new_zeros((index.gaps, *x.values.shape[1:])) if x.fill is None else x.fill)
-                 for x in operands}
+        found = {
+            id(x): (x.values.new_zeros((index.gaps, *x.values.shape[1:])) if x.fill is None else x.fill) for x in operands
+        }
     elif any(x.fill is None for x in operands):
         return None
     else:

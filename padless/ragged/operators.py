@@ -21,9 +21,11 @@ class Operators:
     def __getattr__(self, name: str) -> Any:
         method = None if name.startswith("__") else getattr(Tensor, name, None)
         if not callable(method):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}. It is no torch.Tensor, though "
-                                 f"torch functions work on it; of a Packed, `.values` are the real steps and `.unpack()` "
-                                 f"is the padded grid.")
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}. It is no torch.Tensor, though "
+                f"torch functions work on it; of a Packed, `.values` are the real steps and `.unpack()` "
+                f"is the padded grid."
+            )
         return lambda *args, **kwargs: self.__torch_function__(method, (type(self),), (self, *args), kwargs)
 
     def dim(self) -> int:

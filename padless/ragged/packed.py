@@ -26,9 +26,11 @@ from padless.ragged.moves import place, take, take_or_zero
 from padless.ragged.operators import Operators
 from padless.ragged.transfer import send
 
-DOCUMENTS = ("Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "
-             "pack(x, mask=mask), a padded array and a boolean mask (batch, sentences, words), or padded ids to an "
-             "Embedding with mask_zero.")  # for the messages of all that reads data
+DOCUMENTS = (
+    "Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "
+    "pack(x, mask=mask), a padded array and a boolean mask (batch, sentences, words), or padded ids to an "
+    "Embedding with mask_zero."
+)  # for the messages of all that reads data
 _showing: ContextVar[bool] = ContextVar("showing", default=True)
 
 
@@ -72,8 +74,10 @@ class Packed(Operators):
 
     def __post_init__(self) -> None:
         if self.values.shape[:1] != (self.index.steps,):
-            raise ShapeError(f"Packed values must have one row for each of the {self.index.steps} real steps; "
-                             f"got shape {tuple(self.values.shape)}. To pack a padded array use padless.pack.")
+            raise ShapeError(
+                f"Packed values must have one row for each of the {self.index.steps} real steps; "
+                f"got shape {tuple(self.values.shape)}. To pack a padded array use padless.pack."
+            )
 
     @staticmethod
     def from_sequences(sequences: Sequence[Any], dtype: torch.dtype | None = None) -> Packed:
@@ -84,8 +88,10 @@ class Packed(Operators):
         """
         rows = [_row(s, number, dtype) for number, s in enumerate(sequences)]
         if any(row.ndim == 0 for row in rows):
-            raise ShapeError("Packed.from_sequences expected a list of sequences, each with a time axis; got scalars. "
-                             "For one sequence give a list that holds it.")
+            raise ShapeError(
+                "Packed.from_sequences expected a list of sequences, each with a time axis; got scalars. "
+                "For one sequence give a list that holds it."
+            )
         full = [row for row in rows if len(row)]  # an empty list has no dtype and no features of its own
         rest = {tuple(row.shape[1:]) for row in full} or {tuple(row.shape[1:]) for row in rows} or {()}
         if len(rest) > 1:
@@ -206,9 +212,11 @@ class Packed(Operators):
             return Packed(take(self.values, send(found, self.device)), index)
         if self.fill is None:
             row, step = divmod(int(index.flat[found < 0][0]), index.shape[1])
-            raise MaskError(f"The given mask marks step {step} of row {row} as real, but the input, masked by "
-                            f"{self.index.born}, holds nothing there. Mark fewer steps, or mask the data differently "
-                            f"at the start.")
+            raise MaskError(
+                f"The given mask marks step {step} of row {row} as real, but the input, masked by "
+                f"{self.index.born}, holds nothing there. Mark fewer steps, or mask the data differently "
+                f"at the start."
+            )
         source = getattr(self.index, self._shown(self.fill))[index.flat]
         return Packed(torch.cat([self.values, self.fill])[send(source, self.device)], index)
 
@@ -294,8 +302,10 @@ def pack(values: Any, mask: Any = None, lengths: Any = None, like: Packed | Inde
     if like is not None:
         index = like if isinstance(like, Index) else like.index
         if tuple(grid.shape[: len(index.grid)]) != index.grid:
-            raise ShapeError(f"An array of shape {tuple(grid.shape)} cannot be packed like a grid of shape "
-                             f"{index.grid}: batch and steps must be the same.")
+            raise ShapeError(
+                f"An array of shape {tuple(grid.shape)} cannot be packed like a grid of shape "
+                f"{index.grid}: batch and steps must be the same."
+            )
     elif lengths is not None:
         index = Index(_from_lengths(lengths, tuple(grid.shape)), born="lengths")
     elif mask is not None:
@@ -323,8 +333,9 @@ def _row(sequence: Any, number: int, dtype: torch.dtype | None) -> Tensor:
     try:
         array = np.asarray(sequence)
     except ValueError as ragged:
-        raise ShapeError(f"Sequence {number} has steps of unequal size: each step must have the same feature shape. "
-                         f"{DOCUMENTS}") from ragged
+        raise ShapeError(
+            f"Sequence {number} has steps of unequal size: each step must have the same feature shape. {DOCUMENTS}"
+        ) from ragged
     if array.dtype.kind not in "iufbc":
         raise ShapeError(f"Sequence {number} must hold numbers; got {array.dtype}.")
     if dtype is None and array.dtype == np.float64 and not isinstance(sequence, np.ndarray):
@@ -350,17 +361,21 @@ def _like(packed: Packed, index: Index, by_place: bool) -> Packed:
     if packed.index.shape[0] != index.shape[0] or not np.array_equal(packed.index.lengths, index.lengths):
         theirs, ours = packed.index.lengths, index.lengths
         row = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
-        raise ShapeError(f"{len(theirs)} sequences cannot be packed like {len(ours)}: row {row} has "
-                         f"{theirs[row] if row < len(theirs) else 'no'} steps, expected "
-                         f"{ours[row] if row < len(ours) else 'no such row'}.")
+        raise ShapeError(
+            f"{len(theirs)} sequences cannot be packed like {len(ours)}: row {row} has "
+            f"{theirs[row] if row < len(theirs) else 'no'} steps, expected "
+            f"{ours[row] if row < len(ours) else 'no such row'}."
+        )
     return Packed(packed.values, index)
 
 
 def _from_lengths(lengths: Any, grid: tuple[int, ...]) -> NDArray[np.bool_]:
     array = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths)
     if array.shape != grid[:1] or array.dtype.kind not in "iu" or (array < 0).any() or (array > grid[1]).any():
-        raise ShapeError(f"`lengths` must be {grid[0]} integers between 0 and {grid[1]}, one per row of the data of "
-                         f"shape {grid}; got {array!r}.")
+        raise ShapeError(
+            f"`lengths` must be {grid[0]} integers between 0 and {grid[1]}, one per row of the data of "
+            f"shape {grid}; got {array!r}."
+        )
     return np.arange(grid[1]) < array[:, None]
 
 

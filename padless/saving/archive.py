@@ -56,8 +56,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
         if not isinstance(wrong, OSError):
             raise
-        raise NotWritten(wrong.errno, f"{wrong.strerror or wrong}; nothing was written, and what stood there before is "
-                                      f"untouched. Make room, or choose another folder", os.fspath(target)) from wrong
+        raise NotWritten(
+            wrong.errno,
+            f"{wrong.strerror or wrong}; nothing was written, and what stood there before is "
+            f"untouched. Make room, or choose another folder",
+            os.fspath(target),
+        ) from wrong
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: Any = None) -> None:
@@ -84,8 +88,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
         raise DataError(f"{os.fspath(path)!r} is not a whole safetensors file: {wrong}.") from wrong
     text = metadata.get(_CONFIG, "")
     if metadata.get(_SUM, _sum(arrays, text)) != _sum(arrays, text):
-        raise DataError(f"{os.fspath(path)!r} is damaged: its contents do not add up to the sum that was written with them. "
-                        f"Take a copy from elsewhere.")
+        raise DataError(
+            f"{os.fspath(path)!r} is damaged: its contents do not add up to the sum that was written with them. "
+            f"Take a copy from elsewhere."
+        )
     return arrays, json.loads(text) if text else None
 
 
@@ -96,8 +102,11 @@ def folder(path: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=path):
             return Path(path)
     except OSError as wrong:
-        raise NotWritten(wrong.errno, f"{wrong.strerror or wrong}; this folder takes no files. Choose another, or see who "
-                                      f"may write there", os.fspath(path)) from wrong
+        raise NotWritten(
+            wrong.errno,
+            f"{wrong.strerror or wrong}; this folder takes no files. Choose another, or see who may write there",
+            os.fspath(path),
+        ) from wrong
 
 
 def _sum(arrays: Mapping[str, Tensor], text: str) -> str:

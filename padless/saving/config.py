@@ -80,14 +80,18 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
     ('mine>triple', True)
     """
     if not isinstance(package, str):
-        raise ArgumentError(f"register_keras_serializable expected the name of a package, got {package!r}. "
-                            f"Write `@register_keras_serializable()`, with parentheses.")
+        raise ArgumentError(
+            f"register_keras_serializable expected the name of a package, got {package!r}. "
+            f"Write `@register_keras_serializable()`, with parentheses."
+        )
 
     def enter(thing: T) -> T:
         own = name or getattr(thing, "__name__", None)
         if own is None or (isclass(thing) and not hasattr(thing, "get_config")):
-            raise ArgumentError(f"{thing!r} cannot be registered: expected a named function, or a class with "
-                                f"`get_config()`. Define `get_config()`, or give the function a name.")
+            raise ArgumentError(
+                f"{thing!r} cannot be registered: expected a named function, or a class with "
+                f"`get_config()`. Define `get_config()`, or give the function a name."
+            )
         _registered[f"{package}>{own}"] = thing
         return thing
 
@@ -131,13 +135,17 @@ def _plain(obj: Any, kinds: tuple[str, ...]) -> Any:
     if hasattr(obj, "get_config") and not isclass(obj):
         return {"class_name": _class_name(type(obj), kinds), "config": _plain(_config(obj), _KINDS)}
     if isinstance(obj, torch.nn.Module) and _name_of(obj, kinds) is None:
-        raise ArgumentError(f"The torch module {type(obj).__name__} has no config, so what holds it cannot be saved but by "
-                            f"its weights (`save_weights`). Give its class `get_config()` and `from_config(config)`, and "
-                            f"register it with `@padless.saving.register_keras_serializable()`.")
+        raise ArgumentError(
+            f"The torch module {type(obj).__name__} has no config, so what holds it cannot be saved but by "
+            f"its weights (`save_weights`). Give its class `get_config()` and `from_config(config)`, and "
+            f"register it with `@padless.saving.register_keras_serializable()`."
+        )
     if callable(obj):
         return _function_name(obj, kinds)
-    raise ArgumentError(f"{obj!r} of type {type(obj).__name__} cannot be saved: expected a number, a string, an array, "
-                        f"a list or dictionary of them, or an object with `get_config()`.")
+    raise ArgumentError(
+        f"{obj!r} of type {type(obj).__name__} cannot be saved: expected a number, a string, an array, "
+        f"a list or dictionary of them, or an object with `get_config()`."
+    )
 
 
 def _key(key: Any) -> str:
@@ -149,8 +157,7 @@ def _key(key: Any) -> str:
 def _config(obj: Any) -> Mapping[str, Any]:
     config = obj.get_config()
     if not isinstance(config, Mapping):
-        raise ArgumentError(f"`get_config()` of {obj!r} must return a dictionary of constructor arguments; "
-                            f"got {config!r}.")
+        raise ArgumentError(f"`get_config()` of {obj!r} must return a dictionary of constructor arguments; got {config!r}.")
     return config
 
 
@@ -158,18 +165,22 @@ def _class_name(cls: type, kinds: tuple[str, ...]) -> str:
     """The name of a class: one that nobody registered keeps its own, to be found in `custom_objects` later."""
     name = _name_of(cls, kinds)
     if name is None and any(cls.__name__ in entries(kind) for kind in kinds):
-        raise ArgumentError(f"Class {cls.__module__}.{cls.__qualname__} cannot be saved as {cls.__name__!r}: that name "
-                            f"means another class. Register yours with "
-                            f"`@padless.saving.register_keras_serializable()`.")
+        raise ArgumentError(
+            f"Class {cls.__module__}.{cls.__qualname__} cannot be saved as {cls.__name__!r}: that name "
+            f"means another class. Register yours with "
+            f"`@padless.saving.register_keras_serializable()`."
+        )
     return name or cls.__name__
 
 
 def _function_name(function: Callable[..., Any], kinds: tuple[str, ...]) -> str:
     name = _name_of(function, kinds)
     if name is None:
-        raise ArgumentError(f"{function!r} cannot be saved: it has neither a registered name nor `get_config()`. Give "
-                            f"a named function to `@padless.saving.register_keras_serializable()` or "
-                            f"`@padless.registry.register({kinds[0]!r})`, and use that.")
+        raise ArgumentError(
+            f"{function!r} cannot be saved: it has neither a registered name nor `get_config()`. Give "
+            f"a named function to `@padless.saving.register_keras_serializable()` or "
+            f"`@padless.registry.register({kinds[0]!r})`, and use that."
+        )
     return name
 
 
@@ -206,8 +217,10 @@ def get(identifier: Any, kind: Kind, custom_objects: Mapping[str, Any] | None = 
         return identifier()
     if identifier is None or callable(identifier) or hasattr(identifier, "get_config"):
         return identifier
-    raise ArgumentError(f"{identifier!r} is no {_kinds(kind)[0]}: expected None, a name, a config dictionary "
-                        f'{{"class_name": ..., "config": ...}}, a class, an instance, or a function.')
+    raise ArgumentError(
+        f"{identifier!r} is no {_kinds(kind)[0]}: expected None, a name, a config dictionary "
+        f'{{"class_name": ..., "config": ...}}, a class, an instance, or a function.'
+    )
 
 
 def _object(config: Any, kinds: tuple[str, ...]) -> Any:
@@ -218,8 +231,10 @@ def _object(config: Any, kinds: tuple[str, ...]) -> Any:
     if isinstance(config, str):
         return _made(_meaning(kinds, config), {}, config)
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
-        raise ArgumentError(f"{config!r} is no config of a {kinds[0]}: expected a registered name or a dictionary "
-                            f'{{"class_name": ..., "config": ...}}.')
+        raise ArgumentError(
+            f"{config!r} is no config of a {kinds[0]}: expected a registered name or a dictionary "
+            f'{{"class_name": ..., "config": ...}}.'
+        )
     name, inner, registered = config["class_name"], config.get("config"), config.get("registered_name")
     if name in ("__numpy__", "__tensor__") and isinstance(inner, Mapping):  # how Keras writes arrays
         return np.asarray(inner["value"], dtype=inner["dtype"])
@@ -240,8 +255,10 @@ def _made(thing: Any, config: Mapping[str, Any], name: str) -> Any:
     try:
         return from_config(dict(config)) if from_config else thing(**config)
     except TypeError as error:
-        raise ArgumentError(f"{name!r} cannot be made from the config {dict(config)!r}: {error}. Expected the "
-                            f"arguments of its constructor, or a class with its own `from_config`.") from error
+        raise ArgumentError(
+            f"{name!r} cannot be made from the config {dict(config)!r}: {error}. Expected the "
+            f"arguments of its constructor, or a class with its own `from_config`."
+        ) from error
 
 
 def _meaning(kinds: tuple[str, ...], name: str, registered: str | None = None, module: str | None = None) -> Any:
@@ -257,8 +274,10 @@ def _meaning(kinds: tuple[str, ...], name: str, registered: str | None = None, m
             if candidate in table:
                 return table[candidate]
     sentence = one_of(kinds[0], name, {*known, *custom, *_registered})
-    raise ArgumentError(f"{sentence} If it is your own, pass it in `custom_objects`, or decorate it with "
-                        f"`@padless.saving.register_keras_serializable()` before loading.")
+    raise ArgumentError(
+        f"{sentence} If it is your own, pass it in `custom_objects`, or decorate it with "
+        f"`@padless.saving.register_keras_serializable()` before loading."
+    )
 
 
 def _from(module: str | None, thing: Any) -> bool:

@@ -62,5 +62,7 @@ def _plain(value: Any, where: str, arrays: dict[str, Tensor]) -> Any:
         if all(isinstance(key, str) for key, _ in pairs) and _MARK not in value:
             return dict(pairs)
         return {_MARK: "dict", "of": [[_plain(key, f"{where}/key {key}", arrays), inner] for key, inner in pairs]}
-    raise ArgumentError(f"{where or 'The value'} is {value!r} of type {type(value).__name__}, which cannot be kept. "
-                        f"Expected numbers, strings, tensors, arrays, and lists, tuples and dictionaries of them.")
+    raise ArgumentError(
+        f"{where or 'The value'} is {value!r} of type {type(value).__name__}, which cannot be kept. "
+        f"Expected numbers, strings, tensors, arrays, and lists, tuples and dictionaries of them."
+    )

@@ -110,21 +110,35 @@ def check_metric(metric: Any, output_shape: Any = (3,), target_shape: Any = None
 
 
 def _check_objective(
-    make: Callable[[], Any], output_shape: Any, target_shape: Any, *, breaks: Mapping[str, str] | None = None,
-    weights: Sequence[Weights] = ("none", "rows"), masks: int = 10,
+    make: Callable[[], Any],
+    output_shape: Any,
+    target_shape: Any,
+    *,
+    breaks: Mapping[str, str] | None = None,
+    weights: Sequence[Weights] = ("none", "rows"),
+    masks: int = 10,
 ) -> None:
     draw = as_draw(output_shape)
     declared = {**getattr(make(), "breaks", {}), **(breaks or {})}
     for kind in weights:
         objective = Objective(make, draw, draw if target_shape is None else as_draw(target_shape), kind)
         for name in kept(OBJECTIVE_LAWS, declared):
-            hold(partial(OBJECTIVE_LAWS[name], objective), masks if name != "round trip" else 1,
-                 label=f"{name}: {objective.label}")
+            hold(
+                partial(OBJECTIVE_LAWS[name], objective),
+                masks if name != "round trip" else 1,
+                label=f"{name}: {objective.label}",
+            )
 
 
 def check_model(
-    model: Any, input_shape: Any = (3,), target_shape: Any = (1,), *, loss: Any = "mse", metrics: Any = None,
-    masks: int = 3, **options: Any,
+    model: Any,
+    input_shape: Any = (3,),
+    target_shape: Any = (1,),
+    *,
+    loss: Any = "mse",
+    metrics: Any = None,
+    masks: int = 3,
+    **options: Any,
 ) -> None:
     """Run the laws on a model, or on what a function makes: those of a layer, and of training, split and archive.
 
@@ -141,9 +155,11 @@ def check_model(
     targets = tuple(as_draw(shape) for shape in (target_shape if isinstance(target_shape, list) else [target_shape]))
     task = Task(subject, targets, loss, metrics)
     declared = {**getattr(subject.layer, "breaks", {}), **(options.get("breaks") or {})}
-    more: dict[str, Callable[[Mask], None]] = {"absence": partial(models.training_absence, task),
-                                               "split": partial(models.model_split, task),
-                                               "round trip": partial(models.archive, subject)}
+    more: dict[str, Callable[[Mask], None]] = {
+        "absence": partial(models.training_absence, task),
+        "split": partial(models.model_split, task),
+        "round trip": partial(models.archive, subject),
+    }
     for name in kept(more, declared):
         hold(more[name], masks, label=f"{name}: {subject.label}")
 
@@ -163,13 +179,17 @@ def _alike(mask: Mask) -> Any:
 
 
 def hold(
-    law: Callable[[Any], None], count: int = 10, spread: Callable[[Mask], Any] = _alike, label: str = "a law",
+    law: Callable[[Any], None],
+    count: int = 10,
+    spread: Callable[[Mask], Any] = _alike,
+    label: str = "a law",
     shrink: bool = True,
 ) -> None:
     """A law on the special masks and on `count` random ones; raises `LawBroken` with the smallest mask that breaks it.
 
     `spread` makes of a mask the masks of all inputs. An error on the way breaks the law that `label` begins with.
     """
+
     def tried(mask: Mask) -> None:
         try:
             law(spread(mask))
@@ -183,8 +203,11 @@ def hold(
         if broken is not None:
             mask, broken = smallest(tried, mask, broken) if shrink else (mask, broken)
             shown = spread(mask)
-            several = f"masks: {[m.astype(int).tolist() for m in shown]}" if isinstance(shown, list) else (
-                f"mask: {mask.astype(int).tolist()}")
+            several = (
+                f"masks: {[m.astype(int).tolist() for m in shown]}"
+                if isinstance(shown, list)
+                else (f"mask: {mask.astype(int).tolist()}")
+            )
             raise LawBroken(f"{broken} Smallest {several}.") from broken
 
 

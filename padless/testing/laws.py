@@ -44,8 +44,9 @@ def presence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     together = subject.run(sample)
     for number, rows in enumerate(together.outputs):
         if len(rows) != sample.batch:
-            raise LawBroken(f"presence: output {number} of {subject.label} has {len(rows)} rows for {sample.batch} "
-                            f"sequences.")
+            raise LawBroken(
+                f"presence: output {number} of {subject.label} has {len(rows)} rows for {sample.batch} sequences."
+            )
     pulls = subject.pulls(together)
     bare = [sample.alone(row, subject.spans) for row in range(sample.batch)]
     alone = [subject.run(part, _bare_way(subject, part), [[p[row]] for p in pulls]) for row, part in enumerate(bare)]
@@ -73,8 +74,10 @@ def absence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     for left, right, way, number, word in disguises(*(("born",) if subject.born else ("packed", "mask"))):
         number, word = (0, 0) if subject.born else (number, word)
         other = subject.run(sample.holding(number, word).widened(left, right, number, word), way, pulls)
-        what = (f"{subject.label}, given its mask {_WAYS[way]}, changes with {left} more columns on the left and {right} "
-                f"on the right, and {number if numbers else word} at masked steps")
+        what = (
+            f"{subject.label}, given its mask {_WAYS[way]}, changes with {left} more columns on the left and {right} "
+            f"on the right, and {number if numbers else word} at masked steps"
+        )
         compare(base, other, "absence", what, exact=not subject.looks)
         if way != "mask":
             _gaps(base.shown, other.shown, "absence", what)
@@ -113,18 +116,26 @@ def gradients(subject: Subject, masks: Masks, seed: int = 0) -> None:
     def like(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
-    toward = Sample(tuple(like(g) if g.is_floating_point() else torch.zeros_like(g) for g in sample.grids), sample.masks,
-                    {name: tuple(map(like, parts)) for name, parts in sample.rows.items()}).holding(0)
+    toward = Sample(
+        tuple(like(g) if g.is_floating_point() else torch.zeros_like(g) for g in sample.grids),
+        sample.masks,
+        {name: tuple(map(like, parts)) for name, parts in sample.rows.items()},
+    ).holding(0)
     weights = {name: like(gradient) for name, gradient in base.weights.items()}
-    ways = [[row[torch.from_numpy(m)] for row, m in zip(g, mask, strict=True)]
-            for g, mask in zip(toward.grids, toward.masks, strict=True) if g.is_floating_point()]
+    ways = [
+        [row[torch.from_numpy(m)] for row, m in zip(g, mask, strict=True)]
+        for g, mask in zip(toward.grids, toward.masks, strict=True)
+        if g.is_floating_point()
+    ]
     ways += [list(part) for parts in toward.rows.values() for part in parts]
     met = _weighed(base.inputs, ways) + _weighed([list(base.weights.values())], [list(weights.values())])
     ahead, behind = (_weighed(_shifted(subject, sample, toward, weights, size).outputs, pulls) for size in (STEP, -STEP))
     slope = (ahead - behind) / (2 * STEP)
     if not torch.isclose(slope, met, rtol=1e-4, atol=1e-5):
-        raise LawBroken(f"gradients: the outputs of {subject.label} change by {slope.item():.6g} in a direction in which "
-                        f"the gradients of its inputs and weights say {met.item():.6g}.")
+        raise LawBroken(
+            f"gradients: the outputs of {subject.label} change by {slope.item():.6g} in a direction in which "
+            f"the gradients of its inputs and weights say {met.item():.6g}."
+        )
 
 
 STEP = 1e-6
@@ -134,10 +145,13 @@ def _shifted(subject: Subject, sample: Sample, toward: Sample, weights: Mapping[
     """The layer a step away, in its inputs and its weights."""
     own = dict(subject.layer.named_parameters())
     before = {name: own[name].detach().clone() for name in weights}
-    grids = tuple(g.to(d.dtype) + size * d if g.is_floating_point() else g
-                  for g, d in zip(sample.grids, toward.grids, strict=True))
-    rows = {name: tuple(p + size * d for p, d in zip(parts, toward.rows[name], strict=True))
-            for name, parts in sample.rows.items()}
+    grids = tuple(
+        g.to(d.dtype) + size * d if g.is_floating_point() else g for g, d in zip(sample.grids, toward.grids, strict=True)
+    )
+    rows = {
+        name: tuple(p + size * d for p, d in zip(parts, toward.rows[name], strict=True))
+        for name, parts in sample.rows.items()
+    }
     try:
         with torch.no_grad():
             for name, direction in weights.items():
@@ -150,8 +164,12 @@ def _shifted(subject: Subject, sample: Sample, toward: Sample, weights: Mapping[
 
 
 def _weighed(parts: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[Tensor]]) -> Tensor:
-    products = [(p * w).sum() for part, weight in zip(parts, weights, strict=True)
-                for p, w in zip(part, weight, strict=True) if p.is_floating_point()]
+    products = [
+        (p * w).sum()
+        for part, weight in zip(parts, weights, strict=True)
+        for p, w in zip(part, weight, strict=True)
+        if p.is_floating_point()
+    ]
     return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
 
 
@@ -165,12 +183,20 @@ def independence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     permuted = subject.run(sample.chosen(order), way, [[part[r] for r in order] for part in pulls], 1)
     what = f"{subject.label} changes with the rows in the order {order}"
     compare(whole.chosen(order), permuted, "independence", what)
-    _gaps(whole.shown, {(number, order[row], step): x for (number, row, step), x in permuted.shown.items()},
-          "independence", what)
+    _gaps(
+        whole.shown,
+        {(number, order[row], step): x for (number, row, step), x in permuted.shown.items()},
+        "independence",
+        what,
+    )
     parts = [order[: sample.batch // 2], order[sample.batch // 2 :]]
     halves = [subject.run(sample.chosen(rows), way, [[part[r] for r in rows] for part in pulls], 1) for rows in parts]
-    compare(whole.chosen(order), joined(halves), "independence", f"{subject.label} changes with its batch-mates; the "
-                                                                 f"rows {parts[0]} and {parts[1]} run apart")
+    compare(
+        whole.chosen(order),
+        joined(halves),
+        "independence",
+        f"{subject.label} changes with its batch-mates; the rows {parts[0]} and {parts[1]} run apart",
+    )
 
 
 def repetition(subject: Subject, masks: Masks, seed: int = 0) -> None:
@@ -191,9 +217,7 @@ def _stored(tree: Any) -> list[Tensor]:
     return [part.detach().clone() for part in parts if isinstance(part, Tensor)]
 
 
-def round_trip(
-    subject: Subject, masks: Masks, seed: int = 0, custom_objects: Mapping[str, Any] | None = None
-) -> None:
+def round_trip(subject: Subject, masks: Masks, seed: int = 0, custom_objects: Mapping[str, Any] | None = None) -> None:
     """Config through JSON and weights by value give the same layer back, to the bit."""
     sample = subject.sample(masks, seed)
     try:
@@ -203,16 +227,30 @@ def round_trip(
     with custom_object_scope(custom_objects):
         again = type(subject.layer).from_config(json.loads(text))
     if json.dumps(again.get_config()) != text:
-        raise LawBroken(f"round trip: the config of {subject.label} becomes another one: {text} gives "
-                        f"{json.dumps(again.get_config())}.")
-    other = Subject.of(lambda: again, list(subject.inputs), born=subject.born, rows=subject.rows,
-                       training=subject.training, dtype=subject.dtype)
+        raise LawBroken(
+            f"round trip: the config of {subject.label} becomes another one: {text} gives {json.dumps(again.get_config())}."
+        )
+    other = Subject.of(
+        lambda: again,
+        list(subject.inputs),
+        born=subject.born,
+        rows=subject.rows,
+        training=subject.training,
+        dtype=subject.dtype,
+    )
     again.set_weights(subject.layer.get_weights())
     result = subject.run(sample)
     renamed = other.run(sample, pulls=subject.pulls(result))
     names = dict(zip(renamed.weights, result.weights, strict=True))
-    renamed = Result(renamed.outputs, renamed.inputs, {names[k]: g for k, g in renamed.weights.items()},
-                     renamed.penalty, renamed.shown, renamed.stray, renamed.raw)
+    renamed = Result(
+        renamed.outputs,
+        renamed.inputs,
+        {names[k]: g for k, g in renamed.weights.items()},
+        renamed.penalty,
+        renamed.shown,
+        renamed.stray,
+        renamed.raw,
+    )
     compare(result, renamed, "round trip", f"{subject.label} made again from its config and weights differs", exact=True)
 
 
@@ -231,14 +269,18 @@ def _word(subject: Subject, sample: Sample, result: Result) -> None:
     for number, (output, mask) in enumerate(beside):
         own = output.mask if isinstance(output, Packed) else None
         if (own is None) != (mask is None) or own is not None and not torch.equal(own, torch.as_tensor(mask).bool()):
-            raise LawBroken(f"presence: output {number} of {subject.label} has the mask {_listed(own)}, but compute_mask "
-                            f"says {_listed(mask)}.")
+            raise LawBroken(
+                f"presence: output {number} of {subject.label} has the mask {_listed(own)}, but compute_mask "
+                f"says {_listed(mask)}."
+            )
     shapes = [tuple(g.shape) for g in sample.grids]
     told = leaves_of_shapes(layer.compute_output_shape(shapes[0] if one else shapes))
     for number, (output, shape) in enumerate(zip(leaves(result.raw), told, strict=True)):
         if len(shape) != output.ndim or any(a not in (None, b) for a, b in zip(shape, output.shape, strict=True)):
-            raise LawBroken(f"presence: output {number} of {subject.label} has the shape {tuple(output.shape)}, but "
-                            f"compute_output_shape says {shape}.")
+            raise LawBroken(
+                f"presence: output {number} of {subject.label} has the shape {tuple(output.shape)}, but "
+                f"compute_output_shape says {shape}."
+            )
 
 
 def leaves_of_shapes(shapes: Any) -> list[tuple[Any, ...]]:
@@ -269,8 +311,10 @@ def same(expected: Tensor, given: Tensor, law: str, what: str, exact: bool = Fal
     """Raises `LawBroken` unless both are equal, to the bit or to rounding."""
     tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-5
     equal = expected.shape == given.shape and (
-        bits(expected) == bits(given) if exact
-        else torch.allclose(expected, given, rtol=tolerance, atol=tolerance, equal_nan=True))
+        bits(expected) == bits(given)
+        if exact
+        else torch.allclose(expected, given, rtol=tolerance, atol=tolerance, equal_nan=True)
+    )
     if not equal:
         raise LawBroken(f"{law}: {what} is {_short(given)}, expected {_short(expected)}.")
 

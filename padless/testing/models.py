@@ -37,8 +37,9 @@ class Task:
         inputs = self.subject.sample(mask, seed)
         generator = torch.Generator().manual_seed(seed + 1)
         grids = (*inputs.grids, *(draw(generator, mask.shape) for draw in self.targets))
-        return Sample(tuple(g.to(self.subject.dtype) if g.is_floating_point() else g for g in grids),
-                      (mask,) * len(grids)).holding(0)
+        return Sample(
+            tuple(g.to(self.subject.dtype) if g.is_floating_point() else g for g in grids), (mask,) * len(grids)
+        ).holding(0)
 
     def model(self) -> Any:
         """A copy of the model, compiled."""
@@ -49,8 +50,10 @@ class Task:
     def data(self, sample: Sample) -> tuple[Any, Any]:
         """x and y as `fit` takes them."""
         count = len(self.subject.inputs)
-        x = [grid if self.subject.born else pack(grid, mask)
-             for grid, mask in zip(sample.grids[:count], sample.masks, strict=False)]
+        x = [
+            grid if self.subject.born else pack(grid, mask)
+            for grid, mask in zip(sample.grids[:count], sample.masks, strict=False)
+        ]
         y = list(sample.grids[count:])
         return (x[0] if len(x) == 1 else x), (y[0] if len(y) == 1 else y)
 
@@ -72,8 +75,10 @@ def training_absence(task: Task, mask: Mask, seed: int = 0) -> None:
         clean = sample.widened(left, right)
         grids = (*(clean if task.subject.born else dirty).grids[:count], *dirty.grids[count:])
         other, after = task.trained(Sample(grids, dirty.masks), 2)
-        what = (f"training {task.subject.label} changes with {left} more columns on the left and {right} on the right, and "
-                f"{number} or {word} at masked steps")
+        what = (
+            f"training {task.subject.label} changes with {left} more columns on the left and {right} on the right, and "
+            f"{number} or {word} at masked steps"
+        )
         for name, value in logs.items():
             same(torch.tensor(value), torch.tensor(other[name]), "absence", f"{what}: {name}", exact=True)
         for name, weight in weights.items():
@@ -91,8 +96,12 @@ def model_split(task: Task, mask: Mask, seed: int = 0) -> None:
     for size in {1, max(1, sample.batch - 1)}:
         found = model.evaluate(x, y, batch_size=size, verbose=0, return_dict=True)
         for name, value in whole.items():
-            same(torch.tensor(value, dtype=torch.float64), torch.tensor(found[name], dtype=torch.float64), "split",
-                 f"{name} of {task.subject.label} in batches of {size}")
+            same(
+                torch.tensor(value, dtype=torch.float64),
+                torch.tensor(found[name], dtype=torch.float64),
+                "split",
+                f"{name} of {task.subject.label} in batches of {size}",
+            )
     rows = list(range(sample.batch))
     expected = _gradients(task, model, [sample])
     given = _gradients(task, model, [sample.chosen([row]).widened(row, 1) for row in rows])
@@ -126,5 +135,10 @@ def archive(subject: Subject, mask: Mask, seed: int = 0) -> None:
         loaded.to(subject.dtype)
         loaded.load_weights(path)
     again = Subject(loaded, subject.inputs, subject.born, subject.rows, subject.training, subject.dtype)
-    compare(result, again.run(sample, pulls=subject.pulls(result)), "round trip",
-            f"{subject.label} saved and loaded differs", exact=True)
+    compare(
+        result,
+        again.run(sample, pulls=subject.pulls(result)),
+        "round trip",
+        f"{subject.label} saved and loaded differs",
+        exact=True,
+    )

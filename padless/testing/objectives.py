@@ -126,10 +126,11 @@ def loss_absence(objective: Objective, mask: Mask, seed: int = 0) -> None:
     sample = objective.sample(mask, seed)
     base = objective.score([sample])
     for left, right, _, number, word in disguises("packed"):
-        other = objective.score([sample.holding(number, word).widened(left, right, number, word)],
-                                packed_targets=left > 1)
-        what = (f"{objective.label} changes with {left} more columns on the left and {right} on the right, and {number} or "
-                f"{word} at masked steps")
+        other = objective.score([sample.holding(number, word).widened(left, right, number, word)], packed_targets=left > 1)
+        what = (
+            f"{objective.label} changes with {left} more columns on the left and {right} on the right, and {number} or "
+            f"{word} at masked steps"
+        )
         compare(base, other, "absence", what, exact=True)
         if other.stray:
             raise LawBroken(f"absence: {what}: they get gradients.")
@@ -150,8 +151,10 @@ def loss_split(objective: Objective, mask: Mask, seed: int = 0) -> None:
     sample = objective.sample(mask, seed)
     random = np.random.default_rng(seed)
     cuts = np.sort(random.integers(0, sample.batch + 1, 2)).tolist()
-    pieces = [sample.chosen(range(a, b)).widened(*random.integers(0, 3, 2).tolist())
-              for a, b in zip([0, *cuts], [*cuts, sample.batch], strict=True)]
+    pieces = [
+        sample.chosen(range(a, b)).widened(*random.integers(0, 3, 2).tolist())
+        for a, b in zip([0, *cuts], [*cuts, sample.batch], strict=True)
+    ]
     compare(objective.score([sample]), objective.score(pieces), "split", f"{objective.label} changes when cut at {cuts}")
 
 
@@ -165,8 +168,15 @@ def loss_round_trip(objective: Objective, mask: Mask, seed: int = 0) -> None:
     text = json.dumps(config)
     again = type(made).from_config(json.loads(text))
     if json.dumps(again.get_config()) != text:
-        raise LawBroken(f"round trip: the config of {objective.label} becomes another one: {text} gives "
-                        f"{json.dumps(again.get_config())}.")
+        raise LawBroken(
+            f"round trip: the config of {objective.label} becomes another one: {text} gives "
+            f"{json.dumps(again.get_config())}."
+        )
     sample = objective.sample(mask, seed)
-    compare(objective.score([sample]), replace(objective, make=lambda: type(made).from_config(json.loads(text))).score(
-        [sample]), "round trip", f"{objective.label} made again from its config differs", exact=True)
+    compare(
+        objective.score([sample]),
+        replace(objective, make=lambda: type(made).from_config(json.loads(text))).score([sample]),
+        "round trip",
+        f"{objective.label} made again from its config differs",
+        exact=True,
+    )

@@ -39,29 +39,41 @@ class Sample:
     def chosen(self, rows: Sequence[int]) -> Sample:
         """Some of the sequences, in this order."""
         take = torch.as_tensor(list(rows), dtype=torch.long)
-        return Sample(tuple(grid[take] for grid in self.grids), tuple(mask[list(rows)] for mask in self.masks),
-                      {name: tuple(part[take] for part in parts) for name, parts in self.rows.items()})
+        return Sample(
+            tuple(grid[take] for grid in self.grids),
+            tuple(mask[list(rows)] for mask in self.masks),
+            {name: tuple(part[take] for part in parts) for name, parts in self.rows.items()},
+        )
 
     def alone(self, row: int, spans: bool = False) -> Sample:
         """One sequence without any padding; with `spans` the holes inside it stay."""
         one = self.chosen([row])
         kept = [_span(m[0]) if spans else m[0] for m in one.masks]
-        return Sample(tuple(g[:, torch.from_numpy(k)] for g, k in zip(one.grids, kept, strict=True)),
-                      tuple(m[:, k] for m, k in zip(one.masks, kept, strict=True)), one.rows)
+        return Sample(
+            tuple(g[:, torch.from_numpy(k)] for g, k in zip(one.grids, kept, strict=True)),
+            tuple(m[:, k] for m, k in zip(one.masks, kept, strict=True)),
+            one.rows,
+        )
 
     def holding(self, number: float, word: int = 0) -> Sample:
         """The same with a number, in grids of integers a word, at every masked step."""
         grids = zip(self.grids, self.masks, strict=True)
-        return replace(self, grids=tuple(torch.where(_wide(torch.from_numpy(m), g), g, _full(g, g.shape, number, word))
-                                         for g, m in grids))
+        return replace(
+            self,
+            grids=tuple(torch.where(_wide(torch.from_numpy(m), g), g, _full(g, g.shape, number, word)) for g, m in grids),
+        )
 
     def widened(self, left: int, right: int, number: float = 0, word: int = 0) -> Sample:
         """The same with more padding."""
+
         def side(grid: Tensor, width: int) -> Tensor:
             return _full(grid, (grid.shape[0], width, *grid.shape[2:]), number, word)
 
-        return replace(self, grids=tuple(torch.cat([side(g, left), g, side(g, right)], dim=1) for g in self.grids),
-                       masks=tuple(np.pad(mask, ((0, 0), (left, right))) for mask in self.masks))
+        return replace(
+            self,
+            grids=tuple(torch.cat([side(g, left), g, side(g, right)], dim=1) for g in self.grids),
+            masks=tuple(np.pad(mask, ((0, 0), (left, right))) for mask in self.masks),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,8 +90,11 @@ class Result:
 
     def chosen(self, rows: Sequence[int]) -> Result:
         """Some of the sequences, in this order."""
-        return replace(self, outputs=[[part[r] for r in rows] for part in self.outputs],
-                       inputs=[[part[r] for r in rows] for part in self.inputs])
+        return replace(
+            self,
+            outputs=[[part[r] for r in rows] for part in self.outputs],
+            inputs=[[part[r] for r in rows] for part in self.inputs],
+        )
 
     def parts(self) -> Iterator[tuple[str, Tensor]]:
         """Everything by name."""
@@ -95,12 +110,13 @@ class Result:
 def joined(results: Sequence[Result]) -> Result:
     """Several runs as one: rows one after the other, gradients of weights summed."""
     first = results[0]
-    return replace(first,
-                   outputs=[sum((r.outputs[k] for r in results), []) for k in range(len(first.outputs))],
-                   inputs=[sum((r.inputs[k] for r in results), []) for k in range(len(first.inputs))],
-                   weights={name: sum((r.weights[name] for r in results[1:]), first.weights[name])
-                            for name in first.weights},
-                   penalty=sum((r.penalty for r in results[1:]), first.penalty))
+    return replace(
+        first,
+        outputs=[sum((r.outputs[k] for r in results), []) for k in range(len(first.outputs))],
+        inputs=[sum((r.inputs[k] for r in results), []) for k in range(len(first.inputs))],
+        weights={name: sum((r.weights[name] for r in results[1:]), first.weights[name]) for name in first.weights},
+        penalty=sum((r.penalty for r in results[1:]), first.penalty),
+    )
 
 
 @dataclass(frozen=True)
@@ -165,8 +181,10 @@ class Subject:
         given = [masks] * len(self.inputs) if isinstance(masks, np.ndarray) else list(masks)
         generator = torch.Generator().manual_seed(seed)
         grids = tuple(draw(generator, mask.shape) for draw, mask in zip(self.inputs, given, strict=True))
-        rows = {name: tuple(torch.randn(given[0].shape[0], *shape, generator=generator, dtype=torch.float64)
-                            for shape in shapes) for name, shapes in self.rows.items()}
+        rows = {
+            name: tuple(torch.randn(given[0].shape[0], *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+            for name, shapes in self.rows.items()
+        }
         return Sample(grids, tuple(given), rows).holding(0)
 
     def run(
@@ -181,22 +199,32 @@ class Subject:
         parts = [_by_row(output, sample.batch, way == "plain") for output in outputs]
         if pulls is None or _sizes(pulls) != _sizes(parts):  # other rows than expected will be noticed later
             pulls = [_pull(part, number) for number, part in enumerate(parts)]
-        total = _total([_meet(p, c) for part, pull in zip(parts, pulls, strict=True)
-                        for p, c in zip(part, pull, strict=True)], self.dtype)
+        total = _total(
+            [_meet(p, c) for part, pull in zip(parts, pulls, strict=True) for p, c in zip(part, pull, strict=True)],
+            self.dtype,
+        )
         weights = dict(self.layer.named_parameters())
         sources = [x for x in (*grids, *(p for ps in rows.values() for p in ps), *weights.values()) if x.requires_grad]
-        found = iter([None] * len(sources) if not total.requires_grad else
-                     torch.autograd.grad(total, sources, allow_unused=True))
+        found = iter(
+            [None] * len(sources) if not total.requires_grad else torch.autograd.grad(total, sources, allow_unused=True)
+        )
         by_source = {id(x): _or_zeros(g, x) for x, g in zip(sources, found, strict=True)}
-        arrived = [(by_source[id(g)], torch.from_numpy(m)) for g, m in zip(grids, sample.masks, strict=True)
-                   if g.requires_grad]
+        arrived = [
+            (by_source[id(g)], torch.from_numpy(m)) for g, m in zip(grids, sample.masks, strict=True) if g.requires_grad
+        ]
         inputs = [[row[real] for row, real in zip(grid, mask, strict=True)] for grid, mask in arrived]
         inputs += [list(by_source[id(p)]) for ps in rows.values() for p in ps]
         stray = sum(int((grid[~mask] != 0).sum()) for grid, mask in arrived)
         penalty = _total(self.layer.call_losses, self.dtype).detach() * sample.batch
-        return Result([[p.detach() for p in part] for part in parts], inputs,
-                      {name: by_source[id(w)] for name, w in weights.items() if id(w) in by_source}, penalty,
-                      _shown(outputs), stray, raw)
+        return Result(
+            [[p.detach() for p in part] for part in parts],
+            inputs,
+            {name: by_source[id(w)] for name, w in weights.items() if id(w) in by_source},
+            penalty,
+            _shown(outputs),
+            stray,
+            raw,
+        )
 
     def pulls(self, result: Result) -> list[list[Tensor]]:
         """The weights of the sum for other runs that give these rows."""
@@ -303,4 +331,3 @@ def _shown(outputs: Sequence[Any]) -> dict[tuple[int, int, int], Tensor]:
                     after = int(before - index.offsets[row]) if before >= 0 else -1
                     found[number, int(names[row]), after] = shows.detach()
     return found
-

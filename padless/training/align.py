@@ -34,8 +34,10 @@ def pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | None]:
         targets, rows = given, outputs
     targets, rows = match_rank(targets, rows)  # pyright: ignore[reportArgumentType] - no Packed any more
     if len(targets) != len(rows):
-        raise ShapeError(f"`y_true` has {len(targets)} examples, the outputs {len(rows)}: shapes "
-                         f"{tuple(targets.shape)} and {tuple(rows.shape)}.")
+        raise ShapeError(
+            f"`y_true` has {len(targets)} examples, the outputs {len(rows)}: shapes "
+            f"{tuple(targets.shape)} and {tuple(rows.shape)}."
+        )
     return targets, rows, outputs.index if isinstance(outputs, Packed) else None
 
 
@@ -79,9 +81,11 @@ def on_steps(data: Any, index: Index, what: str) -> Tensor:
         if found.ndim > 1 and len(found) == index.shape[0] and (index.lengths == found.shape[1]).all():
             return found.flatten(0, 1)  # a list of sequences that are all of one length
         if not isinstance(data, list | tuple) or found.ndim < 2:
-            raise ShapeError(f"`{what}` of shape {tuple(found.shape)} does not fit outputs on a grid of shape "
-                             f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "
-                             f"a list or a Packed.")
+            raise ShapeError(
+                f"`{what}` of shape {tuple(found.shape)} does not fit outputs on a grid of shape "
+                f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "
+                f"a list or a Packed."
+            )
         found = pack(found)
     if found.index.equals(index):
         return found.values
@@ -92,9 +96,11 @@ def on_steps(data: Any, index: Index, what: str) -> Tensor:
         return found.at_steps(index).values
     row = _first_difference(found.index.lengths, index.lengths)
     lengths = [str(i.lengths[row]) if row < i.shape[0] else "no such row" for i in (found.index, index)]
-    raise ShapeError(f"`{what}` does not fit the outputs at row {row}: length {lengths[0]} against {lengths[1]} real "
-                     f"steps ({found.index.shape[0]} sequences for {index.shape[0]}). Give one entry for each real "
-                     f"step, or a padded grid of shape {index.grid}.")
+    raise ShapeError(
+        f"`{what}` does not fit the outputs at row {row}: length {lengths[0]} against {lengths[1]} real "
+        f"steps ({found.index.shape[0]} sequences for {index.shape[0]}). Give one entry for each real "
+        f"step, or a padded grid of shape {index.grid}."
+    )
 
 
 def weights_on_steps(weight: Any, index: Index) -> Tensor:
@@ -111,8 +117,7 @@ def weights_on_steps(weight: Any, index: Index) -> Tensor:
     if not fits:
         raise _unfit(shape, f"{grid[:1]} or {(grid[0], 1)} for one weight per sequence, or {grid} for one per step")
     places = index.coordinates(found.device)[: len(shape)]
-    return found[tuple(place if size > 1 else torch.zeros_like(place)
-                       for place, size in zip(places, shape, strict=False))]
+    return found[tuple(place if size > 1 else torch.zeros_like(place) for place, size in zip(places, shape, strict=False))]
 
 
 def weights_on_rows(weight: Any, index: Index | None, rows: int) -> Tensor:
@@ -130,11 +135,16 @@ def spread(weight: Tensor, values: Tensor) -> Tensor:
     while weight.ndim > values.ndim and weight.shape[-1] == 1:
         weight = weight.squeeze(-1)
     pairs = zip(weight.shape[1:], values.shape[1:], strict=False)
-    if weight.ndim > values.ndim or weight.shape[:1] not in (torch.Size([]), values.shape[:1]) or not all(
-        a in (1, b) for a, b in pairs
+    if (
+        weight.ndim > values.ndim
+        or weight.shape[:1] not in (torch.Size([]), values.shape[:1])
+        or not all(a in (1, b) for a, b in pairs)
     ):
-        raise _unfit(given, f"{(values.shape[0],)} or {(values.shape[0], 1)} for one weight per example, or "
-                            f"{tuple(values.shape)} for one per value")
+        raise _unfit(
+            given,
+            f"{(values.shape[0],)} or {(values.shape[0], 1)} for one weight per example, or "
+            f"{tuple(values.shape)} for one per value",
+        )
     weight = send(weight, values.device).to(values.dtype)
     return weight.reshape(*weight.shape, *(1,) * (values.ndim - weight.ndim)).expand(values.shape)
 

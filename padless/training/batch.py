@@ -30,12 +30,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device; the host keeps its own, in which masks are looked for."""
+
         def sent(leaf: Any) -> Any:
             if isinstance(leaf, Packed):  # the values tell, for ids among them that are no steps
                 fill = None if leaf.fill is None else send(leaf.fill, device)
                 return leaf.with_values(send_known(leaf.values, device), fill)
             return leaf if leaf is None else send_known(leaf, device)
 
-        x, y, weight = _pytree.tree_map(sent, (self.x, self.y, self.sample_weight),
-                                        is_leaf=lambda leaf: isinstance(leaf, Packed))
+        x, y, weight = _pytree.tree_map(
+            sent, (self.x, self.y, self.sample_weight), is_leaf=lambda leaf: isinstance(leaf, Packed)
+        )
         return replace(self, x=x, y=y, sample_weight=weight)

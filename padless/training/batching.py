@@ -45,8 +45,9 @@ class Batching:
             if value is not None:
                 positive(name, value)
         if self.size is not None and self.tokens is not None:
-            raise ArgumentError(f"batch_size={self.size} and batch_tokens={self.tokens} both say how large a batch is. "
-                                f"Give one of them.")
+            raise ArgumentError(
+                f"batch_size={self.size} and batch_tokens={self.tokens} both say how large a batch is. Give one of them."
+            )
         if not isinstance(self.shuffle, bool | np.bool_ | int) and self.shuffle != "batch":
             raise ArgumentError(f"`shuffle` must be True, False or 'batch'; got {self.shuffle!r}.")
 
@@ -65,8 +66,10 @@ class Batching:
         if self.tokens is None:
             return _by_rows(rows, self.rows, mixed, self.shuffle == "batch")
         if lengths is None:
-            raise ArgumentError(f"batch_tokens={self.tokens} needs the lengths of the examples, which these data do not "
-                                f"tell. Give batch_size, or sequences.")
+            raise ArgumentError(
+                f"batch_tokens={self.tokens} needs the lengths of the examples, which these data do not "
+                f"tell. Give batch_size, or sequences."
+            )
         return _by_tokens(np.maximum(lengths, 1), int(self.tokens), mixed, self.shuffle == "batch")
 
 
@@ -140,16 +143,16 @@ class Padding:
 
     def __str__(self) -> str:
         each = max(self.steps, 1)
-        return (f"{self.count} batches hold {self.steps:,} real steps; padded they would hold {self.batches / each:.2f} "
-                f"times as many, one padded array of all the data {self.whole / each:.2f} times.")
+        return (
+            f"{self.count} batches hold {self.steps:,} real steps; padded they would hold {self.batches / each:.2f} "
+            f"times as many, one padded array of all the data {self.whole / each:.2f} times."
+        )
 
 
 class Pass(Iterator[Batch]):
     """Once through planned examples; batches that are skipped are not read."""
 
-    def __init__(
-        self, read: Callable[[Rows], Batch], plan: Sequence[Rows], end: Callable[[], Any] = lambda: None
-    ) -> None:
+    def __init__(self, read: Callable[[Rows], Batch], plan: Sequence[Rows], end: Callable[[], Any] = lambda: None) -> None:
         self._read, self._plan, self._next, self._end = read, plan, 0, end
 
     def __next__(self) -> Batch:

@@ -133,9 +133,11 @@ def _rows(target: Tensor | Packed, index: Index | None, output: Output, first: i
     if tuple(target.shape[: len(index.grid)]) == index.grid:
         return gather(target, index)
     if target.ndim < 2:
-        raise ShapeError(f"The targets of output {output.name!r} have shape {tuple(target.shape)}, one for each "
-                         f"example, but the output has steps. Expected a label for each step: a list for each, or an "
-                         f"array of shape {index.grid}.")
+        raise ShapeError(
+            f"The targets of output {output.name!r} have shape {tuple(target.shape)}, one for each "
+            f"example, but the output has steps. Expected a label for each step: a list for each, or an "
+            f"array of shape {index.grid}."
+        )
     if index.outer is not None:
         return None
     given = np.full(len(target), target.shape[1])  # a rectangular list, or an array that does not fit
@@ -149,9 +151,11 @@ def _same_lengths(given: Ints, lengths: Ints, what: str, ones: str, first: int) 
     wrong = np.flatnonzero(given != lengths)
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(f"The {what} have {given[row]} {ones} in row {first + row}, but its mask has "
-                        f"{lengths[row]} real steps. Give one for each real step, or a padded array of the width "
-                        f"of the input.")
+        raise DataError(
+            f"The {what} have {given[row]} {ones} in row {first + row}, but its mask has "
+            f"{lengths[row]} real steps. Give one for each real step, or a padded array of the width "
+            f"of the input."
+        )
 
 
 def _labels(rows: Tensor, end: End, output: Output) -> None:

@@ -28,8 +28,10 @@ def weigher(given: Any, names: Sequence[str], ranks: Sequence[int]) -> Callable[
     def weigh(batch: Batch) -> Batch:
         keys = list(batch.y) if isinstance(batch.y, dict) else list(range(len(tables)))
         targets, weights = _leaves(batch.y, keys), _leaves(batch.sample_weight, keys)
-        found = [weight if table is None or target is None else _times(_of_classes(target, table, rank), weight)
-                 for target, weight, table, rank in zip(targets, weights, tables, ranks, strict=True)]
+        found = [
+            weight if table is None or target is None else _times(_of_classes(target, table, rank), weight)
+            for target, weight, table, rank in zip(targets, weights, tables, ranks, strict=True)
+        ]
         if isinstance(batch.y, dict):
             return replace(batch, sample_weight=dict(zip(keys, found, strict=True)))
         return replace(batch, sample_weight=found if isinstance(batch.y, list) else found[0])
@@ -53,8 +55,10 @@ def _by_output(given: Any, names: Sequence[str]) -> list[dict[int, float] | None
             raise ArgumentError(f"`class_weight` names the outputs {unknown}; the model's outputs are {list(names)}.")
         return [_table(given[name]) if name in given else None for name in names]
     if len(names) > 1:
-        raise ArgumentError(f"`class_weight` of a model with the outputs {list(names)} must be a dictionary by output "
-                            f"name of dictionaries by class; got {given!r}.")
+        raise ArgumentError(
+            f"`class_weight` of a model with the outputs {list(names)} must be a dictionary by output "
+            f"name of dictionaries by class; got {given!r}."
+        )
     return [_table(given)]
 
 

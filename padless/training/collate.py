@@ -33,8 +33,10 @@ def regrouped(examples: Sequence[Any], leaf: Callable[[str, list[Any], bool], An
     if not isinstance(examples[0], tuple):
         return _put("x", examples, leaf, True)
     if not 1 <= len(examples[0]) <= 3:
-        raise DataError(f"An example must be x, (x, y) or (x, y, sample_weight); got {len(examples[0])} parts. Several "
-                        f"inputs go into one tuple or dict: ((a, b), y).")
+        raise DataError(
+            f"An example must be x, (x, y) or (x, y, sample_weight); got {len(examples[0])} parts. Several "
+            f"inputs go into one tuple or dict: ((a, b), y)."
+        )
     parts = zip(*(_alike("The examples", e, examples[0]) for e in examples), strict=True)
     return tuple(_put(name, part, leaf, name == "x") for name, part in zip(("x", "y", WEIGHTS), parts, strict=False))
 
@@ -43,8 +45,10 @@ def _put(what: str, given: Sequence[Any], leaf: Callable[[str, list[Any], bool],
     first = given[0]
     if isinstance(first, Mapping):
         parts = [_alike(what, one, first) for one in given]
-        return {key: _put(f"{what}[{key!r}]", [one[key] for one in parts], leaf, is_input and key not in (*LABELS, WEIGHTS))
-                for key in first}
+        return {
+            key: _put(f"{what}[{key!r}]", [one[key] for one in parts], leaf, is_input and key not in (*LABELS, WEIGHTS))
+            for key in first
+        }
     if isinstance(first, tuple):
         parts = zip(*(_alike(what, one, first) for one in given), strict=True)
         return tuple(_put(f"{what}[{n}]", part, leaf, is_input) for n, part in enumerate(parts))
@@ -53,8 +57,11 @@ def _put(what: str, given: Sequence[Any], leaf: Callable[[str, list[Any], bool],
 
 def _alike(what: str, one: Any, first: Any) -> Any:
     """An example of the same form as the first."""
-    same = isinstance(one, Mapping) and set(one) == set(first) if isinstance(first, Mapping) else (
-        isinstance(one, tuple) and len(one) == len(first))
+    same = (
+        isinstance(one, Mapping) and set(one) == set(first)
+        if isinstance(first, Mapping)
+        else (isinstance(one, tuple) and len(one) == len(first))
+    )
     if not same:
         raise DataError(f"{what} differ in form: the first is {_form(first)}, another {_form(one)}. Expected all alike.")
     return one

@@ -130,8 +130,10 @@ def _steps(what: str, mask: Any, whole: Any) -> Any:
     wrong = np.flatnonzero(given != lengths) if same else np.zeros(1, np.int64)
     if len(wrong):
         row = int(wrong[0])
-        raise MaskError(f"The mask of {what} has {given[row]} entries in row {row}, but the data have {lengths[row]} steps "
-                        f"there ({len(given)} rows for {len(lengths)}). Expected one entry for each step.")
+        raise MaskError(
+            f"The mask of {what} has {given[row]} entries in row {row}, but the data have {lengths[row]} steps "
+            f"there ({len(given)} rows for {len(lengths)}). Expected one entry for each step."
+        )
     return found if isinstance(whole, Packed) else found.unpack(padding=0)
 
 
@@ -158,8 +160,19 @@ def column(what: str, given: Any, sequences: bool = False) -> Dense | Ragged:
         index, gaps = given.index, None
         if given.fill is not None:
             gaps = np.append(0, np.cumsum(np.bincount(index.gap_rows, minlength=index.shape[0])))
-        return Ragged(what, len(given), given.values, index.offsets, index.born, "packed", index.grid[1:-1],
-                       index.grid[-1], index.positions, given.fill, gaps)
+        return Ragged(
+            what,
+            len(given),
+            given.values,
+            index.offsets,
+            index.born,
+            "packed",
+            index.grid[1:-1],
+            index.grid[-1],
+            index.positions,
+            given.fill,
+            gaps,
+        )
     if isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1:
         given = list(given)  # how NumPy, and Keras's datasets, write a ragged list
     if isinstance(given, list | tuple):
@@ -175,8 +188,7 @@ def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragg
     if given and not hasattr(given[0], "__len__"):
         return Dense(what, numbers(what, given), "grid")
     device = next((v.device for v in given if isinstance(v, Tensor)), "cpu")
-    rows = [v if isinstance(v, Tensor) else _from_numpy(numbers(f"{what}[{i}]", v)).to(device)
-            for i, v in enumerate(given)]
+    rows = [v if isinstance(v, Tensor) else _from_numpy(numbers(f"{what}[{i}]", v)).to(device) for i, v in enumerate(given)]
     shapes = {row.shape for row in rows}
     if len({row.ndim == 0 for row in rows}) > 1:
         raise DataError(f"{what} mixes single values with sequences. Expected one sequence for each example.")
@@ -186,8 +198,10 @@ def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragg
     full = [i for i, row in enumerate(rows) if len(row)]  # an empty list has no dtype and no features of its own
     for i in full:
         if rows[i].shape[1:] != rows[full[0]].shape[1:]:
-            raise DataError(f"{what} holds sequences of different features: shape {tuple(rows[full[0]].shape)} in row "
-                            f"{full[0]}, {tuple(rows[i].shape)} in row {i}. Expected them to differ in length only.")
+            raise DataError(
+                f"{what} holds sequences of different features: shape {tuple(rows[full[0]].shape)} in row "
+                f"{full[0]}, {tuple(rows[i].shape)} in row {i}. Expected them to differ in length only."
+            )
     offsets = np.append(0, np.cumsum([len(row) for row in rows]))
     values = torch.cat([rows[i] for i in full] or rows)
     return Ragged(what, len(rows), values, offsets, f"{what}, a list of sequences", "list")
@@ -211,13 +225,16 @@ def numbers(what: str, given: Any) -> NDArray[Any]:
     try:
         array = np.asarray(given)
     except ValueError as uneven:
-        raise DataError(f"{what} is a list of unequal things. Expected a sequence of numbers or equal vectors. "
-                        f"{DOCUMENTS}") from uneven
+        raise DataError(
+            f"{what} is a list of unequal things. Expected a sequence of numbers or equal vectors. {DOCUMENTS}"
+        ) from uneven
     if array.dtype.kind not in "biuf":
         odd = next((v for v in array.flat if not isinstance(v, int | float)), None)
         odd = odd.item() if isinstance(odd, np.generic) else odd
-        raise DataError(f"{what} must hold numbers; got dtype {array.dtype} with {odd!r} in it. Turn text into ids, "
-                        f"and other objects into numbers, first.")
+        raise DataError(
+            f"{what} must hold numbers; got dtype {array.dtype} with {odd!r} in it. Turn text into ids, "
+            f"and other objects into numbers, first."
+        )
     return array
 
 

@@ -49,12 +49,15 @@ class Compiling(Steps):
             raise ArgumentError(f"`jit_compile` must be True, False or 'auto'; got {jit_compile!r}.")
         chosen, precision = optimizers.get(optimizer), Precision(autocast, auto_scale_loss)
         if precision.scaled and self._overridden("train_step"):
-            raise ArgumentError(f"Model {self.name!r} has a train_step of its own, which must scale the loss itself; got "
-                                f"autocast={autocast!r}. Use autocast='bfloat16', or auto_scale_loss=False.")
+            raise ArgumentError(
+                f"Model {self.name!r} has a train_step of its own, which must scale the loss itself; got "
+                f"autocast={autocast!r}. Use autocast='bfloat16', or auto_scale_loss=False."
+            )
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         names = self._names_of_outputs()
         several = any(isinstance(part, dict | list | tuple) for part in (loss, loss_weights)) or any(
-            isinstance(entry, dict | list | tuple) for part in (metrics, weighted_metrics) for entry in _entries(part))
+            isinstance(entry, dict | list | tuple) for part in (metrics, weighted_metrics) for entry in _entries(part)
+        )
         objective = None if names is None and several else Objective(names or ["output_1"], **given)
         if jit_compile is True and run_eagerly:
             warnings.warn("run_eagerly=True turns jit_compile=True off.", stacklevel=2)

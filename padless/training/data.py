@@ -1,9 +1,9 @@
 """Whatever `fit` was given becomes batches: the front door of the rooms that read data.
 
-    arrays, lists, columns, tables  --Examples-->  columns, checked once   --Batching-->  Batch of Tensor | Packed
-    Datasets                        --Items----->  read by their numbers   --Batching-->
-    Parquet files                   --Parquet--->  windows of row groups   --Batching-->
-    loaders, generators             --Stream---->  batches that somebody else makes
+arrays, lists, columns, tables  --Examples-->  columns, checked once   --Batching-->  Batch of Tensor | Packed
+Datasets                        --Items----->  read by their numbers   --Batching-->
+Parquet files                   --Parquet--->  windows of row groups   --Batching-->
+loaders, generators             --Stream---->  batches that somebody else makes
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ def read(x: Any, y: Any = None, sample_weight: Any = None, mask: Any = None, **s
         return Examples(x, y, sample_weight, mask=mask, **structure)
     for what, given in (("y", y), ("sample_weight", sample_weight), ("mask", mask)):
         if given is not None:
-            raise ArgumentError(f"x is a {type(x).__name__}, which makes its own batches: {what} must come in them, as "
-                                f"(x, y, sample_weight), and not as an argument.")
+            raise ArgumentError(
+                f"x is a {type(x).__name__}, which makes its own batches: {what} must come in them, as "
+                f"(x, y, sample_weight), and not as an argument."
+            )
     return source(x, **structure)
 
 
@@ -70,8 +72,10 @@ def parts_of(validation_data: Any) -> tuple[Any, Any, Any, Any]:
     if isinstance(validation_data, PackedSequence) or not isinstance(validation_data, list | tuple):
         return validation_data, None, None, None
     if not 2 <= len(validation_data) <= 4:
-        raise ArgumentError(f"validation_data must be (x, y), (x, y, sample_weight) or (x, y, sample_weight, mask); got "
-                            f"{len(validation_data)} entries.")
+        raise ArgumentError(
+            f"validation_data must be (x, y), (x, y, sample_weight) or (x, y, sample_weight, mask); got "
+            f"{len(validation_data)} entries."
+        )
     x, y, sample_weight, mask = (*validation_data, None, None)[:4]
     return x, y, sample_weight, mask
 

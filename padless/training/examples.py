@@ -43,8 +43,11 @@ class Examples:
         if x is None:
             raise ArgumentError("x is None. Give an array, a list of sequences, a Packed, or a dict of these.")
         tree = _tree("x", x, inputs, input_names, sequences)
-        self._columns = (tree if mask is None else _narrowed(tree, mask, input_names), _tree("y", y, outputs, output_names),
-                         _tree("sample_weight", sample_weight, outputs, output_names))
+        self._columns = (
+            tree if mask is None else _narrowed(tree, mask, input_names),
+            _tree("y", y, outputs, output_names),
+            _tree("sample_weight", sample_weight, outputs, output_names),
+        )
         self._first, self._rows = 0, _same_length(_pytree.tree_leaves(self._columns))
         _as_wide(*self._columns)
         self.lengths: Ints | None = None  # the real steps of each example, where the border has counted them
@@ -99,8 +102,10 @@ def validation_split(examples: Any, fraction: float) -> tuple[Examples, Examples
     if not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
         raise ArgumentError(f"validation_split must be a fraction between 0 and 1; got {fraction!r}.")
     if not hasattr(examples, "part"):
-        raise ArgumentError(f"validation_split={fraction} needs examples by number, but x is a {type(examples).__name__} of "
-                            f"batches that somebody else makes or of files. Give validation_data instead.")
+        raise ArgumentError(
+            f"validation_split={fraction} needs examples by number, but x is a {type(examples).__name__} of "
+            f"batches that somebody else makes or of files. Give validation_data instead."
+        )
     cut = math.floor(len(examples) * (1 - fraction))
     if not 0 < cut < len(examples):
         raise ArgumentError(f"validation_split={fraction} of {len(examples)} examples leaves a side empty. Give more.")
@@ -122,19 +127,25 @@ def _tree(what: str, given: Any, count: int, names: Sequence[str], sequences: Se
     elif isinstance(given, list | tuple):
         keys, leaves = list(range(count)), list(given)
         if len(leaves) != count:
-            raise ArgumentError(f"{what} holds {len(leaves)} arrays, but expected are the {count} {part}. Give a list "
-                                f"with one for each, or a dict by name.")
+            raise ArgumentError(
+                f"{what} holds {len(leaves)} arrays, but expected are the {count} {part}. Give a list "
+                f"with one for each, or a dict by name."
+            )
     elif what == "sample_weight":
         return [column(what, given)] * count
     else:
-        raise ArgumentError(f"{what} is one {type(given).__name__}, but expected are the {count} {part}. Give a list "
-                            f"with one for each, or a dict by name.")
+        raise ArgumentError(
+            f"{what} is one {type(given).__name__}, but expected are the {count} {part}. Give a list "
+            f"with one for each, or a dict by name."
+        )
     missing = [key for key, leaf in zip(keys, leaves, strict=True) if leaf is None]
     if what == "x" and missing:
         raise ArgumentError(f"x holds None for {missing}. Give data for each of the {part}.")
     flags = [*sequences, *[False] * (len(leaves) - len(sequences))]
-    columns = [None if leaf is None else column(f"{what}[{key!r}]", leaf, flag)
-               for key, leaf, flag in zip(keys, leaves, flags, strict=True)]
+    columns = [
+        None if leaf is None else column(f"{what}[{key!r}]", leaf, flag)
+        for key, leaf, flag in zip(keys, leaves, flags, strict=True)
+    ]
     return dict(zip(keys, columns, strict=True)) if isinstance(given, Mapping) else columns
 
 
@@ -151,8 +162,10 @@ def _narrowed(columns: Any, mask: Any, names: Sequence[str]) -> Any:
     elif isinstance(mask, list | tuple) and len(mask) == len(own):
         masks = dict(zip(own, mask, strict=True))
     else:
-        raise ArgumentError(f"`mask` is one {type(mask).__name__}, but there are {len(own)} inputs. Give a list with a mask "
-                            f"or None for each, or a dict by name.")
+        raise ArgumentError(
+            f"`mask` is one {type(mask).__name__}, but there are {len(own)} inputs. Give a list with a mask "
+            f"or None for each, or a dict by name."
+        )
     unknown = [key for key in masks if key not in own]
     if unknown:
         raise ArgumentError(f"`mask` has the keys {list(masks)}; unknown: {unknown}. The inputs are {list(own)}.")
@@ -165,8 +178,10 @@ def _same_length(columns: list[Dense | Ragged | None]) -> int:
     first, *rest = (column for column in columns if column is not None)
     for other in rest:
         if len(other) != len(first):
-            raise DataError(f"{first.what} holds {len(first)} examples, {other.what} holds {len(other)}. Expected "
-                            f"equally many; one array of examples stands alone, not in a list.")
+            raise DataError(
+                f"{first.what} holds {len(first)} examples, {other.what} holds {len(other)}. Expected "
+                f"equally many; one array of examples stands alone, not in a list."
+            )
     if len(first) == 0:
         raise DataError(f"{first.what} holds 0 examples. Expected at least one.")
     return len(first)

@@ -149,8 +149,15 @@ class Training(Compiling):
         return _returned(results, return_dict)
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: int | str = "auto", steps: int | None = None,
-        callbacks: Any = None, *, mask: Any = None, batch_tokens: int | None = None,
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+        *,
+        mask: Any = None,
+        batch_tokens: int | None = None,
     ) -> Any:
         """The outputs for `x`, in the container that `x` came in where they have steps, else as an array.
 
@@ -176,8 +183,10 @@ class Training(Compiling):
             feed.close()
             bar.close()
         flats = [nest.flat(part) for part in parts]
-        joined = [gather_outputs(list(column), kind)
-                  for column, kind in zip(zip(*flats, strict=True), self._kinds(first, flats[0]), strict=True)]
+        joined = [
+            gather_outputs(list(column), kind)
+            for column, kind in zip(zip(*flats, strict=True), self._kinds(first, flats[0]), strict=True)
+        ]
         return nest.like(parts[0], joined)
 
     # ------------------------------------------------------------------------------------------------ one batch
@@ -236,8 +245,10 @@ class Training(Compiling):
         asked = f"batch_tokens={batching.tokens}" if batching.tokens is not None else f"shuffle={batching.shuffle!r}"
         stateful = next((m.name for m in module.modules() if getattr(m, "stateful", False)), None)
         if stateful is not None and (batching.shuffle or batching.tokens is not None):
-            raise ArgumentError(f"Layer {stateful!r} is stateful: row i of a batch goes on where row i of the last one "
-                                f"ended, which {asked} would mix up. Give batch_size and shuffle=False.")
+            raise ArgumentError(
+                f"Layer {stateful!r} is stateful: row i of a batch goes on where row i of the last one "
+                f"ended, which {asked} would mix up. Give batch_size and shuffle=False."
+            )
 
     def _ready(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
         """The data, read; weights that still wait for a shape are made by a call that changes nothing else."""
@@ -299,8 +310,10 @@ class Training(Compiling):
             raise ArgumentError(f"gradient_accumulation_steps is {steps} in fit and {own} in the optimizer. Give one.")
         together = int(steps or own or 1)
         if together > 1 and self._overridden("train_step"):
-            raise ArgumentError(f"Model {self.name!r} has a train_step of its own, which decides itself when the optimizer "
-                                f"steps; got gradient_accumulation_steps={together}. Step every so many batches in there.")
+            raise ArgumentError(
+                f"Model {self.name!r} has a train_step of its own, which decides itself when the optimizer "
+                f"steps; got gradient_accumulation_steps={together}. Step every so many batches in there."
+            )
         return together
 
     def _equip(self) -> None:
@@ -311,8 +324,10 @@ class Training(Compiling):
             return
         trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not any(id(p) in trained for p in module.parameters()):
-            raise ArgumentError(f"The optimizer {type(self.optimizer).__name__} has no weight of model {self.name!r}, so "
-                                f"it would train nothing. Make it with model.parameters(), or give a name to compile.")
+            raise ArgumentError(
+                f"The optimizer {type(self.optimizer).__name__} has no weight of model {self.name!r}, so "
+                f"it would train nothing. Make it with model.parameters(), or give a name to compile."
+            )
 
     def _hooks(
         self, callbacks: Any, verbose: Any, steps: int | None, epochs: int = 1, add_history: bool = False
@@ -346,9 +361,7 @@ def _complete(module: nn.Module) -> bool:
     return all(getattr(m, "built", True) for m in module.modules())
 
 
-def _weigher(
-    class_weight: Any, objective: Objective | None, plan: border.Plan
-) -> Callable[[Batch], Batch] | None:
+def _weigher(class_weight: Any, objective: Objective | None, plan: border.Plan) -> Callable[[Batch], Batch] | None:
     """What puts the weights of classes on a batch, for outputs of the ranks that the plan knows."""
     if class_weight is None:
         return None
@@ -374,4 +387,3 @@ def _returned(results: dict[str, Any], return_dict: bool) -> Any:
         return values
     numbers = list(values.values())
     return numbers[0] if len(numbers) == 1 else numbers
-

@@ -74,8 +74,10 @@ def _whole(what: str, found: Levels) -> Levels:
     while len(outer) > 1:
         sizes = outer.pop()
         if len(sizes) and (sizes != sizes[0]).any():
-            raise DataError(f"{what} holds lists of {sizes.min()} and of {sizes.max()} numbers inside its sequences. "
-                            f"Expected a sequence of numbers or equal vectors. {DOCUMENTS}")
+            raise DataError(
+                f"{what} holds lists of {sizes.min()} and of {sizes.max()} numbers inside its sequences. "
+                f"Expected a sequence of numbers or equal vectors. {DOCUMENTS}"
+            )
         values = values.reshape(len(sizes), int(sizes[0]) if len(sizes) else 0, *values.shape[1:])
     return Levels(values, outer)
 

@@ -25,8 +25,10 @@ def examples_of(item: Any, structure: Mapping[str, Any]) -> Examples:
     """One item of a source, x, (x, y) or (x, y, sample_weight), read like data given to `fit`; a list is a tuple."""
     parts = tuple(item) if isinstance(item, list | tuple) and not hasattr(item, "batch_sizes") else (item,)
     if not 1 <= len(parts) <= 3:
-        raise ArgumentError(f"A batch must be x, (x, y) or (x, y, sample_weight); got {len(parts)} parts. Several "
-                            f"inputs go into one tuple or dict: ((a, b), y).")
+        raise ArgumentError(
+            f"A batch must be x, (x, y) or (x, y, sample_weight); got {len(parts)} parts. Several "
+            f"inputs go into one tuple or dict: ((a, b), y)."
+        )
     x, y, sample_weight, mask = parted(*parts, **structure)
     return Examples(x, y, sample_weight, **{**structure, "mask": mask})
 
@@ -161,8 +163,10 @@ def refuse_sizes(source: Any, batching: Batching) -> None:
     """Refuse a size of batches where somebody else makes them."""
     for name, value in (("batch_size", batching.size), ("batch_tokens", batching.tokens)):
         if value is not None:
-            raise ArgumentError(f"x is a {type(source).__name__}, which makes its own batches, so {name}={value} "
-                                f"would mean nothing. Set it there.")
+            raise ArgumentError(
+                f"x is a {type(source).__name__}, which makes its own batches, so {name}={value} "
+                f"would mean nothing. Set it there."
+            )
 
 
 def quietly(read: Callable[[], Batch]) -> Batch:

@@ -37,7 +37,10 @@ def data_of(batch: Batch) -> Any:
 
 
 def train_epoch(
-    model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None, stop: Callable[[], bool] = lambda: False,
+    model: Any,
+    batches: Iterable[Batch],
+    callbacks: CallbackList | None = None,
+    stop: Callable[[], bool] = lambda: False,
     first: int = 0,
 ) -> dict[str, Any]:
     """Every batch once; the loss and the metrics over all of them, each as the model was at its step.
@@ -76,8 +79,13 @@ def predict_epoch(
 
 
 def _each(
-    model: Any, batches: Iterable[Batch], callbacks: CallbackList | None, phase: str, step: Callable[[Any], Any],
-    stop: Callable[[], bool] = lambda: False, first: int = 0,
+    model: Any,
+    batches: Iterable[Batch],
+    callbacks: CallbackList | None,
+    phase: str,
+    step: Callable[[Any], Any],
+    stop: Callable[[], bool] = lambda: False,
+    first: int = 0,
 ) -> dict[str, Any]:
     """A step for each batch, with the hooks around it; returns the results of all."""
     device = model._device = device_of(model)

@@ -113,8 +113,9 @@ class Loss:
     aligned: ClassVar[bool] = True  # whether targets that stand on the outputs' grid have the outputs' mask
     axis: Any = -1  # the feature axis that `call` takes together, several, or None for all
 
-    def __init__(self, name: str | None = None, reduction: Reduction = "sum_over_batch_size",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, name: str | None = None, reduction: Reduction = "sum_over_batch_size", dtype: str | None = None
+    ) -> None:
         if reduction is not None and reduction not in REDUCTIONS:
             raise ArgumentError(one_of("reduction", reduction, REDUCTIONS))
         self.name = name or snake_case(type(self).__name__)
@@ -135,8 +136,10 @@ class Loss:
     def term(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Term:
         """What this batch adds to the loss of all that belongs together."""
         if self.reduction in (None, "none"):
-            raise ArgumentError(f"The loss {self.name!r} has reduction={self.reduction!r}, so it has no total to train "
-                                f"on. Use reduction='sum' or leave the default.")
+            raise ArgumentError(
+                f"The loss {self.name!r} has reduction={self.reduction!r}, so it has no total to train "
+                f"on. Use reduction='sum' or leave the default."
+            )
         return self.measure(y_true, y_pred, sample_weight).term(self.reduction)
 
     def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Measured:
@@ -196,17 +199,21 @@ class Loss:
     def _check_axis(self, rows: Tensor, index: Index | None) -> None:
         axes = self.axis if isinstance(self.axis, tuple | list) else () if self.axis is None else (self.axis,)
         if index is not None and not all(-(rows.ndim - 1) <= axis <= -1 for axis in axes):
-            raise ArgumentError(f"axis={self.axis} of the loss {self.name!r} is no feature axis of masked outputs of "
-                                f"shape {(*index.grid, *rows.shape[1:])}. Count from the end: -1 is the last.")
+            raise ArgumentError(
+                f"axis={self.axis} of the loss {self.name!r} is no feature axis of masked outputs of "
+                f"shape {(*index.grid, *rows.shape[1:])}. Count from the end: -1 is the last."
+            )
 
     def _values(self, targets: Tensor, rows: Tensor) -> Tensor:
         """What `call` says of the rows; nothing is asked about nothing."""
         n = len(rows)
         values = torch.as_tensor(self.call(targets, rows)) if n else rows.reshape(-1)
         if values.ndim and len(values) != n:
-            raise ShapeError(f"The loss {self.name!r} returned shape {tuple(values.shape)} for {n} real rows of shape "
-                             f"{tuple(rows.shape)}. It must return one value per row, {(n,)} or {(n, '...')}, or a "
-                             f"scalar that stands for all of them.")
+            raise ShapeError(
+                f"The loss {self.name!r} returned shape {tuple(values.shape)} for {n} real rows of shape "
+                f"{tuple(rows.shape)}. It must return one value per row, {(n,)} or {(n, '...')}, or a "
+                f"scalar that stands for all of them."
+            )
         return values if values.ndim else values.expand(n)
 
     def _measure_sequences(self, given: Tensor | Packed, outputs: Tensor | Packed, sample_weight: Any) -> Measured:
@@ -241,8 +248,10 @@ class Loss:
         shown = (targets, grid, mask) if n == len(grid) else (targets[kept], grid[kept], mask[kept])
         values = torch.as_tensor(self.call(*shown[:2], **({"mask": shown[2]} if self.takes_mask else {})))
         if tuple(values.shape) not in ((), (n,)):
-            raise ShapeError(f"The loss {self.name!r} sees whole sequences and must return one value for each, {(n,)}; "
-                             f"got shape {tuple(values.shape)}.")
+            raise ShapeError(
+                f"The loss {self.name!r} sees whole sequences and must return one value for each, {(n,)}; "
+                f"got shape {tuple(values.shape)}."
+            )
         values = values.expand(n)
         if n == len(grid):
             return values, None

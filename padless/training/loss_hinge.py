@@ -60,8 +60,9 @@ class Hinge(Named):
 
     function = staticmethod(hinge)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "hinge",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "hinge", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -75,8 +76,9 @@ class SquaredHinge(Named):
 
     function = staticmethod(squared_hinge)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "squared_hinge",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "squared_hinge", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -90,6 +92,7 @@ class CategoricalHinge(Named):
 
     function = staticmethod(categorical_hinge)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "categorical_hinge",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "categorical_hinge", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)

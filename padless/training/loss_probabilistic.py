@@ -32,8 +32,14 @@ def binary_crossentropy(
 
 @register("loss_function")
 def binary_focal_crossentropy(
-    y_true: Any, y_pred: Any, apply_class_balancing: bool = False, alpha: float = 0.25, gamma: float = 2.0,
-    from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1,
+    y_true: Any,
+    y_pred: Any,
+    apply_class_balancing: bool = False,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
 ) -> Tensor:
     """Binary cross entropy times `(1 - p) ** gamma`, where p is the probability given to the label.
 
@@ -69,8 +75,13 @@ def categorical_crossentropy(
 
 @register("loss_function")
 def categorical_focal_crossentropy(
-    y_true: Any, y_pred: Any, alpha: float = 0.25, gamma: float = 2.0, from_logits: bool = False,
-    label_smoothing: float = 0.0, axis: int = -1,
+    y_true: Any,
+    y_pred: Any,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
 ) -> Tensor:
     """Categorical cross entropy, where the class of probability p counts `alpha * (1 - p) ** gamma`.
 
@@ -175,11 +186,23 @@ class BinaryCrossentropy(Named):
 
     function = staticmethod(binary_crossentropy)
 
-    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1,
-                 reduction: Reduction = "sum_over_batch_size", name: str | None = "binary_crossentropy",
-                 dtype: str | None = None) -> None:
-        super().__init__(reduction, name, dtype, from_logits=from_logits,
-                         label_smoothing=between("label_smoothing", label_smoothing, 0, 1), axis=axis)
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "binary_crossentropy",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(
+            reduction,
+            name,
+            dtype,
+            from_logits=from_logits,
+            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            axis=axis,
+        )
 
 
 @register("loss", "binary_focal_crossentropy")
@@ -192,13 +215,29 @@ class BinaryFocalCrossentropy(Named):
 
     function = staticmethod(binary_focal_crossentropy)
 
-    def __init__(self, apply_class_balancing: bool = False, alpha: float = 0.25, gamma: float = 2.0,
-                 from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1,
-                 reduction: Reduction = "sum_over_batch_size", name: str | None = "binary_focal_crossentropy",
-                 dtype: str | None = None) -> None:
-        super().__init__(reduction, name, dtype, apply_class_balancing=apply_class_balancing, alpha=alpha, gamma=gamma,
-                         from_logits=from_logits, label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
-                         axis=axis)
+    def __init__(
+        self,
+        apply_class_balancing: bool = False,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "binary_focal_crossentropy",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(
+            reduction,
+            name,
+            dtype,
+            apply_class_balancing=apply_class_balancing,
+            alpha=alpha,
+            gamma=gamma,
+            from_logits=from_logits,
+            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            axis=axis,
+        )
 
 
 @register("loss", "categorical_crossentropy")
@@ -211,11 +250,23 @@ class CategoricalCrossentropy(Named):
 
     function = staticmethod(categorical_crossentropy)
 
-    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1,
-                 reduction: Reduction = "sum_over_batch_size", name: str | None = "categorical_crossentropy",
-                 dtype: str | None = None) -> None:
-        super().__init__(reduction, name, dtype, from_logits=from_logits,
-                         label_smoothing=between("label_smoothing", label_smoothing, 0, 1), axis=axis)
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "categorical_crossentropy",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(
+            reduction,
+            name,
+            dtype,
+            from_logits=from_logits,
+            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            axis=axis,
+        )
 
 
 @register("loss", "categorical_focal_crossentropy")
@@ -228,11 +279,27 @@ class CategoricalFocalCrossentropy(Named):
 
     function = staticmethod(categorical_focal_crossentropy)
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, from_logits: bool = False,
-                 label_smoothing: float = 0.0, axis: int = -1, reduction: Reduction = "sum_over_batch_size",
-                 name: str | None = "categorical_focal_crossentropy", dtype: str | None = None) -> None:
-        super().__init__(reduction, name, dtype, alpha=alpha, gamma=gamma, from_logits=from_logits,
-                         label_smoothing=between("label_smoothing", label_smoothing, 0, 1), axis=axis)
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "categorical_focal_crossentropy",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(
+            reduction,
+            name,
+            dtype,
+            alpha=alpha,
+            gamma=gamma,
+            from_logits=from_logits,
+            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            axis=axis,
+        )
 
 
 @register("loss", "sparse_categorical_crossentropy")
@@ -247,9 +314,15 @@ class SparseCategoricalCrossentropy(OfClassIds):
 
     function = staticmethod(sparse_categorical_crossentropy)
 
-    def __init__(self, from_logits: bool = False, ignore_class: int | None = None,
-                 reduction: Reduction = "sum_over_batch_size", axis: int = -1,
-                 name: str | None = "sparse_categorical_crossentropy", dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        reduction: Reduction = "sum_over_batch_size",
+        axis: int = -1,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -269,8 +342,13 @@ class CategoricalGeneralizedCrossEntropy(OfClassIds):
 
     function = staticmethod(categorical_generalized_cross_entropy)
 
-    def __init__(self, q: float = 0.5, reduction: Reduction = "sum_over_batch_size",
-                 name: str | None = "categorical_generalized_cross_entropy", dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        q: float = 0.5,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "categorical_generalized_cross_entropy",
+        dtype: str | None = None,
+    ) -> None:
         if not 0 < q < 1:
             raise ArgumentError(f"`q` must be between 0 and 1, neither of them; got {q!r}.")
         super().__init__(reduction, name, dtype, q=q)
@@ -286,8 +364,9 @@ class KLDivergence(Named):
 
     function = staticmethod(kl_divergence)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "kl_divergence",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "kl_divergence", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -301,6 +380,7 @@ class Poisson(Named):
 
     function = staticmethod(poisson)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "poisson",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "poisson", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)

@@ -103,8 +103,9 @@ class MeanSquaredError(Named):
 
     function = staticmethod(mean_squared_error)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "mean_squared_error",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "mean_squared_error", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -118,8 +119,12 @@ class MeanAbsoluteError(Named):
 
     function = staticmethod(mean_absolute_error)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "mean_absolute_error",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "mean_absolute_error",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -133,8 +138,12 @@ class MeanAbsolutePercentageError(Named):
 
     function = staticmethod(mean_absolute_percentage_error)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "mean_absolute_percentage_error",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "mean_absolute_percentage_error",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -148,8 +157,12 @@ class MeanSquaredLogarithmicError(Named):
 
     function = staticmethod(mean_squared_logarithmic_error)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "mean_squared_logarithmic_error",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "mean_squared_logarithmic_error",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
 
@@ -163,8 +176,13 @@ class CosineSimilarity(Named):
 
     function = staticmethod(cosine_similarity)
 
-    def __init__(self, axis: int = -1, reduction: Reduction = "sum_over_batch_size",
-                 name: str | None = "cosine_similarity", dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "cosine_similarity",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype, axis=axis)
 
 
@@ -178,8 +196,13 @@ class Huber(Named):
 
     function = staticmethod(huber)
 
-    def __init__(self, delta: float = 1.0, reduction: Reduction = "sum_over_batch_size",
-                 name: str | None = "huber_loss", dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        delta: float = 1.0,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "huber_loss",
+        dtype: str | None = None,
+    ) -> None:
         if delta <= 0:
             raise ArgumentError(f"`delta` must be above 0; got {delta!r}.")
         super().__init__(reduction, name, dtype, delta=delta)
@@ -195,6 +218,7 @@ class LogCosh(Named):
 
     function = staticmethod(log_cosh)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "log_cosh",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "log_cosh", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)

@@ -62,8 +62,10 @@ def plain(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
     """Both as plain tensors, the outputs at least float32, the targets in their dtype; `MaskLost` for a Packed."""
     y_true, y_pred = read(y_true, "y_true"), read(y_pred, "y_pred")
     if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
-        raise MaskLost("A loss function takes plain rows. For Packed outputs or targets use the loss as an object, for "
-                       "example `MeanSquaredError(reduction=None)(y_true, y_pred)`.")
+        raise MaskLost(
+            "A loss function takes plain rows. For Packed outputs or targets use the loss as an object, for "
+            "example `MeanSquaredError(reduction=None)(y_true, y_pred)`."
+        )
     y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))
     y_true = send(y_true, y_pred.device)
     return (y_true.to(y_pred.dtype) if cast else y_true), y_pred
@@ -73,8 +75,10 @@ def alike(y_true: Any, y_pred: Any, advice: str = "") -> tuple[Tensor, Tensor]:
     """Both as plain tensors of one shape; a last axis of size 1 may be missing in one of them."""
     y_true, y_pred = match_rank(*plain(y_true, y_pred))
     if y_true.shape != y_pred.shape:
-        raise ShapeError(f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
-                         f"expected the same shape. {advice}".rstrip())
+        raise ShapeError(
+            f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
+            f"expected the same shape. {advice}".rstrip()
+        )
     return y_true, y_pred
 
 
@@ -83,8 +87,10 @@ def ids_of(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
     ids = y_true.squeeze(axis) if y_true.ndim == y_pred.ndim and y_true.shape[axis] == 1 else y_true
     expected = y_pred.movedim(axis, -1).shape[:-1]
     if ids.shape != expected:
-        raise ShapeError(f"Class ids of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
-                         f"expected {tuple(expected)}. For one-hot labels use categorical_crossentropy.")
+        raise ShapeError(
+            f"Class ids of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
+            f"expected {tuple(expected)}. For one-hot labels use categorical_crossentropy."
+        )
     return ids
 
 
@@ -98,6 +104,8 @@ def check_ids(ids: Tensor, classes: int, ignore: int | None = None) -> None:
     if ignore is not None:
         odd &= ids != ignore
     if odd.any():
-        raise DataError(f"`y_true` holds {ids[odd][0].item()!r} at a real step, which is no class: expected whole "
-                        f"numbers from 0 to {classes - 1}, for outputs of {classes} classes. Mask the step, or give "
-                        f"the outputs more classes.")
+        raise DataError(
+            f"`y_true` holds {ids[odd][0].item()!r} at a real step, which is no class: expected whole "
+            f"numbers from 0 to {classes - 1}, for outputs of {classes} classes. Mask the step, or give "
+            f"the outputs more classes."
+        )

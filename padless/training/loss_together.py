@@ -90,8 +90,13 @@ class Dice(_Overlap):
 
     function = staticmethod(dice)
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "dice", axis: Axis = None,
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "dice",
+        axis: Axis = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype, axis=axis)
 
 
@@ -105,8 +110,15 @@ class Tversky(_Overlap):
 
     function = staticmethod(tversky)
 
-    def __init__(self, alpha: float = 0.5, beta: float = 0.5, reduction: Reduction = "sum_over_batch_size",
-                 name: str | None = "tversky", axis: Axis = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "tversky",
+        axis: Axis = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype, alpha=alpha, beta=beta, axis=axis)
 
 
@@ -115,8 +127,13 @@ class Tversky(_Overlap):
 
 @register("loss_function")
 def circle(
-    y_true: Any, y_pred: Any, ref_labels: Any = None, ref_embeddings: Any = None, remove_diagonal: bool = True,
-    gamma: float = 80, margin: float = 0.4,
+    y_true: Any,
+    y_pred: Any,
+    ref_labels: Any = None,
+    ref_embeddings: Any = None,
+    remove_diagonal: bool = True,
+    gamma: float = 80,
+    margin: float = 0.4,
 ) -> Tensor:
     """For each row how far others of its class are, and how near those of other classes (Sun et al. 2020).
 
@@ -148,9 +165,15 @@ class Circle(Named):
 
     function = staticmethod(circle)
 
-    def __init__(self, gamma: float = 80.0, margin: float = 0.4, remove_diagonal: bool = True,
-                 reduction: Reduction = "sum_over_batch_size", name: str | None = "circle",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        gamma: float = 80.0,
+        margin: float = 0.4,
+        remove_diagonal: bool = True,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = "circle",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(reduction, name, dtype, gamma=gamma, margin=margin, remove_diagonal=remove_diagonal)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,8 +198,10 @@ def ctc(y_true: Any, y_pred: Any, mask: Tensor | None = None) -> Tensor:
     """
     labels, logits = plain(y_true, y_pred, cast=False)
     if labels.ndim != 2 or logits.ndim != 3 or len(labels) != len(logits):
-        raise ShapeError(f"CTC takes labels of shape (B, L) and logits of shape (B, T, C); got {tuple(labels.shape)} and "
-                         f"{tuple(logits.shape)}.")
+        raise ShapeError(
+            f"CTC takes labels of shape (B, L) and logits of shape (B, T, C); got {tuple(labels.shape)} and "
+            f"{tuple(logits.shape)}."
+        )
     check_ids(labels, logits.shape[-1])
     mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if mask is None else mask
     labels, sizes = _first(F.pad(labels.long(), (0, 1)), F.pad(labels != 0, (0, 1)))
@@ -197,9 +222,11 @@ def _check_room(labels: Tensor, sizes: Tensor, lengths: Tensor) -> None:
     short = (sizes + twice.sum(1) > lengths).nonzero()
     if len(short):
         row = int(short[0])
-        raise DataError(f"CTC cannot place the {int(sizes[row])} labels {labels[row, : int(sizes[row])].tolist()} on "
-                        f"{int(lengths[row])} real steps: each takes one, and two of the same one more between them. "
-                        f"Give longer inputs, or leave such sequences out.")
+        raise DataError(
+            f"CTC cannot place the {int(sizes[row])} labels {labels[row, : int(sizes[row])].tolist()} on "
+            f"{int(lengths[row])} real steps: each takes one, and two of the same one more between them. "
+            f"Give longer inputs, or leave such sequences out."
+        )
 
 
 @register("loss", "ctc")
@@ -216,8 +243,9 @@ class CTC(Named):
     function = staticmethod(ctc)
     relation, aligned = "sequence", False
 
-    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str | None = "ctc",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "sum_over_batch_size", name: str | None = "ctc", dtype: str | None = None
+    ) -> None:
         super().__init__(reduction, name, dtype)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:

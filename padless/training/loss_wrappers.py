@@ -23,11 +23,19 @@ FUNCTIONS = ("loss_function", "loss", "metric")
 class LossFunctionWrapper(Loss):
     """A function of `(y_true, y_pred)`, or of `(y_true, y_pred, mask)`, as a loss; `kwargs` go to each call."""
 
-    def __init__(self, fn: Callable[..., Any], reduction: Reduction = "sum_over_batch_size", name: str | None = None,
-                 dtype: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        reduction: Reduction = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         if getattr(fn, "__module__", None) == "torch.nn.functional":
-            raise ArgumentError(f"torch's {fn.__name__} takes (input, target), the other way round, and averages. Give "
-                                f"the module instead, for example `torch.nn.MSELoss(reduction='none')`.")
+            raise ArgumentError(
+                f"torch's {fn.__name__} takes (input, target), the other way round, and averages. Give "
+                f"the module instead, for example `torch.nn.MSELoss(reduction='none')`."
+            )
         super().__init__(name or getattr(fn, "__name__", None), reduction, dtype)
         self.fn = fn
         self.kwargs = kwargs
@@ -41,8 +49,7 @@ class LossFunctionWrapper(Loss):
         return self.fn(y_true, y_pred, **mask, **self.kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "fn": saving.serialize(self.fn, FUNCTIONS),
-                **self.kwargs}
+        return {**super().get_config(), "fn": saving.serialize(self.fn, FUNCTIONS), **self.kwargs}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -56,12 +63,13 @@ class TorchLoss(Loss):
     Class ids go in as integers; those equal to its `ignore_index` do not count.
     """
 
-    def __init__(self, module: TorchModule, name: str | None = None,
-                 reduction: Reduction = "sum_over_batch_size") -> None:
+    def __init__(self, module: TorchModule, name: str | None = None, reduction: Reduction = "sum_over_batch_size") -> None:
         super().__init__(name or type(module).__name__, reduction)
         if getattr(module, "reduction", "none") != "none":
-            raise ArgumentError(f"{type(module).__name__} has reduction={module.reduction!r} and would average before "
-                                f"real steps can be counted. Use {type(module).__name__}(reduction='none').")
+            raise ArgumentError(
+                f"{type(module).__name__} has reduction={module.reduction!r} and would average before "
+                f"real steps can be counted. Use {type(module).__name__}(reduction='none')."
+            )
         self.module = module
         self.ignored: Any = getattr(module, "ignore_index", None)
         self.classes = isinstance(module, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss)
@@ -90,5 +98,7 @@ class TorchLoss(Loss):
         return torch.ne(y_true, self.ignored)
 
     def get_config(self) -> dict[str, Any]:
-        raise ArgumentError(f"The torch module {self.module} has no config, so this loss cannot be saved. Use the loss "
-                            f"of that name in padless, or compile again after loading.")
+        raise ArgumentError(
+            f"The torch module {self.module} has no config, so this loss cannot be saved. Use the loss "
+            f"of that name in padless, or compile again after loading."
+        )

@@ -53,8 +53,14 @@ class Metric:
             raise ArgumentError(f"`dtype` must be the name of a torch dtype, such as 'float32'; got {dtype!r}.")
         self._variables: list[Variable] = []
 
-    def add_variable(self, shape: Any = (), initializer: Any = "zeros", dtype: str | None = None,
-                     aggregation: str = "sum", name: str | None = None) -> Variable:
+    def add_variable(
+        self,
+        shape: Any = (),
+        initializer: Any = "zeros",
+        dtype: str | None = None,
+        aggregation: str = "sum",
+        name: str | None = None,
+    ) -> Variable:
         """A variable of this metric, with `assign`, `assign_add` and all that a tensor has; `aggregation` must be "sum"."""
         if not hasattr(self, "_variables"):
             raise ArgumentError(f"{type(self).__name__} must call `super().__init__()` before `add_variable`.")
@@ -65,8 +71,9 @@ class Metric:
         self._variables.append(variable := Variable(torch.as_tensor(made), name))
         return variable
 
-    def add_weight(self, shape: Any = (), initializer: Any = "zeros", dtype: str | None = None,
-                   name: str | None = None) -> Variable:
+    def add_weight(
+        self, shape: Any = (), initializer: Any = "zeros", dtype: str | None = None, name: str | None = None
+    ) -> Variable:
         """The same, by Keras's older name."""
         return self.add_variable(shape, initializer, dtype, name=name)
 
@@ -203,8 +210,9 @@ class MeanMetricWrapper(Mean):
     2.0
     """
 
-    def __init__(self, fn: Callable[..., Any] | Loss, name: str | None = None, dtype: str | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, fn: Callable[..., Any] | Loss, name: str | None = None, dtype: str | None = None, **kwargs: Any
+    ) -> None:
         self.measure = fn if isinstance(fn, Loss) else Measure(fn, **kwargs)
         super().__init__(name or self.measure.name, dtype)
 
@@ -256,8 +264,10 @@ def indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:
     if y_true.shape == y_pred.shape:
         return y_true
     if y_true.numel() * y_pred.shape[-1] != y_pred.numel():
-        raise ShapeError(f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
-                         f"expected class ids or one-hot labels.")
+        raise ShapeError(
+            f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
+            f"expected class ids or one-hot labels."
+        )
     check_ids(y_true, y_pred.shape[-1])
     ids = y_true.reshape(y_pred.shape[:-1]).long()
     return torch.nn.functional.one_hot(ids, y_pred.shape[-1]).to(y_pred.dtype)

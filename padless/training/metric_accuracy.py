@@ -38,8 +38,10 @@ def categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
     """Whether the largest output stands where the one-hot target has its 1."""
     y_true, y_pred = _rows(y_true, y_pred)
     if y_true.shape != y_pred.shape:
-        raise ShapeError(f"One-hot targets of shape {tuple(y_true.shape)} do not fit outputs of shape "
-                         f"{tuple(y_pred.shape)}. For class ids use sparse_categorical_accuracy.")
+        raise ShapeError(
+            f"One-hot targets of shape {tuple(y_true.shape)} do not fit outputs of shape "
+            f"{tuple(y_pred.shape)}. For class ids use sparse_categorical_accuracy."
+        )
     return _equal(y_true.argmax(-1), y_pred.argmax(-1))
 
 
@@ -61,8 +63,10 @@ def top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
     """
     y_true, y_pred = _rows(y_true, y_pred)
     if y_true.shape != y_pred.shape:
-        raise ShapeError(f"One-hot targets of shape {tuple(y_true.shape)} do not fit outputs of shape "
-                         f"{tuple(y_pred.shape)}. For class ids use sparse_top_k_categorical_accuracy.")
+        raise ShapeError(
+            f"One-hot targets of shape {tuple(y_true.shape)} do not fit outputs of shape "
+            f"{tuple(y_pred.shape)}. For class ids use sparse_top_k_categorical_accuracy."
+        )
     return _among(y_true.argmax(-1), y_pred, k)
 
 
@@ -84,8 +88,10 @@ def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5, from
 def _rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     y_true, y_pred = read(y_true, "y_true"), read(y_pred, "y_pred")
     if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
-        raise MaskLost("A metric function takes plain rows. For Packed outputs or targets use the metric as an object, "
-                       "for example `SparseCategoricalAccuracy()(y_true, y_pred)`.")
+        raise MaskLost(
+            "A metric function takes plain rows. For Packed outputs or targets use the metric as an object, "
+            "for example `SparseCategoricalAccuracy()(y_true, y_pred)`."
+        )
     return send(y_true, y_pred.device), y_pred
 
 
@@ -170,6 +176,11 @@ class SparseTopKCategoricalAccuracy(Named):
     0.5
     """
 
-    def __init__(self, k: int = 5, name: str | None = "sparse_top_k_categorical_accuracy", dtype: str | None = None,
-                 from_sorted_ids: bool = False) -> None:
+    def __init__(
+        self,
+        k: int = 5,
+        name: str | None = "sparse_top_k_categorical_accuracy",
+        dtype: str | None = None,
+        from_sorted_ids: bool = False,
+    ) -> None:
         super().__init__(sparse_top_k_categorical_accuracy, name, dtype, k=k, from_sorted_ids=from_sorted_ids)

@@ -32,9 +32,16 @@ class AUC(Counts):
     """
 
     def __init__(
-        self, num_thresholds: int = 200, curve: str = "ROC", summation_method: str = "interpolation",
-        name: str | None = None, dtype: str | None = None, thresholds: Sequence[float] | None = None,
-        multi_label: bool = False, num_labels: int | None = None, label_weights: Sequence[float] | None = None,
+        self,
+        num_thresholds: int = 200,
+        curve: str = "ROC",
+        summation_method: str = "interpolation",
+        name: str | None = None,
+        dtype: str | None = None,
+        thresholds: Sequence[float] | None = None,
+        multi_label: bool = False,
+        num_labels: int | None = None,
+        label_weights: Sequence[float] | None = None,
         from_logits: bool = False,
     ) -> None:
         if str(curve).upper() not in CURVES:
@@ -49,8 +56,7 @@ class AUC(Counts):
         for cut in inner:
             if not 0 <= cut <= 1:
                 raise ArgumentError(f"`thresholds` must be between 0 and 1; got {cut!r}.")
-        super().__init__([-EPSILON, *inner, 1.0 + EPSILON], name, dtype,
-                         (num_labels or None) if multi_label else 1)
+        super().__init__([-EPSILON, *inner, 1.0 + EPSILON], name, dtype, (num_labels or None) if multi_label else 1)
         self.given = None if thresholds is None else list(inner)
         self.num_thresholds, self.curve, self.summation_method = len(inner) + 2, str(curve).upper(), summation_method.lower()
         self.multi_label, self.num_labels, self.from_logits = multi_label, num_labels, from_logits
@@ -67,8 +73,10 @@ class AUC(Counts):
         targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
         labels = rows.shape[-1] if self.multi_label else 1
         if self._for(labels).shape[2:] != ((labels,) if labels > 1 else ()):
-            raise ShapeError(f"The metric {self.name!r} counts {self._for(labels).shape[2:].numel()} labels, but the "
-                             f"outputs have {labels}.")
+            raise ShapeError(
+                f"The metric {self.name!r} counts {self._for(labels).shape[2:].numel()} labels, but the "
+                f"outputs have {labels}."
+            )
         rows = rows.sigmoid() if self.from_logits else rows
         if self.label_weights is not None and not self.multi_label:
             own = self._weights(rows).expand(rows.shape)
@@ -96,8 +104,11 @@ class AUC(Counts):
         else:
             x, y = self._gain("false_negatives").clamp_min(0), self._gain("false_positives", empty=1.0)
             x = torch.where(self.true_positives == 0, 0, x)
-        heights = {"interpolation": (y[:-1] + y[1:]) / 2, "minoring": torch.minimum(y[:-1], y[1:]),
-                   "majoring": torch.maximum(y[:-1], y[1:])}[self.summation_method]
+        heights = {
+            "interpolation": (y[:-1] + y[1:]) / 2,
+            "minoring": torch.minimum(y[:-1], y[1:]),
+            "majoring": torch.maximum(y[:-1], y[1:]),
+        }[self.summation_method]
         return ((x[:-1] - x[1:]) * heights).sum(0)
 
     def _gain(self, wrong: str, empty: float = 0.0) -> Tensor:
@@ -117,7 +128,14 @@ class AUC(Counts):
         return divide(slope * (more + start * ratio.log()), right[1:] + self.false_negatives[1:]).sum(0)
 
     def get_config(self) -> dict[str, Any]:
-        config = {**super().get_config(), "num_thresholds": self.num_thresholds, "curve": self.curve,
-                  "summation_method": self.summation_method, "multi_label": self.multi_label, "num_labels": self.num_labels,
-                  "label_weights": self.label_weights, "from_logits": self.from_logits}
+        config = {
+            **super().get_config(),
+            "num_thresholds": self.num_thresholds,
+            "curve": self.curve,
+            "summation_method": self.summation_method,
+            "multi_label": self.multi_label,
+            "num_labels": self.num_labels,
+            "label_weights": self.label_weights,
+            "from_logits": self.from_logits,
+        }
         return config if self.given is None else {**config, "thresholds": self.given}

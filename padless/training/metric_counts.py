@@ -110,8 +110,9 @@ def grid(num_thresholds: int) -> list[float]:
 class _AtThresholds(Counts):
     """Counts at the thresholds that the user gives: one number for one, else one for each."""
 
-    def __init__(self, thresholds: Any, top_k: int | None, class_id: int | None, name: str | None,
-                 dtype: str | None) -> None:
+    def __init__(
+        self, thresholds: Any, top_k: int | None, class_id: int | None, name: str | None, dtype: str | None
+    ) -> None:
         given = [] if thresholds is None else list(thresholds) if isinstance(thresholds, list | tuple) else [thresholds]
         for cut in given:
             if cut is None or not 0 <= cut <= 1:
@@ -203,8 +204,14 @@ class FalseNegatives(_Count):
 
 
 class _Rate(_AtThresholds):
-    def __init__(self, thresholds: Any = None, top_k: int | None = None, class_id: int | None = None,
-                 name: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        thresholds: Any = None,
+        top_k: int | None = None,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(thresholds, top_k, class_id, name, dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -262,8 +269,12 @@ class _At(Counts):
         return self.cast(torch.where(enough, getattr(self, self.best_of), 0).amax())
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), self.what: getattr(self, self.what), "num_thresholds": self.num_thresholds,
-                "class_id": self.class_id}
+        return {
+            **super().get_config(),
+            self.what: getattr(self, self.what),
+            "num_thresholds": self.num_thresholds,
+            "class_id": self.class_id,
+        }
 
 
 @entered()
@@ -276,8 +287,14 @@ class SensitivityAtSpecificity(_At):
 
     what, rate_of, best_of = "specificity", "specificities", "recalls"
 
-    def __init__(self, specificity: float, num_thresholds: int = 200, class_id: int | None = None,
-                 name: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        specificity: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(specificity, num_thresholds, class_id, name, dtype)
 
 
@@ -291,8 +308,14 @@ class SpecificityAtSensitivity(_At):
 
     what, rate_of, best_of = "sensitivity", "recalls", "specificities"
 
-    def __init__(self, sensitivity: float, num_thresholds: int = 200, class_id: int | None = None,
-                 name: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        sensitivity: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(sensitivity, num_thresholds, class_id, name, dtype)
 
 
@@ -306,8 +329,14 @@ class PrecisionAtRecall(_At):
 
     what, rate_of, best_of = "recall", "recalls", "precisions"
 
-    def __init__(self, recall: float, num_thresholds: int = 200, class_id: int | None = None,
-                 name: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        recall: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(recall, num_thresholds, class_id, name, dtype)
 
 
@@ -321,6 +350,12 @@ class RecallAtPrecision(_At):
 
     what, rate_of, best_of = "precision", "precisions", "recalls"
 
-    def __init__(self, precision: float, num_thresholds: int = 200, class_id: int | None = None,
-                 name: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        precision: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(precision, num_thresholds, class_id, name, dtype)

@@ -224,10 +224,16 @@ class BinaryCrossentropy(Named):
     0.693...
     """
 
-    def __init__(self, name: str | None = "binary_crossentropy", dtype: str | None = None, from_logits: bool = False,
-                 label_smoothing: float = 0) -> None:
-        super().__init__(loss_probabilistic.binary_crossentropy, name, dtype, from_logits=from_logits,
-                         label_smoothing=label_smoothing)
+    def __init__(
+        self,
+        name: str | None = "binary_crossentropy",
+        dtype: str | None = None,
+        from_logits: bool = False,
+        label_smoothing: float = 0,
+    ) -> None:
+        super().__init__(
+            loss_probabilistic.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=label_smoothing
+        )
 
 
 @entered()
@@ -238,10 +244,22 @@ class CategoricalCrossentropy(Named):
     0.693...
     """
 
-    def __init__(self, name: str | None = "categorical_crossentropy", dtype: str | None = None,
-                 from_logits: bool = False, label_smoothing: float = 0, axis: int = -1) -> None:
-        super().__init__(loss_probabilistic.categorical_crossentropy, name, dtype, from_logits=from_logits,
-                         label_smoothing=label_smoothing, axis=axis)
+    def __init__(
+        self,
+        name: str | None = "categorical_crossentropy",
+        dtype: str | None = None,
+        from_logits: bool = False,
+        label_smoothing: float = 0,
+        axis: int = -1,
+    ) -> None:
+        super().__init__(
+            loss_probabilistic.categorical_crossentropy,
+            name,
+            dtype,
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
+            axis=axis,
+        )
 
 
 @entered()
@@ -252,8 +270,14 @@ class SparseCategoricalCrossentropy(Named):
     0.693...
     """
 
-    def __init__(self, name: str | None = "sparse_categorical_crossentropy", dtype: str | None = None,
-                 from_logits: bool = False, ignore_class: int | None = None, axis: int = -1) -> None:
+    def __init__(
+        self,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: str | None = None,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
+    ) -> None:
         loss = loss_probabilistic.SparseCategoricalCrossentropy(from_logits, ignore_class, axis=axis)
         super().__init__(loss, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
 
@@ -269,8 +293,13 @@ class Perplexity(Named):
     2.0...
     """
 
-    def __init__(self, from_logits: bool = False, ignore_class: int | None = None, name: str | None = "perplexity",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str | None = "perplexity",
+        dtype: str | None = None,
+    ) -> None:
         loss = loss_probabilistic.SparseCategoricalCrossentropy(from_logits, ignore_class)
         super().__init__(loss, name, dtype, from_logits=from_logits, ignore_class=ignore_class)
 

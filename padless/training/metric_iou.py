@@ -25,8 +25,15 @@ class IoU(Metric):
     """
 
     def __init__(
-        self, num_classes: int, target_class_ids: Sequence[int], name: str | None = None, dtype: str | None = None,
-        ignore_class: int | None = None, sparse_y_true: bool = True, sparse_y_pred: bool = True, axis: int = -1,
+        self,
+        num_classes: int,
+        target_class_ids: Sequence[int],
+        name: str | None = None,
+        dtype: str | None = None,
+        ignore_class: int | None = None,
+        sparse_y_true: bool = True,
+        sparse_y_pred: bool = True,
+        axis: int = -1,
     ) -> None:
         super().__init__(dtype, name)
         for wrong in (number for number in target_class_ids if not 0 <= number < num_classes):
@@ -45,8 +52,11 @@ class IoU(Metric):
         pred = self.predicted(rows).reshape(-1)
         if len(true) != len(pred):
             raise ShapeError(f"Targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(rows.shape)}.")
-        weight = torch.ones_like(pred, dtype=double(rows)) if weight is None else (
-            weight if self.sparse_y_pred else weight[..., 0]).reshape(-1)
+        weight = (
+            torch.ones_like(pred, dtype=double(rows))
+            if weight is None
+            else (weight if self.sparse_y_pred else weight[..., 0]).reshape(-1)
+        )
         known = (true >= 0) & (true < self.num_classes) & (pred >= 0) & (pred < self.num_classes)
         if self.ignore_class is not None:
             known &= true != self.ignore_class
@@ -66,9 +76,15 @@ class IoU(Metric):
         return self.cast(divide(divide(both, either).sum(), (either > 0).sum().to(either.dtype)))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_classes": self.num_classes, "target_class_ids": self.target_class_ids,
-                "ignore_class": self.ignore_class, "sparse_y_true": self.sparse_y_true,
-                "sparse_y_pred": self.sparse_y_pred, "axis": self.axis}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "target_class_ids": self.target_class_ids,
+            "ignore_class": self.ignore_class,
+            "sparse_y_true": self.sparse_y_true,
+            "sparse_y_pred": self.sparse_y_pred,
+            "axis": self.axis,
+        }
 
     def _config_without(self, *keys: str) -> dict[str, Any]:
         return {key: value for key, value in IoU.get_config(self).items() if key not in keys}
@@ -82,8 +98,13 @@ class BinaryIoU(IoU):
     0.5...
     """
 
-    def __init__(self, target_class_ids: Sequence[int] = (0, 1), threshold: float = 0.5, name: str | None = None,
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        target_class_ids: Sequence[int] = (0, 1),
+        threshold: float = 0.5,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(2, target_class_ids, name, dtype)
         self.threshold = threshold
 
@@ -102,9 +123,16 @@ class MeanIoU(IoU):
     0.5
     """
 
-    def __init__(self, num_classes: int, name: str | None = None, dtype: str | None = None,
-                 ignore_class: int | None = None, sparse_y_true: bool = True, sparse_y_pred: bool = True,
-                 axis: int = -1) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        name: str | None = None,
+        dtype: str | None = None,
+        ignore_class: int | None = None,
+        sparse_y_true: bool = True,
+        sparse_y_pred: bool = True,
+        axis: int = -1,
+    ) -> None:
         super().__init__(num_classes, range(num_classes), name, dtype, ignore_class, sparse_y_true, sparse_y_pred, axis)
 
     def get_config(self) -> dict[str, Any]:
@@ -119,9 +147,16 @@ class OneHotIoU(IoU):
     1.0
     """
 
-    def __init__(self, num_classes: int, target_class_ids: Sequence[int], name: str | None = None,
-                 dtype: str | None = None, ignore_class: int | None = None, sparse_y_pred: bool = False,
-                 axis: int = -1) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        target_class_ids: Sequence[int],
+        name: str | None = None,
+        dtype: str | None = None,
+        ignore_class: int | None = None,
+        sparse_y_pred: bool = False,
+        axis: int = -1,
+    ) -> None:
         super().__init__(num_classes, target_class_ids, name, dtype, ignore_class, False, sparse_y_pred, axis)
 
     def get_config(self) -> dict[str, Any]:
@@ -136,8 +171,15 @@ class OneHotMeanIoU(MeanIoU):
     1.0
     """
 
-    def __init__(self, num_classes: int, name: str | None = None, dtype: str | None = None,
-                 ignore_class: int | None = None, sparse_y_pred: bool = False, axis: int = -1) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        name: str | None = None,
+        dtype: str | None = None,
+        ignore_class: int | None = None,
+        sparse_y_pred: bool = False,
+        axis: int = -1,
+    ) -> None:
         super().__init__(num_classes, name, dtype, ignore_class, False, sparse_y_pred, axis)
 
     def get_config(self) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class _ByClass(Metric):
             for name in self.parts:
                 self.add_variable((classes,), name=name)
         if len(self._variables[0]) != classes:
-            raise ShapeError(f"The metric {self.name!r} has seen outputs of size {len(self._variables[0])}, and now of size "
-                             f"{classes}.")
+            raise ShapeError(
+                f"The metric {self.name!r} has seen outputs of size {len(self._variables[0])}, and now of size {classes}."
+            )
         return self._variables
 
 
@@ -58,8 +59,14 @@ class FBetaScore(_ByClass):
 
     parts = ("right", "predicted", "true")
 
-    def __init__(self, average: str | None = None, beta: float = 1.0, threshold: float | None = None,
-                 name: str | None = "fbeta_score", dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        average: str | None = None,
+        beta: float = 1.0,
+        threshold: float | None = None,
+        name: str | None = "fbeta_score",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(dtype, name)
         if average is not None and average not in AVERAGES:
             raise ArgumentError(one_of("average", average, AVERAGES))
@@ -101,8 +108,13 @@ class F1Score(FBetaScore):
     0.6666...
     """
 
-    def __init__(self, average: str | None = None, threshold: float | None = None, name: str | None = "f1_score",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        average: str | None = None,
+        threshold: float | None = None,
+        name: str | None = "f1_score",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(average, 1.0, threshold, name, dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -125,8 +137,13 @@ class R2Score(_ByClass):
 
     parts = ("sum", "squared_sum", "residual", "count", "num_samples")
 
-    def __init__(self, class_aggregation: str | None = "uniform_average", num_regressors: int = 0,
-                 name: str | None = "r2_score", dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        class_aggregation: str | None = "uniform_average",
+        num_regressors: int = 0,
+        name: str | None = "r2_score",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(dtype, name)
         known = ("uniform_average", "variance_weighted_average")
         if class_aggregation is not None and class_aggregation not in known:
@@ -162,11 +179,13 @@ class R2Score(_ByClass):
         """The score that does not grow by regressors that explain nothing; Keras counts a sample for each feature."""
         free = samples - self.num_regressors - 1
         if free <= 0:
-            warnings.warn(f"The adjusted R2 score needs more than {self.num_regressors + 1} samples; got {samples:g}. This "
-                          f"is the score that is not adjusted.", stacklevel=3)
+            warnings.warn(
+                f"The adjusted R2 score needs more than {self.num_regressors + 1} samples; got {samples:g}. This "
+                f"is the score that is not adjusted.",
+                stacklevel=3,
+            )
             return score
         return 1 - (1 - score) * (samples - 1) / free
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "class_aggregation": self.class_aggregation,
-                "num_regressors": self.num_regressors}
+        return {**super().get_config(), "class_aggregation": self.class_aggregation, "num_regressors": self.num_regressors}

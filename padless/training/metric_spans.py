@@ -33,8 +33,9 @@ class SpanF1(Metric):
     0.6666...
     """
 
-    def __init__(self, labels: Sequence[str], average: str | None = "micro", name: str | None = "span_f1",
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self, labels: Sequence[str], average: str | None = "micro", name: str | None = "span_f1", dtype: str | None = None
+    ) -> None:
         super().__init__(dtype, name)
         for wrong in (tag for tag in labels if not (tag == "O" or tag[:2] in ("B-", "I-") and tag[2:])):
             raise ArgumentError(f"`labels` must be BIO tags: 'O', 'B-' or 'I-' and a type, as 'B-PER'; got {wrong!r}.")
@@ -66,8 +67,11 @@ class SpanF1(Metric):
         begins = np.ones(len(rows), dtype=bool)
         if index is not None:
             begins[1:] = np.diff(index.rows) != 0
-        weight = torch.ones(len(rows), device=rows.device) if sample_weight is None else weights_for(
-            sample_weight, index, rows.flatten(1)[:, 0])
+        weight = (
+            torch.ones(len(rows), device=rows.device)
+            if sample_weight is None
+            else weights_for(sample_weight, index, rows.flatten(1)[:, 0])
+        )
         first = send(begins, rows.device)
         return self._ids(send(targets, rows.device)), self._ids(rows), weight.to(double(rows)), first
 
@@ -77,8 +81,10 @@ class SpanF1(Metric):
         if rows.ndim == 2 and rows.shape[1] == classes > 1:
             return rows.argmax(-1)
         if rows.flatten().shape != rows.shape[:1]:
-            raise ShapeError(f"The metric {self.name!r} has {classes} labels; got rows of shape {tuple(rows.shape)}: "
-                             f"expected class ids, or one number for each label.")
+            raise ShapeError(
+                f"The metric {self.name!r} has {classes} labels; got rows of shape {tuple(rows.shape)}: "
+                f"expected class ids, or one number for each label."
+            )
         check_ids(rows.flatten(), classes)
         return rows.flatten().long()
 

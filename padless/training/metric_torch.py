@@ -38,8 +38,10 @@ class TorchMetric(Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch."""
         if sample_weight is not None:
-            raise ArgumentError(f"{type(self.metric).__name__} of torchmetrics takes no sample weights. Give it under "
-                                f"`metrics`, not under `weighted_metrics`.")
+            raise ArgumentError(
+                f"{type(self.metric).__name__} of torchmetrics takes no sample weights. Give it under "
+                f"`metrics`, not under `weighted_metrics`."
+            )
         targets, rows, _ = pair(y_true, y_pred)
         if len(rows):
             self._feed(send(targets, rows.device), rows.detach())
@@ -75,5 +77,7 @@ class TorchMetric(Metric):
         self.metric.reset()
 
     def get_config(self) -> dict[str, Any]:
-        raise ArgumentError(f"{type(self.metric).__name__} of torchmetrics has no config, so it cannot be saved. "
-                            f"Compile again after loading.")
+        raise ArgumentError(
+            f"{type(self.metric).__name__} of torchmetrics has no config, so it cannot be saved. "
+            f"Compile again after loading."
+        )

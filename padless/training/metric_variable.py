@@ -52,8 +52,10 @@ class Variable(torch.Tensor):
     def _fitting(self, value: Any, *shapes: torch.Size) -> Tensor:
         given = torch.as_tensor(value).detach()
         if given.shape not in shapes:
-            raise ShapeError(f"The variable {self.name!r} of a metric has shape {tuple(self.shape)}; got a value of shape "
-                             f"{tuple(given.shape)}.")
+            raise ShapeError(
+                f"The variable {self.name!r} of a metric has shape {tuple(self.shape)}; got a value of shape "
+                f"{tuple(given.shape)}."
+            )
         return given
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Variable:

@@ -47,8 +47,9 @@ class Parts:
         if not parts and probing():
             return torch.zeros(())  # in a trial layers add nothing
         if not parts:
-            raise ArgumentError("There is nothing to train for: no output has a loss, and no layer adds one. Give `loss` "
-                                "to compile.")
+            raise ArgumentError(
+                "There is nothing to train for: no output has a loss, and no layer adds one. Give `loss` to compile."
+            )
         return sum(parts[1:], parts[0])
 
 
@@ -61,13 +62,20 @@ class Objective:
     """
 
     def __init__(
-        self, names: Sequence[str], loss: Any = None, loss_weights: Any = None, metrics: Any = None,
+        self,
+        names: Sequence[str],
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
         weighted_metrics: Any = None,
     ) -> None:
         self.outputs = [Output(name) for name in names]
-        for what, given, put in (("loss", loss, _put_loss), ("loss_weights", loss_weights, _put_weight),
-                                 ("metrics", metrics, _put_metrics("metrics")),
-                                 ("weighted_metrics", weighted_metrics, _put_metrics("weighted"))):
+        for what, given, put in (
+            ("loss", loss, _put_loss),
+            ("loss_weights", loss_weights, _put_weight),
+            ("metrics", metrics, _put_metrics("metrics")),
+            ("weighted_metrics", weighted_metrics, _put_metrics("weighted")),
+        ):
             for output, own in zip(self.outputs, self._by_output(what, given), strict=True):
                 if own is not None:
                     put(output, own)
@@ -92,15 +100,15 @@ class Objective:
         if not several and isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], list | tuple):
             return list(given)  # the list of the one output's metrics
         if several and what in ("metrics", "weighted_metrics") and given is not None:
-            raise ArgumentError(f"`{what}` of a model with the outputs {names} must be a list of lists or a dictionary by "
-                                f"output name; got {given!r}.")
+            raise ArgumentError(
+                f"`{what}` of a model with the outputs {names} must be a list of lists or a dictionary by "
+                f"output name; got {given!r}."
+            )
         return [given] * len(names)
 
     # ------------------------------------------------------------------------------------------------ one batch
 
-    def parts(
-        self, y: Any, outputs: Any, weights: Any, added: Sequence[Tensor] = (), once: Sequence[Tensor] = ()
-    ) -> Parts:
+    def parts(self, y: Any, outputs: Any, weights: Any, added: Sequence[Tensor] = (), once: Sequence[Tensor] = ()) -> Parts:
         """The loss of a batch in its parts; `added` by layers counts by rows, `once` by steps of the optimizer."""
         if not any(output.loss is not None for output in self.outputs):
             return Parts([(mine.coefficient, None) for mine in self.outputs], added, once)
@@ -108,15 +116,18 @@ class Objective:
             raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
         own, targets = self._matched(outputs, y, "targets")
         _, given = matched(outputs, weights, "sample weights")
-        terms = [None if mine.loss is None else mine.loss.term(target, output, weight)
-                 for mine, target, output, weight in zip(self.outputs, targets, own, given, strict=True)]
+        terms = [
+            None if mine.loss is None else mine.loss.term(target, output, weight)
+            for mine, target, output, weight in zip(self.outputs, targets, own, given, strict=True)
+        ]
         return Parts([(mine.coefficient, term) for mine, term in zip(self.outputs, terms, strict=True)], added, once)
 
     def _matched(self, outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
         own, theirs = matched(outputs, given, what)
         if len(own) != len(self.outputs):
-            raise ArgumentError(f"The model gave {len(own)} outputs; losses and metrics are for "
-                                f"{[output.name for output in self.outputs]}.")
+            raise ArgumentError(
+                f"The model gave {len(own)} outputs; losses and metrics are for {[output.name for output in self.outputs]}."
+            )
         return own, theirs
 
     @torch.no_grad()
@@ -159,8 +170,11 @@ class Objective:
     def measured(self) -> Iterator[tuple[str, Any]]:
         """Each metric's name and result."""
         several = len(self.outputs) > 1
-        pairs = [(f"{output.name}_{name}" if several else name, metric)
-                 for output in self.outputs for name, metric in _named(output)]
+        pairs = [
+            (f"{output.name}_{name}" if several else name, metric)
+            for output in self.outputs
+            for name, metric in _named(output)
+        ]
         for name, metric in sorted(pairs, key=lambda pair: pair[0]) if several else pairs:
             value = metric.result()
             if isinstance(value, dict):

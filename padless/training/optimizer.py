@@ -45,8 +45,9 @@ def parameters_first(init: Init) -> Init:
 
     The shared arguments may stand by place too, behind its own.
     """
-    own = [name for name, parameter in signature(init).parameters.items()
-           if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD][1:]
+    own = [
+        name for name, parameter in signature(init).parameters.items() if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD
+    ][1:]
     order = [*own, *(name for name in DEFAULTS if name not in own)]
 
     @wraps(init)
@@ -90,21 +91,25 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse shared arguments that mean nothing."""
         clips = {what: self._settings[what] for what in ("clipnorm", "clipvalue", "global_clipnorm")}
         if sum(clip is not None for clip in clips.values()) > 1:
-            raise ArgumentError(f"{type(self).__name__} takes at most one of clipnorm, clipvalue and global_clipnorm; "
-                                f"got {clips}.")
+            raise ArgumentError(
+                f"{type(self).__name__} takes at most one of clipnorm, clipvalue and global_clipnorm; got {clips}."
+            )
         for what in ("weight_decay", *clips):
             if (value := self._settings[what]) is not None and not (isinstance(value, int | float) and value >= 0):
-                raise ArgumentError(f"`{what}` of {type(self).__name__} must be None or a number of at least 0; "
-                                    f"got {value!r}.")
+                raise ArgumentError(
+                    f"`{what}` of {type(self).__name__} must be None or a number of at least 0; got {value!r}."
+                )
         for what, least in (("ema_overwrite_frequency", 1), ("gradient_accumulation_steps", 2)):
             value = self._settings[what]
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ArgumentError(f"`{what}` of {type(self).__name__} must be None or an integer of at least {least}; "
-                                    f"got {value!r}.")
+                raise ArgumentError(
+                    f"`{what}` of {type(self).__name__} must be None or an integer of at least {least}; got {value!r}."
+                )
         scale = self._settings["loss_scale_factor"]
         if scale is not None and not (isinstance(scale, int | float) and 0 < scale < math.inf):
-            raise ArgumentError(f"`loss_scale_factor` of {type(self).__name__} must be None or a number above 0; got "
-                                f"{scale!r}.")
+            raise ArgumentError(
+                f"`loss_scale_factor` of {type(self).__name__} must be None or a number above 0; got {scale!r}."
+            )
         fraction("ema_momentum", self._settings["ema_momentum"])
 
     def __getattr__(self, name: str) -> Any:
@@ -112,8 +117,10 @@ class Optimizer(torch.optim.Optimizer):
         if name in settings:
             return settings[name]
         if name in ("param_groups", "state", "defaults") or name.startswith("_optimizer_"):
-            raise NotBuilt(f"This {type(self).__name__} has no parameters yet. Give it to `model.compile`, call "
-                           f"`build(model.parameters())`, or construct it with the parameters first.")
+            raise NotBuilt(
+                f"This {type(self).__name__} has no parameters yet. Give it to `model.compile`, call "
+                f"`build(model.parameters())`, or construct it with the parameters first."
+            )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
@@ -128,13 +135,17 @@ class Optimizer(torch.optim.Optimizer):
         """
         given = list(parameters)
         if not given:
-            raise ArgumentError(f"{type(self).__name__} got no parameters: the model has no trainable weights. Build "
-                                f"it first, by calling it on data, or unfreeze a layer.")
+            raise ArgumentError(
+                f"{type(self).__name__} got no parameters: the model has no trainable weights. Build "
+                f"it first, by calling it on data, or unfreeze a layer."
+            )
         if self.built:
             mine = {id(p) for group in self.param_groups for p in group["params"]}
             if not all(id(p) in mine for p in tensors_of(given)):
-                raise ArgumentError(f"This {type(self).__name__} already trains other parameters. Make a new one, with "
-                                    f"`{type(self).__name__}.from_config(optimizer.get_config())`.")
+                raise ArgumentError(
+                    f"This {type(self).__name__} already trains other parameters. Make a new one, with "
+                    f"`{type(self).__name__}.from_config(optimizer.get_config())`."
+                )
             return self
         self._start(given)
         self.__dict__.pop("_step_supports_amp_scaling", None)  # torch's fused kernels set one of their own
@@ -157,9 +168,11 @@ class Optimizer(torch.optim.Optimizer):
     def learning_rate(self, value: Any) -> None:
         value = _rate(value)
         if callable(self._settings["learning_rate"]) and not callable(value):
-            raise ArgumentError(f"The learning rate of this {type(self).__name__} follows "
-                                f"{self._settings['learning_rate']!r}, so it cannot be set to {value!r}. Make the optimizer "
-                                f"with a number.")
+            raise ArgumentError(
+                f"The learning rate of this {type(self).__name__} follows "
+                f"{self._settings['learning_rate']!r}, so it cannot be set to {value!r}. Make the optimizer "
+                f"with a number."
+            )
         self._settings["learning_rate"] = value
         for group in self.param_groups if self.built else ():
             group["lr"] = self.learning_rate if callable(value) else value
@@ -198,8 +211,10 @@ class Optimizer(torch.optim.Optimizer):
         mine = [p for group in self.param_groups for p in group["params"]]
         given, chosen = list(grads), mine if trainable_variables is None else list(trainable_variables)
         if len(given) != len(chosen) or not {id(p) for p in chosen} <= {id(p) for p in mine}:
-            raise ArgumentError(f"{type(self).__name__} trains {len(mine)} parameters; got {len(given)} gradients for "
-                                f"{len(chosen)} of them. Give one for each, in the order of the parameters.")
+            raise ArgumentError(
+                f"{type(self).__name__} trains {len(mine)} parameters; got {len(given)} gradients for "
+                f"{len(chosen)} of them. Give one for each, in the order of the parameters."
+            )
         found = {id(p): grad for p, grad in zip(chosen, given, strict=True)}
         for p in mine:
             p.grad = found.get(id(p))
@@ -355,8 +370,10 @@ def _number(value: Any) -> float:
     if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
         value = value.item()
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise ArgumentError(f"The learning rate must be a number of at least 0; got {value!r}. For one that changes, give "
-                            f"a function of the steps taken, such as padless.optimizers.schedules.ExponentialDecay.")
+        raise ArgumentError(
+            f"The learning rate must be a number of at least 0; got {value!r}. For one that changes, give "
+            f"a function of the steps taken, such as padless.optimizers.schedules.ExponentialDecay."
+        )
     return float(value)
 
 

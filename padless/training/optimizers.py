@@ -53,8 +53,14 @@ class SGD(Optimizer, torch.optim.SGD):
         super().__init__(learning_rate, shared, momentum=fraction("momentum", momentum), nesterov=nesterov)
 
     def _start(self, parameters: list[Any]) -> None:
-        torch.optim.SGD.__init__(self, parameters, self.learning_rate, self.momentum,
-                                 weight_decay=self.weight_decay or 0.0, nesterov=self.nesterov and self.momentum > 0)
+        torch.optim.SGD.__init__(
+            self,
+            parameters,
+            self.learning_rate,
+            self.momentum,
+            weight_decay=self.weight_decay or 0.0,
+            nesterov=self.nesterov and self.momentum > 0,
+        )
 
     def _advance(self) -> None:
         for group in self.param_groups:
@@ -82,20 +88,43 @@ class Adam(Optimizer, torch.optim.Adam):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
-        amsgrad: bool = False, *, foreach: bool | None = None, fused: bool | None = None, **shared: Unpack[Shared],
+        self,
+        learning_rate: Rate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(learning_rate, shared, beta_1=fraction("beta_1", beta_1, open=True),
-                         beta_2=fraction("beta_2", beta_2, open=True), epsilon=epsilon, amsgrad=amsgrad, foreach=foreach,
-                         fused=fused)
+        super().__init__(
+            learning_rate,
+            shared,
+            beta_1=fraction("beta_1", beta_1, open=True),
+            beta_2=fraction("beta_2", beta_2, open=True),
+            epsilon=epsilon,
+            amsgrad=amsgrad,
+            foreach=foreach,
+            fused=fused,
+        )
 
     def _start(self, parameters: list[Any]) -> None:
         fused = self.fused
         if fused is None and self.foreach is None:
             fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in tensors_of(parameters)) or None
         torch.optim.Adam.__init__(
-            self, parameters, self.learning_rate, (self.beta_1, self.beta_2), self.epsilon, self.weight_decay or 0.0,
-            self.amsgrad, foreach=self.foreach, fused=fused, decoupled_weight_decay=True,
+            self,
+            parameters,
+            self.learning_rate,
+            (self.beta_1, self.beta_2),
+            self.epsilon,
+            self.weight_decay or 0.0,
+            self.amsgrad,
+            foreach=self.foreach,
+            fused=fused,
+            decoupled_weight_decay=True,
         )
 
     def _advance(self) -> None:
@@ -115,8 +144,16 @@ class AdamW(Adam, torch.optim.AdamW):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, weight_decay: float = 0.004, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-7, amsgrad: bool = False, *, foreach: bool | None = None, fused: bool | None = None,
+        self,
+        learning_rate: Rate = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        fused: bool | None = None,
         **shared: Unpack[Shared],  # pyright: ignore[reportGeneralTypeIssues] - in front
     ) -> None:
         if weight_decay is None:
@@ -131,21 +168,44 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
-        centered: bool = False, **shared: Unpack[Shared],
+        self,
+        learning_rate: Rate = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(learning_rate, shared, rho=fraction("rho", rho), momentum=fraction("momentum", momentum),
-                         epsilon=epsilon, centered=centered)
+        super().__init__(
+            learning_rate,
+            shared,
+            rho=fraction("rho", rho),
+            momentum=fraction("momentum", momentum),
+            epsilon=epsilon,
+            centered=centered,
+        )
 
     def _start(self, parameters: list[Any]) -> None:
-        torch.optim.RMSprop.__init__(self, parameters, self.learning_rate, self.rho, self.epsilon,
-                                     self.weight_decay or 0.0, self.momentum, self.centered)
+        torch.optim.RMSprop.__init__(
+            self,
+            parameters,
+            self.learning_rate,
+            self.rho,
+            self.epsilon,
+            self.weight_decay or 0.0,
+            self.momentum,
+            self.centered,
+        )
 
     def _advance(self) -> None:
         for group in self.param_groups:
             rho, momentum = group["alpha"], group["momentum"]
-            names = ["step", "square_avg", *(["grad_avg"] if group["centered"] else []),
-                     *(["momentum_buffer"] if momentum else [])]
+            names = [
+                "step",
+                "square_avg",
+                *(["grad_avg"] if group["centered"] else []),
+                *(["momentum_buffer"] if momentum else []),
+            ]
             params, grads, state = self._gradients(group, *names)
             if not params:
                 continue
@@ -172,7 +232,10 @@ class Adagrad(Optimizer, torch.optim.Adagrad):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7,
+        self,
+        learning_rate: Rate = 0.001,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
         **shared: Unpack[Shared],
     ) -> None:
         if not initial_accumulator_value >= 0:
@@ -180,8 +243,9 @@ class Adagrad(Optimizer, torch.optim.Adagrad):
         super().__init__(learning_rate, shared, initial_accumulator_value=initial_accumulator_value, epsilon=epsilon)
 
     def _start(self, parameters: list[Any]) -> None:
-        torch.optim.Adagrad.__init__(self, parameters, self.learning_rate, 0.0, self.weight_decay or 0.0,
-                                     self.initial_accumulator_value, self.epsilon)
+        torch.optim.Adagrad.__init__(
+            self, parameters, self.learning_rate, 0.0, self.weight_decay or 0.0, self.initial_accumulator_value, self.epsilon
+        )
 
     def _advance(self) -> None:
         for group in self.param_groups:
@@ -231,15 +295,25 @@ class Adamax(Optimizer, torch.optim.Adamax):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        self,
+        learning_rate: Rate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(learning_rate, shared, beta_1=fraction("beta_1", beta_1, open=True),
-                         beta_2=fraction("beta_2", beta_2, open=True), epsilon=epsilon)
+        super().__init__(
+            learning_rate,
+            shared,
+            beta_1=fraction("beta_1", beta_1, open=True),
+            beta_2=fraction("beta_2", beta_2, open=True),
+            epsilon=epsilon,
+        )
 
     def _start(self, parameters: list[Any]) -> None:
-        torch.optim.Adamax.__init__(self, parameters, self.learning_rate, (self.beta_1, self.beta_2), self.epsilon,
-                                    self.weight_decay or 0.0)
+        torch.optim.Adamax.__init__(
+            self, parameters, self.learning_rate, (self.beta_1, self.beta_2), self.epsilon, self.weight_decay or 0.0
+        )
 
     def _advance(self) -> None:
         for group in self.param_groups:
@@ -250,8 +324,9 @@ class Adamax(Optimizer, torch.optim.Adamax):
                 many._foreach_lerp_(means, grads, 1 - beta_1)
                 many._foreach_mul_(norms, beta_2)
                 many._foreach_maximum_(norms, many._foreach_abs(grads))
-                many._foreach_addcdiv_(params, means, many._foreach_add(norms, group["eps"]),
-                                       -rate / (1 - beta_1 ** group["iterations"]))
+                many._foreach_addcdiv_(
+                    params, means, many._foreach_add(norms, group["eps"]), -rate / (1 - beta_1 ** group["iterations"])
+                )
 
 
 @register("optimizer", "nadam")
@@ -260,15 +335,32 @@ class Nadam(Optimizer, torch.optim.NAdam):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        self,
+        learning_rate: Rate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(learning_rate, shared, beta_1=fraction("beta_1", beta_1, open=True),
-                         beta_2=fraction("beta_2", beta_2, open=True), epsilon=epsilon)
+        super().__init__(
+            learning_rate,
+            shared,
+            beta_1=fraction("beta_1", beta_1, open=True),
+            beta_2=fraction("beta_2", beta_2, open=True),
+            epsilon=epsilon,
+        )
 
     def _start(self, parameters: list[Any]) -> None:  # Keras's momentum fades with every step, torch's every 250
-        torch.optim.NAdam.__init__(self, parameters, self.learning_rate, (self.beta_1, self.beta_2), self.epsilon,
-                                   self.weight_decay or 0.0, momentum_decay=1.0, decoupled_weight_decay=True)
+        torch.optim.NAdam.__init__(
+            self,
+            parameters,
+            self.learning_rate,
+            (self.beta_1, self.beta_2),
+            self.epsilon,
+            self.weight_decay or 0.0,
+            momentum_decay=1.0,
+            decoupled_weight_decay=True,
+        )
 
     def _advance(self) -> None:
         torch_step(torch.optim.NAdam, self)
@@ -280,15 +372,34 @@ class Adafactor(Optimizer, torch.optim.Adafactor):
 
     @parameters_first
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_2_decay: float = -0.8, epsilon_1: float = 1e-30, epsilon_2: float = 1e-3,
-        clip_threshold: float = 1.0, relative_step: bool = True, **shared: Unpack[Shared],
+        self,
+        learning_rate: Rate = 0.001,
+        beta_2_decay: float = -0.8,
+        epsilon_1: float = 1e-30,
+        epsilon_2: float = 1e-3,
+        clip_threshold: float = 1.0,
+        relative_step: bool = True,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(learning_rate, shared, beta_2_decay=beta_2_decay, epsilon_1=epsilon_1, epsilon_2=epsilon_2,
-                         clip_threshold=clip_threshold, relative_step=relative_step)
+        super().__init__(
+            learning_rate,
+            shared,
+            beta_2_decay=beta_2_decay,
+            epsilon_1=epsilon_1,
+            epsilon_2=epsilon_2,
+            clip_threshold=clip_threshold,
+            relative_step=relative_step,
+        )
 
     def _start(self, parameters: list[Any]) -> None:
-        torch.optim.Adafactor.__init__(self, parameters, self.learning_rate, self.beta_2_decay,
-                                       (self.epsilon_1, self.epsilon_2), weight_decay=self.weight_decay or 0.0)
+        torch.optim.Adafactor.__init__(
+            self,
+            parameters,
+            self.learning_rate,
+            self.beta_2_decay,
+            (self.epsilon_1, self.epsilon_2),
+            weight_decay=self.weight_decay or 0.0,
+        )
 
     def _advance(self) -> None:
         for group in self.param_groups:
@@ -341,8 +452,10 @@ def get(identifier: Any, parameters: Iterable[Any] | None = None) -> torch.optim
     else:
         optimizer = identifier
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ArgumentError(f"{identifier!r} is no optimizer. Expected a name such as 'adam', an optimizer such as "
-                            f"Adam(1e-3), or any torch.optim.Optimizer over the model's parameters.")
+        raise ArgumentError(
+            f"{identifier!r} is no optimizer. Expected a name such as 'adam', an optimizer such as "
+            f"Adam(1e-3), or any torch.optim.Optimizer over the model's parameters."
+        )
     if parameters is not None and isinstance(optimizer, Optimizer):
         optimizer.build(parameters)
     return optimizer

@@ -16,5 +16,6 @@ def wanted(module: str, what: str) -> Any:
         return import_module(module)
     except ImportError as missing:
         package = (missing.name or module).partition(".")[0]
-        raise ImportError(f"{what} needs the package {package!r}, which is not installed. Run `pip install {package}`.",
-                          name=missing.name) from missing
+        raise ImportError(
+            f"{what} needs the package {package!r}, which is not installed. Run `pip install {package}`.", name=missing.name
+        ) from missing

@@ -103,9 +103,12 @@ class Parquet:
 
     def table(self, groups: Sequence[int]) -> Any:
         """These row groups, read now."""
-        return self._arrow.concat_tables([
-            self._open(file).read_row_group(group, columns=self._columns())
-            for file, group, _ in (self._groups[number] for number in groups)]).combine_chunks()  # so that taking is quick
+        return self._arrow.concat_tables(
+            [
+                self._open(file).read_row_group(group, columns=self._columns())
+                for file, group, _ in (self._groups[number] for number in groups)
+            ]
+        ).combine_chunks()  # so that taking is quick
 
     def read(self, table: Any) -> Batch:
         """All rows of a table as a batch."""
@@ -157,8 +160,9 @@ class Window(Iterator[Batch]):
         return self._held[1]
 
 
-def _cut(source: Parquet, windows: list[list[int]], batching: Batching, seed: int | None
-         ) -> Iterator[list[tuple[int, Ints]]]:
+def _cut(
+    source: Parquet, windows: list[list[int]], batching: Batching, seed: int | None
+) -> Iterator[list[tuple[int, Ints]]]:
     """For each batch the windows that it is in, with its rows there: in order, so that each window is read once."""
     waiting: list[tuple[int, Ints]] = []
     for number, groups in enumerate(windows):
@@ -168,8 +172,10 @@ def _cut(source: Parquet, windows: list[list[int]], batching: Batching, seed: in
             lengths = None if source.lengths is None else source.lengths[source.rows_of(groups)]
             yield from ([(number, np.arange(rows)[cut])] for cut in batching.plan(rows, own, lengths))
             continue
-        order = np.concatenate([np.arange(rows)[cut] for cut in
-                                Batching(batching.rows, shuffle=batching.shuffle).plan(rows, own)] or [np.arange(0)])
+        order = np.concatenate(
+            [np.arange(rows)[cut] for cut in Batching(batching.rows, shuffle=batching.shuffle).plan(rows, own)]
+            or [np.arange(0)]
+        )
         while len(order):
             room = batching.rows - sum(len(part) for _, part in waiting)
             waiting.append((number, order[:room]))
@@ -211,5 +217,6 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as missing:
-        raise ArgumentError("Parquet files are read by pyarrow, which is not installed. Run: pip install "
-                            "pyarrow") from missing
+        raise ArgumentError(
+            "Parquet files are read by pyarrow, which is not installed. Run: pip install pyarrow"
+        ) from missing

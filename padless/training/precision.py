@@ -1,9 +1,9 @@
 """Lower precision while training: the model runs under torch's autocast, weights, losses and sums stay as they are.
 
-    float32   as everywhere
-    bfloat16  products in bfloat16, which has the range of float32
-    float16   products in float16; the loss is scaled up for `backward`, so that small gradients do not vanish, and a
-              step whose gradients overflow is skipped
+float32   as everywhere
+bfloat16  products in bfloat16, which has the range of float32
+float16   products in float16; the loss is scaled up for `backward`, so that small gradients do not vanish, and a
+          step whose gradients overflow is skipped
 """
 
 from __future__ import annotations

@@ -131,25 +131,34 @@ class Run:
         for name in sorted({*own, *kept}):
             mine, theirs = (tuple(part[name].shape) if name in part else None for part in (own, kept))
             if mine != theirs:
-                raise DataError(f"The backup is of another model: its weight {name!r} has shape {theirs}, here {mine}. "
-                                f"Build the model as it was, or choose another backup_dir.")
+                raise DataError(
+                    f"The backup is of another model: its weight {name!r} has shape {theirs}, here {mine}. "
+                    f"Build the model as it was, or choose another backup_dir."
+                )
         optimizer, saved = self.model.optimizer, state["optimizer"]
         groups = [len(group["params"]) for group in optimizer.param_groups]
         theirs = [len(group["params"]) for group in saved["state"]["param_groups"]]
         if type(optimizer).__name__ != saved["class"] or groups != theirs:
-            raise DataError(f"The backup was made with {saved['class']} over {theirs} weights; this is "
-                            f"{type(optimizer).__name__} over {groups}. Compile as before, or choose another backup_dir.")
+            raise DataError(
+                f"The backup was made with {saved['class']} over {theirs} weights; this is "
+                f"{type(optimizer).__name__} over {groups}. Compile as before, or choose another backup_dir."
+            )
         steps = state["data"]["steps"]
         if state["batch"] and steps != self.feed.steps:
-            raise DataError(f"The backup was made in the middle of an epoch of {steps} batches; now an epoch has "
-                            f"{self.feed.steps}. Give the data and batch sizes as before, or choose another backup_dir.")
+            raise DataError(
+                f"The backup was made in the middle of an epoch of {steps} batches; now an epoch has "
+                f"{self.feed.steps}. Give the data and batch sizes as before, or choose another backup_dir."
+            )
 
 
 def random_state() -> State:
     """The states of the generators that everything draws from unless it has its own: torch's, NumPy's and Python's."""
     version, words, gauss = random.getstate()
-    found: State = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(legacy=False),
-                    "python": (version, np.array(words), gauss)}
+    found: State = {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(legacy=False),
+        "python": (version, np.array(words), gauss),
+    }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["cuda"] = torch.cuda.get_rng_state_all()
     return found

@@ -112,8 +112,10 @@ class PiecewiseConstantDecay(_Known):
 
     def __post_init__(self) -> None:
         if len(self.boundaries) != len(self.values) - 1:
-            raise ArgumentError(f"PiecewiseConstantDecay takes one value more than boundaries; got {len(self.values)} "
-                                f"values for {len(self.boundaries)} boundaries.")
+            raise ArgumentError(
+                f"PiecewiseConstantDecay takes one value more than boundaries; got {len(self.values)} "
+                f"values for {len(self.boundaries)} boundaries."
+            )
         if list(self.boundaries) != sorted(self.boundaries):
             raise ArgumentError(f"The boundaries of PiecewiseConstantDecay must rise; got {list(self.boundaries)}.")
 

@@ -175,8 +175,9 @@ class Steps:
 
     def _must_be_compiled(self, verb: str) -> None:
         if not self.compiled:
-            raise NotBuilt(f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) "
-                           f"before {verb}.")
+            raise NotBuilt(
+                f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) before {verb}."
+            )
 
     def _objective_of(self, outputs: Any) -> Objective:
         """The objective, named by these outputs if it is not known yet."""
@@ -184,8 +185,11 @@ class Steps:
             self._must_be_compiled("compute_loss")
             names = self._names_of_outputs()
             if names is None:
-                names = list(outputs) if isinstance(outputs, dict) else [
-                    f"output_{number + 1}" for number in range(len(flat(outputs)))]
+                names = (
+                    list(outputs)
+                    if isinstance(outputs, dict)
+                    else [f"output_{number + 1}" for number in range(len(flat(outputs)))]
+                )
             self._objective = Objective(names, **self._compiled)
         return self._objective
 

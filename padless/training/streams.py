@@ -139,8 +139,10 @@ class Reading(Iterator[Batch]):
         except StopIteration:
             self.done = True
             if self._given == 0:
-                raise DataError(f"x, a {type(self._stream.source).__name__}, gave no batch. Expected at least one; a "
-                                f"generator can be read only once.") from None
+                raise DataError(
+                    f"x, a {type(self._stream.source).__name__}, gave no batch. Expected at least one; a "
+                    f"generator can be read only once."
+                ) from None
             raise
         except Exception as wrong:
             wrong.add_note(f"Raised by the data, a {type(self._stream.source).__name__}, instead of batch {self._given}.")

@@ -52,8 +52,10 @@ def parted(
     if table is None and not isinstance(x, Mapping):
         for what, name in (("y", y), ("sample_weight", sample_weight)):
             if isinstance(name, str):
-                raise ArgumentError(f"{what}={name!r} names a column, but x is a {type(x).__name__}, which has none. Give "
-                                    f"the data themselves.")
+                raise ArgumentError(
+                    f"{what}={name!r} names a column, but x is a {type(x).__name__}, which has none. Give "
+                    f"the data themselves."
+                )
         return x, y, sample_weight, mask
     rest = dict(x) if table is None else table
     known = list(rest)
@@ -101,6 +103,8 @@ def _inputs(rest: dict[str, Any], known: list[str], names: Sequence[str], table:
         return rest
     missing = [name for name in names if name not in rest]
     if missing or not names and not rest:
-        raise ArgumentError(f"The table has the columns {known}; no column for the inputs {missing or list(names)}. Rename "
-                            f"them, or give x as a dict by name.")
+        raise ArgumentError(
+            f"The table has the columns {known}; no column for the inputs {missing or list(names)}. Rename "
+            f"them, or give x as a dict by name."
+        )
     return {name: rest[name] for name in names or rest}

@@ -28,8 +28,7 @@ def _attending() -> list[Case]:
         Case("MultiHeadAttention-key", lambda: Attending(heads(kernel_regularizer="l2")), inputs=three),
         Case("MultiHeadAttention-activity", lambda: Attending(heads(activity_regularizer="l2"))),
         Case("MultiHeadAttention-window", lambda: Attending(heads(sliding_window=2)), breaks=columns),
-        Case("MultiHeadAttention-dropout", lambda: Attending(heads(dropout=0.5)), breaks=NOISE,
-             options={"training": True}),
+        Case("MultiHeadAttention-dropout", lambda: Attending(heads(dropout=0.5)), breaks=NOISE, options={"training": True}),
         Case("GroupQueryAttention-self", lambda: Attending(groups())),
         Case("GroupQueryAttention-causal", lambda: Attending(groups(use_gate=True), causal=True)),
         Case("GroupQueryAttention-cross", lambda: Attending(groups(use_bias=False)), inputs=two),
@@ -38,21 +37,39 @@ def _attending() -> list[Case]:
         Case("SinePositionEncoding", lambda: L.SinePositionEncoding(50)),
         Case("RotaryEmbedding", lambda: L.RotaryEmbedding(50), inputs=(4,)),
         Case("RotaryEmbedding-heads", lambda: L.RotaryEmbedding(50, 2.0, "yarn"), inputs=(3, 4)),
-        Case("TokenAndPositionEmbedding", lambda: L.TokenAndPositionEmbedding(7, 9, 3, mask_zero=True), inputs=IDS,
-             options={"born": True}),
+        Case(
+            "TokenAndPositionEmbedding",
+            lambda: L.TokenAndPositionEmbedding(7, 9, 3, mask_zero=True),
+            inputs=IDS,
+            options={"born": True},
+        ),
         Case("TokenAndPositionEmbedding-narrowed", lambda: L.TokenAndPositionEmbedding(7, 9, 3), inputs=IDS),
     ]
     for first in (False, True):
         when = "pre" if first else "post"
         found += [
             Case(f"TransformerEncoder-{when}", lambda f=first: L.TransformerEncoder(8, 2, normalize_first=f), inputs=(4,)),
-            Case(f"TransformerDecoder-{when}", lambda f=first: L.TransformerDecoder(8, 2, activation="gelu",
-                                                                                    normalize_first=f), inputs=(4,)),
-            Case(f"TransformerDecoder-{when}-cross",
-                 lambda f=first: Attending(L.TransformerDecoder(8, 2, normalize_first=f)), inputs=[(4,), (6,)]),
+            Case(
+                f"TransformerDecoder-{when}",
+                lambda f=first: L.TransformerDecoder(8, 2, activation="gelu", normalize_first=f),
+                inputs=(4,),
+            ),
+            Case(
+                f"TransformerDecoder-{when}-cross",
+                lambda f=first: Attending(L.TransformerDecoder(8, 2, normalize_first=f)),
+                inputs=[(4,), (6,)],
+            ),
         ]
-    return [*found, Case("TransformerEncoder-dropout", lambda: L.TransformerEncoder(8, 2, dropout=0.5), inputs=(4,),
-                         breaks=NOISE, options={"training": True})]
+    return [
+        *found,
+        Case(
+            "TransformerEncoder-dropout",
+            lambda: L.TransformerEncoder(8, 2, dropout=0.5),
+            inputs=(4,),
+            breaks=NOISE,
+            options={"training": True},
+        ),
+    ]
 
 
 CASES = [*_attending()]

@@ -84,8 +84,12 @@ class Attending(L.Layer):
         return self.layer.compute_output_shape(*(input_shape if several else [input_shape, input_shape]))
 
 
-NOISE = {"presence": "noise is drawn for the steps of a batch together",
-         "independence": "noise is drawn for the steps of a batch together"}
-GRID = {"presence": "it ends the mask: from here on padding counts as data",
-        "absence": "it ends the mask: from here on padding counts as data"}
+NOISE = {
+    "presence": "noise is drawn for the steps of a batch together",
+    "independence": "noise is drawn for the steps of a batch together",
+}
+GRID = {
+    "presence": "it ends the mask: from here on padding counts as data",
+    "absence": "it ends the mask: from here on padding counts as data",
+}
 IDS = ids(7)

@@ -10,6 +10,7 @@ from padless.model import Model
 
 def _graph(make: Callable[..., Any], *features: int) -> Callable[[], Model]:
     """A model of masked inputs with these numbers of features."""
+
     def build() -> Model:
         inputs = [L.Input((None, size), masked=True) for size in features]
         return Model(inputs[0] if len(inputs) == 1 else inputs, make(*inputs))
@@ -24,8 +25,10 @@ def _attended(x: Any, y: Any, normalize: bool = False) -> Any:
 
 def _combining() -> list[Case]:
     two, three = [(3,), (3,)], [(3,), (3,), (3,)]
-    found = [Case(f"{cls.__name__}", cls, inputs=two if cls is L.Subtract else three)
-             for cls in (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)]
+    found = [
+        Case(f"{cls.__name__}", cls, inputs=two if cls is L.Subtract else three)
+        for cls in (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
+    ]
     return [
         *found,
         Case("Concatenate", lambda: L.Concatenate(), inputs=[(3,), (5,)]),

@@ -19,6 +19,7 @@ WORDS = 4
 
 def sentences(size: int, features: int = 0) -> Draw:
     """Sentences of up to four words, some of them nothing in between: ids below `size`, or numbers; one word at least."""
+
     def draw(generator: torch.Generator, grid: tuple[int, ...]) -> Tensor:
         ids = torch.randint(size, (*grid, WORDS), generator=generator)
         first = torch.randint(WORDS, (*grid, 1), generator=generator)
@@ -51,20 +52,33 @@ def _cases() -> list[Case]:
         "lstm": _documents(_td(lambda: L.LSTM(4)), lambda: L.LSTM(2)),
         "words": _documents(_td(lambda: L.LSTM(4, **sequences)), lambda: L.LayerNormalization(), lambda: L.Dense(2)),
         "states": _documents(_td(lambda: L.GRU(4, return_state=True, **sequences))),
-        "attention": _documents(_td(lambda: L.Bidirectional(L.GRU(2, **sequences))),
-                                _td(lambda: L.AttentionPooling1D(5)), lambda: L.AttentionPooling1D(2)),
+        "attention": _documents(
+            _td(lambda: L.Bidirectional(L.GRU(2, **sequences))),
+            _td(lambda: L.AttentionPooling1D(5)),
+            lambda: L.AttentionPooling1D(2),
+        ),
         "block": _documents(_td(lambda: L.TransformerEncoder(6, 3)), _td(lambda: L.GlobalAveragePooling1D())),
         "window": _documents(_td(lambda: L.Conv1D(2, 3, padding="same")), _td(lambda: L.GlobalMaxPooling1D())),
-        "sequential": _documents(_td(lambda: Sequential([L.Dense(2, activation="tanh"), L.SimpleRNN(4)])),
-                                 lambda: L.LastStep()),
+        "sequential": _documents(
+            _td(lambda: Sequential([L.Dense(2, activation="tanh"), L.SimpleRNN(4)])), lambda: L.LastStep()
+        ),
         "model": _documents(_td(_encoder)),
         "twice": _documents(_td(lambda: L.LSTM(4, **sequences)), _td(lambda: L.Dense(2)), _td(lambda: L.LastStep())),
     }
-    found = [Case(f"TimeDistributed-{name}", make, inputs=sentences(5), options={"born": True})
-             for name, make in made.items()]
+    found = [
+        Case(f"TimeDistributed-{name}", make, inputs=sentences(5), options={"born": True}) for name, make in made.items()
+    ]
     numbers = lambda: Sequential([L.Masking(), L.TimeDistributed(L.GRU(2)), L.GlobalSumPooling1D()])  # noqa: E731
-    return [*found, Case("TimeDistributed-numbers", numbers, inputs=sentences(5, 3), options={"born": True},
-                         breaks={"gradients": "a word of zeros is none, and a small step away it is one"})]
+    return [
+        *found,
+        Case(
+            "TimeDistributed-numbers",
+            numbers,
+            inputs=sentences(5, 3),
+            options={"born": True},
+            breaks={"gradients": "a word of zeros is none, and a small step away it is one"},
+        ),
+    ]
 
 
 CASES = [*_cases()]

@@ -5,8 +5,10 @@ from typing import Any
 from cases.case import IDS, Case
 from padless import layers as L
 
-BATCH = {"presence": "in training its statistics are those of the batch",
-         "independence": "in training its statistics are those of the batch"}
+BATCH = {
+    "presence": "in training its statistics are those of the batch",
+    "independence": "in training its statistics are those of the batch",
+}
 
 
 def _normalizing() -> list[Case]:
@@ -21,8 +23,13 @@ def _normalizing() -> list[Case]:
     for name, (arguments, inputs) in variants.items():
         found += [
             Case(f"BatchNormalization{name}", lambda a=arguments: L.BatchNormalization(**a), inputs=inputs),
-            Case(f"BatchNormalization-training{name}", lambda a=arguments: L.BatchNormalization(**a), inputs=inputs,
-                 breaks=BATCH, options={"training": True}),
+            Case(
+                f"BatchNormalization-training{name}",
+                lambda a=arguments: L.BatchNormalization(**a),
+                inputs=inputs,
+                breaks=BATCH,
+                options={"training": True},
+            ),
         ]
     return [
         *found,

@@ -30,11 +30,18 @@ def _rnns() -> list[Case]:
         given = {"rows": {"initial_state": ((4,),) * states}}
         for name in ("last", "states", "backwards-sequences"):
             found.append(Case(f"{cls.__name__}-given-{name}", lambda c=cls, a=variants[name]: c(4, **a), options=given))
-        found.append(Case(f"{cls.__name__}-dropout", lambda c=cls: c(4, dropout=0.5, recurrent_dropout=0.5),
-                          breaks=NOISE, options={"training": True}))
+        found.append(
+            Case(
+                f"{cls.__name__}-dropout",
+                lambda c=cls: c(4, dropout=0.5, recurrent_dropout=0.5),
+                breaks=NOISE,
+                options={"training": True},
+            )
+        )
     for cls in (L.GRU, L.LSTM):
-        found.append(Case(f"{cls.__name__}-gates", lambda c=cls: c(4, recurrent_activation="hard_sigmoid",
-                                                                   return_sequences=True)))
+        found.append(
+            Case(f"{cls.__name__}-gates", lambda c=cls: c(4, recurrent_activation="hard_sigmoid", return_sequences=True))
+        )
     found += [
         Case("GRU-reset-before", lambda: L.GRU(4, reset_after=False, return_sequences=True)),
         Case("GRU-reset-before-backwards", lambda: L.GRU(4, reset_after=False, go_backwards=True, return_state=True)),
@@ -54,16 +61,23 @@ def _wrapped() -> list[Case]:
         Case("SimpleRNNCell", lambda: L.RNN(L.SimpleRNNCell(4), return_sequences=True)),
         Case("GRUCell", lambda: L.RNN(L.GRUCell(4), go_backwards=True)),
         Case("LSTMCell", lambda: L.RNN(L.LSTMCell(4), return_state=True)),
-        Case("StackedRNNCells", lambda: L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(5)]), return_sequences=True,
-                                              return_state=True)),
+        Case(
+            "StackedRNNCells",
+            lambda: L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(5)]), return_sequences=True, return_state=True),
+        ),
         Case("StackedRNNCells-list", lambda: L.RNN([L.LSTMCell(4), Leaky(5)])),
-        Case("StackedRNNCells-backwards", lambda: L.RNN([L.LSTMCell(4), L.SimpleRNNCell(5)], go_backwards=True,
-                                                        return_sequences=True)),
+        Case(
+            "StackedRNNCells-backwards",
+            lambda: L.RNN([L.LSTMCell(4), L.SimpleRNNCell(5)], go_backwards=True, return_sequences=True),
+        ),
         Case("Bidirectional-states", lambda: L.Bidirectional(L.LSTM(4, return_state=True, return_sequences=True))),
-        Case("Bidirectional-given", lambda: L.Bidirectional(L.LSTM(4)),
-             options={"rows": {"initial_state": ((4,),) * 4}}),
-        Case("Bidirectional-two", lambda: L.Bidirectional(
-            L.GRU(4, return_sequences=True), backward_layer=L.LSTM(5, return_sequences=True, go_backwards=True))),
+        Case("Bidirectional-given", lambda: L.Bidirectional(L.LSTM(4)), options={"rows": {"initial_state": ((4,),) * 4}}),
+        Case(
+            "Bidirectional-two",
+            lambda: L.Bidirectional(
+                L.GRU(4, return_sequences=True), backward_layer=L.LSTM(5, return_sequences=True, go_backwards=True)
+            ),
+        ),
         Case("Bidirectional-backwards-first", lambda: L.Bidirectional(L.GRU(4, go_backwards=True))),
         Case("Bidirectional-own-cell", lambda: L.Bidirectional(L.RNN(Leaky(4)))),
         Case("TimeDistributed-Dense", lambda: L.TimeDistributed(L.Dense(2))),
@@ -73,8 +87,12 @@ def _wrapped() -> list[Case]:
     ]
     for mode in ("concat", "sum", "mul", "ave", None):
         for sequences in (False, True):
-            found.append(Case(f"Bidirectional-{mode}-{'sequences' if sequences else 'last'}", lambda m=mode, s=sequences:
-                              L.Bidirectional(L.GRU(4, return_sequences=s), merge_mode=m)))
+            found.append(
+                Case(
+                    f"Bidirectional-{mode}-{'sequences' if sequences else 'last'}",
+                    lambda m=mode, s=sequences: L.Bidirectional(L.GRU(4, return_sequences=s), merge_mode=m),
+                )
+            )
     return found
 
 
@@ -84,27 +102,54 @@ def _convolved() -> list[Case]:
         "states": {"return_sequences": True, "return_state": True},
         "backwards": {"go_backwards": True, "return_sequences": True, "return_state": True},
         "same": {"padding": "same", "strides": 2, "return_sequences": True, "use_bias": False},
-        "dilated": {"dilation_rate": 2, "activation": "relu", "recurrent_activation": "hard_sigmoid",
-                    "kernel_regularizer": "l2", "recurrent_regularizer": "l1"},
-        "channels-first": {"data_format": "channels_first", "padding": "same", "return_sequences": True,
-                           "return_state": True, "unit_forget_bias": False},
+        "dilated": {
+            "dilation_rate": 2,
+            "activation": "relu",
+            "recurrent_activation": "hard_sigmoid",
+            "kernel_regularizer": "l2",
+            "recurrent_regularizer": "l1",
+        },
+        "channels-first": {
+            "data_format": "channels_first",
+            "padding": "same",
+            "return_sequences": True,
+            "return_state": True,
+            "unit_forget_bias": False,
+        },
         "stateful": {"stateful": True, "zero_output_for_mask": True, "return_sequences": True},
     }
-    found = [Case(f"ConvLSTM1D-{name}", lambda a=arguments: L.ConvLSTM1D(4, 3, **a), inputs=(6, 2))
-             for name, arguments in variants.items()]
+    found = [
+        Case(f"ConvLSTM1D-{name}", lambda a=arguments: L.ConvLSTM1D(4, 3, **a), inputs=(6, 2))
+        for name, arguments in variants.items()
+    ]
     given = {"rows": {"initial_state": ((4, 4),) * 2}}
     return [
         *found,
         Case("ConvLSTM1D-given", lambda: L.ConvLSTM1D(4, 3, return_state=True), inputs=(6, 2), options=given),
-        Case("ConvLSTM1D-dropout", lambda: L.ConvLSTM1D(4, 3, dropout=0.5, recurrent_dropout=0.5), inputs=(6, 2),
-             breaks=NOISE, options={"training": True}),
+        Case(
+            "ConvLSTM1D-dropout",
+            lambda: L.ConvLSTM1D(4, 3, dropout=0.5, recurrent_dropout=0.5),
+            inputs=(6, 2),
+            breaks=NOISE,
+            options={"training": True},
+        ),
         Case("ConvLSTM1DCell", lambda: L.RNN(L.ConvLSTM1DCell(4, 3), return_sequences=True), inputs=(6, 2)),
-        Case("ConvLSTM1DCell-stacked", lambda: L.RNN([L.ConvLSTM1DCell(4, 3), L.ConvLSTM1DCell(2, 2, padding="same")],
-                                                     return_state=True), inputs=(6, 2)),
-        Case("Bidirectional-ConvLSTM1D", lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, return_sequences=True,
-                                                                              return_state=True)), inputs=(6, 2)),
-        Case("Bidirectional-ConvLSTM1D-given", lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, stateful=True), "sum"),
-             inputs=(6, 2), options={"rows": {"initial_state": ((4, 4),) * 4}}),
+        Case(
+            "ConvLSTM1DCell-stacked",
+            lambda: L.RNN([L.ConvLSTM1DCell(4, 3), L.ConvLSTM1DCell(2, 2, padding="same")], return_state=True),
+            inputs=(6, 2),
+        ),
+        Case(
+            "Bidirectional-ConvLSTM1D",
+            lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, return_sequences=True, return_state=True)),
+            inputs=(6, 2),
+        ),
+        Case(
+            "Bidirectional-ConvLSTM1D-given",
+            lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, stateful=True), "sum"),
+            inputs=(6, 2),
+            options={"rows": {"initial_state": ((4, 4),) * 4}},
+        ),
     ]
 
 
@@ -114,15 +159,19 @@ def _of_torch() -> list[Case]:
         Case("RNN-torch-LSTM", lambda: L.RNN(LSTMCell(3, 4), **both)),
         Case("RNN-torch-GRU", lambda: L.RNN(GRUCell(3, 4), go_backwards=True, **both)),
         Case("RNN-torch-RNN", lambda: L.RNN(RNNCell(3, 4))),
-        Case("RNN-torch-LSTM-given", lambda: L.RNN(LSTMCell(3, 4), **both),
-             options={"rows": {"initial_state": ((4,), (4,))}}),
+        Case(
+            "RNN-torch-LSTM-given", lambda: L.RNN(LSTMCell(3, 4), **both), options={"rows": {"initial_state": ((4,), (4,))}}
+        ),
         Case("RNN-torch-own", lambda: L.RNN(Halving(3, 4), **both)),
         Case("RNN-torch-own-last", lambda: L.RNN(Halving(3, 4), go_backwards=True)),
         Case("StackedRNNCells-torch", lambda: L.RNN([L.GRUCell(4), LSTMCell(4, 5), Halving(5, 2), Leaky(3)], **both)),
         Case("Bidirectional-stacked", lambda: L.Bidirectional(L.RNN([L.GRUCell(4), L.LSTMCell(5)], **both))),
         Case("Bidirectional-torch", lambda: L.Bidirectional(L.RNN(LSTMCell(3, 4), **both))),
-        Case("Bidirectional-torch-given", lambda: L.Bidirectional(L.RNN(GRUCell(3, 4), stateful=True)),
-             options={"rows": {"initial_state": ((4,), (4,))}}),
+        Case(
+            "Bidirectional-torch-given",
+            lambda: L.Bidirectional(L.RNN(GRUCell(3, 4), stateful=True)),
+            options={"rows": {"initial_state": ((4,), (4,))}},
+        ),
         Case("Bidirectional-torch-own", lambda: L.Bidirectional(L.RNN([Halving(3, 4), GRUCell(8, 2)], **both), None)),
     ]
 

@@ -31,11 +31,20 @@ class Scored(L.Layer):
 
 def _segments() -> list[Case]:
     classes = (L.GlobalAveragePooling1D, L.GlobalMaxPooling1D, L.GlobalSumPooling1D, L.FirstStep, L.LastStep)
-    found = [Case(f"{cls.__name__}-{shape}D", cls, inputs=features)
-             for cls in classes for shape, features in ((3, (3,)), (4, (5, 3)))]
+    found = [
+        Case(f"{cls.__name__}-{shape}D", cls, inputs=features)
+        for cls in classes
+        for shape, features in ((3, (3,)), (4, (5, 3)))
+    ]
     found += [Case(f"{cls.__name__}-keepdims", lambda c=cls: c(keepdims=True)) for cls in classes[:3]]
-    many: dict[str, Any] = {"units": 4, "num_queries": 2, "activation": "relu", "use_bias": False,
-                            "kernel_regularizer": "l2", "query_regularizer": "l1"}
+    many: dict[str, Any] = {
+        "units": 4,
+        "num_queries": 2,
+        "activation": "relu",
+        "use_bias": False,
+        "kernel_regularizer": "l2",
+        "query_regularizer": "l1",
+    }
     return [
         *found,
         Case("AttentionPooling1D", lambda: L.AttentionPooling1D()),

@@ -39,8 +39,12 @@ def _stepwise() -> list[Case]:
         Case("Dropout", lambda: L.Dropout(0.5)),
         Case("Dropout-seed", lambda: L.Dropout(0.5, seed=3)),
         Case("Dropout-training", lambda: L.Dropout(0.5), breaks=NOISE, options={"training": True}),
-        Case("Dropout-sequences", lambda: L.Dropout(0.5, noise_shape=(None, 1, None)), breaks=NOISE,
-             options={"training": True}),
+        Case(
+            "Dropout-sequences",
+            lambda: L.Dropout(0.5, noise_shape=(None, 1, None)),
+            breaks=NOISE,
+            options={"training": True},
+        ),
         *_noises(),
         *_activations(),
         Case("Identity", lambda: L.Identity()),
@@ -58,8 +62,11 @@ def _stepwise() -> list[Case]:
         Case("Embedding", lambda: L.Embedding(7, 3), inputs=IDS),
         Case("Embedding-zero", lambda: L.Embedding(7, 3, mask_zero=True), inputs=IDS, options={"born": True}),
         Case("Embedding-narrowed", lambda: L.Embedding(7, 3, mask_zero=True), inputs=IDS),
-        Case("Embedding-floats", lambda: L.Embedding(7, 3, mask_zero=True, embeddings_regularizer="l2"),
-             inputs=lambda generator, grid: IDS(generator, grid).int()),
+        Case(
+            "Embedding-floats",
+            lambda: L.Embedding(7, 3, mask_zero=True, embeddings_regularizer="l2"),
+            inputs=lambda generator, grid: IDS(generator, grid).int(),
+        ),
         Case("Masking", lambda: L.Masking(), options={"born": True}),
         Case("Masking-narrowed", lambda: L.Masking(mask_value=9.0)),
         Case("DropMask", lambda: L.DropMask(), breaks=GRID),
@@ -81,8 +88,11 @@ def _noises() -> list[Case]:
         "SpatialDropout1D": lambda: L.SpatialDropout1D(0.5),
     }
     found = [Case(f"{name}-training", make, breaks=NOISE, options={"training": True}) for name, make in made.items()]
-    return [*found, *(Case(name, make) for name, make in made.items()),
-            Case("GaussianNoise-seed", lambda: L.GaussianNoise(0.5, seed=2))]
+    return [
+        *found,
+        *(Case(name, make) for name, make in made.items()),
+        Case("GaussianNoise-seed", lambda: L.GaussianNoise(0.5, seed=2)),
+    ]
 
 
 def _activations() -> list[Case]:
@@ -99,8 +109,12 @@ def _activations() -> list[Case]:
         Case("Softmax-time", lambda: L.Softmax(axis=1)),
         Case("Softmax-all", lambda: L.Softmax(axis=(-1, 1)), inputs=(3,)),
         Case("Softmax-some", lambda: L.Softmax(axis=(3, 1)), inputs=(5, 3)),
-        Case("Softmax-scores", lambda: L.Softmax(), inputs=(),
-             breaks={"absence": "given by hand, a mask with as many axes as the input chooses numbers and ends there"}),
+        Case(
+            "Softmax-scores",
+            lambda: L.Softmax(),
+            inputs=(),
+            breaks={"absence": "given by hand, a mask with as many axes as the input chooses numbers and ends there"},
+        ),
     ]
 
 

@@ -32,8 +32,11 @@ def _windows() -> list[Case]:
         cls = name.split("-")[0]
         arguments = {"kernel_size": 3, **filters.get(cls, {}), **given}
         found.append(Case(name, lambda c=cls, a=arguments: getattr(L, c)(**a)))
-    found += [Case(f"{cls.__name__}-{name}", lambda c=cls, a=given: c(*a))
-              for cls in (L.MaxPooling1D, L.AveragePooling1D) for name, given in pooled.items()]
+    found += [
+        Case(f"{cls.__name__}-{name}", lambda c=cls, a=given: c(*a))
+        for cls in (L.MaxPooling1D, L.AveragePooling1D)
+        for name, given in pooled.items()
+    ]
     return [
         *found,
         Case("Cropping1D", lambda: L.Cropping1D((2, 1))),

@@ -50,6 +50,7 @@ class SwapEMAWeights(Callback):
     def _optimizer(self) -> Any:
         optimizer = getattr(self.model, "optimizer", None)
         if not getattr(optimizer, "use_ema", False):
-            raise ArgumentError(f"SwapEMAWeights needs an optimizer with use_ema=True, such as Adam(use_ema=True); got "
-                                f"{optimizer!r}.")
+            raise ArgumentError(
+                f"SwapEMAWeights needs an optimizer with use_ema=True, such as Adam(use_ema=True); got {optimizer!r}."
+            )
         return optimizer

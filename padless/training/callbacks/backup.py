@@ -34,7 +34,10 @@ class BackupAndRestore(Callback):
     last: ClassVar[bool] = True
 
     def __init__(
-        self, backup_dir: str | os.PathLike[str], save_freq: int | str = "epoch", double_checkpoint: bool = False,
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: int | str = "epoch",
+        double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
         if not os.fspath(backup_dir):
@@ -99,11 +102,13 @@ class BackupAndRestore(Callback):
                 arrays, plain = archive.read(path)
                 return tree.together(plain, arrays)
             except PadlessError as wrong:
-                older = [os.fspath(other) for _, other in kept[place + 1:]]
+                older = [os.fspath(other) for _, other in kept[place + 1 :]]
                 if not older:
                     raise DataError(f"{wrong} There is no backup before it: delete it, and training begins anew.") from wrong
                 if not self.double_checkpoint:
-                    raise DataError(f"{wrong} The backup before it, {older[0]!r}, is untouched: delete the damaged file, or "
-                                    f"give double_checkpoint=True, and training goes on from there.") from wrong
+                    raise DataError(
+                        f"{wrong} The backup before it, {older[0]!r}, is untouched: delete the damaged file, or "
+                        f"give double_checkpoint=True, and training goes on from there."
+                    ) from wrong
                 warnings.warn(f"{wrong} Training goes on from the backup before it, {older[0]!r}.", stacklevel=2)
         return None

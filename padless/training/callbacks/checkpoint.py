@@ -25,8 +25,14 @@ class ModelCheckpoint(Monitor):
     kept = ("best", "_since")
 
     def __init__(
-        self, filepath: str | os.PathLike[str], monitor: str = "val_loss", verbose: int = 0, save_best_only: bool = False,
-        save_weights_only: bool = False, mode: str = "auto", save_freq: int | str = "epoch",
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: int | str = "epoch",
         initial_value_threshold: float | None = None,
     ) -> None:
         super().__init__(monitor, mode)
@@ -82,8 +88,10 @@ class ModelCheckpoint(Monitor):
         try:
             return self.filepath.format(**known)
         except (KeyError, IndexError, ValueError) as wrong:
-            raise ArgumentError(f"The filepath {self.filepath!r} of ModelCheckpoint cannot be filled: {wrong}. It may name "
-                                f"{', '.join(known)}.") from wrong
+            raise ArgumentError(
+                f"The filepath {self.filepath!r} of ModelCheckpoint cannot be filled: {wrong}. It may name "
+                f"{', '.join(known)}."
+            ) from wrong
 
     @staticmethod
     def _check(path: Path) -> None:
@@ -95,6 +103,7 @@ class ModelCheckpoint(Monitor):
 def save_frequency(callback: Callback, value: Any) -> int | str:
     """ "epoch" or a number of batches."""
     if value != "epoch" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ArgumentError(f"`save_freq` of {type(callback).__name__} must be 'epoch' or a positive number of batches; got "
-                            f"{value!r}.")
+        raise ArgumentError(
+            f"`save_freq` of {type(callback).__name__} must be 'epoch' or a positive number of batches; got {value!r}."
+        )
     return value

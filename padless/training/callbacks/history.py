@@ -51,8 +51,9 @@ class History(Callback):
             columns[name] = [""] * (rows - len(values)) + [figure(value) for value in values]
         widths = {name: max(map(len, (name, *cells))) for name, cells in columns.items()}
         lines = [list(columns), *zip(*columns.values(), strict=True)]
-        return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths.values(), strict=True))
-                         for line in lines)
+        return "\n".join(
+            "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths.values(), strict=True)) for line in lines
+        )
 
     def __str__(self) -> str:
         return self.table() if self.history else "History of no epoch yet"
@@ -76,7 +77,7 @@ class History(Callback):
             for name, style in ((panel, "-"), (f"val_{panel}", "--")):
                 if name in chosen:
                     values = self.history[name]
-                    axes.plot([epoch + 1 for epoch in self.epoch[-len(values):]], values, style, marker=".", label=name)
+                    axes.plot([epoch + 1 for epoch in self.epoch[-len(values) :]], values, style, marker=".", label=name)
             axes.set_xlabel("epoch")
             axes.set_title(panel)
             axes.locator_params(axis="x", integer=True)

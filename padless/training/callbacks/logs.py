@@ -40,8 +40,9 @@ class CSVLogger(Callback):
             with path.open("ab"):
                 pass
         except OSError as wrong:
-            raise NotWritten(wrong.errno, f"{wrong.strerror}; CSVLogger cannot write there. Choose another file",
-                             self.filename) from wrong
+            raise NotWritten(
+                wrong.errno, f"{wrong.strerror}; CSVLogger cannot write there. Choose another file", self.filename
+            ) from wrong
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
@@ -75,15 +76,28 @@ class TensorBoard(Callback):
     kept = ("_steps", "_steps_before")
 
     def __init__(
-        self, log_dir: str | os.PathLike[str] = "logs", histogram_freq: int = 0, write_graph: bool = True,
-        write_images: bool = False, write_steps_per_second: bool = False, update_freq: int | str = "epoch",
-        profile_batch: int = 0, embeddings_freq: int = 0, embeddings_metadata: Any = None,
+        self,
+        log_dir: str | os.PathLike[str] = "logs",
+        histogram_freq: int = 0,
+        write_graph: bool = True,
+        write_images: bool = False,
+        write_steps_per_second: bool = False,
+        update_freq: int | str = "epoch",
+        profile_batch: int = 0,
+        embeddings_freq: int = 0,
+        embeddings_metadata: Any = None,
     ) -> None:
-        for what, given in (("write_images", write_images), ("profile_batch", profile_batch),
-                            ("embeddings_freq", embeddings_freq), ("embeddings_metadata", embeddings_metadata)):
+        for what, given in (
+            ("write_images", write_images),
+            ("profile_batch", profile_batch),
+            ("embeddings_freq", embeddings_freq),
+            ("embeddings_metadata", embeddings_metadata),
+        ):
             if given:
-                raise ArgumentError(f"TensorBoard writes scalars and histograms only; got {what}={given!r}. Leave it out; "
-                                    f"torch.profiler makes profiles.")
+                raise ArgumentError(
+                    f"TensorBoard writes scalars and histograms only; got {what}={given!r}. Leave it out; "
+                    f"torch.profiler makes profiles."
+                )
         self.log_dir = Path(log_dir)
         self.histogram_freq = whole(self, "histogram_freq", histogram_freq or 0)
         self.write_steps_per_second, self.update_freq = write_steps_per_second, update_freq

@@ -30,8 +30,10 @@ class Monitor(Callback):
         """The quantity in these logs; None, with a warning, where it is not among them."""
         current = (logs or {}).get(self.monitor)
         if current is None:
-            warnings.warn(f"{type(self).__name__} monitors {self.monitor!r}, which is not among the results: "
-                          f"{', '.join(logs or {})}.", stacklevel=2)
+            warnings.warn(
+                f"{type(self).__name__} monitors {self.monitor!r}, which is not among the results: {', '.join(logs or {})}.",
+                stacklevel=2,
+            )
         return current
 
     def better(self, current: float, reference: float | None) -> bool:
@@ -71,5 +73,6 @@ def _direction(monitor: str, model: Any) -> int:
     for names, sign in ((_less, -1), (_more, 1)):
         if name in names or name.endswith(tuple(f"_{known}" for known in names)):
             return sign
-    raise ArgumentError(f"Whether more or less of monitor={monitor!r} is better cannot be told from its name. "
-                        f"Give mode='max' or mode='min'.")
+    raise ArgumentError(
+        f"Whether more or less of monitor={monitor!r} is better cannot be told from its name. Give mode='max' or mode='min'."
+    )

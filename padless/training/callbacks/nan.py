@@ -34,8 +34,11 @@ class TerminateOnNaN(Callback):
         self._steps = 0
         self._stop_watching()
         if isinstance(self.model, nn.Module):
-            self._watching = [inner.register_forward_hook(self._look(name, inner), always_call=False)
-                              for name, inner in self.model.named_modules() if name]
+            self._watching = [
+                inner.register_forward_hook(self._look(name, inner), always_call=False)
+                for name, inner in self.model.named_modules()
+                if name
+            ]
 
     def on_train_end(self, logs: Logs = None) -> None:
         self._stop_watching()

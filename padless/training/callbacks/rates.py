@@ -27,8 +27,10 @@ class LearningRateScheduler(Callback):
     def __init__(self, schedule: Any, verbose: int = 0, *, each: str = "epoch") -> None:
         self._torch = isinstance(schedule, lr_scheduler.LRScheduler)
         if not self._torch and not callable(schedule):
-            raise ArgumentError(f"schedule must be a function of (epoch, learning_rate), or a scheduler of "
-                                f"torch.optim.lr_scheduler; got {schedule!r}.")
+            raise ArgumentError(
+                f"schedule must be a function of (epoch, learning_rate), or a scheduler of "
+                f"torch.optim.lr_scheduler; got {schedule!r}."
+            )
         if each not in ("epoch", "batch") or (each == "batch" and not self._torch):
             raise ArgumentError(f"`each` must be 'epoch', or 'batch' with a scheduler of torch; got {each!r}.")
         self.schedule: Any = schedule
@@ -46,8 +48,10 @@ class LearningRateScheduler(Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         learning_rate_of(self.model.optimizer)
         if self._torch and self.schedule.optimizer is not self.model.optimizer:
-            raise ArgumentError(f"The {type(self.schedule).__name__} schedules another optimizer than the model's "
-                                f"{type(self.model.optimizer).__name__}. Make it with `model.optimizer`.")
+            raise ArgumentError(
+                f"The {type(self.schedule).__name__} schedules another optimizer than the model's "
+                f"{type(self.model.optimizer).__name__}. Make it with `model.optimizer`."
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._torch:
@@ -82,8 +86,15 @@ class ReduceLROnPlateau(Monitor):
     kept = ("best", "wait", "cooldown_counter")
 
     def __init__(
-        self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 10, verbose: int = 0, mode: str = "auto",
-        min_delta: float = 1e-4, cooldown: int = 0, min_lr: float = 0.0,
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         if not isinstance(factor, int | float) or not 0 <= factor < 1:
