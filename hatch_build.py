@@ -21,7 +21,7 @@ try:
 except ImportError:  # run by hand
     BuildHookInterface = object
 
-KERNELS = Path(__file__).parent / "padless" / "kernels"
+KERNELS = Path(__file__).parent / "padless" / "kernels" / "native"
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 LEVELS = {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "default": ()}  # what torch calls them
 
@@ -35,7 +35,7 @@ def build(where: Path = KERNELS) -> list[Path]:
     intel = platform.machine().lower() in ("x86_64", "amd64")
     built = []
     for level in LEVELS if intel else ("default",):
-        library = where / f"scan.{level}.so"
+        library = where / f"_padless_native.{level}.so"
         part = library.with_suffix(f".{os.getpid()}")
         command = [*compiler, *FLAGS, *LEVELS[level], f'-DSOURCE="{mark}"', "-o", str(part), *map(str, sources)]
         try:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from padless.kernels import scan
+from padless.kernels.recurrent import api as scan
 from padless.ragged.index import Index
 
 BATCH, STEPS, WIDTH, WORDS, LABELS = 64, 200, 128, 20000, 20

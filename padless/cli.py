@@ -87,17 +87,17 @@ def _version() -> str:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from padless import demo, demo_corpus  # torch takes seconds to import; --help and --version need not wait for it
+    from padless.demo import corpus, highlighter  # torch takes seconds to import; --help need not wait for it
 
     if arguments.files:
-        for split, paths in demo_corpus.files(demo_corpus.library()).items():
+        for split, paths in corpus.files(corpus.library()).items():
             print(f"{split}: {len(paths)} files", *paths, sep="\n  ")
         return
     from rich.console import Console
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    plan = demo.Plan(seed=arguments.seed)
+    plan = highlighter.Plan(seed=arguments.seed)
     if arguments.functions is not None:
         plan = replace(plan, training=arguments.functions)
-    demo.run(plan, Console(), Console(stderr=True), arguments.file, arguments.save, arguments.load)
+    highlighter.run(plan, Console(), Console(stderr=True), arguments.file, arguments.save, arguments.load)

@@ -11,14 +11,14 @@ import torch
 from cases import ABSTRACT, LAYERS
 
 import padless
-from padless.graph.spec import leaves
+from padless.graph.symbolic import leaves
 from padless.layers import Layer
-from padless.layers.cells import Cell, StackedRNNCells
-from padless.layers.rule import rule_of
+from padless.layers.base.mask_rule import rule_of
+from padless.layers.rnn.cells import Cell, StackedRNNCells
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
+from padless.testing.harness import Subject
 from padless.testing.masks import apart, as_draw
-from padless.testing.subject import Subject
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MASKS = {

@@ -7,7 +7,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 import hypothesis
 import jaxtyping
 
-_hook = jaxtyping.install_import_hook(["padless.kernels", "padless.ragged.moves"], "beartype.beartype")
+_hook = jaxtyping.install_import_hook(["padless.kernels", "padless.ragged.gather"], "beartype.beartype")
 _hook.__enter__()
 
 import pytest  # noqa: E402 - padless must be imported under the hook

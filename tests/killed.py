@@ -18,17 +18,11 @@ import torch
 
 import padless
 from padless import layers
-from padless.saving import archive, tree
-from padless.training.callbacks import (
-    BackupAndRestore,
-    Callback,
-    CSVLogger,
-    EarlyStopping,
-    LearningRateScheduler,
-    ReduceLROnPlateau,
-)
-from padless.training.optimizers import SGD, Adam
-from padless.training.schedules import ExponentialDecay
+from padless.callbacks import BackupAndRestore, Callback, CSVLogger, EarlyStopping, LearningRateScheduler, ReduceLROnPlateau
+from padless.optimizers.optimizers import SGD, Adam
+from padless.optimizers.schedules import ExponentialDecay
+from padless.saving import safetensors_io as archive
+from padless.saving import state_tree as tree
 
 CASES = {
     "every two batches": {"save_freq": 2},

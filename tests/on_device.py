@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from padless.graph.spec import leaves, map_leaves
+from padless.graph.symbolic import leaves, map_leaves
 from padless.ragged.packed import Packed
 
 MASK = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "00011", "01100", "11111")], dtype=bool)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from cases import LAYERS, MODELS
 from on_device import apart
-from padless.callbacks import LambdaCallback
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -24,8 +23,10 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 import padless
 from benchmarks import models
 from benchmarks.workloads import WORKLOADS, data
-from padless.kernels import scan, scan_cudnn
-from padless.training.metric_variable import Variable
+from padless.callbacks import LambdaCallback
+from padless.kernels.recurrent import api as scan
+from padless.kernels.recurrent import cudnn as scan_cudnn
+from padless.metrics.variable import Variable
 
 
 class Module(_DummyBackendModule):

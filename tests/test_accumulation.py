@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 import padless
 from padless import Input, Model
+from padless.callbacks import Callback
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, GlobalAveragePooling1D, LastStep
-from padless.training import accumulation
-from padless.training.callbacks import Callback
+from padless.trainers import gradient_accumulation as accumulation
 
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [1, 1], [2], [3, 3, 3, 3], [1]]
 TAGS = [[0, 1, 1], [2], [0, 0], [1, 2, 0, 1], [2, 2], [0], [1, 1, 2, 0], [2]]

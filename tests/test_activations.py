@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import padless
+from padless import activations
 from padless.errors import ArgumentError
-from padless.kernels import activations
 from padless.registry import entries
 
 CASES = [

@@ -8,10 +8,10 @@ import torch
 
 import padless
 from padless import Input, Model
+from padless.data.adapters import Batching, Feed
+from padless.data.parquet_files import Parquet
+from padless.data.prefetch import ahead
 from padless.layers import Dense, Dropout, Embedding
-from padless.training.ahead import ahead
-from padless.training.data import Batching, Feed
-from padless.training.parquet import Parquet
 
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
@@ -76,7 +76,7 @@ def test_numbers_are_those_without_a_thread(data, monkeypatch):
     first, second = tagger(), tagger()
     torch.manual_seed(1)
     want = first.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
-    monkeypatch.setattr("padless.training.feed.ahead", lambda batches: batches)
+    monkeypatch.setattr("padless.data.epoch_iterator.ahead", lambda batches: batches)
     torch.manual_seed(1)
     got = second.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
     assert got == want and not threads()

@@ -1,71 +1,125 @@
-"""The floors of the house: a room stands above all that it imports; `|` means that neither side may import the other."""
+"""The order of the packages: a module imports only from packages above its own; one case for each rule."""
 
 import ast
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import padless
 
 ROOT = Path(padless.__file__).parent
-FLOORS = [
-    {"errors"},
-    {"registry"},
-    {"ragged", "saving"},
-    {"kernels", "graph"},
-    {"layers", "training"},
-    {"flow"},
-    {"model"},
-    {"testing", "utils"},
-    {"demo"},
-    {"cli"},
+TOP = "padless"
+# A package may import from the rows above its own. Packages in one row may not import each other.
+ORDER = {
+    "padless": [
+        {"errors"},
+        {"registry", "ragged"},
+        {"saving", "kernels", "types"},
+        {"graph", "initializers", "regularizers", "constraints", "activations", "losses", "optimizers", "_utils"},
+        {"metrics", "callbacks", "data", "layers"},
+        {"trainers"},
+        {"models"},
+        {"utils"},
+        {"testing", "demo"},
+        {"cli"},
+    ],
+    "padless.layers": [
+        {"base"},
+        {"core", "activations", "convolutional", "normalization", "regularization"},
+        {"rnn", "reshaping", "preprocessing"},
+        {"attention", "merging"},
+        {"pooling"},
+    ],
+    "padless.kernels": [
+        {"half_precision"},
+        {"native"},
+        {"double_backward"},
+        {"recurrent", "attention", "conv"},
+        {"segment_reduce", "union"},
+        {"moments", "batched_products"},
+    ],
+}
+PUBLIC = [
+    "padless",
+    *(f"padless.{name}" for name in ("callbacks", "data", "layers", "losses", "metrics", "models", "optimizers")),
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FILES = sorted(path for path in ROOT.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+PUBLIC += ["padless.testing", "padless.utils"]
+FILES = {".".join((TOP, *p.relative_to(ROOT).with_suffix("").parts)): p for p in sorted(ROOT.rglob("*.py"))}
+MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
 
-def room(parts: tuple[str, ...]) -> str:
-    """The room of a module, by the first part of its path; what begins with `demo` belongs to the demo."""
-    return parts[0].split("_")[0] if parts[0].startswith("demo") else parts[0]
-
-
-def imported(path: Path) -> set[str]:
-    found = set()
+def imports(path: Path) -> Iterator[str]:
+    """Yield the modules of padless that a file imports, by their full names."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "padless":
-            parts = node.module.split(".")[1:]
-            found.update([parts[0]] if parts else [alias.name for alias in node.names])
-        elif isinstance(node, ast.Import):
-            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("padless."))
-    return {room((name,)) for name in found}
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == TOP)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == TOP:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_room_stands_above_all_that_it_imports(path):
-    own = room((path.relative_to(ROOT).with_suffix("")).parts)
-    for other in imported(path) - {own}:
-        if other not in FLOOR:
-            assert other.startswith("_") or other == "__version__", f"{other} has no floor"
+def test_a_module_imports_only_from_packages_above_its_own():
+    for package, rows in ORDER.items():
+        row_of = {name: number for number, names in enumerate(rows) for name in names}
+        for module, path in MODULES.items():
+            if not module.startswith(f"{package}.") or module == f"{TOP}.__main__":
+                continue
+            own = module.removeprefix(f"{package}.").split(".")[0]
+            assert own in row_of, f"{module}: give {own} a place in the order of {package}"
+            for other in imports(path):
+                if other.startswith(f"{package}."):
+                    other = other.removeprefix(f"{package}.").split(".")[0]
+                    assert other == own or row_of[other] < row_of[own], f"{module} may not import {package}.{other}"
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    edges = {module: set(imports(path)) - {module} for module, path in MODULES.items() if path.name != "__init__.py"}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"import cycle: {' -> '.join((*trail, module))}"
+        if module not in done:
+            for other in edges.get(module, ()):
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_every_module_begins_with_a_docstring():
+    for module, path in MODULES.items():
+        assert ast.get_docstring(ast.parse(path.read_text())), module
+
+
+def test_package_files_only_re_export():
+    for module, path in MODULES.items():
+        if path.name != "__init__.py" or module == TOP:  # padless itself also has the version and clear_session
             continue
-        assert FLOOR[other] < FLOOR[own], f"{own} may not import {other}"
+        for node in ast.parse(path.read_text()).body:
+            assigned = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            assert assigned or isinstance(node, ast.ImportFrom | ast.Expr), f"{module}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_says_what_it_is(path):
-    assert ast.get_docstring(ast.parse(path.read_text())), "begin with a docstring"
+def test_public_packages_list_their_names():
+    for name in PUBLIC:
+        package = importlib.import_module(name)
+        assert package.__all__ == sorted(set(package.__all__)), name
+        assert all(hasattr(package, public) for public in package.__all__), name
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_package_files_only_re_export(path):
-    if path.parent == ROOT:
-        return  # the front door also counts names from the start and says the version
-    for node in ast.parse(path.read_text()).body:
-        assert isinstance(node, ast.ImportFrom | ast.Expr), ast.unparse(node)
+def test_a_module_is_not_named_like_a_public_function_of_its_package():
+    for name in PUBLIC:
+        package = importlib.import_module(name)
+        modules = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == name}
+        functions = {public for public in package.__all__ if callable(getattr(package, public))}
+        assert not modules & functions, name
 
 
-def test_imports_hide_in_no_function():
-    for path in FILES:
+def test_functions_import_nothing():
+    for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 hidden = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
-                assert not hidden or path.stem in ("cli",), f"{path}: {ast.unparse(hidden[0])}"
+                assert not hidden or module == f"{TOP}.cli", f"{module}: {ast.unparse(hidden[0])}"  # --help is quick

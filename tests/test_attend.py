@@ -17,12 +17,14 @@ import padless
 from padless import layers as L
 from padless import losses, pack
 from padless.errors import ArgumentError, MaskError, ShapeError
-from padless.kernels import attend as kernel
-from padless.kernels.attend import Sight, attend, attend_by_row, grouped
+from padless.kernels.attention import grouped as kernel
+from padless.kernels.attention.api import attend
+from padless.kernels.attention.grouped import grouped
+from padless.kernels.attention.reference import Sight, attend_by_row
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
-from padless.testing import laws
-from padless.testing.subject import Subject
+from padless.testing import layer_properties as laws
+from padless.testing.harness import Subject
 
 S = 6  # columns of keys, where they are not those of queries
 

@@ -18,9 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 import padless
 from padless import layers as L
-from padless.kernels import attend as kernel
-from padless.kernels import attend_compiled, compiled
-from padless.kernels.attend import Sight, attend, attend_by_row
+from padless.kernels.attention import api as kernel
+from padless.kernels.attention import native as attend_compiled
+from padless.kernels.attention.api import attend
+from padless.kernels.attention.reference import Sight, attend_by_row
+from padless.kernels.native import library as compiled
 from padless.ragged.index import Index
 
 pytestmark = pytest.mark.skipif(

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.varlen import varlen_attn
 
-from padless.kernels import attend_varlen
-from padless.kernels.attend import Sight, attend, attend_by_row
+from padless.kernels.attention import varlen as attend_varlen
+from padless.kernels.attention.api import attend
+from padless.kernels.attention.reference import Sight, attend_by_row
 from padless.ragged.index import Index
 
 SIZE = 8

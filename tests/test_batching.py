@@ -9,12 +9,12 @@ from keras_parity import keras
 
 import padless
 from padless import Input, Model, Sequential
+from padless.data.adapters import Batch, Examples, Feed
+from padless.data.batch_sampler import Batching, Padding
+from padless.data.class_weight import weigher
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, GlobalAveragePooling1D
 from padless.ragged.packed import Packed
-from padless.training.batching import Batching, Padding
-from padless.training.class_weight import weigher
-from padless.training.data import Batch, Examples, Feed
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 lengths_ = st.lists(st.integers(0, 30), min_size=1, max_size=60).map(np.array)

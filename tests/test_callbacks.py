@@ -10,9 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padless.errors import ArgumentError
-from padless.registry import entries
-from padless.training.callbacks import (
+from padless.callbacks import (
     Callback,
     CallbackList,
     EarlyStopping,
@@ -21,6 +19,8 @@ from padless.training.callbacks import (
     LearningRateScheduler,
     TerminateOnNaN,
 )
+from padless.errors import ArgumentError
+from padless.registry import entries
 
 
 class Weights:

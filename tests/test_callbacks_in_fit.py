@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from test_callbacks import Copying, Weights, run
 
 import padless
-from padless.errors import ArgumentError
-from padless.layers import LSTM, Dense, Embedding, Input
-from padless.training.callbacks import (
+from padless.callbacks import (
     BackupAndRestore,
     CSVLogger,
     EarlyStopping,
@@ -29,6 +27,8 @@ from padless.training.callbacks import (
     TensorBoard,
     TerminateOnNaN,
 )
+from padless.errors import ArgumentError
+from padless.layers import LSTM, Dense, Embedding, Input
 
 keras = pytest.importorskip("keras")
 X = [[1, 2], [3], [4, 4, 1], [2, 2], [1], [3, 1, 2]]
@@ -204,7 +204,7 @@ def test_tensorboard_gets_kerass_tags(tmp_path):
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    from padless.training import optional
+    from padless._utils import optional_import as optional
 
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -14,7 +14,7 @@ import padless
 from padless import layers as L
 from padless import pack
 from padless.errors import ArgumentError, PadlessError, ShapeError
-from padless.graph.spec import leaves
+from padless.graph.symbolic import leaves
 
 MASKS = np.concatenate([mask_of(kind) for kind in KINDS])
 X = torch.from_numpy(numbers(*MASKS.shape, 3))

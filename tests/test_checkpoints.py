@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import padless
+from padless.callbacks import BackupAndRestore, Callback, ModelCheckpoint
 from padless.errors import ArgumentError, DataError, NotWritten
 from padless.layers import LSTM, Dense, Dropout, Embedding, Input
-from padless.saving import archive, tree
-from padless.training.callbacks import BackupAndRestore, Callback, ModelCheckpoint
+from padless.saving import safetensors_io as archive
+from padless.saving import state_tree as tree
 
 X = [[1, 2], [3], [4, 4, 1], [2, 2], [1], [3, 1, 2]]
 Y = np.array([0, 1, 1, 0, 1, 0], dtype="float32")

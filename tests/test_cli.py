@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import padless
-from padless import demo, demo_corpus
 from padless.cli import main
+from padless.demo import corpus as demo_corpus
+from padless.demo import highlighter as demo
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

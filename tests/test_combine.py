@@ -30,7 +30,7 @@ from keras_parity import (
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, MaskError, MaskLost, ShapeError
-from padless.kernels import products
+from padless.kernels import batched_products as products
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 

@@ -12,8 +12,8 @@ import padless
 from padless import pack
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.layers import ConvLSTM1D, ConvLSTM1DCell
-from padless.saving.config import deserialize
-from padless.testing.laws import leaves_of_shapes
+from padless.saving.serialization import deserialize
+from padless.testing.layer_properties import leaves_of_shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 L, K = padless.layers, keras.layers

@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from padless import layers as L
-from padless.graph.spec import leaves
-from padless.kernels import compiled
-from padless.layers.layer import Layer
-from padless.model import Model
+from padless.graph.symbolic import leaves
+from padless.kernels.native import library as compiled
+from padless.layers.base.layer import Layer
+from padless.models import Model
 from padless.ragged.packed import Packed, pack, showing
 
 

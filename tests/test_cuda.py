@@ -11,14 +11,15 @@ import pytest
 import torch
 from cases import LAYERS, MODELS
 from on_device import apart
-from padless.callbacks import LambdaCallback
 from test_kernels_scan import FAST, lengths_, run, same, tensors_for
 
 import padless
 from benchmarks import models
 from benchmarks.workloads import WORKLOADS, data
-from padless.kernels import attend_varlen
-from padless.kernels.attend import Sight, attend, attend_by_row
+from padless.callbacks import LambdaCallback
+from padless.kernels.attention import varlen as attend_varlen
+from padless.kernels.attention.api import attend
+from padless.kernels.attention.reference import Sight, attend_by_row
 from padless.ragged.index import Index
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from padless.data.adapters import Examples, Feed, Stream, read
+from padless.data.batch_sampler import Batching
+from padless.data.in_memory import validation_split
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
-from padless.training.batching import Batching
-from padless.training.data import Examples, Feed, Stream, read
-from padless.training.examples import validation_split
-from padless.training.outputs import gather_outputs
+from padless.trainers.gather_outputs import gather_outputs
 
 ragged = st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=9).filter(
     lambda rows: len({len(row) for row in rows}) > 1

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import padless
-from padless import demo, demo_corpus, demo_report
-from padless.demo import Corpus, Grid, Highlighter, Plan
-from padless.demo_corpus import CLASSES, Function
-from padless.demo_report import Majority, Scores
+from padless.demo import corpus as demo_corpus
+from padless.demo import highlighter as demo
+from padless.demo import report as demo_report
+from padless.demo.corpus import CLASSES, Function
+from padless.demo.highlighter import Corpus, Grid, Highlighter, Plan
+from padless.demo.report import Majority, Scores
 from padless.errors import DataError
 
 LETTERS = dict(zip("_knsdco", CLASSES, strict=True))  # one letter for each class, d for a digit

@@ -49,9 +49,3 @@ def test_the_table_of_layers_is_what_scripts_layer_table_makes(monkeypatch):
     with torch.random.fork_rng():
         page = __import__("layer_facts").page()
     assert (ROOT / "docs" / "layers.md").read_text() == page, "run scripts/layer_table"
-
-
-def test_the_readme_names_every_file_of_the_package():
-    text = (ROOT / "README.md").read_text()
-    for path in (ROOT / "padless").rglob("*.py"):
-        assert path.name == "__init__.py" or path.name in text, path

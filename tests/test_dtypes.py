@@ -7,9 +7,9 @@ import pytest
 import torch
 from cases import LAYERS, MODELS
 
-from padless.graph.spec import leaves
+from padless.graph.symbolic import leaves
 from padless.ragged.packed import Packed
-from padless.testing.subject import Subject
+from padless.testing.harness import Subject
 
 MASK = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "00011", "11111")], dtype=bool)
 NOTHING = np.zeros((2, 3), dtype=bool)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import padless
 from padless import Input, Model, Packed, Sequential
+from padless.callbacks import Callback, EarlyStopping, LearningRateScheduler
 from padless.errors import ArgumentError, DataError, NotBuilt
 from padless.layers import GRU, LSTM, Dense, DropMask, Dropout, Embedding, LastStep, Layer
-from padless.training.callbacks import Callback, EarlyStopping, LearningRateScheduler
 
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [1, 1], [2]]
 CLASSES = [[0, 1, 1], [2], [0, 0], [1, 2, 0, 1], [2, 2], [0]]

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import padless
 from padless import Input, Model
+from padless.data.adapters import Examples, read
+from padless.data.columns import column
 from padless.errors import ArgumentError, DataError, MaskError
 from padless.layers import GRU, Dense, Embedding
 from padless.ragged.packed import Packed
-from padless.training.columns import column
-from padless.training.data import Examples, read
 
 pa, pl, ak = (pytest.importorskip(name) for name in ("pyarrow", "polars", "awkward"))
 

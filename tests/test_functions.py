@@ -16,8 +16,8 @@ from torch.overrides import get_overridable_functions
 import padless
 from padless import Index, Input, Model, Packed, layers, pack
 from padless.errors import ArgumentError, MaskLost, PadlessError, ShapeError
-from padless.ragged import functions
-from padless.ragged.operands import scope
+from padless.ragged import torch_function as functions
+from padless.ragged.broadcast import scope
 
 MASK = np.array([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)  # holes, left, empty, full
 REAL = torch.from_numpy(MASK)

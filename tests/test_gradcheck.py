@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import padless
-from padless.kernels import scan, scan_walk, segment, taps
-from padless.ragged import moves
+from padless.kernels import segment_reduce as segment
+from padless.kernels.conv import taps
+from padless.kernels.recurrent import api as scan
+from padless.kernels.recurrent import time_major as scan_walk
+from padless.ragged import gather as moves
 from padless.ragged.index import Index
 
 MASKS = {
@@ -59,20 +62,20 @@ def written_by_hand():
 
 
 KNOWN = {
-    "padless.ragged.moves._Take",
-    "padless.ragged.moves._Place",
-    "padless.ragged.moves._Copies",
-    "padless.kernels.scan_fast._LSTM",
-    "padless.kernels.scan_fast._GRU",
-    "padless.kernels.scan_fast._SimpleRNN",
-    "padless.kernels.segment._Largest",
-    "padless.kernels.taps._Windows",
-    "padless.kernels.taps._Line",
-    "padless.kernels.taps._Kernel",
-    "padless.kernels.scan_cudnn._Recorded",
+    "padless.ragged.gather._Take",
+    "padless.ragged.gather._Place",
+    "padless.ragged.gather._Copies",
+    "padless.kernels.recurrent.manual._LSTM",
+    "padless.kernels.recurrent.manual._GRU",
+    "padless.kernels.recurrent.manual._SimpleRNN",
+    "padless.kernels.segment_reduce._Largest",
+    "padless.kernels.conv.taps._Windows",
+    "padless.kernels.conv.taps._Line",
+    "padless.kernels.conv.taps._Kernel",
+    "padless.kernels.recurrent.cudnn._Recorded",
     # in float32 only: test_scan_compiled.py and test_attend_compiled.py hold them to the reference
-    "padless.kernels.scan_compiled._Scan",
-    "padless.kernels.attend_compiled._Attend",
+    "padless.kernels.recurrent.native._Scan",
+    "padless.kernels.attention.native._Attend",
 }
 
 

@@ -12,7 +12,7 @@ import padless
 from padless import Input, Model, Packed, layers, pack
 from padless.errors import ArgumentError, MaskError, MaskLost, PadlessError
 from padless.graph.function import Function
-from padless.graph.spec import Symbolic, leaves, probe
+from padless.graph.symbolic import Symbolic, leaves, probe
 from padless.layers import LSTM, Dense, DropMask, Embedding, Flatten, Layer, LayerNormalization, Masking
 
 IDS = torch.tensor([[1, 2, 0, 3], [0, 4, 1, 0], [0, 0, 0, 0]])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import padless
-from padless.kernels import halves
+from padless.kernels import half_precision as halves
 from padless.layers import Dense, EinsumDense
 
 

@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from padless.errors import MaskError
 from padless.ragged import mask as masks
+from padless.ragged.gather import permute, place, take, take_or_zero
 from padless.ragged.index import Index
-from padless.ragged.moves import permute, place, take, take_or_zero
 
 CPU = torch.device("cpu")
 FLAT = array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5)

@@ -9,9 +9,9 @@ import torch
 
 import padless
 from padless import Input, Model
+from padless.callbacks import Callback
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, Layer
-from padless.training.callbacks import Callback
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of its own ways while it compiles
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [], [1]]

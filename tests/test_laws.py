@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padless import layers as L
-from padless.graph.spec import leaves
-from padless.layers.rule import rule_of
-from padless.model import Model
+from padless.graph.symbolic import leaves
+from padless.layers.base.mask_rule import rule_of
+from padless.models import Model
 from padless.ragged.packed import pack
 from padless.registry import entries
-from padless.testing import check, laws, models, normal, special_masks
-from padless.testing.models import Task
-from padless.testing.objectives import Objective
-from padless.testing.subject import Subject
+from padless.testing import check, normal, special_masks
+from padless.testing import layer_properties as laws
+from padless.testing import model_properties as models
+from padless.testing.harness import Subject
+from padless.testing.loss_properties import Objective
+from padless.testing.model_properties import Task
 
 MASKS = special_masks()
 TINY = ["no columns", "no step", "one step", "T = 1"]

@@ -17,7 +17,7 @@ from padless import losses
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
-from padless.saving import config as saving
+from padless.saving import serialization as saving
 
 keras = pytest.importorskip("keras")
 B, T, D = 4, 5, 3

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padless.errors import ArgumentError, DataError, MaskError, MaskLost, ShapeError
+from padless.losses import losses
+from padless.losses.loss import Loss, Term
+from padless.losses.losses import LossFunctionWrapper, TorchLoss, get, masked
+from padless.losses.probabilistic_losses import sparse_values
 from padless.ragged.packed import Packed, pack
 from padless.registry import register
-from padless.saving import config as saving
-from padless.training import losses
-from padless.training.loss import Loss, Term
-from padless.training.loss_probabilistic import sparse_values
-from padless.training.losses import LossFunctionWrapper, TorchLoss, get, masked
+from padless.saving import serialization as saving
 
 keras = pytest.importorskip("keras")
 B, T, D = 4, 5, 3

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from padless import losses, metrics
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.ragged.packed import pack
-from padless.saving import config as saving
+from padless.saving import serialization as saving
 
 keras = pytest.importorskip("keras")
 B, T, D = 4, 6, 3

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
+from padless.losses import losses
+from padless.metrics import metrics
+from padless.metrics.metrics import F1Score, Mean, MeanMetricWrapper, TorchMetric, get
 from padless.ragged.packed import pack
 from padless.registry import register
-from padless.saving import config as saving
-from padless.training import losses, metrics
-from padless.training.metrics import F1Score, Mean, MeanMetricWrapper, TorchMetric, get
+from padless.saving import serialization as saving
 
 keras = pytest.importorskip("keras")
 B, T, C = 4, 5, 3

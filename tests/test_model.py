@@ -10,7 +10,7 @@ import torch
 import padless
 from padless import Input, Model, Packed, Sequential
 from padless.errors import ArgumentError, MaskLost, NotBuilt, ShapeError
-from padless.graph.spec import leaves
+from padless.graph.symbolic import leaves
 from padless.layers import (
     GRU,
     LSTM,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from killed import CASES
 
-from padless.saving import archive
+from padless.saving import safetensors_io as archive
 
 WRITING = [
     "half is written",

@@ -12,19 +12,8 @@ import pytest
 import torch
 
 from padless.errors import ArgumentError, NotBuilt
-from padless.training import optimizers
-from padless.training.optimizers import (
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Nadam,
-    RMSprop,
-    get,
-)
+from padless.optimizers import optimizers
+from padless.optimizers.optimizers import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, Nadam, RMSprop, get
 
 keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own

@@ -8,10 +8,10 @@ import torch
 
 import padless
 from padless import Input, Model
+from padless.data.adapters import Feed, read
+from padless.data.batch_sampler import Batching
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.layers import GRU, Dense, Embedding
-from padless.training.batching import Batching
-from padless.training.data import Feed, read
 
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
@@ -153,6 +153,6 @@ def test_without_pyarrow_the_error_says_what_to_install(folder, monkeypatch):
             raise ImportError(name)
         return real(name, *args)
 
-    monkeypatch.setattr("padless.training.parquet.import_module", without)
+    monkeypatch.setattr("padless.data.parquet_files.import_module", without)
     with pytest.raises(ArgumentError, match="pip install pyarrow"):
         padless.data.parquet(folder)

@@ -45,7 +45,7 @@ def test_it_trains_as_in_full_precision_nearly(autocast, scan):
             model._precision._scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
         history = model.fit(LISTS, TAGS, batch_size=4, epochs=8, shuffle=False, verbose=0).history
         losses.append(history["loss"])
-        half = padless.training.precision.Precision(chosen).dtype
+        half = padless.trainers.mixed_precision.Precision(chosen).dtype
         assert watch.seen is (half or torch.float32)
         assert all(p.dtype is torch.float32 for p in model.parameters())
         model.evaluate(LISTS, TAGS, verbose=0)

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 from rich.errors import LiveError
 
+from padless.callbacks import CallbackList, LambdaCallback
+from padless.callbacks import progress_bar as progress
+from padless.callbacks.progress_bar import ProgressBar, as_verbose
 from padless.errors import ArgumentError
-from padless.training import progress
-from padless.training.callbacks import CallbackList, LambdaCallback
-from padless.training.progress import ProgressBar, as_verbose
 
 
 def terminal(width=120):

@@ -12,7 +12,7 @@ from padless import Input, Model, Sequential, load_model
 from padless.errors import ArgumentError, DataError, NotBuilt, ShapeError
 from padless.layers import GRU, LSTM, Add, Bidirectional, Concatenate, Dense, Dropout, Embedding, LastStep, Layer, Masking
 from padless.registry import register
-from padless.saving import archive
+from padless.saving import safetensors_io as archive
 
 IDS = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 0, 0, 0]])
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from padless.errors import ArgumentError
 from padless.registry import register
-from padless.saving import config
-from padless.saving.config import (
+from padless.saving import serialization as config
+from padless.saving.serialization import (
     Configured,
     CustomObjectScope,
     deserialize,

@@ -16,10 +16,14 @@ from test_kernels_scan import FAST, gradients, indexes, lengths_, run, same, siz
 
 import padless
 from padless.errors import ArgumentError
-from padless.kernels import attend_compiled, compiled, scan, scan_compiled, taps
+from padless.kernels.attention import native as attend_compiled
+from padless.kernels.conv import taps
+from padless.kernels.native import library as compiled
+from padless.kernels.recurrent import api as scan
+from padless.kernels.recurrent import native as scan_compiled
 from padless.ragged.index import Index
 
-BUILT = {path.stem.removeprefix("scan."): path for path in compiled.FOLDER.glob("scan.*.so")}
+BUILT = {path.stem.removeprefix("_padless_native."): path for path in compiled.FOLDER.glob("_padless_native.*.so")}
 RUNS_HERE = [level for level in compiled.usable() if level in BUILT]
 there = pytest.mark.skipif(compiled.library() is None, reason=padless.backends()["compiled scan"])
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -223,12 +227,12 @@ def test_without_it_the_packed_path_is_taken_and_backends_says_why():
 
 @pytest.mark.parametrize("missing", ["libraries", "source", "compiler's output"])
 def test_backends_says_what_is_missing(tmp_path, missing):
-    shutil.copy(compiled.FOLDER / "scan.c", tmp_path)
+    shutil.copy(compiled.FOLDER / "recurrent.c", tmp_path)
     if missing == "source":
-        (tmp_path / "scan.c").unlink()
+        (tmp_path / "recurrent.c").unlink()
     if missing == "compiler's output":
         for level in compiled.LEVELS:
-            (tmp_path / f"scan.{level}.so").write_text("not a library")
+            (tmp_path / f"_padless_native.{level}.so").write_text("not a library")
     with patch.object(compiled, "FOLDER", tmp_path):
         said = compiled.find()
     expected = {"libraries": "not built", "source": "source", "compiler's output": "could not be loaded"}
@@ -261,7 +265,7 @@ def test_a_processor_gets_no_library_beyond_it():
 
 def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
     root = Path(padless.__file__).parent.parent
-    for name in ("hatch_build.py", *(f"padless/kernels/{path.name}" for path in compiled.FOLDER.glob("*.[ch]"))):
+    for name in ("hatch_build.py", *(f"padless/kernels/native/{path.name}" for path in compiled.FOLDER.glob("*.[ch]"))):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     done = subprocess.run(
@@ -279,9 +283,9 @@ def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("file", "called", "ours"),
     [
-        ("scan.c", "job", scan_compiled._Job),
-        ("windows.c", "sliding", compiled._Windows),
-        ("attend.c", "seeing", attend_compiled._Job),
+        ("recurrent.c", "job", scan_compiled._Job),
+        ("conv.c", "sliding", compiled._Windows),
+        ("attention.c", "seeing", attend_compiled._Job),
     ],
 )
 def test_the_struct_is_the_one_of_the_source(file, called, ours):

@@ -12,7 +12,8 @@ from test_kernels_scan import FAST, gradients, run, same, tensors_for
 from torch._subclasses import FakeTensorMode
 
 import padless
-from padless.kernels import scan, scan_cudnn
+from padless.kernels.recurrent import api as scan
+from padless.kernels.recurrent import cudnn as scan_cudnn
 from padless.ragged.index import Index
 
 CELLS = {"lstm": scan_cudnn.LSTM, "gru": scan_cudnn.GRU, "simple_rnn": scan_cudnn.TANH, "relu": scan_cudnn.RELU}

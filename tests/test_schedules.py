@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import padless
+from padless.callbacks import LearningRateScheduler
 from padless.errors import ArgumentError
-from padless.training import optimizers, schedules
-from padless.training.callbacks import LearningRateScheduler
+from padless.optimizers import optimizers, schedules
 
 keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
@@ -139,7 +139,7 @@ def test_torchs_plateau_looks_at_the_loss_of_the_validation():
 
 
 def test_schedules_are_found_where_keras_has_them():
-    from padless.training.schedules import CosineDecay
+    from padless.optimizers.schedules import CosineDecay
 
     assert padless.optimizers.schedules.CosineDecay is CosineDecay
     import padless.optimizers.schedules as found  # pyright: ignore[reportMissingImports]

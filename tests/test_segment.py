@@ -12,7 +12,7 @@ from keras_parity import KINDS, B, D, T, V, close, embed, ids_of, keras, losing,
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, MaskLost, ShapeError
-from padless.kernels import segment
+from padless.kernels import segment_reduce as segment
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import lookup

@@ -10,11 +10,11 @@ from torch import nn
 
 import padless
 from padless import Input, Model, Packed
+from padless.callbacks import Callback
+from padless.data.batch_structure import pack_x_y_sample_weight, unpack_x_y_sample_weight
 from padless.errors import ArgumentError, NotBuilt
 from padless.layers import GRU, Dense, Dropout, Embedding, LastStep, Layer
-from padless.training.callbacks import Callback
-from padless.training.metric import Mean, Metric
-from padless.training.nest import pack_x_y_sample_weight, unpack_x_y_sample_weight
+from padless.metrics.metric import Mean, Metric
 
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [1, 1], [2]]
 TAGS = [[0, 1, 1], [2], [0, 0], [1, 2, 0, 1], [2, 2], [0]]

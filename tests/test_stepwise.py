@@ -34,10 +34,10 @@ from keras_parity import (
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, MaskError, MaskLost, ShapeError
-from padless.layers.noise import sharers
+from padless.layers.regularization.dropout import sharers
 from padless.ragged.index import Index
 from padless.ragged.packed import pack
-from padless.saving.config import register_keras_serializable
+from padless.saving.serialization import register_keras_serializable
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 

@@ -9,10 +9,11 @@ import torch
 from padless import Sequential
 from padless import layers as L
 from padless.errors import ArgumentError
+from padless.losses import losses
 from padless.ragged.packed import Packed, unpack
-from padless.testing import LawBroken, check_layer, check_loss, check_metric, ids, labels, laws, random_masks, special_masks
+from padless.testing import LawBroken, check_layer, check_loss, check_metric, ids, labels, random_masks, special_masks
+from padless.testing import layer_properties as laws
 from padless.testing.check import smallest
-from padless.training import losses
 
 
 class Leak(L.Layer):

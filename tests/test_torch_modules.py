@@ -15,7 +15,7 @@ from padless import Input, Model, Sequential, pack
 from padless import layers as L
 from padless.errors import ArgumentError, MaskLost, PadlessError, ShapeError
 from padless.layers import TorchModuleWrapper
-from padless.saving.config import CustomObjectScope, serialize
+from padless.saving.serialization import CustomObjectScope, serialize
 
 MASKS = np.concatenate([mask_of(kind) for kind in KINDS])
 X = torch.from_numpy(numbers(*MASKS.shape, 3))

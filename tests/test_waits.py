@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from padless.data.batch import Batch
+from padless.ragged.device import known, send, send_known
 from padless.ragged.packed import pack
-from padless.ragged.transfer import known, send, send_known
-from padless.training.batch import Batch
 
 ROOT = Path(__file__).parent.parent
 CASES = ("lstm-128", "bilstm", "gru-holes", "transformer", "conv", "layers", "metrics", "optimizers")
@@ -69,7 +69,7 @@ class There(torch.Tensor):
 
 def sent(x, monkeypatch):
     """What a device would get, while the host keeps its own."""
-    monkeypatch.setattr("padless.ragged.transfer.send", lambda x, device: x.clone().as_subclass(There))
+    monkeypatch.setattr("padless.ragged.device.send", lambda x, device: x.clone().as_subclass(There))
     return send_known(x, "cpu")
 
 
@@ -92,7 +92,7 @@ def test_nothing_is_known_where_torch_does_not_count_what_is_written(monkeypatch
 
 
 def test_a_batch_tells_of_all_its_leaves_and_of_the_values_of_sequences(monkeypatch):
-    monkeypatch.setattr("padless.ragged.transfer.send", lambda x, device: x.clone().as_subclass(There))
+    monkeypatch.setattr("padless.ragged.device.send", lambda x, device: x.clone().as_subclass(There))
     plain, packed = torch.tensor([[1, 2]]), pack([[1, 2], [3]])
     batch = Batch({"a": plain, "b": packed}, y=None, rows=2).to("cpu")
     assert known(batch.x["a"]) is plain and known(batch.x["b"].values) is packed.values

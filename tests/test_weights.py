@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
-from padless.layers import constraints, initializers, regularizers
 from padless.registry import entries
 
 SCALED = ["GlorotUniform", "GlorotNormal", "LecunUniform", "LecunNormal", "HeUniform", "HeNormal"]

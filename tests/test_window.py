@@ -14,8 +14,9 @@ from keras_parity import KINDS, close, equal_masks, ids_of, keras, mask_of, mask
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels import spans, window
-from padless.kernels.window import Stretch, Window
+from padless.kernels.conv import plan as spans
+from padless.kernels.conv import windows as window
+from padless.kernels.conv.windows import Stretch, Window
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import lookup

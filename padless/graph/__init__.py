@@ -2,4 +2,10 @@
 
 from padless.graph.function import Function as Function
 from padless.graph.node import Node as Node
-from padless.graph.spec import Symbolic as Symbolic
+from padless.graph.symbolic import Symbolic as Symbolic
+
+__all__ = [
+    "Function",
+    "Node",
+    "Symbolic",
+]

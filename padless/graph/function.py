@@ -7,7 +7,7 @@ from typing import Any
 
 from padless.errors import ArgumentError
 from padless.graph.node import Node, TorchFunction, of_a_call
-from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves
+from padless.graph.symbolic import Symbolic, home, infer, is_symbolic, leaves, map_leaves
 from padless.ragged.packed import Packed, showing
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.overrides import get_overridable_functions
 
 from padless.errors import ArgumentError
-from padless.graph.modules import enclosing
-from padless.graph.spec import Symbolic, home, infer, is_symbolic, leaves, map_leaves
-from padless.ragged.functions import writing
+from padless.graph.symbolic import Symbolic, home, infer, is_symbolic, leaves, map_leaves
+from padless.graph.torch_modules import enclosing
 from padless.ragged.packed import Packed
+from padless.ragged.torch_function import writing
 from padless.registry import snake_case
 
 _counts: dict[str, int] = {}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.segment import total
+from padless.kernels.segment_reduce import total
 from padless.ragged.index import Index
 
 TINY = 1e-7  # what Keras adds to the number of real steps

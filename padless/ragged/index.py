@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from padless.ragged.transfer import send
+from padless.ragged.device import send
 
 Ints = NDArray[np.int64]
 Name = Literal[
@@ -247,3 +247,16 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({self.steps} of {' x '.join(map(str, self.grid))} steps, born of {self.born})"
+
+
+_full: dict[tuple[int, int], Index] = {}
+
+
+def full_index(batch: int, steps: int) -> Index:
+    """The index of a grid without padding; the last few are kept."""
+    key = (batch, steps)
+    if key not in _full:
+        while len(_full) >= 16:
+            _full.pop(next(iter(_full)))
+        _full[key] = Index.from_lengths(torch.full((batch,), steps).numpy(), steps, "no mask")
+    return _full[key]

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import MaskError, ShapeError
+from padless.ragged.device import send
+from padless.ragged.gather import place, take, take_or_zero
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, cut, narrow
-from padless.ragged.moves import place, take, take_or_zero
-from padless.ragged.operators import Operators
-from padless.ragged.transfer import send
+from padless.ragged.tensor_like import Operators
 
 DOCUMENTS = (
     "Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "

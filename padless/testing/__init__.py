@@ -4,12 +4,13 @@ from padless.testing.check import check_layer as check_layer
 from padless.testing.check import check_loss as check_loss
 from padless.testing.check import check_metric as check_metric
 from padless.testing.check import check_model as check_model
-from padless.testing.laws import LawBroken as LawBroken
-from padless.testing.laws import absence as absence
-from padless.testing.laws import gradients as gradients
-from padless.testing.laws import independence as independence
-from padless.testing.laws import presence as presence
-from padless.testing.laws import round_trip as round_trip
+from padless.testing.harness import Subject as Subject
+from padless.testing.layer_properties import LawBroken as LawBroken
+from padless.testing.layer_properties import absence as absence
+from padless.testing.layer_properties import gradients as gradients
+from padless.testing.layer_properties import independence as independence
+from padless.testing.layer_properties import presence as presence
+from padless.testing.layer_properties import round_trip as round_trip
 from padless.testing.masks import binary as binary
 from padless.testing.masks import ids as ids
 from padless.testing.masks import labels as labels
@@ -18,4 +19,25 @@ from padless.testing.masks import one_hot as one_hot
 from padless.testing.masks import probabilities as probabilities
 from padless.testing.masks import random_masks as random_masks
 from padless.testing.masks import special_masks as special_masks
-from padless.testing.subject import Subject as Subject
+
+__all__ = [
+    "LawBroken",
+    "Subject",
+    "absence",
+    "binary",
+    "check_layer",
+    "check_loss",
+    "check_metric",
+    "check_model",
+    "gradients",
+    "ids",
+    "independence",
+    "labels",
+    "normal",
+    "one_hot",
+    "presence",
+    "probabilities",
+    "random_masks",
+    "round_trip",
+    "special_masks",
+]

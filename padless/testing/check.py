@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from padless.errors import ArgumentError, one_of
-from padless.testing import laws, models, objectives
-from padless.testing.laws import LawBroken
+from padless.losses import losses
+from padless.metrics import metrics
+from padless.testing import layer_properties as laws
+from padless.testing import loss_properties as objectives
+from padless.testing import model_properties as models
+from padless.testing.harness import Subject
+from padless.testing.layer_properties import LawBroken
+from padless.testing.loss_properties import Objective, Weights
 from padless.testing.masks import Mask, as_draw, random_masks, special_masks
 from padless.testing.masks import apart as beside
-from padless.testing.models import Task
-from padless.testing.objectives import Objective, Weights
-from padless.testing.subject import Subject
-from padless.training import losses, metrics
+from padless.testing.model_properties import Task
 
 LAYER_LAWS: dict[str, Callable[..., None]] = {
     "repetition": laws.repetition,
@@ -66,7 +69,7 @@ def check_layer(
     >>> check_layer(Leak(name="leak"), (1,))
     Traceback (most recent call last):
     ...
-    padless.testing.laws.LawBroken: presence: Leak 'leak' ... Smallest mask: [[1], [1]]. It also breaks: independence.
+    padless.testing.layer_properties.LawBroken: presence: Leak 'leak' ... Smallest mask: [[1], [1]]. ...
     """
     subject = Subject.of(layer, input_shape, born=born, rows=dict(rows or {}), training=training)
     declared = {**getattr(subject.layer, "breaks", {}), **(breaks or {})}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from padless import layers as L
-from padless.layers.layer import get
-from padless.saving.config import register_keras_serializable
+from padless.layers.base.layer import get
+from padless.saving.serialization import register_keras_serializable
 from padless.testing import Subject, ids
 
 

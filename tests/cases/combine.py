@@ -5,7 +5,7 @@ from typing import Any
 
 from cases.case import Case
 from padless import layers as L
-from padless.model import Model
+from padless.models import Model
 
 
 def _graph(make: Callable[..., Any], *features: int) -> Callable[[], Model]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cases.case import Case
 from padless import layers as L
-from padless.model import Model, Sequential
+from padless.models import Model, Sequential
 from padless.testing.masks import Draw
 
 WORDS = 4

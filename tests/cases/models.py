@@ -2,7 +2,7 @@
 
 from cases.case import IDS, Case
 from padless import layers as L
-from padless.model import Model, Sequential
+from padless.models import Model, Sequential
 
 
 def _model(masked: bool) -> Model:

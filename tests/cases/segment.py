@@ -4,8 +4,8 @@ from typing import Any
 
 from cases.case import Case
 from padless import layers as L
-from padless.layers.layer import get
-from padless.saving.config import register_keras_serializable
+from padless.layers.base.layer import get
+from padless.saving.serialization import register_keras_serializable
 
 
 @register_keras_serializable("tests")

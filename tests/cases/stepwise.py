@@ -7,7 +7,7 @@ import torch
 from cases.case import GRID, IDS, NOISE, Case
 from padless import layers as L
 from padless.registry import entries
-from padless.saving.config import register_keras_serializable
+from padless.saving.serialization import register_keras_serializable
 
 
 @register_keras_serializable("tests")

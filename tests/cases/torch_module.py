@@ -7,7 +7,7 @@ from torch import nn
 
 from cases.case import GRID, Case
 from padless import layers as L
-from padless.saving.config import register_keras_serializable
+from padless.saving.serialization import register_keras_serializable
 
 
 class Saved(nn.Module):

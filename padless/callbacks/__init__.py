@@ -1,0 +1,39 @@
+"""What may happen between steps, with Keras's names.
+
+A callback works with what it was handed (`set_model`, `set_params`) and knows no Model: it asks for `stop_training`,
+`get_weights`, `set_weights` and `optimizer` only where it uses them. Keras's own callbacks work here as well.
+"""
+
+from padless.callbacks.backup_and_restore import BackupAndRestore as BackupAndRestore
+from padless.callbacks.callback import Callback as Callback
+from padless.callbacks.callback import LambdaCallback as LambdaCallback
+from padless.callbacks.callback import Logs as Logs
+from padless.callbacks.callback import as_floats as as_floats
+from padless.callbacks.callback_list import CallbackList as CallbackList
+from padless.callbacks.early_stopping import EarlyStopping as EarlyStopping
+from padless.callbacks.history import History as History
+from padless.callbacks.learning_rate import LearningRateScheduler as LearningRateScheduler
+from padless.callbacks.learning_rate import ReduceLROnPlateau as ReduceLROnPlateau
+from padless.callbacks.loggers import CSVLogger as CSVLogger
+from padless.callbacks.loggers import TensorBoard as TensorBoard
+from padless.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
+from padless.callbacks.swap_ema_weights import SwapEMAWeights as SwapEMAWeights
+from padless.callbacks.terminate_on_nan import TerminateOnNaN as TerminateOnNaN
+
+__all__ = [
+    "BackupAndRestore",
+    "CSVLogger",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "Logs",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "SwapEMAWeights",
+    "TensorBoard",
+    "TerminateOnNaN",
+    "as_floats",
+]

@@ -1,0 +1,1 @@
+"""The command `padless demo`: a model that highlights source code."""

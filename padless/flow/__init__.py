@@ -1,1 +1,0 @@
-"""Where a mask goes in a model."""

@@ -1,0 +1,1 @@
+"""Attention layers, position embeddings and transformer blocks."""

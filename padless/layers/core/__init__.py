@@ -1,0 +1,1 @@
+"""Embedding, Masking, Dense and other basic layers."""

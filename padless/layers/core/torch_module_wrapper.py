@@ -1,0 +1,226 @@
+"""Any torch module as a layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils import _pytree
+
+from padless.errors import ArgumentError, MaskLost, ShapeError
+from padless.graph.node import auto_name
+from padless.graph.symbolic import Symbolic, leaves, map_leaves
+from padless.graph.torch_modules import CALL
+from padless.graph.train_mode import in_mode
+from padless.layers.base.layer import Layer
+from padless.layers.base.mask_rule import same_steps
+from padless.ragged.packed import Packed, showing, unpack
+from padless.registry import entries, register, snake_case
+from padless.saving.serialization import deserialize
+
+_RELATIONS = (None, "stepwise", "grid")
+_TWINS = {
+    "RNN": "SimpleRNN",
+    "BatchNorm1d": "BatchNormalization",
+    "MultiheadAttention": "MultiHeadAttention",
+    "MaxPool1d": "MaxPooling1D",
+    "AvgPool1d": "AveragePooling1D",
+    "GroupNorm": "GroupNormalization",
+    "ConvTranspose1d": "Conv1DTranspose",
+    "TransformerEncoderLayer": "TransformerEncoder",
+    "TransformerDecoderLayer": "TransformerDecoder",
+    "Conv1d": "Conv1D",
+}  # torch's name: the one here
+
+
+@register("layer")
+class TorchModuleWrapper(Layer):
+    """A torch module as a layer: its weights are the layer's, and it trains when the layer does.
+
+    Keras's `TorchModuleWrapper`. `relation` says what the module gets of a masked input:
+
+    - None: the masked steps themselves. What treats each step alone keeps the mask (Linear, LayerNorm, ReLU, Dropout, a
+      Sequential of them); what mixes steps raises `MaskLost`.
+    - "stepwise": the real steps as examples `(N, ...)`, of a plain input all steps `(B * T, ...)`; the mask passes.
+    - "grid": the padded grid `(B, T, ...)`, on purpose. The mask ends, as with `DropMask`.
+
+    Over no example at all the module infers, since there is nothing to learn from; one with torch's batch normalization
+    also over a single one, which has no variance. A module without `get_config` and
+    `from_config` can be saved by its weights only.
+
+    >>> TorchModuleWrapper(nn.BatchNorm1d(3), relation="stepwise")(torch.ones(2, 5, 3)).shape
+    torch.Size([2, 5, 3])
+    """
+
+    relation = "module"
+
+    def __init__(
+        self, module: Any, name: str | None = None, output_shape: Any = None, relation: str | None = None, **kwargs: Any
+    ) -> None:
+        if isinstance(module, dict):
+            module = deserialize(module, "layer")
+        if not isinstance(module, nn.Module):
+            raise ArgumentError(f"TorchModuleWrapper holds a torch.nn.Module; got {module!r}.")
+        if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in module.modules()):  # pyright: ignore
+            raise ArgumentError(
+                f"{type(module).__name__} has weights without a shape yet, so an optimizer would miss them. "
+                f"Call it once on data first."
+            )
+        if relation not in _RELATIONS:
+            raise ArgumentError(f"The relation of a wrapped module is None, 'stepwise' or 'grid'; got {relation!r}.")
+        super().__init__(name=name or auto_name(snake_case(type(module).__name__)), **kwargs)
+        self.module = module
+        self.output_shape = None if output_shape is None else tuple(output_shape)
+        self.relation = relation
+        self.built = True
+        if not self._trainable:
+            self.trainable = False  # the weights are there already
+
+    def call(self, inputs: Any, *args: Any, training: bool = False, **kwargs: Any) -> Any:
+        """What the module gives."""
+        args, kwargs = map_leaves(self._fitted, ((inputs, *args), kwargs))
+        if self.relation == "stepwise":
+            return self._by_step(args, kwargs, training)
+        if self.relation == "grid":
+            args, kwargs = map_leaves(unpack, (args, kwargs))
+        inner = any(isinstance(m, Layer) for m in self.module.modules())
+        try:
+            with showing(True) if inner else nullcontext():
+                return self._run_module(args, kwargs, training)
+        except MaskLost as lost:
+            raise MaskLost(f"{lost} {self._ways_out(lost)}") from lost
+
+    def _fitted(self, x: Any) -> Any:
+        """Floats in the dtype of the weights; what a module may write into is its own copy."""
+        if not _is_array(x):
+            return x
+        if x.dtype.is_floating_point and not torch.is_autocast_enabled(x.device.type):
+            own = (w.dtype for m in self.module.modules() for w in dict.values(m._parameters) if w is not None)
+            x = x.to(next((dtype for dtype in own if dtype.is_floating_point), x.dtype))
+        writes = isinstance(x, Tensor) and any(getattr(m, "inplace", False) for m in self.module.modules())
+        return x.clone() if writes else x
+
+    def _run_module(self, args: Any, kwargs: Any, training: bool) -> Any:
+        examples = next((x.shape[0] for x in leaves((args, kwargs)) if _is_array(x)), 1)
+        alone = examples == 1 and any(isinstance(m, _BatchNorm) for m in self.module.modules())
+        with in_mode(training and examples > 0 and not alone, self.module):
+            return self.module(*args, **kwargs)
+
+    def _by_step(self, args: Any, kwargs: Any, training: bool) -> Any:
+        """The module on rows, one for each step; once more, inferring, on what gaps show."""
+        first, *others = [x for x in leaves((args, kwargs)) if _is_array(x)]
+        for other in (first, *others):
+            if isinstance(first, Packed) and isinstance(other, Packed):
+                same_steps(self.name, first, other)
+            elif type(first) is not type(other) or first.ndim < 2 or first.shape[:2] != other.shape[:2]:
+                raise ShapeError(
+                    f"Layer {self.name!r} works step by step, so all its inputs begin with the same (batch, "
+                    f"steps) and bear the same mask; got shapes {tuple(first.shape)} and "
+                    f"{tuple(other.shape)}. Bring one to the other's steps with padless.pack(x, like=y)."
+                )
+        if isinstance(first, Tensor):
+            outputs = self._on_rows(lambda x: x.flatten(0, 1), args, kwargs, training)
+            return map_leaves(lambda x: x.unflatten(0, first.shape[:2]) if isinstance(x, Tensor) else x, outputs)
+        outputs = self._on_rows(lambda x: x.values, args, kwargs, training)
+        shown = all(x.fill is not None and len(x.fill) == first.index.gaps for x in (first, *others))
+        fills = self._on_rows(lambda x: x.fill, args, kwargs, False) if shown else map_leaves(lambda _: None, outputs)
+
+        def masked(values: Any, fill: Any) -> Any:
+            return first.with_values(values, fill) if isinstance(values, Tensor) else values
+
+        return _pytree.tree_map(masked, outputs, fills)
+
+    def _on_rows(self, rows: Callable[[Any], Tensor], args: Any, kwargs: Any, training: bool) -> Any:
+        """What the module makes of the rows of its inputs: as many rows."""
+        args, kwargs = map_leaves(lambda x: rows(x) if _is_array(x) else x, (args, kwargs))
+        outputs = self._run_module(args, kwargs, training)
+        count = next(x.shape[0] for x in leaves((args, kwargs)) if _is_array(x))
+        for x in leaves(outputs):
+            if isinstance(x, Tensor) and x.shape[:1] != (count,):
+                raise ShapeError(
+                    f"Layer {self.name!r} is stepwise, so of {count} steps its module must give as many rows; "
+                    f"got {tuple(x.shape)}. A module that mixes steps takes relation='grid'."
+                )
+        return outputs
+
+    def _ways_out(self, lost: MaskLost) -> str:
+        """What can be done where the module mixes steps, the innermost of torch's named."""
+        name = type(_innermost(lost, self.module)).__name__
+        twin = next((f"the layer {n} of padless, " for n in (_TWINS.get(name, name),) if n in entries("layer")), "")
+        return (
+            f"It was torch's {name}, in the module of layer {self.name!r}. For a torch module: {twin}"
+            f"TorchModuleWrapper(module, relation='stepwise') if it is meant for steps as examples, relation='grid' if "
+            f"it is meant to see the padding."
+        )
+
+    def _own(self, trainable: bool) -> list[Tensor]:
+        """The module's weights, in the place of the layer's."""
+        return list(self.module.parameters() if trainable else self.module.buffers())
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask of the first input; none for "grid"."""
+        return None if self.relation == "grid" else mask
+
+    def compute_output_shape(self, *shapes: Any) -> Any:
+        """As given by `output_shape`, else found by a call on small probes."""
+        return super().compute_output_shape(*shapes) if self.output_shape is None else self.output_shape
+
+    def reads_grid(self, shown: bool) -> bool:
+        """The grid itself, or what a layer inside the module reads."""
+        return shown or self.relation == "grid" or any(isinstance(m, Layer) for m in self.module.modules())
+
+
+_wrappers: WeakValueDictionary[int, TorchModuleWrapper] = WeakValueDictionary()  # by the module that each keeps alive
+
+
+def wrapper_of(module: nn.Module) -> TorchModuleWrapper:
+    """The one layer that stands for a module in graphs: called twice, it is shared."""
+    found = _wrappers.get(id(module))
+    if found is None:
+        found = _wrappers[id(module)] = TorchModuleWrapper(module)
+    return found
+
+
+def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call of a torch module as that of its layer, in which some names mean something else."""
+    if not args or not _TAKEN.isdisjoint(kwargs):
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        args, kwargs = bound.args, bound.kwargs
+        if not _TAKEN.isdisjoint(kwargs):
+            raise ArgumentError(
+                f"{type(module).__name__} takes {sorted(_TAKEN & set(kwargs))} by name only, which mean "
+                f"something else where a layer is called. Call it in the `call` of a Layer of your own."
+            )
+    return wrapper_of(module)(*args, **kwargs)
+
+
+_TAKEN = {"inputs", "mask", "training"}
+Symbolic.wrapped = staticmethod(called)
+
+
+def as_layer(module: Any) -> Layer:
+    """A layer as it is, any other torch module in a wrapper of its own."""
+    return module if isinstance(module, Layer) else TorchModuleWrapper(module)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, Tensor | Packed)
+
+
+def _innermost(error: BaseException, module: nn.Module) -> nn.Module:
+    """The torch module that was running, deepest, when this was raised; `module` if none was."""
+    trace = error.__traceback__
+    while trace is not None:
+        running = trace.tb_frame.f_locals.get("self") if trace.tb_frame.f_code is CALL else None
+        if isinstance(running, nn.Module) and not isinstance(running, Layer):
+            module = running
+        trace = trace.tb_next
+    return module

@@ -1,0 +1,1 @@
+"""Pooling over time, in windows and over whole sequences."""

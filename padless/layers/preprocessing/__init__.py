@@ -1,0 +1,1 @@
+"""Rescaling and normalization by statistics of data."""

@@ -1,0 +1,118 @@
+"""What is known of a model before its data run through it: where masks are born, and which mask each output will have.
+
+A graph knows it from its nodes. A `call` of one's own is watched once, on the first example, while nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from padless.graph.function import Function
+from padless.graph.node import Node, TorchFunction
+from padless.graph.symbolic import Symbolic, is_symbolic, leaves, still
+from padless.layers.core.embedding import Embedding
+from padless.layers.core.masking import Masking
+from padless.ragged.index import Index
+from padless.ragged.packed import Packed
+from padless.trainers.data_checks import Birth, End, Plan
+
+
+def of_graph(function: Function, leads: Sequence[int]) -> Plan:
+    """The plan of a graph whose inputs come with masks over so many axes; raises where a layer would lose one."""
+    known = function.replayed(leads)
+    births = [_of_data(place, function.born(place)) for place, lead in enumerate(leads) if lead]
+    places = {id(source): place for place, source in enumerate(function.sources)}
+    origins: dict[int, int] = {id(function.sources[birth.source]): number for number, birth in enumerate(births)}
+    for node in function.nodes:
+        inner = _births(node, places)
+        born = {birth.born: len(births) + number for number, birth in enumerate(inner) if birth.masks}
+        births += inner
+        for symbol in filter(is_symbolic, leaves(node.outputs)):
+            origin = _origin(node, symbol, known, origins, born if len(born) == 1 else {})
+            if origin is not None:
+                origins[id(symbol)] = origin
+    return Plan(
+        births,
+        [End(known[id(symbol)].shape, known[id(symbol)].lead, origins.get(id(symbol))) for symbol in function.results],
+    )
+
+
+def _origin(
+    node: Node, symbol: Any, known: dict[int, Symbolic], origins: dict[int, int], born: dict[str, int]
+) -> int | None:
+    """The birth that the mask on an output of this call is of; None where there is no mask, or no single birth."""
+    own = known[id(symbol)]
+    if own.born in born:
+        return born[own.born]
+    masked = [s for s in node.inputs() if known[id(s)].masked]
+    if not own.masked or not any(known[id(s)].born == own.born and known[id(s)].lead == own.lead for s in masked):
+        return None
+    found = [origins.get(id(s)) for s in masked]
+    alike = len(set(found)) == 1 or isinstance(node.operation, TorchFunction)  # whose operands have equal masks
+    return found[0] if alike else None
+
+
+def _births(node: Node, places: dict[int, int]) -> list[Birth]:
+    """The births directly of an input in this call, also inside a model that the input is handed to."""
+    if node.kwargs or not any(id(symbol) in places for symbol in node.inputs()):
+        return []
+    operation: Any = node.operation
+    if isinstance(operation, Embedding | Masking):
+        return [_of_layer(operation, places[id(symbol)]) for symbol in node.inputs()]
+    if not isinstance(getattr(operation, "_function", None), Function):
+        return []
+    inner = {
+        id(own): places[id(given)]
+        for own, given in zip(operation._function.sources, operation._in_order(node.args[0]), strict=True)
+        if isinstance(given, Symbolic) and id(given) in places and given.ndim == own.ndim
+    }
+    return [birth for own in operation._function.nodes for birth in _births(own, inner)]
+
+
+def of_call(module: nn.Module, inputs: Any) -> Plan:
+    """The plan of a module that says by its `call` what it does, from a call on these inputs."""
+    values = leaves(inputs)
+    places = {id(value): place for place, value in enumerate(values)}
+    found: list[tuple[Birth, Index | None]] = []  # with the steps that it gave
+
+    def watch(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if len(args) == 1 and not kwargs and id(args[0]) in places:
+            found.append((_of_layer(layer, places[id(args[0])]), output.index if isinstance(output, Packed) else None))
+
+    hooks = [
+        m.register_forward_hook(watch, with_kwargs=True) for m in module.modules() if isinstance(m, Embedding | Masking)
+    ]
+    try:
+        with torch.no_grad(), still():
+            outputs = module(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found[:0] = [(_of_data(place, v.index.born), v.index) for place, v in enumerate(values) if isinstance(v, Packed)]
+    return Plan([birth for birth, _ in found], [_end(output, found) for output in leaves(outputs)])
+
+
+def _end(output: Any, found: list[tuple[Birth, Index | None]]) -> End:
+    if not isinstance(output, Packed):
+        return End((None, *output.shape[1:]) if isinstance(output, Tensor) else ())
+    same = [number for number, (_, index) in enumerate(found) if index is output.index]
+    sources = {birth.source for birth, index in found if index is not None and index.equals(output.index)}
+    # where the masks of two inputs are equal by chance, a merge of both would look like one of them
+    return End((None, *output.shape[1:]), output.lead, same[0] if same and len(sources) == 1 else None)
+
+
+def _of_layer(layer: Any, place: int) -> Birth:
+    """What this layer, called on the input at this place, knows of the steps."""
+    return Birth(place, f"{type(layer).__name__} {layer.name!r}", layer.index_of, getattr(layer, "mask_zero", True))
+
+
+def _of_data(place: int, born: str) -> Birth:
+    return Birth(place, born, _own_index)
+
+
+def _own_index(value: Any) -> Index:
+    return value.index

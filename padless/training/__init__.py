@@ -1,1 +1,0 @@
-"""From examples to trained weights: data, losses, metrics, optimizers, callbacks, the loop."""
