@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.team import Job, Team, Times
+from benchmarks.team import Job, PeerPool, Times
 from benchmarks.workloads import Workload, data
 
 TOLERANCE = 1e-4
@@ -62,7 +62,7 @@ def compare(workload: Workload, names: Sequence[str], rounds: int, threads: int,
     """Time `fit` and `predict` of all peers, in turn."""
     memory: dict[str, float] = {}
     train, predict = Job(0, "train", workload.steps), Job(0, "predict", workload.steps)
-    with Team(names, threads, device) as team:
+    with PeerPool(names, threads, device) as team:
         team.build(0, workload)
         losses = team.agree(0)
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.peers import ALL, PEERS
-from benchmarks.team import Job, PeerDied, Team, Times, environment
+from benchmarks.team import Job, PeerPool, PeerProcessError, Times, environment
 from benchmarks.workloads import TINY, Workload, data
 
 
@@ -88,7 +88,7 @@ def sizes(workload: Workload, quick: bool) -> dict[str, list[Workload]]:
 def curve(against: str, models: Sequence[Workload], names: Sequence[str], rounds: int, threads: int, device: str) -> Curve:
     """Time a training step of each model by each peer, all in turn."""
     points = []
-    with Team(names, threads, device) as team:
+    with PeerPool(names, threads, device) as team:
         for key, model in enumerate(models):
             team.build(key, model)
         jobs = [Job(key, "train", model.steps) for key, model in enumerate(models)]
@@ -105,18 +105,18 @@ def start(workload: Workload, names: Sequence[str], rounds: int, threads: int, d
     """Latency of one row, overhead of `fit`, and imports."""
     repeat = 2 if quick else 20
     jobs = {what: Job(0, what, repeat=repeat) for what in ALL[2:]}
-    with Team([name for name in names if set(jobs) <= set(PEERS[name].verbs)], threads, device) as team:
+    with PeerPool([name for name in names if set(jobs) <= set(PEERS[name].verbs)], threads, device) as team:
         team.build(0, workload)
         found = team.in_turn(list(jobs.values()), rounds)
         latency = {name: {what: found[name, job] for what, job in jobs.items()} for name in team.names}
         left_out = team.left_out
     tiny = TINY.quick() if quick else TINY
-    with Team(["padless", "padless-loop"], threads, device) as pair:
+    with PeerPool(["padless", "padless-loop"], threads, device) as pair:
         pair.build(0, tiny)
         job = Job(0, "train", tiny.steps)
         found = pair.in_turn([job], rounds)
         for name, why in pair.left_out.items():
-            raise PeerDied(f"{PEERS[name].title}: {why}")
+            raise PeerProcessError(f"{PEERS[name].title}: {why}")
         fit, loop = (found[name, job] for name in ("padless", "padless-loop"))
     return Start(workload, latency, fit, loop, imports(rounds, threads, device), left_out)
 

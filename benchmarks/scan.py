@@ -107,7 +107,7 @@ def main() -> None:
         "median ms",
         "quartiles ms",
         "x padless",
-        title=f"{INDEX.steps} real of {BATCH} x {STEPS} steps, {arguments.threads} threads",
+        title=f"{INDEX.num_steps} real of {BATCH} x {STEPS} steps, {arguments.threads} threads",
     )
     for what, make in (("recurrent part", recurrent_step), ("whole model", model_step)):
         times = seconds({name: make(lstm(), name == "padless") for name, lstm in lstms.items()}, arguments.rounds)

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.05  # seconds in which the threads of one peer fall asleep before the next begins
 
 
-class PeerDied(Exception):
+class PeerProcessError(Exception):
     """A process ended before it answered; the message is the last thing it said."""
 
 
-class Process:
+class PeerProcess:
     """One peer. It lives until `close`."""
 
     def __init__(self, name: str, threads: int, device: str) -> None:
@@ -53,7 +53,7 @@ class Process:
             code = self.process.wait()
             self.said.seek(0)
             lines = self.said.read().split("\n")
-            raise PeerDied(next((line.strip() for line in reversed(lines) if line.strip()), f"it ended with {code}"))
+            raise PeerProcessError(next((line.strip() for line in reversed(lines) if line.strip()), f"it ended with {code}"))
         return json.loads(answer)
 
     def close(self) -> None:
@@ -117,21 +117,21 @@ class Job:
     repeat: int = 1
 
 
-class Team:
+class PeerPool:
     """The peers that can be asked; who cannot do what is asked, or dies of it, is left out with the reason."""
 
     def __init__(self, names: Iterable[str], threads: int, device: str) -> None:
         self.left_out: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {}
-        self.processes: dict[str, Process] = {}
+        self.processes: dict[str, PeerProcess] = {}
         for name in names:
             missing = PEERS[name].missing()
             if missing:
                 self.left_out[name] = f"{' and '.join(missing)} not installed"
             else:
-                self.processes[name] = Process(name, threads, device)
+                self.processes[name] = PeerProcess(name, threads, device)
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> PeerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,7 +149,7 @@ class Team:
             return None
         try:
             return self.processes[name].ask(**order)
-        except PeerDied as end:
+        except PeerProcessError as end:
             self.drop(name, str(end))
             return None
 

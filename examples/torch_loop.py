@@ -58,7 +58,7 @@ def main(steps: int = 200) -> float:
         out = model(x)
         right = (out.values > 0) == (padless.pack(y, like=out).values > 0)
     share = right.float().mean().item()
-    print(f"{share:.1%} of {out.index.steps} real steps are labelled right")
+    print(f"{share:.1%} of {out.index.num_steps} real steps are labelled right")
     return share
 
 

@@ -97,7 +97,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    plan = highlighter.Plan(seed=arguments.seed)
+    plan = highlighter.DemoConfig(seed=arguments.seed)
     if arguments.functions is not None:
         plan = replace(plan, training=arguments.functions)
     highlighter.run(plan, Console(), Console(stderr=True), arguments.file, arguments.save, arguments.load)

@@ -1,155 +1,745 @@
-"""Faults that the tests must find: in a file of the package, a text that stands there once, what to put in its place, and
-the tests that should turn red. `scripts/mutants` plants them, one at a time, in a copy of the source.
+"""Define the faults that the tests must detect, and find the place of each fault in the source.
+
+A fault gives the correct code (`right`), the code that replaces it (`wrong`), and the tests that
+must fail then. `scripts/mutants` plants the faults in a copy of the source, one at a time.
+
+The place of `right` is found by structure. Renamed identifiers and another layout do not matter:
+
+- Python is compared as syntax trees, C as tokens without comments and white space.
+- Literals, operators and structure must be equal.
+- Identifiers of `right` are mapped one to one to those of the source. Variables, attributes (in C:
+  fields) and keywords of calls have one mapping each. A builtin must have its own name. Functions
+  of torch and numpy are not mapped to each other: `any` never matches `all`.
+- In Python `...` matches any expression. As the last argument of a call it matches all arguments
+  from there on. As a statement it matches any number of statements. At the end of the body of
+  `if`, `for` or `while` it also matches `else`. In `wrong`, the n-th `...` is the code that the
+  n-th `...` of `right` matched.
+- The place with the largest share of unchanged identifiers is chosen. A low share (`LOWEST_SCORE`,
+  `LOWEST_ELSEWHERE`) is not a match, and a tie is an error.
+- The search begins in `function` of `file`. If there is no match, it continues in functions of that
+  name in the package, then in all of `file`, then in the package. So code may move to another file.
+
+The identifiers of `wrong` are mapped too. Those that `right` does not have stay as they are.
 """
 
+from __future__ import annotations
+
+import ast
+import builtins
+import copy
+import functools
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+LOWEST_SCORE = 1 / 3  # share of the identifiers of `right` that must be unchanged in `function`
+LOWEST_ELSEWHERE = 0.6  # the same outside `function`
+VARIABLE, ATTRIBUTE, KEYWORD = "variable", "attribute", "keyword"
 
 
 class Fault(NamedTuple):
-    """What is wrong, in words; where (under padless/); the right text and the wrong one; the tests, for pytest."""
+    """Describe one fault."""
 
-    name: str
-    file: str
-    right: str
-    wrong: str
-    tests: str
+    name: str  # what is wrong, in words
+    file: str  # where the code is, relative to the package
+    right: str  # the correct code: an expression or statements in Python, any tokens in C
+    wrong: str  # the code that replaces `right`, with the identifiers of `right`
+    tests: str  # the tests that must fail, as arguments of pytest
+    function: str = ""  # qualified name of the function or class with the code, as "Index.order"
+
+
+class Place(NamedTuple):
+    """Describe where a fault was found, and the source with the fault."""
+
+    path: Path  # the source file
+    line: int  # number of the first line that is replaced
+    score: float  # share of the identifiers of `right` that are unchanged
+    text: str  # the whole source file with the fault
+
+
+class Binding:
+    """Map the identifiers and the wildcards of `right` to the source that they match."""
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[str, str], str] = {}  # (kind, name in `right`): name in the source
+        self.wildcards: dict[str, list[ast.AST]] = {}
+
+    def copy(self) -> Binding:
+        """Return a copy, to try one of several alternatives."""
+        other = Binding()
+        other.names, other.wildcards = dict(self.names), dict(self.wildcards)
+        return other
+
+    def bind(self, kind: str, name: str, source: str) -> bool:
+        """Map a name to a name of the source; return False if that is not one to one."""
+        if (kind, name) in self.names:
+            return self.names[kind, name] == source
+        if any(other[0] == kind and taken == source for other, taken in self.names.items()):
+            return False
+        self.names[kind, name] = source
+        return True
+
+    def mapped(self, kind: str, name: str) -> str:
+        """Return the source's name for a name of `wrong`."""
+        return self.names.get((kind, name), name)
+
+    @property
+    def score(self) -> float:
+        """Return the share of unchanged identifiers; 1 if `right` has no identifiers."""
+        return sum(name == source for (_, name), source in self.names.items()) / max(len(self.names), 1)
+
+
+class Match(NamedTuple):
+    """Describe code that has the structure of `right`."""
+
+    path: Path
+    start: int  # offset of the first byte
+    end: int  # offset after the last byte
+    binding: Binding
+
+
+def locate(fault: Fault, package: Path) -> Place:
+    """Find the place of a fault, and make the source with the fault.
+
+    Args:
+        fault: The fault.
+        package: Folder of the package; `fault.file` is relative to this folder.
+
+    Returns:
+        The place with the largest share of unchanged identifiers.
+
+    Raises:
+        LookupError: No place matches, or several places match equally well.
+        ValueError: `right` or `wrong` is not valid.
+    """
+    language = _language(fault)
+    own = [package / fault.file] if (package / fault.file).exists() else []
+    every = sorted(path for path in package.rglob("*") if path.suffix in language.suffixes)
+    searches = [(own, ""), (every, "")]
+    if fault.function:
+        searches = [(own, fault.function), (every, fault.function), *searches]
+    similar: list[Match] = []
+    for paths, function in searches:
+        matches = [match for path in paths for match in language.matches(path, function)]
+        best = max((match.binding.score for match in matches), default=0.0)
+        chosen = [match for match in matches if match.binding.score == best]
+        if best < (LOWEST_SCORE if function else LOWEST_ELSEWHERE):
+            similar += chosen
+        elif len(chosen) > 1:
+            raise LookupError(
+                f"{_described(fault)} matches {len(chosen)} places equally well: "
+                f"{_listed(chosen, package)}. Expected one place. "
+                "In scripts/faults.py add context to `right`, or set `function`."
+            )
+        else:
+            return _planted(language, chosen[0])
+    found = f" Similar code: {_listed(similar, package)}." if similar else ""
+    raise LookupError(
+        f"{_described(fault)} matches no code of the package.{found} Expected one place. In "
+        "scripts/faults.py write `right` and `wrong` as the code is now, or remove the fault."
+    )
+
+
+def new_names(fault: Fault) -> set[tuple[str, str]]:
+    """Return kind and name of the identifiers that `wrong` has and `right` does not have."""
+    language = _language(fault)
+    return language.names(fault.wrong) - language.names(fault.right)
+
+
+def _language(fault: Fault) -> Python | C:
+    return Python(fault) if fault.file.endswith(".py") else C(fault)
+
+
+def _planted(language: Python | C, match: Match) -> Place:
+    source = match.path.read_bytes()
+    wrong = language.wrong_code(source[: match.end], match)
+    text = (source[: match.start] + wrong.encode() + source[match.end :]).decode()
+    return Place(match.path, source.count(b"\n", 0, match.start) + 1, match.binding.score, text)
+
+
+def _described(fault: Fault) -> str:
+    function = f", function {fault.function}" if fault.function else ""
+    right = textwrap.indent(textwrap.dedent(fault.right).strip("\n"), "    ")
+    return f"Fault {fault.name!r} ({fault.file}{function}): `right`\n{right}\n"
+
+
+def _listed(matches: Sequence[Match], package: Path) -> str:
+    found = []
+    for path, start, _, binding in matches:
+        line = path.read_bytes().count(b"\n", 0, start) + 1
+        found.append(f"{path.relative_to(package)}:{line} ({binding.score:.0%} of the identifiers)")
+    return ", ".join(dict.fromkeys(found))
+
+
+# ---------------------------------------------------------------------------------------- Python
+
+MODULES = {"torch", "np", "numpy", "math"}
+FIXED = MODULES | set(dir(builtins))  # variables that are not mapped
+WILDCARD = "..."  # begins the name that stands for a wildcard in the tree of a pattern
+HEADERS = (ast.If, ast.For, ast.While)
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+IDENTIFIERS = {
+    (ast.Name, "id"): VARIABLE,
+    (ast.arg, "arg"): VARIABLE,
+    (ast.FunctionDef, "name"): VARIABLE,
+    (ast.ClassDef, "name"): VARIABLE,
+    (ast.ExceptHandler, "name"): VARIABLE,
+    (ast.alias, "name"): VARIABLE,
+    (ast.alias, "asname"): VARIABLE,
+    (ast.Attribute, "attr"): ATTRIBUTE,
+    (ast.keyword, "arg"): KEYWORD,
+}
+IGNORED = ("ctx", "kind", "type_comment")  # fields of nodes that do not change the meaning
+
+
+class Python:
+    """Find and replace Python code by its syntax tree."""
+
+    suffixes = (".py",)
+
+    def __init__(self, fault: Fault) -> None:
+        right, wrong = _pattern(fault.right), _pattern(fault.wrong)
+        self.is_expression = _is_expression(right) and _is_expression(wrong)
+        self.right: list[ast.AST] = [right[0].value] if _is_expression(right) and self.is_expression else right
+        self.wrong = ast.Module(wrong, [])
+        given, used = ({name for _, name in _names(tree) if _is_wildcard(name)} for tree in (right, wrong))
+        if any(isinstance(node, ast.Expr) and _wildcard(node.value) for node in right):
+            raise ValueError(
+                f"Fault {fault.name!r}: `right` has `...` outside other code, got {fault.right!r}. "
+                "Write `...` inside a statement or an expression."
+            )
+        if used and used != given:
+            raise ValueError(
+                f"Fault {fault.name!r}: `right` has {len(given)} `...` and `wrong` has "
+                f"{len(used)}. Expected the same number, or none in `wrong`."
+            )
+
+    @staticmethod
+    def names(code: str) -> set[tuple[str, str]]:
+        """Return kind and name of the identifiers of a pattern."""
+        return {(kind, name) for kind, name in _names(_pattern(code)) if not _is_wildcard(name)}
+
+    def matches(self, path: Path, function: str) -> Iterator[Match]:
+        """Yield the matches in a file; with `function` only those in functions of this name."""
+        source = path.read_bytes()
+        if function.rpartition(".")[2].encode() not in source:
+            return
+        tree, starts, scopes = _parsed(source)
+        for scope in scopes.get(function, ()) if function else [tree]:
+            for nodes in _expressions(scope) if self.is_expression else _statements(scope, len(self.right)):
+                binding = Binding()
+                if _lists_match(self.right, nodes, binding):
+                    line, column = _begin(nodes[0])
+                    end = starts[nodes[-1].end_lineno - 1] + nodes[-1].end_col_offset
+                    yield Match(path, starts[line - 1] + column, end, binding)
+
+    def wrong_code(self, before: bytes, match: Match) -> str:
+        """Return `wrong` as code for the place of a match; `before` is the source up to its end."""
+        tree = _Substitution(match.binding).visit(copy.deepcopy(self.wrong))
+        text = ast.unparse(ast.fix_missing_locations(tree))
+        if self.is_expression:
+            return f"({text})"
+        if before[match.start :].startswith(b"elif"):
+            text = f"el{text}"
+        column = match.start - before.rfind(b"\n", 0, match.start) - 1
+        return text.replace("\n", "\n" + " " * column)
+
+
+def _pattern(code: str) -> list[ast.stmt]:
+    """Parse a pattern; each `...` becomes a name: "...0", "...1" in the order of the text."""
+    tree = ast.parse(textwrap.dedent(code).strip("\n"))
+    ellipses = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value is ...]
+    places = sorted((node.lineno, node.col_offset) for node in ellipses)
+
+    class Naming(ast.NodeTransformer):
+        def visit_Constant(self, node: ast.Constant) -> ast.AST:
+            if node.value is not ...:
+                return node
+            number = places.index((node.lineno, node.col_offset))
+            return ast.copy_location(ast.Name(f"{WILDCARD}{number}", ast.Load()), node)
+
+    return Naming().visit(tree).body
+
+
+def _is_expression(statements: list[ast.stmt]) -> bool:
+    return len(statements) == 1 and isinstance(statements[0], ast.Expr)
+
+
+def _is_wildcard(name: str) -> bool:
+    return name.startswith(WILDCARD)
+
+
+def _wildcard(node: object) -> str:
+    """Return the name of the wildcard that an expression is; "" for others."""
+    return node.id if isinstance(node, ast.Name) and _is_wildcard(node.id) else ""
+
+
+def _body_wildcard(node: object) -> str:
+    """Return the name of the wildcard that ends a body, and matches the `else` of the statement."""
+    if isinstance(node, HEADERS) and isinstance(node.body[-1], ast.Expr) and not node.orelse:
+        return _wildcard(node.body[-1].value)
+    return ""
+
+
+def _last_argument(node: ast.Call) -> str:
+    """Return the name of the wildcard that matches all further arguments of a call."""
+    return _wildcard(node.args[-1]) if node.args and not node.keywords else ""
+
+
+def _names(statements: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of all identifiers."""
+    for node in ast.walk(ast.Module(statements, [])):
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, str) and (type(node), field) in IDENTIFIERS:
+                yield IDENTIFIERS[type(node), field], value
+
+
+@functools.cache
+def known_names() -> frozenset[str]:
+    """Return the names of functions and attributes of Python, torch and numpy."""
+    import numpy  # not at the top: scripts/mutants imports this module before it has an environment
+    import torch
+
+    owners = (builtins, str, list, dict, torch, torch.Tensor, numpy, numpy.ndarray)
+    return frozenset(name for owner in owners for name in dir(owner))
+
+
+@functools.cache
+def _parsed(source: bytes) -> tuple[ast.Module, list[int], dict[str, list[ast.AST]]]:
+    """Return the tree, the offset of each line, and the functions and classes by qualified name."""
+    tree = ast.parse(source)
+    starts = [0, *(end.end() for end in re.finditer(rb"\n", source))]
+    scopes: dict[str, list[ast.AST]] = {}
+
+    def collect(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            name = prefix
+            if isinstance(child, SCOPES):
+                scopes.setdefault(prefix + child.name, []).append(child)
+                name = f"{prefix}{child.name}."
+            collect(child, name)
+
+    collect(tree, "")
+    return tree, starts, scopes
+
+
+def _expressions(node: ast.AST) -> Iterator[list[ast.AST]]:
+    """Yield each expression, in a list, without those in f-strings."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield [child]
+        if not isinstance(child, ast.JoinedStr):  # positions in f-strings are wrong before Python 3.12
+            yield from _expressions(child)
+
+
+def _statements(node: ast.AST, count: int) -> Iterator[list[ast.AST]]:
+    """Yield each run of `count` statements of a block."""
+    for child in ast.walk(node):
+        for _, value in ast.iter_fields(child):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                yield from (value[first : first + count] for first in range(len(value) - count + 1))
+
+
+def _begin(node: ast.AST) -> tuple[int, int]:
+    """Return line and column where a node begins, with its decorators."""
+    decorators = getattr(node, "decorator_list", None)
+    if decorators:
+        return decorators[0].lineno, decorators[0].col_offset - 1  # the position is that after `@`
+    return node.lineno, node.col_offset
+
+
+def _lists_match(patterns: Sequence[object], nodes: Sequence[object], binding: Binding) -> bool:
+    if not patterns:
+        return not nodes
+    head, rest = patterns[0], patterns[1:]
+    name = _wildcard(head.value) if isinstance(head, ast.Expr) else ""
+    if not name:
+        return bool(nodes) and _values_match(head, nodes[0], binding) and _lists_match(rest, nodes[1:], binding)
+    for count in range(len(nodes) + 1):
+        trial = binding.copy()
+        if _lists_match(rest, nodes[count:], trial):
+            binding.names, binding.wildcards = trial.names, {**trial.wildcards, name: list(nodes[:count])}
+            return True
+    return False
+
+
+def _values_match(pattern: object, value: object, binding: Binding) -> bool:
+    if isinstance(pattern, list):
+        return isinstance(value, list) and _lists_match(pattern, value, binding)
+    if isinstance(pattern, ast.AST):
+        return isinstance(value, ast.AST) and _nodes_match(pattern, value, binding)
+    return type(pattern) is type(value) and pattern == value
+
+
+def _nodes_match(pattern: ast.AST, node: ast.AST, binding: Binding) -> bool:
+    name = _wildcard(pattern)
+    if name:
+        binding.wildcards[name] = [node]
+        return isinstance(node, ast.expr)
+    if type(pattern) is not type(node) or not _meanings_agree(pattern, node):
+        return False
+    skipped = set(IGNORED)
+    if isinstance(pattern, ast.Call) and isinstance(node, ast.Call) and _last_argument(pattern):
+        count = len(pattern.args) - 1
+        if len(node.args) < count or not _nodes_match(pattern.func, node.func, binding):
+            return False
+        binding.wildcards[_last_argument(pattern)] = [*node.args[count:], *node.keywords]
+        return _lists_match(pattern.args[:-1], node.args[:count], binding)
+    if _body_wildcard(pattern):
+        binding.wildcards[f"{_body_wildcard(pattern)} else"] = node.orelse
+        skipped.add("orelse")
+    for field in pattern._fields:
+        ours, theirs = getattr(pattern, field, None), getattr(node, field, None)
+        kind = IDENTIFIERS.get((type(pattern), field))
+        if field in skipped:
+            continue
+        if kind and isinstance(ours, str) and isinstance(theirs, str):
+            if not binding.bind(kind, ours, theirs):
+                return False
+        elif not _values_match(ours, theirs, binding):
+            return False
+    return True
+
+
+def _meanings_agree(pattern: ast.AST, node: ast.AST) -> bool:
+    """Return False if a builtin, or a function of torch or numpy, would match another one."""
+    if isinstance(pattern, ast.Name):
+        return pattern.id == node.id or pattern.id not in FIXED
+    if isinstance(pattern, ast.keyword):  # such as clamp(min=...)
+        return pattern.arg == node.arg or not {pattern.arg, node.arg} <= known_names()
+    if isinstance(pattern, ast.Call):
+        pattern, node = pattern.func, node.func
+        if not isinstance(pattern, ast.Attribute) or not isinstance(node, ast.Attribute):
+            return True
+    elif not isinstance(pattern, ast.Attribute) or not _is_module(pattern.value):
+        return True  # an attribute that is not called holds data, and any name is possible
+    return pattern.attr == node.attr or not {pattern.attr, node.attr} <= known_names()
+
+
+def _is_module(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id in MODULES
+
+
+class _Substitution(ast.NodeTransformer):
+    """Replace identifiers and wildcards of `wrong` by the code that `right` matched."""
+
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """Replace the identifiers of a node, and then in its children."""
+        for field, value in ast.iter_fields(node):
+            kind = IDENTIFIERS.get((type(node), field))
+            if kind and isinstance(value, str):
+                setattr(node, field, self.binding.mapped(kind, value))
+        return super().generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Replace a variable, or a wildcard by the expression that it matched."""
+        return self.binding.wildcards[node.id][0] if _wildcard(node) else self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.AST]:
+        """Replace a wildcard by the statements that it matched."""
+        name = _wildcard(node.value)
+        return self.binding.wildcards[name] if name else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Replace the last wildcard of a call by the arguments that it matched."""
+        name = _last_argument(node)
+        matched = self.binding.wildcards[name] if name else []
+        if name:
+            node.args.pop()
+        self.generic_visit(node)
+        node.args += [value for value in matched if isinstance(value, ast.expr)]
+        node.keywords += [value for value in matched if isinstance(value, ast.keyword)]
+        return node
+
+    def _visit_header(self, node: ast.If | ast.For | ast.While) -> ast.AST:
+        name = _body_wildcard(node)
+        self.generic_visit(node)
+        if name:
+            node.orelse = self.binding.wildcards.get(f"{name} else", [])
+        return node
+
+    visit_If = visit_For = visit_While = _visit_header
+
+
+# --------------------------------------------------------------------------------------------- C
+
+TOKEN = re.compile(
+    r"(?P<skipped>\s+|//[^\n]*|/\*.*?\*/)"
+    r"|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<string>\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')"
+    r"|(?P<other>\.?\d(?:[eEpP][+-]|[\w.])*|->|\+\+|--|<<=?|>>=?|&&|\|\||[-+*/%&|^=!<>]=|.)",
+    re.DOTALL,
+)
+C_NAMES = set(
+    "auto break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while "
+    "memcpy memset memmove int8_t int32_t int64_t uint32_t uint64_t size_t".split()
+)
+
+
+class Token(NamedTuple):
+    """Describe one token of C."""
+
+    kind: str  # VARIABLE, ATTRIBUTE for a field, or "" for a token that must be equal
+    text: str
+    start: int  # offset in the text
+    end: int
+
+
+class C:
+    """Find and replace C code by its tokens."""
+
+    suffixes = (".c", ".h")
+
+    def __init__(self, fault: Fault) -> None:
+        self.right, self.wrong = _tokens(fault.right), fault.wrong
+        if not self.right:
+            raise ValueError(f"Fault {fault.name!r}: `right` is empty. Expected at least one token of C.")
+
+    @staticmethod
+    def names(code: str) -> set[tuple[str, str]]:
+        """Return kind and name of the identifiers of a pattern."""
+        return {(token.kind, token.text) for token in _tokens(code) if token.kind}
+
+    def matches(self, path: Path, function: str) -> Iterator[Match]:
+        """Yield the matches in a file; with `function` only those in functions of this name."""
+        text = path.read_text()
+        for tokens in _functions(_tokens(text), function):
+            for first in range(len(tokens) - len(self.right) + 1):
+                binding, found = Binding(), tokens[first : first + len(self.right)]
+                if all(_tokens_match(ours, theirs, binding) for ours, theirs in zip(self.right, found, strict=True)):
+                    start, end = (len(text[:offset].encode()) for offset in (found[0].start, found[-1].end))
+                    yield Match(path, start, end, binding)
+
+    def wrong_code(self, before: bytes, match: Match) -> str:
+        """Return `wrong` as source code for the place of a match; `before` is not used."""
+        text = self.wrong
+        for token in reversed(_tokens(text)):
+            text = text[: token.start] + match.binding.mapped(token.kind, token.text) + text[token.end :]
+        return text
+
+
+def _tokens(text: str) -> list[Token]:
+    tokens: list[Token] = []
+    for found in TOKEN.finditer(text):
+        if found.lastgroup == "skipped":
+            continue
+        kind, name = "", found.group()
+        if found.lastgroup == "name" and name not in C_NAMES and not name.startswith("__"):
+            kind = ATTRIBUTE if tokens and tokens[-1].text in (".", "->") else VARIABLE
+        tokens.append(Token(kind, name, found.start(), found.end()))
+    return tokens
+
+
+def _tokens_match(pattern: Token, token: Token, binding: Binding) -> bool:
+    if pattern.kind:
+        return pattern.kind == token.kind and binding.bind(token.kind, pattern.text, token.text)
+    return pattern.text == token.text
+
+
+def _functions(tokens: list[Token], name: str) -> Iterator[list[Token]]:
+    """Yield the tokens of each definition of a function; all tokens if the name is empty."""
+    if not name:
+        yield tokens
+        return
+    for first, token in enumerate(tokens):
+        if token.text != name or first + 1 == len(tokens) or tokens[first + 1].text != "(":
+            continue
+        body = _closing(tokens, first + 1) + 1
+        if body < len(tokens) and tokens[body].text == "{":
+            yield tokens[first : _closing(tokens, body) + 1]
+
+
+def _closing(tokens: list[Token], opening: int) -> int:
+    """Return the number of the token that closes a parenthesis or a brace."""
+    depth = 0
+    for number in range(opening, len(tokens)):
+        depth += (tokens[number].text in ("(", "{")) - (tokens[number].text in (")", "}"))
+        if not depth:
+            return number
+    return len(tokens) - 1
+
+
+# ----------------------------------------------------------------------------------------- faults
 
 
 def _laws(*names: str) -> str:
-    return " ".join(f"tests/test_laws.py::test_{name}" for name in names)
+    return " ".join(f"tests/test_properties.py::test_{name}" for name in names)
 
 
-PRESENCE, ABSENCE = _laws("presence"), _laws("absence")
+PRESENCE, ABSENCE = _laws("matches_unpadded"), _laws("ignores_padding")
 GRADCHECK, LOST, RULE, KERAS = (f"tests/test_{name}.py" for name in ("gradcheck", "lost_masks", "mask_rule", "keras_layers"))
 
 RAGGED = [
     Fault(
-        "a gap that begins a row is one with the gap that ends the row above",
+        "a gap at the start of a row joins the gap at the end of the row above",
         "ragged/index.py",
         "starts[:, 1:] &= real[:, :-1]",
         "starts.reshape(-1)[1:] &= real.reshape(-1)[:-1]",
         "tests/test_index.py " + _laws("index_knows_its_steps"),
+        function="Index._gap_starts",
     ),
     Fault(
-        "a gap shows the output but one before it",
+        "a gap shows the output of the step before the previous one",
         "ragged/index.py",
         "np.searchsorted(self.flat, self.gap_cells) - 1",
         "np.searchsorted(self.flat, self.gap_cells) - 2",
         "tests/test_index.py " + _laws("index_knows_its_steps"),
+        function="Index.gap_before",
     ),
     Fault(
-        "a reversed order is not reversed where there is padding",
+        "a reversed order is not reversed if there is padding",
         "ragged/index.py",
-        "            if reverse:\n",
-        "            if reverse and self.full:\n",
+        """
+        if reverse:
+            time = self.lengths[self.rows] - 1 - time
+        """,
+        """
+        if reverse and self.full:
+            time = self.lengths[self.rows] - 1 - time
+        """,
         "tests/test_kernels_scan.py " + PRESENCE,
+        function="Index.order",
     ),
     Fault(
-        "a sentence is a step only if all its words are",
+        "a sentence is a step only if all its words are steps",
         "ragged/index.py",
         "np.asarray(mask.any(-1))",
         "np.asarray(mask.all(-1))",
         "tests/test_index.py " + _laws("words_of_sentences_are_run_sentence_by_sentence"),
+        function="Index.from_mask",
     ),
     Fault(
-        "the steps that either has are those that both have",
+        "the union of two masks is their intersection",
         "ragged/mask.py",
         "first.mask | second.mask",
         "first.mask & second.mask",
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        function="union",
     ),
     Fault(
-        "a mask born on masked data replaces it",
+        "a mask created on masked data replaces the mask of the data",
         "ragged/mask.py",
-        "both = index.mask & mask",
-        "both = mask | (index.mask & mask)",
+        """
+        both = index.mask & mask
+        return index if both.sum() == index.steps else ...
+        """,
+        """
+        both = mask | (index.mask & mask)
+        return index if both.sum() == index.steps else ...
+        """,
         PRESENCE + " " + RULE + " tests/test_packed.py",
+        function="narrow",
     ),
     Fault(
-        "the gradient of a permutation is permuted once more",
-        "ragged/gather.py",
+        "the gradient of a permutation is permuted again",
+        "ragged/moves.py",
         "_Take.apply(grads[0], back, chosen)",
         "_Take.apply(grads[0], chosen, back)",
         GRADCHECK,
+        function="_Take.backward",
     ),
     Fault(
-        "a function over time passes for one over features",
-        "ragged/axis_rules.py",
-        "    if axis < packed.lead:\n",
-        "    if axis < packed.lead - 1:\n",
+        "a function over time is accepted as a function over features",
+        "ragged/axes.py",
+        "if axis < packed.lead: ...",
+        "if axis < packed.lead - 1: ...",
         LOST + " tests/test_functions.py",
+        function="_feature",
     ),
     Fault(
-        "a plain operand is read at the steps of the mirror image",
-        "ragged/broadcast.py",
+        "a plain operand is read in reversed order",
+        "ragged/operands.py",
         "values = _picked(operand, packed.index.coordinates(operand.device))",
         "values = _picked(operand, packed.index.coordinates(operand.device)).flip(0)",
         "tests/test_functions.py",
+        function="align",
     ),
     Fault(
-        "steps that are widened to all show the first gap",
+        "all steps that widening adds show the first gap",
         "ragged/packed.py",
         "getattr(self.index, self._shown(self.fill))[index.flat]",
-        "np.minimum(getattr(self.index, self._shown(self.fill))[index.flat], self.index.steps)",
+        "np.minimum(getattr(self.index, self._shown(self.fill))[index.flat], self.index.num_steps)",
         RULE + " tests/test_packed.py",
+        function="Packed.at_steps",
     ),
     Fault(
-        "masks of different width pass for equal",
+        "masks of different width are equal",
         "ragged/index.py",
-        "(self.grid == other.grid and np.array_equal(self.flat, other.flat))",
+        "self.grid == other.grid and np.array_equal(self.flat, other.flat)",
         "np.array_equal(self.flat, other.flat)",
         "tests/test_index.py",
+        function="Index.equals",
     ),
     Fault(
-        "an order that is kept forgets its direction",
+        "a cached order ignores its direction",
         "ragged/index.py",
-        "        key = (reverse, device)\n",
-        "        key = (False, device)\n",
+        """
+        key = (reverse, device)
+        if key not in self._orders: ...
+        """,
+        """
+        key = (False, device)
+        if key not in self._orders: ...
+        """,
         "tests/test_index.py " + KERAS,
+        function="Index.order",
     ),
     Fault(
-        "gaps put together show the first of them",
+        "merged gaps show the first of them",
         "ragged/packed.py",
-        "        shown[index.gap_of[mixed]] = -1\n",
-        "",
+        "shown[index.gap_of[mixed]] = -1",
+        "pass",
         "tests/test_packed.py tests/test_functions.py",
+        function="Packed.rearranged",
     ),
     Fault(
-        "a step that is widened to shows zeros",
+        "a step that widening adds shows zeros",
         "ragged/packed.py",
-        "Packed(torch.cat([self.values, self.fill])",
-        "Packed(torch.cat([self.values, torch.zeros_like(self.fill)])",
+        "torch.cat([self.values, self.fill])[...]",
+        "torch.cat([self.values, torch.zeros_like(self.fill)])[...]",
         RULE + " tests/test_packed.py",
+        function="Packed.at_steps",
     ),
 ]
 SEGMENT = [
     Fault(
         "a mean is divided by the width of the grid",
-        "kernels/segment_reduce.py",
-        '    count = index.at("lengths", values.device).clamp(min=1)',
-        '    count = index.at("lengths", values.device).clamp(min=max(index.shape[1], 1))',
+        "kernels/segment.py",
+        "index.at(..., values.device).clamp(min=1).to(wide.dtype)",
+        "index.at(..., values.device).clamp(min=max(index.shape[1], 1)).to(wide.dtype)",
         PRESENCE,
+        function="mean",
     ),
     Fault(
-        "the last step of an empty row is that of the row above",
-        "kernels/segment_reduce.py",
+        "the last step of an empty sequence is the last step of the row above",
+        "kernels/segment.py",
         "torch.where(lengths > 0, offsets[1:] - 1, -1)",
         "offsets[1:] - 1",
         PRESENCE,
+        function="last",
     ),
     Fault(
-        "the largest of negative numbers is 0",
-        "kernels/segment_reduce.py",
-        "include_self=False",
-        "include_self=True",
+        "the maximum of negative numbers is 0",
+        "kernels/segment.py",
+        'values.new_zeros(...).scatter_reduce(0, places, values, "amax", include_self=False)',
+        'values.new_zeros(...).scatter_reduce(0, places, values, "amax", include_self=True)',
         PRESENCE,
+        function="_Largest.forward",
     ),
     Fault(
-        "equal largest numbers get the gradient twice",
-        "kernels/segment_reduce.py",
+        "equal maxima get the whole gradient each",
+        "kernels/segment.py",
         "(grads[0] / sharing).index_select(0, rows)",
         "grads[0].index_select(0, rows)",
         GRADCHECK,
+        function="_Largest.backward",
     ),
     Fault(
         "a softmax over time runs over the batch",
@@ -157,92 +747,151 @@ SEGMENT = [
         "total(grown, index).index_select(0, rows)",
         "grown.sum(0, keepdim=True)",
         PRESENCE + " tests/test_segment.py",
+        function="softmax",
     ),
     Fault(
         "pooling runs over the padded grid",
-        "layers/pooling/global_pooling1d.py",
-        "return type(self).kernel(inputs.values, inputs.index)",
-        "return self.plain(inputs.unpack(), 1)",
+        "layers/segment.py",
+        """
+        if isinstance(inputs, Packed):
+            return type(self).kernel(inputs.values, inputs.index)
+        if inputs.shape[1] == 0: ...
+        return self.plain(inputs, 1)
+        """,
+        """
+        if isinstance(inputs, Packed):
+            return self.plain(inputs.unpack(), 1)
+        if inputs.shape[1] == 0: ...
+        return self.plain(inputs, 1)
+        """,
         PRESENCE,
+        function="Segment.call",
     ),
     Fault(
         "the statistics of a sequence count its padding",
         "kernels/moments.py",
-        'count = index.at("lengths", x.device).clamp(min=1)',
-        'count = index.at("lengths", x.device).clamp(min=max(index.shape[1], 1))',
+        "index.at(..., x.device).clamp(min=1).to(x.dtype)[:, None]",
+        "index.at(..., x.device).clamp(min=max(index.shape[1], 1)).to(x.dtype)[:, None]",
         PRESENCE,
+        function="moments_of_sequences",
     ),
     Fault(
         "the features of a gap are normalized by another row",
-        "layers/normalization/group_normalization.py",
-        'rows = index.at("gap_rows", inputs.device)',
-        'rows = index.at("gap_rows", inputs.device).flip(0)',
-        _laws("independence"),
+        "layers/group_normalization.py",
+        """
+        rows = index.at(..., inputs.device)
+        if len(fill) != len(rows): ...
+        """,
+        """
+        rows = index.at(..., inputs.device).flip(0)
+        if len(fill) != len(rows): ...
+        """,
+        _laws("independent_of_batch"),
+        function="GroupNormalization.call",
     ),
 ]
 STEPWISE = [
     Fault(
-        "statistics of a batch are taken over what gaps show",
-        "layers/normalization/batch_normalization.py",
-        "mean, variance = moments.moments(values.to(wide), axis, tiny)",
-        "mean, variance = moments.moments((inputs.unpack() if tiny else values).to(wide), axis, tiny)",
+        "batch statistics include the values of gaps",
+        "layers/batch_normalization.py",
+        """
+        tiny = moments.TINY if isinstance(inputs, Packed) else 0.0
+        mean, variance = moments.moments(values.to(wide), axis, tiny)
+        """,
+        """
+        tiny = moments.TINY if isinstance(inputs, Packed) else 0.0
+        mean, variance = moments.moments((inputs.unpack() if tiny else values).to(wide), axis, tiny)
+        """,
         "tests/test_normalization.py " + ABSENCE,
+        function="BatchNormalization.call",
     ),
     Fault(
-        "a frozen BatchNormalization learns",
-        "layers/normalization/batch_normalization.py",
-        "learns = training and self.trainable and values.numel() > 0",
-        "learns = training and values.numel() > 0",
+        "a frozen BatchNormalization updates its moving statistics",
+        "layers/batch_normalization.py",
+        "training and self.trainable and values.numel() > 0",
+        "training and values.numel() > 0",
         "tests/test_normalization.py",
+        function="BatchNormalization.call",
     ),
     Fault(
-        "the moving variance is the unbiased one",
+        "the moving variance is the unbiased variance",
         "kernels/moments.py",
-        "variance = variance * ((count - 1) / count) if count > 1",
-        "variance = variance if count > 1",
+        "variance * ((count - 1) / count)",
+        "variance",
         "tests/test_normalization.py",
+        function="normalized_together",
     ),
     Fault(
-        "BatchNormalization in training uses the moving numbers",
-        "layers/normalization/batch_normalization.py",
-        "mean, variance = self.moving_mean.to(wide), self.moving_variance.to(wide)",
-        "mean, variance = moments.moments(values.to(wide), axis) if values.numel() else (self.moving_mean,) * 2",
+        "BatchNormalization at inference uses batch statistics",
+        "layers/batch_normalization.py",
+        """
+        if learns:
+            tiny = ...
+            mean, variance = moments.moments(values.to(wide), axis, tiny)
+            ...
+        else:
+            mean, variance = self.moving_mean.to(wide), self.moving_variance.to(wide)
+        """,
+        """
+        if learns:
+            tiny = ...
+            mean, variance = moments.moments(values.to(wide), axis, tiny)
+            ...
+        else:
+            mean, variance = (
+                moments.moments(values.to(wide), axis)
+                if values.numel()
+                else (self.moving_mean,) * 2
+            )
+        """,
         PRESENCE,
+        function="BatchNormalization.call",
     ),
     Fault(
         "adapt counts padding",
-        "layers/preprocessing/normalization.py",
-        "x = (batch.values if isinstance(batch, Packed) else batch).to(torch.float64)",
-        "x = (batch.unpack() if isinstance(batch, Packed) else batch).to(torch.float64)",
+        "layers/preprocessing.py",
+        "(batch.values if isinstance(batch, Packed) else batch).to(torch.float64)",
+        "(batch.unpack() if isinstance(batch, Packed) else batch).to(torch.float64)",
         "tests/test_normalization.py",
+        function="_Found.and_of",
     ),
     Fault(
-        "dropout at inference",
-        "layers/regularization/dropout.py",
-        "if not training or not self.amount:",
-        "if not self.amount:",
+        "dropout is applied at inference",
+        "layers/noise.py",
+        "not training or not self.amount",
+        "not self.amount",
         PRESENCE,
+        function="Noise.call",
     ),
     Fault(
-        "features are dropped by step instead of by sequence",
-        "layers/regularization/dropout.py",
-        "super().__init__(rate, (None, 1, None), seed,",
-        "super().__init__(rate, (None, None, None), seed,",
+        "SpatialDropout1D drops features for each step instead of each sequence",
+        "layers/noise.py",
+        "super().__init__(rate, (None, 1, None), seed, ...)",
+        "super().__init__(rate, (None, None, None), seed, ...)",
         "tests/test_stepwise.py",
+        function="SpatialDropout1D.__init__",
     ),
     Fault(
         "noise depends on the column of a step",
-        "layers/regularization/dropout.py",
-        "number = np.arange(index.steps) - index.offsets[index.rows]",
-        "number = index.positions",
+        "layers/noise.py",
+        "np.arange(index.steps) - index.offsets[index.rows]",
+        "index.positions",
         "tests/test_stepwise.py " + ABSENCE,
+        function="_places",
     ),
     Fault(
-        "activity regularization counts what gaps show",
-        "layers/base/layer.py",
-        "values = output.values if isinstance(output, Packed) else output\n            values = values.to",
-        "values = output.unpack() if isinstance(output, Packed) else output\n            values = values.to",
+        "activity regularization includes the values of gaps",
+        "layers/layer.py",
+        """
+        values = output.values if isinstance(output, Packed) else output
+        values = values.to(...)
+        """,
+        """
+        values = output.unpack() if isinstance(output, Packed) else output
+        values = values.to(...)
+        """,
         ABSENCE,
+        function="Layer._add_activity",
     ),
     Fault(
         "an activity loss is divided by steps instead of rows",
@@ -250,577 +899,781 @@ STEPWISE = [
         "self.activity_regularizer(values) / max(output.shape[0], 1)",
         "self.activity_regularizer(values) / max(len(values), 1)",
         PRESENCE,
+        function="Layer._add_activity",
     ),
     Fault(
-        "an inner layer does not train when the outer one does",
-        "layers/base/layer.py",
+        "an inner layer ignores the training mode of the outer layer",
+        "layers/layer.py",
         "given if given is not None else self.training if enclosing is None else enclosing",
         "given if given is not None else self.training",
         "tests/test_layer.py",
+        function="Layer._in_training",
     ),
     Fault(
-        "an explicit mask is ignored by a layer that does not name it",
-        "layers/base/layer.py",
-        'explicit = arguments.get("mask", kwargs.get("mask"))',
-        'explicit = arguments.get("mask")',
+        "an explicit mask is ignored by a layer whose call does not name it",
+        "layers/layer.py",
+        'arguments.get("mask", kwargs.get("mask"))',
+        'arguments.get("mask")',
         RULE + " " + ABSENCE,
+        function="Layer._run",
     ),
     Fault(
-        "the compute_mask of a layer is not asked",
-        "layers/base/mask_rule.py",
-        "    if rule.overrides_mask:\n",
-        "    if rule.overrides_mask and not layer.built:\n",
+        "compute_mask of a built layer is not called",
+        "layers/rule.py",
+        """
+        if rule.overrides_mask:
+            given = layer.compute_mask(inputs, previous)
+            ...
+        """,
+        """
+        if rule.overrides_mask and not layer.built:
+            given = layer.compute_mask(inputs, previous)
+            ...
+        """,
         RULE,
+        function="remask",
     ),
     Fault(
-        "a layer that looks at the grid drops the mask of what it gives",
-        "layers/base/mask_rule.py",
-        "if fits and (strict or output.ndim == source.ndim):",
-        "if fits and strict:",
+        "a layer that reads the grid drops the mask of its output",
+        "layers/rule.py",
+        "fits and (strict or output.ndim == source.ndim)",
+        "fits and strict",
         RULE,
+        function="_with_index",
     ),
     Fault(
-        "in a list of masks each goes to the input before",
-        "layers/base/mask_rule.py",
-        "for a, m in zip(x, mask, strict=True))",
-        "for a, m in zip(x, [*mask[1:], mask[0]], strict=True))",
+        "each mask of a list goes to the input before",
+        "layers/rule.py",
+        "zip(x, mask, strict=True)",
+        "zip(x, [*mask[1:], mask[0]], strict=True)",
         RULE + " " + ABSENCE,
+        function="masked",
     ),
     Fault(
-        "a step is masked if one of its features is",
-        "layers/core/masking.py",
-        "return differs.any(dim=-1)",
-        "return differs.all(dim=-1)",
+        "a step is masked if one of its features equals the mask value",
+        "layers/birth.py",
+        "differs.any(dim=-1)",
+        "differs.all(dim=-1)",
         RULE,
+        function="Masking._real",
     ),
     Fault(
-        "masked steps show row 1 of the table",
-        "layers/core/embedding.py",
-        "fill = self.embeddings[:1].expand",
-        "fill = self.embeddings[1:2].expand",
+        "masked steps show row 1 of the embedding table",
+        "layers/birth.py",
+        "self.embeddings[:1].expand(...)",
+        "self.embeddings[1:2].expand(...)",
         KERAS,
+        function="Embedding.call",
     ),
     Fault(
-        "a sentence counts only if all that is found in it is real",
-        "layers/base/mask_recorder.py",
+        "an outer step is real only if all masks created in it are real",
+        "layers/births.py",
         "index.mask.reshape(self.count, -1).any(-1)",
         "index.mask.reshape(self.count, -1).all(-1)",
         "tests/test_two_levels.py",
+        function="Notes.real",
     ),
 ]
 SCAN = [
     Fault(
-        "swapped gates of an LSTM",
-        "kernels/recurrent/manual.py",
-        "for z_t, if_t, i_t, f_t, g_t, o_t, c_before,",
-        "for z_t, if_t, f_t, i_t, g_t, o_t, c_before,",
+        "the input gate and the forget gate of an LSTM are swapped",
+        "kernels/scan_fast.py",
+        "for z_t, if_t, i_t, f_t, g_t, o_t, c_before, c_t, h_before, h_t in views: ...",
+        "for z_t, if_t, f_t, i_t, g_t, o_t, c_before, c_t, h_before, h_t in views: ...",
         "tests/test_kernels_scan.py " + KERAS,
+        function="_run_lstm",
     ),
     Fault(
-        "the reset gate of a GRU is the update gate",
-        "kernels/recurrent/manual.py",
-        "a_t.addcmul_(r_t, m_t).tanh_()",
-        "a_t.addcmul_(z_t, m_t).tanh_()",
+        "a GRU uses its update gate as reset gate",
+        "kernels/scan_fast.py",
+        """
+        a_t.addcmul_(r_t, m_t).tanh_()
+        torch.lerp(a_t, h_before, z_t, ...)
+        """,
+        """
+        a_t.addcmul_(z_t, m_t).tanh_()
+        torch.lerp(a_t, h_before, z_t, ...)
+        """,
         "tests/test_kernels_scan.py " + KERAS,
+        function="_run_gru",
     ),
     Fault(
-        "a GRU keeps what it should forget",
-        "kernels/recurrent/reference.py",
-        "        h = z * h + (1 - z) * candidate\n",
-        "        h = (1 - z) * h + z * candidate\n",
+        "the update gate of a GRU is inverted",
+        "kernels/scan.py",
+        "z * h + (1 - z) * candidate",
+        "(1 - z) * h + z * candidate",
         "tests/test_kernels_scan.py " + KERAS,
+        function="_gru_reference.step",
     ),
     Fault(
-        "the gradient of a GRU's candidate has the wrong gate",
-        "kernels/recurrent/manual.py",
+        "the gradient of a GRU's candidate uses the wrong gate",
+        "kernels/scan_fast.py",
         "tanh_slope(1 - z, a, grad_input=da)",
         "tanh_slope(z, a, grad_input=da)",
         GRADCHECK,
+        function="_GRU.backward",
     ),
     Fault(
-        "the gradient of an LSTM does not pass the forget gate",
-        "kernels/recurrent/manual.py",
-        "                    dc_t.mul_(f_t)\n",
-        "                    dc_t.mul_(f_t > -1)\n",
+        "the gradient of an LSTM's cell state skips the forget gate",
+        "kernels/scan_fast.py",
+        """
+        dc_t.mul_(f_t)
+        dh_before.addmm_(dz_t, back)
+        """,
+        """
+        dc_t.mul_(f_t > -1)
+        dh_before.addmm_(dz_t, back)
+        """,
         GRADCHECK,
+        function="_LSTM.backward",
     ),
     Fault(
-        "a bias gets no gradient from the last stretch",
-        "kernels/recurrent/time_major.py",
-        "            self.bias += of_inputs.sum(0)\n",
-        "            self.bias += of_inputs[1:].sum(0)\n",
+        "the gradient of a bias misses a step",
+        "kernels/scan_walk.py",
+        """
+        if self.bias is not None and self.state_bias is not None:
+            self.bias += of_inputs.sum(0)
+            ...
+        """,
+        """
+        if self.bias is not None and self.state_bias is not None:
+            self.bias += of_inputs[1:].sum(0)
+            ...
+        """,
         GRADCHECK,
+        function="WeightGradients.add",
     ),
     Fault(
-        "the state before is that of another row",
-        "kernels/recurrent/time_major.py",
-        "first = self.batch + self.start - self.width",
-        "first = self.batch + self.start - self.sizes[0]",
+        "the state before a step is the state of another row",
+        "kernels/scan_walk.py",
+        """
+        widths = (self.width, *self.sizes[:-1])
+        first = self.batch + self.start - self.width
+        """,
+        """
+        widths = (self.width, *self.sizes[:-1])
+        first = self.batch + self.start - self.sizes[0]
+        """,
         "tests/test_kernels_scan.py",
+        function="Stretch.before",
     ),
     Fault(
-        "second derivatives count what one input owes to another",
-        "kernels/double_backward.py",
-        "[x if x is None else x.view_as(x) for x in",
-        "[x for x in",
+        "second derivatives are counted twice for inputs that depend on each other",
+        "kernels/scan_fast.py",
+        "[x if x is None else x.view_as(x) for x in ...]",
+        "[x for x in ...]",
         GRADCHECK,
+        function="or_reference.chosen",
     ),
     Fault(
-        "last states stand in the order of their end",
-        "kernels/recurrent/reference.py",
+        "last states are in the order in which sequences end",
+        "kernels/scan.py",
         "torch.cat(parts[::-1])",
         "torch.cat(parts)",
         "tests/test_kernels_scan.py " + PRESENCE,
+        function="scan",
     ),
     Fault(
-        "stateful states are not detached", "layers/rnn/rnn.py", "lambda s: s.detach()", "lambda s: s", "tests/test_fit.py"
-    ),
-    Fault(
-        "a probe advances stateful states",
-        "layers/rnn/rnn.py",
-        "if self.stateful and not probing():",
-        "if self.stateful:",
+        "stateful states are not detached",
+        "layers/scan.py",
+        "_pytree.tree_map(lambda s: s.detach(), last)",
+        "_pytree.tree_map(lambda s: s, last)",
         "tests/test_fit.py",
+        function="RNN.run",
     ),
     Fault(
-        "outputs of a backward run are not turned",
-        "layers/rnn/rnn.py",
-        "sequence = sequence.rearranged(cell_numbers[:, ::-1])",
-        "sequence = sequence.rearranged(cell_numbers)",
+        "a probe changes the states of a stateful layer",
+        "layers/scan.py",
+        "if self.stateful and not probing(): ...",
+        "if self.stateful: ...",
+        "tests/test_fit.py",
+        function="RNN.run",
+    ),
+    Fault(
+        "outputs of a backward layer are not reversed",
+        "layers/scan.py",
+        "sequence.rearranged(cell_numbers[:, ::-1])",
+        "sequence.rearranged(cell_numbers)",
         _laws("backwards_is_forwards_on_the_mirror_image") + " " + PRESENCE,
+        function="RNN._sequence",
     ),
     Fault(
-        "the mask of a backward run is said not to be turned",
-        "layers/rnn/rnn.py",
-        "            own = torch.as_tensor(own).flip(1)\n",
-        "            own = torch.as_tensor(own)\n",
+        "the mask of a backward layer is not reversed",
+        "layers/scan.py",
+        "torch.as_tensor(own).flip(1)",
+        "torch.as_tensor(own)",
         PRESENCE,
+        function="RNN.compute_mask",
     ),
     Fault(
-        "gaps show zeros where they should repeat",
-        "layers/rnn/rnn.py",
-        "        if self.zero_output_for_mask:\n",
-        "        if not self.zero_output_for_mask:\n",
+        "gaps show zeros if they should repeat the output",
+        "layers/scan.py",
+        """
+        if self.zero_output_for_mask:
+            return sequence.values.new_zeros(...)
+        """,
+        """
+        if not self.zero_output_for_mask:
+            return sequence.values.new_zeros(...)
+        """,
         KERAS,
+        function="RNN._fill",
     ),
     Fault(
-        "over nothing the output is the initial state",
-        "layers/rnn/rnn.py",
-        "else torch.where(there, states[0], 0)",
-        "else states[0]",
+        "the output for an empty sequence is the initial state",
+        "layers/scan.py",
+        "torch.where(there, states[0], 0)",
+        "states[0]",
         _laws("over_nothing_the_output_is_zero_and_the_state_the_initial_one"),
+        function="RNN._last",
     ),
     Fault(
-        "an initial state is not looked at",
-        "layers/rnn/rnn.py",
-        "        if given is not None:\n            given = list(given)",
-        "        if given is not None and self.stateful:\n            given = list(given)",
+        "an initial state is ignored",
+        "layers/scan.py",
+        """
+        if given is not None: ...
+        if not self.stateful or self.states is None or probing(): ...
+        """,
+        """
+        if given is not None and self.stateful: ...
+        if not self.stateful or self.states is None or probing(): ...
+        """,
         KERAS,
+        function="RNN._first_states",
     ),
     Fault(
-        "the last output of a backward run of a cell of one's own is the last step's",
-        "layers/rnn/rnn.py",
-        "ends = offsets[:-1] if self.go_backwards else offsets[1:] - 1",
-        "ends = offsets[1:] - 1",
+        "the last output of a backward layer with a user-defined cell is that of the last step",
+        "layers/scan.py",
+        "offsets[:-1] if self.go_backwards else offsets[1:] - 1",
+        "offsets[1:] - 1",
         PRESENCE + " " + KERAS,
+        function="RNN._last",
     ),
     Fault(
-        "only one direction forgets its states",
-        "layers/rnn/bidirectional.py",
-        "        self.backward_layer.reset_state()\n",
-        "",
+        "only one direction resets its states",
+        "layers/bidirectional.py",
+        """
+        self.forward_layer.reset_state()
+        self.backward_layer.reset_state()
+        """,
+        "self.forward_layer.reset_state()",
         KERAS + " tests/test_cells.py",
+        function="Bidirectional.reset_state",
     ),
     Fault(
-        "the input gate begins open instead of the forget gate",
-        "layers/rnn/cells.py",
+        "the bias of the input gate begins at 1 instead of the forget gate's",
+        "layers/cells.py",
         "bias[self.units : 2 * self.units] = 1",
         "bias[: self.units] = 1",
         KERAS + " tests/test_weights.py",
+        function="LSTMCell._first_bias",
     ),
     Fault(
-        "plain batches of one size share the index of another length",
-        "ragged/index.py",
-        "    key = (batch, steps)\n",
-        "    key = (batch, 0)\n",
+        "plain batches of one size and different length have the same index",
+        "layers/cells.py",
+        """
+        key = (batch, steps)
+        if key not in _full: ...
+        """,
+        """
+        key = (batch, 0)
+        if key not in _full: ...
+        """,
         "tests/test_cells.py",
+        function="full_index",
     ),
     Fault(
         "the gradient of a last state is lost",
-        "kernels/recurrent/time_major.py",
-        "return buffer if last is None else buffer.index_add_(0, self.last, last)",
-        "return buffer",
+        "kernels/scan_walk.py",
+        "buffer if last is None else buffer.index_add_(0, self.last, last)",
+        "buffer",
         GRADCHECK,
+        function="Walk.arriving",
     ),
     Fault(
-        "initial states go to the other direction",
-        "layers/rnn/bidirectional.py",
-        "(given[:half], given[half:])",
-        "(given[half:], given[:half])",
+        "the two directions get each other's initial states",
+        "layers/bidirectional.py",
+        """
+        half = len(given or ()) // 2
+        states = (None, None) if given is None else (given[:half], given[half:])
+        """,
+        """
+        half = len(given or ()) // 2
+        states = (None, None) if given is None else (given[half:], given[:half])
+        """,
         KERAS,
+        function="Bidirectional.call",
     ),
     Fault(
-        "dropout of inputs at inference",
-        "layers/rnn/cells.py",
+        "dropout of inputs is applied at inference",
+        "layers/cells.py",
         "dropped = training and self.dropout > 0",
         "dropped = self.dropout > 0",
         KERAS + " tests/test_cells.py",
+        function="Cell.over",
     ),
     Fault(
-        "dropout of inputs takes another sequence's pattern",
-        "layers/rnn/cells.py",
-        'values * noise.index_select(0, index.at("rows", values.device))',
-        'values * noise.index_select(0, index.at("rows", values.device).flip(0))',
+        "dropout of inputs uses the pattern of another sequence",
+        "layers/cells.py",
+        """
+        noise = self._noise(...)
+        values = values * noise.index_select(0, index.at(..., values.device))
+        """,
+        """
+        noise = self._noise(...)
+        values = values * noise.index_select(0, index.at(..., values.device).flip(0))
+        """,
         KERAS + " tests/test_cells.py",
+        function="Cell.over",
     ),
     Fault(
-        "the upper cells of a stack run forwards",
-        "layers/rnn/cells.py",
-        "[state], reverse, training)",
-        "[state], reverse and cell is self.cells[0], training)",
+        "the upper cells of a stack always run forwards",
+        "layers/cells.py",
+        """
+        for cell, state in zip(self.cells, states, strict=True):
+            several = ...
+            values, new = over(cell, values, index, ..., reverse, training)
+            ...
+        """,
+        """
+        for cell, state in zip(self.cells, states, strict=True):
+            several = ...
+            values, new = over(
+                cell, values, index, ..., reverse and cell is self.cells[0], training
+            )
+            ...
+        """,
         KERAS,
+        function="StackedRNNCells.over",
     ),
     Fault(
-        "swapped gates of a convolutional LSTM",
-        "layers/rnn/conv_lstm1d.py",
-        "i, f, g, o = (x + of_state)",
-        "f, i, g, o = (x + of_state)",
+        "the input gate and the forget gate of a convolutional LSTM are swapped",
+        "layers/conv_lstm.py",
+        "i, f, g, o = (x + of_state).chunk(4, axis)",
+        "f, i, g, o = (x + of_state).chunk(4, axis)",
         "tests/test_conv_lstm.py",
+        function="ConvLSTM1DCell.over.step",
     ),
 ]
 WINDOW = [
     Fault(
-        "a window's clock begins at the first column of the grid",
-        "kernels/conv/plan.py",
-        "    first[some] = index.positions[index.offsets[:-1][some]]\n",
-        "",
+        "the time of a window begins at the first column of the grid",
+        "kernels/spans.py",
+        "first[some] = index.positions[index.offsets[:-1][some]]",
+        "pass",
         PRESENCE + " " + ABSENCE,
+        function="spans",
     ),
     Fault(
-        "a span ends with the grid",
-        "kernels/conv/plan.py",
+        "the span of a sequence ends at the last column of the grid",
+        "kernels/spans.py",
         "steps[some] = index.positions[index.offsets[1:][some] - 1] - first[some] + 1",
         "steps[some] = index.shape[1] - first[some]",
         PRESENCE + " " + ABSENCE,
+        function="spans",
     ),
     Fault(
-        "two windows of one kind over the same steps share a plan",
-        "kernels/conv/plan.py",
-        "return _once(index, window, lambda:",
-        "return _once(index, type(window), lambda:",
+        "two windows of one type on the same steps share a plan",
+        "kernels/spans.py",
+        "_once(index, window, lambda: make(index, window))",
+        "_once(index, type(window), lambda: make(index, window))",
         "tests/test_window.py",
+        function="plan",
     ),
     Fault(
-        "windows see into the next row",
-        "kernels/conv/plan.py",
+        "windows read steps of the next row",
+        "kernels/spans.py",
         "_laid(np.maximum(before + steps, ends - later), window.stride)",
         "_laid(before + steps, window.stride)",
         PRESENCE,
+        function="_windowed",
     ),
     Fault(
-        "a window of nothing is a step",
-        "kernels/conv/plan.py",
-        "    real = seen > 0\n",
-        "    real = seen >= 0\n",
+        "a window without a real step is a step",
+        "kernels/spans.py",
+        """
+        real = seen > 0
+        rows, begins, number = rows[real], begins[real], number[real]
+        """,
+        """
+        real = seen >= 0
+        rows, begins, number = rows[real], begins[real], number[real]
+        """,
         "tests/test_window.py",
+        function="_windowed",
     ),
     Fault(
-        "outputs of a stride stand where their inputs did",
-        "kernels/conv/plan.py",
+        "outputs of a strided window are at the columns of their inputs",
+        "kernels/spans.py",
         "first[rows] // window.stride + number",
         "first[rows] + number",
         "tests/test_window.py",
+        function="_windowed",
     ),
-    Fault("a crop takes a step too many", "kernels/conv/plan.py", "(time >= left)", "(time > left)", "tests/test_window.py"),
     Fault(
-        "a mean of a window counts holes",
-        "kernels/conv/windows.py",
-        'pick(total(plan.lay(values), window)) / plan.at("seen", values.device)[:, None].to(values.dtype)',
-        "pick(total(plan.lay(values), window)) / window.size",
+        "a crop removes one step too many",
+        "kernels/spans.py",
+        "(time >= left) & (time < ...)",
+        "(time > left) & (time < ...)",
+        "tests/test_window.py",
+        function="cropped.make",
+    ),
+    Fault(
+        "the mean of a window counts gaps",
+        "kernels/window.py",
+        "plan.pick(total(plan.lay(values), window)) / plan.at(..., values.device)[:, None].to(...)",
+        "plan.pick(total(plan.lay(values), window)) / window.size",
         PRESENCE + " tests/test_window.py",
+        function="average_packed",
     ),
     Fault(
-        "a hole is 0 in a maximum",
-        "kernels/conv/windows.py",
+        "a gap is 0 in a maximum",
+        "kernels/window.py",
         "plan.lay(values, lowest(values.dtype))",
         "plan.lay(values)",
         "tests/test_window.py",
+        function="maximum_packed",
     ),
     Fault(
-        "a causal convolution sees the step ahead",
-        "kernels/conv/windows.py",
-        '(self.reach - 1 if self.padding == "causal" else 0)',
-        '(max(self.reach - 2, 0) if self.padding == "causal" else 0)',
+        "a causal convolution reads the next step",
+        "kernels/window.py",
+        'self.reach - 1 if self.padding == "causal" else 0',
+        'max(self.reach - 2, 0) if self.padding == "causal" else 0',
         "tests/test_window.py",
+        function="Window.before",
     ),
 ]
 ATTEND = [
     Fault(
         "a causal mask is off by one",
-        "kernels/attention/reference.py",
-        "allowed = ahead >= 0",
-        "allowed = ahead > 0",
+        "kernels/attend.py",
+        """
+        if self.causal:
+            allowed = ahead >= 0
+        """,
+        """
+        if self.causal:
+            allowed = ahead > 0
+        """,
         "tests/test_attend.py",
+        function="Sight.by_columns",
     ),
     Fault(
         "the fast causal mask is off by one",
-        "kernels/attention/grouped.py",
-        ".tril()[None, None]",
-        ".tril(-1)[None, None]",
+        "kernels/attend.py",
+        "torch.ones(...).tril()[None, None]",
+        "torch.ones(...).tril(-1)[None, None]",
         "tests/test_attend.py",
+        function="_triangle",
     ),
     Fault(
-        "a sliding window is a step too wide",
-        "kernels/attention/reference.py",
+        "a sliding window is one step too wide",
+        "kernels/attend.py",
         "ahead.abs() < self.window",
         "ahead.abs() <= self.window",
         "tests/test_attend.py",
+        function="Sight.by_columns",
     ),
     Fault(
-        "softmax over padding",
-        "kernels/attention/grouped.py",
+        "softmax includes padding",
+        "kernels/attend.py",
         "(None if keys.even else keys.real(device), False, True)",
         "(None, False, True)",
         "tests/test_attend.py " + PRESENCE,
+        function="_seen",
     ),
     Fault(
-        "a query that sees nothing sees everything",
-        "kernels/attention/reference.py",
-        '-float("inf")).softmax(-1) * some',
-        '-float("inf")).softmax(-1)',
+        "a query without visible keys gets the mean of all values",
+        "kernels/attend.py",
+        "scores.masked_fill(...).softmax(-1) * some",
+        "scores.masked_fill(...).softmax(-1)",
         "tests/test_attend.py",
+        function="weigh",
     ),
     Fault(
-        "columns are taken for numbers of steps",
-        "kernels/attention/grouped.py",
-        "return np.array_equal(index.positions, np.arange(index.steps) - index.offsets[index.rows])",
-        "return True",
+        "columns are used as numbers of steps",
+        "kernels/attend.py",
+        "np.array_equal(index.positions, np.arange(index.steps) - index.offsets[index.rows])",
+        "True",
         "tests/test_attend.py",
+        function="_on_right",
     ),
     Fault(
-        "heads of queries share the wrong keys",
-        "kernels/attention/reference.py",
+        "heads of queries use the wrong keys",
+        "kernels/attend.py",
         "x.repeat_interleave(heads // x.shape[1], dim=1)",
         "x.repeat(1, heads // x.shape[1], 1)",
         "tests/test_attend.py",
+        function="_for_heads",
     ),
     Fault(
-        "only the mask of the value counts",
-        "layers/attention/attention.py",
-        "index = reduce(intersection, indexes)",
-        "index = indexes[0]",
+        "attention uses only the mask of the value",
+        "layers/attend.py",
+        "reduce(intersection, indexes)",
+        "indexes[0]",
         "tests/test_attend.py",
+        function="same_steps",
     ),
     Fault(
-        "attention says that it bears the mask of the value",
-        "layers/attention/attention.py",
-        "return mask[0] if isinstance(mask, list | tuple) else mask",
-        "return mask[1] if isinstance(mask, list | tuple) else mask",
+        "attention returns the mask of the value",
+        "layers/attend.py",
+        "mask[0] if isinstance(mask, list | tuple) else mask",
+        "mask[1] if isinstance(mask, list | tuple) else mask",
         "tests/test_attend.py",
+        function="Attention.compute_mask",
     ),
     Fault(
-        "dropout of weights at inference",
-        "layers/attention/multi_head_attention.py",
-        "thin = self._thin_out if training and self.dropout else None",
-        "thin = self._thin_out if self.dropout else None",
+        "dropout of attention weights is applied at inference",
+        "layers/multi_head.py",
+        "self._thin_out if training and self.dropout else None",
+        "self._thin_out if self.dropout else None",
         "tests/test_attend.py",
+        function="_Heads.call",
     ),
     Fault(
-        "positions count through the batch",
-        "layers/attention/position_embedding.py",
+        "positions are numbered through the batch",
+        "layers/positions.py",
         "np.arange(index.steps) - index.offsets[index.rows]",
         "np.arange(index.steps)",
         PRESENCE,
+        function="_counted",
     ),
     Fault(
-        "positions count columns without being asked",
-        "layers/attention/position_embedding.py",
-        'index.positions if count == "columns"',
-        "index.positions if count",
+        "positions are columns although steps are counted",
+        "layers/positions.py",
+        'index.positions if count == "columns" else ...',
+        "index.positions if count else ...",
         "tests/test_attend.py " + PRESENCE,
+        function="_counted",
     ),
 ]
 COMPILED_ATTEND, COMPILED_SCAN = "tests/test_attend_compiled.py", "tests/test_scan_compiled.py"
 COMPILED = [
     Fault(
-        "sums that stand are not shrunk when a greater score comes",
-        "kernels/native/attention.c",
+        "the running sum is not rescaled to a greater maximum",
+        "kernels/attend.c",
         "*sum = *sum * shrunk + total",
         "*sum = *sum + total",
         COMPILED_ATTEND,
+        function="weigh",
     ),
     Fault(
-        "values that stand are not shrunk when a greater score comes",
-        "kernels/native/attention.c",
+        "the running output is not rescaled to a greater maximum",
+        "kernels/attend.c",
         "for (i64 i = 0; j && i < w->width; i++)",
         "for (i64 i = 0; 0 && i < w->width; i++)",
         COMPILED_ATTEND,
+        function="see",
     ),
     Fault(
-        "keys whose score is minus infinity make a piece NaN",
-        "kernels/native/attention.c",
+        "a piece of keys whose scores are all minus infinity is NaN",
+        "kernels/attend.c",
         "pick(found == least, all(0.0f), found)",
         "found",
         COMPILED_ATTEND,
+        function="weigh",
     ),
     Fault(
-        "a tensor that is not there is read by a kernel",
-        "kernels/native/library.py",
-        "or _get_current_dispatch_mode() is not None:",
-        "or False:",
+        "a compiled kernel reads a tensor without data",
+        "kernels/compiled.py",
+        "torch.compiler.is_compiling() or tracing or transformed(*tensors) or ... is not None",
+        "torch.compiler.is_compiling() or tracing or transformed(*tensors) or False",
         COMPILED_ATTEND,
+        function="reach",
     ),
     Fault(
-        "a batch of gradients is read as one",
-        "kernels/double_backward.py",
-        "and not transformed(*grads)",
-        "",
+        "a batch of gradients under vmap is read as one gradient",
+        "kernels/scan_fast.py",
+        "not torch.is_grad_enabled() and not transformed(*grads)",
+        "not torch.is_grad_enabled()",
         COMPILED_ATTEND,
+        function="or_reference.chosen",
     ),
     Fault(
-        "a causal query's greatest score is one that it may not see",
-        "kernels/native/attention.c",
+        "the maximum score of a causal query includes hidden keys",
+        "kernels/attend.c",
         "pick(from_on(ahead + i), x, least)",
         "x",
         COMPILED_ATTEND,
+        function="weigh",
     ),
     Fault(
-        "a causal query sees the step after it, on the way back",
-        "kernels/native/attention.c",
-        "if (w->causal && ahead + i > c) x",
-        "if (w->causal && ahead + i > c + 1) x",
+        "the backward pass of a causal query includes the next step",
+        "kernels/attend.c",
+        "if (w->causal && ahead + i > c)",
+        "if (w->causal && ahead + i > c + 1)",
         COMPILED_ATTEND,
+        function="slope",
     ),
     Fault(
-        "a query without keys gets what was in memory",
-        "kernels/native/attention.c",
+        "the output of a query without keys is not initialized",
+        "kernels/attend.c",
         "if (!end) zero(w->out",
         "if (0) zero(w->out",
         COMPILED_ATTEND,
+        function="see",
     ),
     Fault(
-        "the slope of a weight forgets the sum it is divided by",
-        "kernels/native/attention.c",
+        "the gradient of softmax omits the sum over keys",
+        "kernels/attend.c",
         "x * (load(d) - own) * w->scale",
         "x * load(d) * w->scale",
         COMPILED_ATTEND,
+        function="slope",
     ),
     Fault(
-        "every head of queries sees the first one of keys",
-        "kernels/native/attention.c",
+        "all heads of queries use the first head of keys",
+        "kernels/attend.c",
         "head / (w->heads / w->groups)",
         "0",
         COMPILED_ATTEND,
+        function="see",
     ),
     Fault(
-        "a block of queries writes over the next row's",
-        "kernels/native/attention.c",
+        "a block of queries overwrites the next row",
+        "kernels/attend.c",
         "i < LANES && r + i < n; i++)",
         "i < LANES; i++)",
         COMPILED_ATTEND,
+        function="turn_back",
     ),
     Fault(
-        "a sequence begins with the first state of another",
-        "kernels/native/recurrent.c",
-        "first + w->rows[s] * w->units;",
-        "first + s * w->units;",
+        "a sequence begins with the initial state of another",
+        "kernels/scan.c",
+        "first + w->rows[s] * w->units",
+        "first + s * w->units",
         COMPILED_SCAN,
+        function="previous",
     ),
     Fault(
-        "an infinite input reaches the units' filling",
-        "kernels/native/recurrent.c",
-        "if (w->real < U) /*",
-        "if (0) /*",
+        "an infinite input makes the padding of the units NaN",
+        "kernels/scan.c",
+        "if (w->real < U)",
+        "if (0)",
         COMPILED_SCAN,
+        function="meet_inputs",
     ),
     Fault(
-        "what is carried back is left out where a loss looks at all steps",
-        "kernels/native/recurrent.c",
+        "the gradient from later steps is lost if the loss uses all steps",
+        "kernels/scan.c",
         "return w->upstream ? carried + load(w->upstream",
         "return w->upstream ? load(w->upstream",
         COMPILED_SCAN,
+        function="arriving",
     ),
     Fault(
-        "windows that are chosen are the first ones",
-        "kernels/native/conv.c",
+        "selected windows are the first ones",
+        "kernels/windows.c",
         "(w->chosen ? w->chosen[s + m] : s + m)",
         "(s + m)",
         COMPILED_SCAN,
+        function="slide",
     ),
-    Fault("windows lose their bias", "kernels/native/conv.c", "w->bias ? first : 0", "0", COMPILED_SCAN),
     Fault(
-        "products forget the piece before",
-        "kernels/native/gemm.h",
+        "windows omit their bias",
+        "kernels/windows.c",
+        "w->bias ? first : 0",
+        "0",
+        COMPILED_SCAN,
+        function="slide",
+    ),
+    Fault(
+        "matrix products omit the sum of earlier pieces",
+        "kernels/products.h",
         "k ? (const float *const *)to + m : from ? from + m : 0",
         "from ? from + m : 0",
         COMPILED_SCAN,
+        function="multiply",
     ),
 ]
 COMBINE = [
     Fault(
-        "a factor that lacks the step is 0",
-        "layers/merging/elementwise.py",
-        "    missing = 1.0\n",
-        "    missing = 0.0\n",
+        "a factor without the step is 0",
+        "layers/combine.py",
+        "missing = 1.0",
+        "missing = 0.0",
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        function="Multiply",
     ),
     Fault(
-        "a mean counts inputs that lack the step",
-        "layers/merging/elementwise.py",
-        "merged.with_values(merged.values / count)",
-        "merged.with_values(merged.values / len(inputs))",
+        "a mean counts inputs without the step",
+        "layers/combine.py",
+        """
+        merged = reduce(torch.add, inputs)
+        count = ...
+        return merged.with_values(merged.values / count)
+        """,
+        """
+        merged = reduce(torch.add, inputs)
+        count = ...
+        return merged.with_values(merged.values / len(inputs))
+        """,
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        function="Average.combined_over",
     ),
     Fault(
-        "a merge says that it keeps the steps that all have",
-        "layers/merging/elementwise.py",
+        "compute_mask of a merge returns the intersection",
+        "layers/combine.py",
         "reduce(torch.logical_or, masks)",
         "reduce(torch.logical_and, masks)",
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        function="Merge.compute_mask",
     ),
     Fault(
-        "Dot over time runs over the steps of the first input",
-        "layers/merging/concatenate_dot.py",
-        "x, y = x.at_steps(both), y.at_steps(both)",
-        "y = Packed(y.unpack(padding=0)[tuple(x.index.coordinates(y.device))], x.index)",
+        "Dot over time uses the steps of the first input",
+        "layers/joining.py",
+        """
+        both = intersection(x.index, y.index)
+        x, y = x.at_steps(both), y.at_steps(both)
+        """,
+        """
+        both = intersection(x.index, y.index)
+        y = Packed(y.unpack(padding=0)[tuple(x.index.coordinates(y.device))], x.index)
+        """,
         "tests/test_combine.py",
+        function="Dot.call",
     ),
     Fault(
-        "a repeated vector goes to the mirror image",
-        "layers/reshaping/reshape.py",
-        'Packed(vector.index_select(0, index.at("rows", vector.device)), index, fill)',
-        'Packed(vector.flip(0).index_select(0, index.at("rows", vector.device)), index, fill)',
+        "RepeatVector repeats the vectors in reversed order",
+        "layers/grid.py",
+        "Packed(vector.index_select(0, index.at(..., vector.device)), index, fill)",
+        "Packed(vector.flip(0).index_select(0, index.at(..., vector.device)), index, fill)",
         PRESENCE,
+        function="RepeatVector._onto",
     ),
 ]
 TRAINING = [
     Fault(
         "a loss is divided by rows instead of steps",
-        "losses/loss.py",
-        "return Term(total, float(self.values.numel()))",
-        "return Term(total, float(self.values.numel() if self.index is None else self.index.shape[0]))",
+        "training/loss.py",
+        "Term(total, float(self.values.numel()))",
+        "Term(total, float(self.values.numel() if self.index is None else self.index.shape[0]))",
         "tests/test_losses.py",
+        function="Measured.term",
     ),
     Fault(
-        "weights are ignored",
-        "losses/loss.py",
-        "return values if self.weight is None else values * self.weight",
-        "return values",
+        "sample weights are ignored",
+        "training/loss.py",
+        "values if self.weight is None else values * self.weight",
+        "values",
         "tests/test_losses.py",
+        function="Measured.weighted",
     ),
     Fault(
-        "a loss is divided by its weights",
-        "losses/loss.py",
-        'if reduction == "mean_with_sample_weight" and self.weight is not None:',
-        "if self.weight is not None:",
+        "a loss is always divided by its sample weights",
+        "training/loss.py",
+        'reduction == "mean_with_sample_weight" and self.weight is not None',
+        "self.weight is not None",
         "tests/test_losses.py",
+        function="Measured.term",
     ),
     Fault(
-        "a loss of whole sequences sees what gaps show",
-        "losses/loss.py",
+        "a loss of whole sequences reads the values of gaps",
+        "training/loss.py",
         "grid, mask = Packed(outputs.values, outputs.index).unpack(), outputs.mask",
         "grid, mask = outputs.unpack(), outputs.mask",
         "tests/test_losses.py tests/test_fit.py",
+        function="Loss._measure_sequences",
     ),
     Fault(
         "the loss of an epoch is a mean of means",
@@ -828,57 +1681,81 @@ TRAINING = [
         "Term(term.sum.detach().double(), _double(term.weight), term.adds)",
         "Term(term.value.detach().double(), 1.0)",
         "tests/test_fit.py",
+        function="Objective.see",
     ),
     Fault(
-        "a plain sum is divided by how many batches there were",
-        "losses/loss.py",
+        "a plain sum is divided by the number of batches",
+        "training/loss.py",
         "self.weight + other.weight if self.adds else self.weight",
         "self.weight + other.weight",
         "tests/test_losses.py tests/test_fit.py",
+        function="Term.__add__",
     ),
     Fault(
-        "a sequence without a step counts in a loss of whole sequences",
-        "losses/loss.py",
-        "return place(values, kept, len(grid)), send(np.asarray(real), grid.device)",
-        "return place(values, kept, len(grid)), None",
+        "an empty sequence counts in a loss of whole sequences",
+        "training/loss.py",
+        "(place(values, kept, len(grid)), send(np.asarray(real), grid.device))",
+        "(place(values, kept, len(grid)), None)",
         "tests/test_losses.py",
+        function="Loss._sequence_values",
     ),
     Fault(
-        "weights change metrics that did not ask for them",
-        "trainers/compile_utils.py",
-        "metric.update_state(target, output)\n",
-        "metric.update_state(target, output, weight)\n",
+        "sample weights change metrics that are not weighted",
+        "training/objective.py",
+        """
+        for metric in own.metrics:
+            metric.update_state(target, output)
+        for metric in own.weighted:
+            metric.update_state(target, output, weight)
+        """,
+        """
+        for metric in own.metrics:
+            metric.update_state(target, output, weight)
+        for metric in own.weighted:
+            metric.update_state(target, output, weight)
+        """,
         "tests/test_fit.py",
+        function="Objective.measure",
     ),
     Fault(
         "a metric is a mean of means",
-        "metrics/metric.py",
-        "        self.total.assign_add(term.sum)\n        self.count.assign_add(term.weight)\n",
-        "        self.total.assign_add(term.value)\n        self.count.assign_add(1.0)\n",
+        "training/metric.py",
+        """
+        self.total.assign_add(term.sum)
+        self.count.assign_add(term.weight)
+        """,
+        """
+        self.total.assign_add(term.value)
+        self.count.assign_add(1.0)
+        """,
         "tests/test_metrics.py",
+        function="Mean.add",
     ),
     Fault(
-        "a weight for each sequence goes to each step of another",
-        "ragged/alignment.py",
-        "places = index.coordinates(found.device)[: len(shape)]",
-        "places = [place.flip(0) for place in index.coordinates(found.device)[: len(shape)]]",
+        "sample weights of sequences are applied to other sequences",
+        "training/align.py",
+        "index.coordinates(found.device)[: len(shape)]",
+        "[place.flip(0) for place in index.coordinates(found.device)[: len(shape)]]",
         "tests/test_losses.py",
+        function="weights_on_steps",
     ),
 ]
 GRAPH = [
     Fault(
-        "what gaps show is not carried to a layer that looks at it",
+        "the values of gaps are dropped before a layer that reads them",
         "graph/function.py",
-        "    return node.operation.reads_grid(shown)\n",
-        "    return shown\n",
+        "node.operation.reads_grid(shown)",
+        "shown",
         "tests/test_graph.py tests/test_model.py",
+        function="_reads",
     ),
     Fault(
-        "a frozen layer is saved as one that trains",
-        "layers/base/layer.py",
-        'base = {"name": self.name, "trainable": self.trainable,',
-        'base = {"name": self.name, "trainable": True,',
+        "a frozen layer is saved as trainable",
+        "layers/layer.py",
+        '{"name": self.name, "trainable": self.trainable, "dtype": dtype}',
+        '{"name": self.name, "trainable": True, "dtype": dtype}',
         "tests/test_layer.py",
+        function="Layer.get_config",
     ),
 ]
 FAULTS = [*RAGGED, *SEGMENT, *STEPWISE, *SCAN, *WINDOW, *ATTEND, *COMPILED, *COMBINE, *TRAINING, *GRAPH]

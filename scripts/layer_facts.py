@@ -13,11 +13,11 @@ from cases import ABSTRACT, LAYERS
 import padless
 from padless.graph.symbolic import leaves
 from padless.layers import Layer
-from padless.layers.base.mask_rule import rule_of
+from padless.layers.base.mask_rule import call_spec_of
 from padless.layers.rnn.cells import Cell, StackedRNNCells
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
-from padless.testing.harness import Subject
+from padless.testing.harness import LayerHarness
 from padless.testing.masks import apart, as_draw
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -28,18 +28,29 @@ MASKS = {
     "holes": ["10101", "01001", "11010", "01100"],
     "empty": ["00000", "11000", "00000", "01011"],
 }
-RELATIONS = ("birth", "stepwise", "window", "segment", "scan", "attend", "combine", "distributed", "module", "grid")
+RELATIONS = (
+    "creates_mask",
+    "stepwise",
+    "window",
+    "reduce",
+    "recurrent",
+    "attention",
+    "merge",
+    "per_step",
+    "module",
+    "padded_grid",
+)
 COSTS = {
     "window": "the spans",
-    "attend": "each sequence's steps squared",
-    "grid": "the grid",
-    "distributed": "that of the inner layer",
+    "attention": "each sequence's steps squared",
+    "padded_grid": "the grid",
+    "per_step": "that of the inner layer",
     "module": "as its relation says",
 }
-POSITIONS = {"PositionEmbedding", "SinePositionEncoding", "RotaryEmbedding"}  # of the room "attend", but without pairs
+POSITIONS = {"PositionEmbedding", "SinePositionEncoding", "RotaryEmbedding"}  # of the room "attention", but without pairs
 MODELS = {"Model", "Sequential", "Functional"}
 MATES = {name: cls for name, cls in vars(keras.layers).items() if isinstance(cls, type)}
-SECTIONS = {"window": "windows-and-attention", "attend": "windows-and-attention", "combine": "merges", "scan": "masks"}
+SECTIONS = {"window": "windows-and-attention", "attention": "windows-and-attention", "merge": "merges", "recurrent": "masks"}
 KINDS = {"right": "right padding", "left": "left padding", "holes": "holes", "empty": "empty rows"}
 HEAD = """# The layers
 
@@ -70,8 +81,8 @@ def page() -> str:
 
 def relation(cls: type[Layer]) -> str:
     """Which other steps a step of this layer may see; a cell is one step of a scan."""
-    own = rule_of(cls, Layer).relation
-    return own or ("scan" if issubclass(cls, Cell | StackedRNNCells) else "grid")
+    own = call_spec_of(cls, Layer).relation
+    return own or ("recurrent" if issubclass(cls, Cell | StackedRNNCells) else "padded_grid")
 
 
 def line(cls: type[Layer]) -> str:
@@ -90,26 +101,26 @@ def line(cls: type[Layer]) -> str:
 # ------------------------------------------------------------------------------------------------ mask and gaps
 
 
-def facts(subject: Subject) -> tuple[str, str]:
+def facts(subject: LayerHarness) -> tuple[str, str]:
     """What becomes of the mask, and what gaps show."""
     mask = grid("holes")
     masks = apart(mask, len(subject.inputs)) if _takes_several_masks(subject) else [mask] * len(subject.inputs)
     sample = subject.sample(masks)
     with torch.no_grad():
-        given, more = subject.arguments(sample, "born" if subject.born else "fill", 2.5)
+        given, more = subject.arguments(sample, "mask_created" if subject.creates_mask else "gap_values", 2.5)
         output = leaves(subject.called(given, more))[0]
     inputs = [x for x in leaves(given) if isinstance(x, Packed)]
     return _fate(inputs, output), _shows(subject, inputs, output)
 
 
-def _takes_several_masks(subject: Subject) -> bool:
+def _takes_several_masks(subject: LayerHarness) -> bool:
     several = len(subject.inputs) > 1
-    return several and (relation(type(subject.layer)) == "combine" and type(subject.layer).__name__ != "RepeatVector")
+    return several and (relation(type(subject.layer)) == "merge" and type(subject.layer).__name__ != "RepeatVector")
 
 
 def _fate(inputs: list[Packed], output: Any) -> str:
     if not inputs:
-        return "born" if isinstance(output, Packed) else ""
+        return "mask_created" if isinstance(output, Packed) else ""
     if not isinstance(output, Packed):
         return "consumed"
     if all(output.index.equals(x.index) for x in inputs):
@@ -120,20 +131,25 @@ def _fate(inputs: list[Packed], output: Any) -> str:
     return "mapped"
 
 
-def _shows(subject: Subject, inputs: list[Packed], output: Any) -> str:
+def _shows(subject: LayerHarness, inputs: list[Packed], output: Any) -> str:
     if not isinstance(output, Packed):
         return ""
-    fill = output.fill
+    fill = output.gap_values
     if fill is None or not fill.any():
         return "0"
     table = next((w for w in subject.layer.weights if w.ndim == 2), None)
     if not inputs and table is not None and fill.shape[1:] == table.shape[1:] and bool((fill == table[0]).all()):
         return "row 0 of the table"
-    before = output.index.at("gap_before", output.device)
+    before = output.index.tensor("gap_before", output.device)
     last = torch.where((before >= 0).reshape(-1, *(1,) * (fill.ndim - 1)), output.values[before.clamp(min=0)], 0)
     if torch.equal(fill, last):
         return "the output before"
-    if inputs and inputs[0].fill is not None and inputs[0].fill.shape == fill.shape and torch.equal(fill, inputs[0].fill):
+    if (
+        inputs
+        and inputs[0].gap_values is not None
+        and inputs[0].gap_values.shape == fill.shape
+        and torch.equal(fill, inputs[0].gap_values)
+    ):
         return "as before"
     return "what it makes of it"
 
@@ -186,7 +202,7 @@ def compared(case: Any) -> dict[str, int] | None:
     if twin is None or case.options.get("rows") or isinstance(inner, padless.layers.InputLayer):
         return None
     shapes = case.inputs if isinstance(case.inputs, list) else [case.inputs]
-    subject = Subject(mine, tuple(map(as_draw, shapes)), born=case.options.get("born", False))
+    subject = LayerHarness(mine, tuple(map(as_draw, shapes)), creates_mask=case.options.get("creates_mask", False))
     found = {}
     with torch.no_grad(), warnings.catch_warnings(), keras.saving.custom_object_scope(MATES):
         warnings.simplefilter("ignore")
@@ -200,22 +216,22 @@ def compared(case: Any) -> dict[str, int] | None:
     return found
 
 
-def both(subject: Subject, mine: Any, inner: Any, theirs: Any, kind: str) -> int:
+def both(subject: LayerHarness, mine: Any, inner: Any, theirs: Any, kind: str) -> int:
     """How far all outputs are equal under one kind of mask; with the first, both get the same weights."""
     mask = grid(kind)
     grids = [g.float() if g.is_floating_point() else g for g in subject.sample(mask).grids]
     wide = torch.from_numpy(mask)
     shown = [
-        g if subject.born else torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g))
+        g if subject.creates_mask else torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g))
         for g in grids
     ]
-    packed = [x if subject.born else with_fill(x, mask) for x in shown]
+    packed = [x if subject.creates_mask else with_fill(x, mask) for x in shown]
     subject.forget()
     if getattr(theirs, "stateful", False):
         theirs.reset_state()
     ours = leaves(mine(packed[0] if len(packed) == 1 else packed))
     for x in shown:
-        if not subject.born and not mask.all():
+        if not subject.creates_mask and not mask.all():
             x._keras_mask = wide
     if inner is not mine:
 
@@ -252,7 +268,7 @@ def equal(mine: Any, theirs: Any) -> int:
 def with_fill(x: torch.Tensor, mask: np.ndarray) -> Packed:
     """Packed, its gaps showing what stands there."""
     packed = pack(x, mask)
-    cells = packed.index.at("gap_cells", x.device)
+    cells = packed.index.tensor("gap_cells", x.device)
     return packed.with_values(packed.values, x.flatten(0, 1)[cells])
 
 

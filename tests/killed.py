@@ -160,7 +160,7 @@ def one(job, kill):
     watch_writing(moments)
     folder = Path(job["folder"])
     model, history = train(job["case"], folder, moments)
-    plain, arrays = tree.apart(
+    plain, arrays = tree.split_arrays(
         {
             "weights": list(model.state_dict().values()),
             "history": history.history,

@@ -16,7 +16,7 @@ def apart(case, device, dtype=torch.float32):
     """The largest difference between the CPU and a device, in inference; infinite where shapes differ."""
     subject = case.subject()
     sample = subject.sample(MASK)
-    given, more = subject.arguments(sample, "born" if subject.born else "packed")
+    given, more = subject.arguments(sample, "mask_created" if subject.creates_mask else "packed")
     found = [
         run(copy.deepcopy(subject.layer), where, moved(given, where, dtype), moved(more, where, dtype), dtype)
         for where in (torch.device("cpu"), device)

@@ -124,13 +124,13 @@ def test_so_it_is_for_several_outputs_whose_weights_differ(make, size):
 
 def test_where_the_graph_knows_the_masks_weights_are_counted_before_the_first_backward(monkeypatch):
     known = []
-    group = accumulation.Group
+    group = accumulation.AccumulationGroup
 
     def watch(batches, weights, params):
         known.append(weights)
         return group(batches, weights, params)
 
-    monkeypatch.setattr(accumulation, "Group", watch)
+    monkeypatch.setattr(accumulation, "AccumulationGroup", watch)
     y = [grid(TAGS), SCORES]
     gradients(heads, grid(LISTS), y, 2, 4, loss=[KIND, "mse"])
     assert known.pop() == [18.0, 8.0]

@@ -8,9 +8,9 @@ import torch
 
 import padless
 from padless import Input, Model
-from padless.data.adapters import Batching, Feed
+from padless.data.adapters import Batching, EpochIterator
 from padless.data.parquet_files import Parquet
-from padless.data.prefetch import ahead
+from padless.data.prefetch import prefetch
 from padless.layers import Dense, Dropout, Embedding
 
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -41,7 +41,7 @@ def tagger():
 @pytest.mark.parametrize("depth", [1, 2, 50])
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_same_batches_in_the_same_order(depth, count):
-    assert list(ahead(iter(range(1, count + 1)), depth)) == list(range(1, count + 1)) and not threads()
+    assert list(prefetch(iter(range(1, count + 1)), depth)) == list(range(1, count + 1)) and not threads()
 
 
 def test_the_next_batch_is_made_before_anybody_asks():
@@ -52,7 +52,7 @@ def test_the_next_batch_is_made_before_anybody_asks():
             event.set()
             yield number + 1
 
-    reading = ahead(source(), 2)
+    reading = prefetch(source(), 2)
     assert next(reading) == 1
     assert made[1].wait(5) and made[2].wait(5) and not made[3].wait(0.05)  # and no more than it was told
     reading.close()
@@ -65,7 +65,7 @@ def test_an_error_comes_out_where_its_batch_would_have():
         yield 2
         raise OSError("cable pulled")
 
-    reading = ahead(source(), 5)
+    reading = prefetch(source(), 5)
     assert [next(reading), next(reading)] == [1, 2]
     with pytest.raises(OSError, match="cable pulled"):
         next(reading)
@@ -76,7 +76,7 @@ def test_numbers_are_those_without_a_thread(data, monkeypatch):
     first, second = tagger(), tagger()
     torch.manual_seed(1)
     want = first.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
-    monkeypatch.setattr("padless.data.epoch_iterator.ahead", lambda batches: batches)
+    monkeypatch.setattr("padless.data.epoch_iterator.prefetch", lambda batches: batches)
     torch.manual_seed(1)
     got = second.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
     assert got == want and not threads()
@@ -115,7 +115,7 @@ def test_no_thread_stays_when_training_stops(data):
 
 
 def test_a_new_epoch_ends_the_thread_of_the_old_one(data):
-    feed = Feed(data, Batching(4))
+    feed = EpochIterator(data, Batching(4))
     old = feed.epoch()
     next(old)
     assert len(threads()) == 1

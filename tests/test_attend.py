@@ -1,6 +1,6 @@
 """Attention: the kernel against its reference, the laws under two masks, Keras's numbers, and where Keras goes wrong.
 
-The laws of each layer under one mask are those of test_laws.py.
+The laws of each layer under one mask are those of test_properties.py.
 """
 
 import copy
@@ -20,11 +20,11 @@ from padless.errors import ArgumentError, MaskError, ShapeError
 from padless.kernels.attention import grouped as kernel
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.grouped import grouped
-from padless.kernels.attention.reference import Sight, attend_by_row
+from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.testing import layer_properties as laws
-from padless.testing.harness import Subject
+from padless.testing.harness import LayerHarness
 
 S = 6  # columns of keys, where they are not those of queries
 
@@ -59,7 +59,7 @@ def sights(draw, batch, heads, columns, others):
             draw(st.sampled_from([1, others])),
         )
         mask = torch.rand(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))) < 0.6
-    return Sight("causal" in ways, draw(st.integers(1, 3)) if "window" in ways else None, mask)
+    return AttentionMask("causal" in ways, draw(st.integers(1, 3)) if "window" in ways else None, mask)
 
 
 @st.composite
@@ -85,7 +85,7 @@ def situations(draw):
 def test_groups_give_what_the_reference_gives(situation, slack, show):
     queries, keys, heads, groups, sight = situation
     torch.manual_seed(1)
-    q, k, v = leaves_of((queries.steps, heads, 3), (keys.steps, groups, 3), (keys.steps, groups, 2))
+    q, k, v = leaves_of((queries.num_steps, heads, 3), (keys.num_steps, groups, 3), (keys.num_steps, groups, 2))
     with pytest.MonkeyPatch.context() as patch:  # 0: no cell is wasted, every length alone
         patch.setattr(kernel, "_plans", {})
         patch.setattr(kernel, "grouped", lambda a, b, _: grouped(a, b, slack))
@@ -158,12 +158,12 @@ CROSS = {
 
 @pytest.mark.parametrize("name", CROSS)
 def test_the_laws_hold_between_two_masks(name):
-    subject = Subject.of(CROSS[name], [(4,), (4,)])
+    subject = LayerHarness.of(CROSS[name], [(4,), (4,)])
     for kind in ("right", "left", "holes", "empty"):
         grids = [mask_of(kind), other_mask(kind)]
-        laws.presence(subject, grids)
-        laws.absence(subject, grids)
-        laws.independence(subject, grids)
+        laws.matches_unpadded(subject, grids)
+        laws.ignores_padding(subject, grids)
+        laws.independent_of_batch(subject, grids)
 
 
 def test_a_key_of_its_own_mask_counts_where_the_value_has_one_too():
@@ -210,7 +210,7 @@ def test_the_index_of_the_query_is_passed_on_itself():
         L.TransformerDecoder(4, 2)(x, y),
         L.RotaryEmbedding()(x),
     ):
-        assert output.index is x.index and output.fill is None
+        assert output.index is x.index and output.gap_values is None
 
 
 # ------------------------------------------------------------------------------------------------ who sees nothing
@@ -582,7 +582,7 @@ def test_rotary_angles_are_those_of_each_kind():
 def test_positions_beyond_the_table_and_odd_features_are_refused():
     with pytest.raises(ShapeError, match="position 3"):
         L.PositionEmbedding(3)(torch.zeros(1, 4, 2))
-    assert L.PositionEmbedding(3)(pack(torch.zeros(1, 9, 2), [[0] * 6 + [1] * 3])).index.steps == 3
+    assert L.PositionEmbedding(3)(pack(torch.zeros(1, 9, 2), [[0] * 6 + [1] * 3])).index.num_steps == 3
     with pytest.raises(ShapeError, match="even"):
         L.RotaryEmbedding()(torch.zeros(1, 4, 3))
     with pytest.raises(ArgumentError, match="count"):
@@ -772,7 +772,7 @@ def test_other_precisions_run_through_every_layer(dtype):
 def test_the_gradient_is_that_of_the_function():
     queries, keys = Index.from_lengths(np.array([3, 1, 0])), Index(np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1]], dtype=bool))
     inputs = leaves_of((4, 2, 3), (6, 1, 3), (6, 1, 2))
-    for sight in (Sight(), Sight(True), Sight(window=2)):
+    for sight in (AttentionMask(), AttentionMask(True), AttentionMask(window=2)):
         assert torch.autograd.gradcheck(lambda *x, s=sight: attend(*x, queries, keys, s, 0.5)[0], inputs)
         assert torch.autograd.gradcheck(lambda *x, s=sight: attend(*x, queries, keys, s, show="before")[1], inputs)
 

@@ -21,7 +21,7 @@ from padless import layers as L
 from padless.kernels.attention import api as kernel
 from padless.kernels.attention import native as attend_compiled
 from padless.kernels.attention.api import attend
-from padless.kernels.attention.reference import Sight, attend_by_row
+from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.kernels.native import library as compiled
 from padless.ragged.index import Index
 
@@ -35,7 +35,7 @@ RUNS_HERE = [
 
 def leaves(queries, keys, heads=2, groups=2, size=16, width=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    shapes = (queries.steps, heads, size), (keys.steps, groups, size), (keys.steps, groups, width)
+    shapes = (queries.num_steps, heads, size), (keys.num_steps, groups, size), (keys.num_steps, groups, width)
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
@@ -46,12 +46,12 @@ def close(ours, theirs, bound=2e-5):
 
 def compare(tensors, queries, keys, causal, scale=0.25, bound=2e-5):
     """Sums and gradients by both; the reference in double precision. Returns those of the kernel."""
-    assert attend_compiled.takes(*tensors, queries, keys, causal)
-    ours, shown = attend(*tensors, queries, keys, Sight(causal), scale)
+    assert attend_compiled.supports(*tensors, queries, keys, causal)
+    ours, shown = attend(*tensors, queries, keys, AttentionMask(causal), scale)
     with torch.no_grad():
-        torch.testing.assert_close(attend(*tensors, queries, keys, Sight(causal), scale)[0], ours, rtol=0, atol=0)
+        torch.testing.assert_close(attend(*tensors, queries, keys, AttentionMask(causal), scale)[0], ours, rtol=0, atol=0)
     exact = [t.detach().double().requires_grad_() for t in tensors]
-    theirs = attend_by_row(*exact, queries, keys, Sight(causal), scale)[0]
+    theirs = attend_by_row(*exact, queries, keys, AttentionMask(causal), scale)[0]
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     found = (ours, *torch.autograd.grad(ours, tensors, upstream))
     expected = torch.autograd.grad(theirs + 0 * sum(t.sum() for t in exact), exact, upstream.double())
@@ -117,9 +117,9 @@ def test_the_greatest_score_may_come_in_any_piece():
 def test_scores_beyond_all_powers_are_no_trouble():
     index = Index.from_lengths(np.array([40, 7]))
     query, key, value = leaves(index, index)
-    ours = attend(query, key, value, index, index, Sight(), 1e4)[0]
+    ours = attend(query, key, value, index, index, AttentionMask(), 1e4)[0]
     assert torch.isfinite(ours).all()
-    theirs = attend_by_row(query.double(), key.double(), value.double(), index, index, Sight(), 1e4)[0]
+    theirs = attend_by_row(query.double(), key.double(), value.double(), index, index, AttentionMask(), 1e4)[0]
     close([ours], [theirs], 1e-3)
 
 
@@ -135,7 +135,7 @@ def test_neither_batch_mates_nor_threads_change_a_bit():
                     assert torch.equal(a, b)
         for row, length in enumerate(lengths):
             steps, one = slice(*index.offsets[row : row + 2]), Index.from_lengths(np.array([length]))
-            alone = attend(*(t[steps] for t in tensors), one, one, Sight(causal), 0.25)[0]
+            alone = attend(*(t[steps] for t in tensors), one, one, AttentionMask(causal), 0.25)[0]
             assert torch.equal(alone, together[0][steps])
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_finite_spoils_its_own_row_and_head_only(word):
         tensors = [t.detach() for t in leaves(index, index)]
         tensors[spoiled][4, 1, 2] = word
         for causal in (False, True):
-            ours = attend(*tensors, index, index, Sight(causal), 0.25)[0]
+            ours = attend(*tensors, index, index, AttentionMask(causal), 0.25)[0]
             assert torch.isfinite(ours[:3]).all() and torch.isfinite(ours[7:]).all() and torch.isfinite(ours[:, 0]).all()
             assert not torch.isfinite(ours[3:7, 1]).all()
 
@@ -169,12 +169,12 @@ def test_what_is_not_finite_spoils_its_own_row_and_head_only(word):
 def test_a_causal_query_owes_nothing_to_what_comes_later():
     index = Index.from_lengths(np.array([150]))
     query, key, value = (t.detach() for t in leaves(index, index))
-    before = attend(query, key, value, index, index, Sight(True), 0.25)[0]
+    before = attend(query, key, value, index, index, AttentionMask(True), 0.25)[0]
     for step in (1, 15, 16, 63, 64, 149):
         later = [query, key.clone(), value.clone()]
         later[1][step:] = 1e6
         later[2][step:] = 1e30
-        assert torch.equal(attend(*later, index, index, Sight(True), 0.25)[0][:step], before[:step])
+        assert torch.equal(attend(*later, index, index, AttentionMask(True), 0.25)[0][:step], before[:step])
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -187,9 +187,9 @@ def test_a_second_derivative_is_that_of_the_reference(causal):
         grads = torch.autograd.grad((sums**2).sum(), given, create_graph=True)
         return torch.autograd.grad(sum((g**2).sum() for g in grads), given)
 
-    assert attend_compiled.takes(*tensors, index, index, causal)
-    ours = twice(tensors, attend(*tensors, index, index, Sight(causal), 0.25)[0])
-    close(ours, twice(exact, attend_by_row(*exact, index, index, Sight(causal), 0.25)[0]), 1e-4)
+    assert attend_compiled.supports(*tensors, index, index, causal)
+    ours = twice(tensors, attend(*tensors, index, index, AttentionMask(causal), 0.25)[0])
+    close(ours, twice(exact, attend_by_row(*exact, index, index, AttentionMask(causal), 0.25)[0]), 1e-4)
 
 
 def test_half_precision_is_computed_in_float32():
@@ -197,7 +197,7 @@ def test_half_precision_is_computed_in_float32():
     for dtype in (torch.bfloat16, torch.float16):
         tensors = [t.detach().to(dtype).requires_grad_() for t in leaves(index, index)]
         wide = [t.detach().float().requires_grad_() for t in tensors]
-        ours, theirs = (attend(*given, index, index, Sight(), 0.25)[0] for given in (tensors, wide))
+        ours, theirs = (attend(*given, index, index, AttentionMask(), 0.25)[0] for given in (tensors, wide))
         assert ours.dtype == dtype and torch.equal(ours, theirs.to(dtype))
         ours.sum().backward()
         theirs.sum().backward()
@@ -210,13 +210,13 @@ def test_it_takes_what_lies_anywhere_in_memory_and_leaves_it_as_it_is():
     made = [t.detach() for t in leaves(index, index)]
     odd = [t.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for t in made]
     assert not any(t.is_contiguous() for t in odd)
-    sums = attend(*odd, index, index, Sight(), 0.25)[0]
-    assert torch.equal(sums, attend(*made, index, index, Sight(), 0.25)[0])
+    sums = attend(*odd, index, index, AttentionMask(), 0.25)[0]
+    assert torch.equal(sums, attend(*made, index, index, AttentionMask(), 0.25)[0])
     sums.sum().backward()  # an upstream that is one number, expanded
     grads = [t.grad.clone() for t in odd]
     for t in odd:
         t.grad = None
-    attend(*odd, index, index, Sight(), 0.25)[0].backward(torch.ones(sums.shape))
+    attend(*odd, index, index, AttentionMask(), 0.25)[0].backward(torch.ones(sums.shape))
     assert all(torch.equal(t.grad, g) for t, g in zip(odd, grads, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(made, odd, strict=True))
 
@@ -224,15 +224,15 @@ def test_it_takes_what_lies_anywhere_in_memory_and_leaves_it_as_it_is():
 def test_what_is_not_for_it_goes_to_torch(monkeypatch):
     index, other = Index.from_lengths(np.array([5, 4])), Index.from_lengths(np.array([5, 3]))
     q, k, v = leaves(index, index)
-    assert attend_compiled.takes(q, k, v, index, index, True)
-    assert not attend_compiled.takes(q, k[:8], v[:8], index, other, True)
-    assert not attend_compiled.takes(q.double(), k.double(), v.double(), index, index, False)
-    assert not attend_compiled.takes(q.bfloat16(), k, v, index, index, False)
-    assert not attend_compiled.takes(q[..., :3], k[..., :3], v, index, index, False)
-    assert not attend_compiled.takes(q, k, v[..., :0], index, index, False)
-    assert not attend_compiled.takes(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
+    assert attend_compiled.supports(q, k, v, index, index, True)
+    assert not attend_compiled.supports(q, k[:8], v[:8], index, other, True)
+    assert not attend_compiled.supports(q.double(), k.double(), v.double(), index, index, False)
+    assert not attend_compiled.supports(q.bfloat16(), k, v, index, index, False)
+    assert not attend_compiled.supports(q[..., :3], k[..., :3], v, index, index, False)
+    assert not attend_compiled.supports(q, k, v[..., :0], index, index, False)
+    assert not attend_compiled.supports(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
     monkeypatch.setattr(compiled, "library", lambda: None)
-    assert not attend_compiled.takes(q, k, v, index, index, False)
+    assert not attend_compiled.supports(q, k, v, index, index, False)
 
 
 def seven(heads=2, groups=2):
@@ -253,19 +253,19 @@ def test_what_does_not_fit_is_torchs_to_refuse_and_reads_no_memory():
         (q[:4], k, v, index),
         (q, k, v[:, :1], index),
     ):
-        assert not attend_compiled.takes(query, key, value, index, keys, False)
+        assert not attend_compiled.supports(query, key, value, index, keys, False)
 
 
 def test_few_queries_and_few_heads_of_keys_go_to_torch():
     many, single = Index.from_lengths(np.array([1000] * 4)), Index.from_lengths(np.array([1] * 4))
     few, long = Index.from_lengths(np.array([5] * 4)), Index.from_lengths(np.array([300]))
-    assert not attend_compiled.takes(*leaves(single, many), single, many, False)
-    assert attend_compiled.takes(*leaves(few, few), few, few, False)
+    assert not attend_compiled.supports(*leaves(single, many), single, many, False)
+    assert attend_compiled.supports(*leaves(few, few), few, few, False)
     with patch.object(torch, "get_num_threads", lambda: 2):
-        assert attend_compiled.takes(*leaves(long, long, 4, 2), long, long, False)
-        assert not attend_compiled.takes(*leaves(long, long, 4, 1), long, long, False)
+        assert attend_compiled.supports(*leaves(long, long, 4, 2), long, long, False)
+        assert not attend_compiled.supports(*leaves(long, long, 4, 1), long, long, False)
         with torch.no_grad():
-            assert attend_compiled.takes(*leaves(long, long, 4, 1), long, long, False)
+            assert attend_compiled.supports(*leaves(long, long, 4, 1), long, long, False)
 
 
 def count(moves, where, tensor):
@@ -292,8 +292,8 @@ def test_activations_may_be_made_again_for_the_way_back(make):
 
 def test_tensors_that_keep_their_numbers_elsewhere_go_to_torch():
     index, given_ = seven()
-    twice = attend(*(TwoTensor(t, t.clone()) for t in given_), index, index, Sight(), 0.25)[0]
-    close([twice.a], [attend(*given_, index, index, Sight(), 0.25)[0]])
+    twice = attend(*(TwoTensor(t, t.clone()) for t in given_), index, index, AttentionMask(), 0.25)[0]
+    close([twice.a], [attend(*given_, index, index, AttentionMask(), 0.25)[0]])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, on the way to forward-mode rules
@@ -353,19 +353,22 @@ def test_autocast_says_what_comes_out():
         a = torch.randn(2, 4, size)
         with torch.autocast("cpu", torch.bfloat16):
             assert L.Attention()([a, a]).dtype == torch.bfloat16
-            found = attend(q, k, v, index, index, Sight(), 0.25)[0]
-    assert torch.equal(found, attend(q, k, v, index, index, Sight(), 0.25)[0].bfloat16())
+            found = attend(q, k, v, index, index, AttentionMask(), 0.25)[0]
+    assert torch.equal(found, attend(q, k, v, index, index, AttentionMask(), 0.25)[0].bfloat16())
 
 
 def test_numbers_that_are_views_with_the_other_sign_are_read_with_it():
     index, (q, k, v) = seven()
     turned = torch._neg_view(q)
     assert torch.equal(turned, -q)
-    close([attend(turned, k, v, index, index, Sight(), 0.25)[0]], [attend(-q, k, v, index, index, Sight(), 0.25)[0]])
+    close(
+        [attend(turned, k, v, index, index, AttentionMask(), 0.25)[0]],
+        [attend(-q, k, v, index, index, AttentionMask(), 0.25)[0]],
+    )
     leaf = v.clone().requires_grad_()
     upstream = torch.randn(27, 2, 16)
     found = [
-        torch.autograd.grad(attend(q, k, leaf, index, index, Sight(), 0.25)[0], leaf, given_)[0]
+        torch.autograd.grad(attend(q, k, leaf, index, index, AttentionMask(), 0.25)[0], leaf, given_)[0]
         for given_ in (torch._neg_view(upstream), -upstream)
     ]
     close(found[:1], found[1:])
@@ -379,9 +382,9 @@ def test_keys_whose_score_is_minus_infinity_count_nothing(level):
     value[:600] = 1e30
     library = compiled.load(level)
     with patch.object(compiled, "library", lambda: library):
-        assert torch.equal(attend(query, key, value, queries, keys, Sight())[0], torch.ones(20, 1, 16))
+        assert torch.equal(attend(query, key, value, queries, keys, AttentionMask())[0], torch.ones(20, 1, 16))
         key[:600, :, 0] = -5e3  # far below the others, but finite
-        assert torch.equal(attend(query, key, value, queries, keys, Sight())[0], torch.ones(20, 1, 16))
+        assert torch.equal(attend(query, key, value, queries, keys, AttentionMask())[0], torch.ones(20, 1, 16))
 
 
 def test_the_error_does_not_grow_with_the_keys():
@@ -389,8 +392,8 @@ def test_the_error_does_not_grow_with_the_keys():
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(16, 1, 16, generator=generator), torch.randn(20000, 1, 16, generator=generator)
     value = torch.rand(20000, 1, 16, generator=generator) + 1
-    ours = attend(query, key, value, queries, keys, Sight(), 0.25)[0].double()
-    exact = attend_by_row(query.double(), key.double(), value.double(), queries, keys, Sight(), 0.25)[0]
+    ours = attend(query, key, value, queries, keys, AttentionMask(), 0.25)[0].double()
+    exact = attend_by_row(query.double(), key.double(), value.double(), queries, keys, AttentionMask(), 0.25)[0]
     assert float(((ours - exact) / exact).abs().max()) < 3e-6
 
 
@@ -423,7 +426,7 @@ def test_layers_are_the_same_by_both_paths(kind, make, causal):
         given_ = x.masked_fill(~torch.from_numpy(mask)[..., None], float("nan")) if compiled_ else x
         with (
             patch.object(kernel.attend_compiled, "attend", lambda *a: calls.append(1) or real(*a)),
-            patch.object(kernel.attend_compiled, "takes", attend_compiled.takes if compiled_ else lambda *a: False),
+            patch.object(kernel.attend_compiled, "supports", attend_compiled.supports if compiled_ else lambda *a: False),
         ):
             packed = padless.pack(given_, mask)
             output = layer(packed, packed, use_causal_mask=causal)

@@ -12,7 +12,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from padless.kernels.attention import varlen as attend_varlen
 from padless.kernels.attention.api import attend
-from padless.kernels.attention.reference import Sight, attend_by_row
+from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.ragged.index import Index
 
 SIZE = 8
@@ -67,9 +67,9 @@ def numbers(*shape, seed=0, dtype=torch.float64):
 
 def triple(queries, keys, heads=2, groups=2, size=SIZE, width=SIZE):
     return [
-        numbers(queries.steps, heads, size),
-        numbers(keys.steps, groups, size, seed=1),
-        numbers(keys.steps, groups, width, seed=2),
+        numbers(queries.num_steps, heads, size),
+        numbers(keys.num_steps, groups, size, seed=1),
+        numbers(keys.num_steps, groups, width, seed=2),
     ]
 
 
@@ -83,11 +83,11 @@ def test_one_call_over_the_packed_steps_is_the_reference(mask, causal, heads, sc
     with pytest.MonkeyPatch.context() as patched:
         calls = pretend(patched)
         given_ = triple(index, index, *heads)
-        found, none = attend(*given_, index, index, Sight(causal), scale)
-        wanted, _ = attend_by_row(*given_, index, index, Sight(causal), scale)
-        assert none is None and len(calls) == bool(index.steps)
+        found, none = attend(*given_, index, index, AttentionMask(causal), scale)
+        wanted, _ = attend_by_row(*given_, index, index, AttentionMask(causal), scale)
+        assert none is None and len(calls) == bool(index.num_steps)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-        if index.steps:
+        if index.num_steps:
             for ours, theirs in zip(
                 torch.autograd.grad(found.square().sum(), given_),
                 torch.autograd.grad(wanted.square().sum(), given_),
@@ -99,8 +99,8 @@ def test_one_call_over_the_packed_steps_is_the_reference(mask, causal, heads, sc
 def test_queries_and_keys_of_their_own_lengths(pretended):
     queries, keys = Index.from_lengths(np.array([3, 0, 1])), Index.from_lengths(np.array([1, 0, 4]))
     given_ = triple(queries, keys)
-    found, _ = attend(*given_, queries, keys, Sight(), 0.5)
-    torch.testing.assert_close(found, attend_by_row(*given_, queries, keys, Sight(), 0.5)[0])
+    found, _ = attend(*given_, queries, keys, AttentionMask(), 0.5)
+    torch.testing.assert_close(found, attend_by_row(*given_, queries, keys, AttentionMask(), 0.5)[0])
     assert pretended == [{"scale": 0.5, "window_size": (-1, -1)}]
 
 
@@ -139,10 +139,10 @@ def test_what_it_cannot_take_goes_by_groups(case, pretended, monkeypatch):
     if case == "another device":
         monkeypatch.setattr(attend_varlen, "there", lambda device: False)
     sight = {
-        "causal over other steps": Sight(causal=True),
-        "window": Sight(window=2),
-        "mask": Sight(mask=torch.ones(1, 1, 1, 1, dtype=torch.bool)),
-    }.get(case, Sight())
+        "causal over other steps": AttentionMask(causal=True),
+        "window": AttentionMask(window=2),
+        "mask": AttentionMask(mask=torch.ones(1, 1, 1, 1, dtype=torch.bool)),
+    }.get(case, AttentionMask())
     more = {
         "weights": {"show": "after"},
         "dropout": {"thin": lambda w: w},
@@ -156,7 +156,7 @@ def test_what_it_cannot_take_goes_by_groups(case, pretended, monkeypatch):
 def test_no_step_at_all_asks_nobody(pretended):
     index = Index.from_lengths(np.array([0, 0]))
     given_ = triple(index, index)
-    found, _ = attend(*given_, index, index, Sight())
+    found, _ = attend(*given_, index, index, AttentionMask())
     assert found.shape == (0, 2, SIZE) and not pretended
     torch.autograd.grad(found.sum(), given_)
 

@@ -9,7 +9,7 @@ from keras_parity import keras
 
 import padless
 from padless import Input, Model, Sequential
-from padless.data.adapters import Batch, Examples, Feed
+from padless.data.adapters import Batch, EpochIterator, Examples
 from padless.data.batch_sampler import Batching, Padding
 from padless.data.class_weight import weigher
 from padless.errors import ArgumentError
@@ -227,6 +227,6 @@ def test_a_stateful_layer_refuses_batches_that_are_mixed():
 
 def test_keras_mixes_the_rows_of_each_batch_with_shuffle_batch():
     torch.manual_seed(0)
-    feed = Feed(Examples(np.arange(10)), Batching(4, shuffle="batch"))
+    feed = EpochIterator(Examples(np.arange(10)), Batching(4, shuffle="batch"))
     parts = [batch.x.tolist() for batch in feed.epoch()]
     assert [sorted(part) for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] and sum(parts, []) != list(range(10))

@@ -22,7 +22,7 @@ from benchmarks.curves import Line
 from benchmarks.peer_limit import Product, products
 from benchmarks.peers import PEERS, Entry
 from benchmarks.report import factor
-from benchmarks.team import Job, Process, Team, Times
+from benchmarks.team import Job, PeerPool, PeerProcess, Times
 from benchmarks.workloads import TINY, WORKLOADS, data
 
 QUICK = [workload.quick() for workload in WORKLOADS.values()]
@@ -155,7 +155,7 @@ class Inside:
 
 @pytest.fixture
 def inside(monkeypatch):
-    monkeypatch.setattr(team, "Process", Inside)
+    monkeypatch.setattr(team, "PeerProcess", Inside)
     monkeypatch.setattr(team, "PAUSE", 0)
     monkeypatch.setattr(worker.gc, "collect", lambda: 0)  # slow among all that tests have imported
     monkeypatch.setattr(Inside, "log", [])
@@ -164,7 +164,7 @@ def inside(monkeypatch):
 
 def test_peers_take_turns_and_each_is_first_in_its_round(inside):
     names = ["limit", "torch-padded", "torch-packed"]
-    with Team(names, 1, "cpu") as asked:
+    with PeerPool(names, 1, "cpu") as asked:
         asked.build(0, QUICK[0])
         inside.log.clear()
         job = Job(0, "train", parts=2)
@@ -198,19 +198,19 @@ def test_a_time_is_that_of_one_repetition(monkeypatch):
 
 def test_who_cannot_or_is_not_installed_is_left_out_with_a_word(inside, monkeypatch):
     monkeypatch.setitem(PEERS, "keras-jax", Entry("Keras on JAX", "peer_fit", "keras", ("keras", "no_such_package")))
-    with Team(["limit", "keras-jax", "torch-packed"], 1, "cpu") as asked:
+    with PeerPool(["limit", "keras-jax", "torch-packed"], 1, "cpu") as asked:
         asked.build(0, WORKLOADS["conv"].quick())
         assert asked.names == ["limit"]
         assert asked.left_out == {"keras-jax": "no_such_package not installed", "torch-packed": "has no conv classifier"}
 
 
 def test_a_process_answers_in_lines_and_says_how_it_died():
-    process = Process("limit", 1, "cpu")
+    process = PeerProcess("limit", 1, "cpu")
     try:
         assert "torch" in process.ask(do="build", key=0, workload=vars(QUICK[0]))["versions"]
         assert set(process.ask(do="time", key=0, what="train")) == {"wall", "cpu"}
         assert process.ask(do="memory")["megabytes"] >= 0
-        with pytest.raises(team.PeerDied, match="KeyError: 7"):
+        with pytest.raises(team.PeerProcessError, match="KeyError: 7"):
             process.ask(do="time", key=7, what="train")
     finally:
         process.close()

@@ -281,7 +281,7 @@ def test_dropout_of_inputs_is_one_pattern_for_each_sequence_and_none_at_inferenc
     layer = L.RNN(cell(8, dropout=0.5), return_sequences=True)
     x = pack(torch.ones(3, 5, 8), lengths=[5, 1, 3])
     seen = []
-    layer.cell.kernel_over = lambda values, index, states, *others: (seen.append(values), (values, states))[1]
+    layer.cell.run_kernel = lambda values, index, states, *others: (seen.append(values), (values, states))[1]
     layer(x)
     assert torch.equal(seen.pop(), x.values)
     layer(x, training=True)

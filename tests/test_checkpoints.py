@@ -92,17 +92,17 @@ def alike(one, other):
 @given(nests)
 def test_nested_values_come_back_as_they_were(tmp_path_factory, nest):
     path = tmp_path_factory.mktemp("nest") / "file"
-    plain, arrays = tree.apart({"~": nest, "nest": nest})
+    plain, arrays = tree.split_arrays({"~": nest, "nest": nest})
     archive.write(path, arrays, plain)
     read, config = archive.read(path)
-    assert alike({"~": nest, "nest": nest}, tree.together(config, read))
+    assert alike({"~": nest, "nest": nest}, tree.join_arrays(config, read))
 
 
 def test_what_has_no_form_is_named_with_its_place():
     with pytest.raises(ArgumentError, match=r"a/1 is <object .* of type object"):
-        tree.apart({"a": [1, object()]})
+        tree.split_arrays({"a": [1, object()]})
     with pytest.raises(DataError, match="means nothing here"):
-        tree.together({"~": "tensor", "of": "gone"}, {})
+        tree.join_arrays({"~": "tensor", "of": "gone"}, {})
 
 
 # ------------------------------------------------------------------------------------------------ damaged files

@@ -81,10 +81,10 @@ def agree(fast, slow, *inputs):
 @given(grids())
 def test_products_of_steps_are_those_of_each_row(masks):
     queries, keys = map(Index, masks)
-    a, b = random(queries.steps, 2, 3), random(keys.steps, 1, 3)
+    a, b = random(queries.num_steps, 2, 3), random(keys.num_steps, 1, 3)
     if queries.shape[0]:
         agree(products.of_pairs(a, b, queries, keys), products.of_pairs_by_row(a, b, queries, keys), a, b)
-        c = random(queries.steps, 4)
+        c = random(queries.num_steps, 4)
         agree(products.over_time(c, a[:, 0], queries), products.over_time_by_row(c, a[:, 0], queries), c, a)
 
 
@@ -94,7 +94,7 @@ def test_products_over_inner_steps_are_those_of_each_row(masks, seed):
     first, second = masks
     some = np.random.default_rng(seed).random((*first.shape, second.shape[1])) < 0.7
     cells, index = Index.from_mask(first[:, :, None] & second[:, None, :] & some), Index(np.roll(second, 1, 1))
-    weights, values = random(cells.steps, 2), random(index.steps, 3)
+    weights, values = random(cells.num_steps, 2), random(index.num_steps, 3)
     agree(
         products.over_inner(weights, values, cells, index),
         products.over_inner_by_row(weights, values, cells, index),
@@ -213,7 +213,7 @@ def test_attention_by_hand_is_the_attention_layer(kind, normalize):
     result = over([L.Softmax()(scores), value])
     assert torch.equal(over.compute_mask([scores, value], [scores.mask, value.mask]), result.mask)
     assert over.compute_output_shape([scores.shape, value.shape]) == tuple(result.shape)
-    assert scores.lead == 3 and np.array_equal(scores.index.outer.mask, mask_of(kind))
+    assert scores.num_step_axes == 3 and np.array_equal(scores.index.outer.mask, mask_of(kind))
     unit = (lambda x: torch.nn.functional.normalize(x, dim=-1)) if normalize else (lambda x: x)
     for row in range(B):
         q, v = query.sequences()[row], value.sequences()[row]
@@ -289,7 +289,12 @@ def test_dot_in_a_model():
     x = L.Input((None,), dtype="int64")
     h = L.Embedding(V, D, mask_zero=True)(x)
     scores, summed = L.Dot(2)([h, h]), L.Dot(1)([h, h])
-    assert scores.shape == (None, None, None) and scores.lead == 3 and scores.masked and "embedding" in scores.born
+    assert (
+        scores.shape == (None, None, None)
+        and scores.num_step_axes == 3
+        and scores.masked
+        and "embedding" in scores.mask_source
+    )
     assert summed.shape == (None, D, D) and not summed.masked
     found = padless.Model(x, [scores, summed]).predict(ids_of("left"), verbose=0)
     real = ids_of("left") != 0

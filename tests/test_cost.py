@@ -17,7 +17,7 @@ from padless.graph.symbolic import leaves
 from padless.kernels.native import library as compiled
 from padless.layers.base.layer import Layer
 from padless.models import Model
-from padless.ragged.packed import Packed, pack, showing
+from padless.ragged.packed import Packed, computing_gap_values, pack
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def spent(subject, mask):
     inputs, more = entered(subject, mask)
     subject.layer.zero_grad(set_to_none=True)
     subject.forget()
-    with showing(False):
+    with computing_gap_values(False):
         subject.layer(inputs, **more, training=subject.training)  # derived parts of the index are kept from here on
         with Count() as count:
             outputs = leaves(subject.layer(inputs, **more, training=subject.training))
@@ -124,7 +124,7 @@ def spent(subject, mask):
 
 
 GRID = {"DropMask", "Flatten", "Lambda-grid", "TorchModuleWrapper-grid"}  # they make the grid, that is what they are for
-PACKED = [case for case in (*LAYERS, *MODELS) if not {case.layer, case.name} & GRID and not case.options.get("born")]
+PACKED = [case for case in (*LAYERS, *MODELS) if not {case.layer, case.name} & GRID and not case.options.get("creates_mask")]
 
 
 @pytest.mark.parametrize("case", PACKED, ids=lambda c: c.name)
@@ -226,7 +226,7 @@ def test_only_real_steps_enter_the_layers_and_nobody_carries_what_gaps_show():
             hook.remove()
         assert {name for name, _ in entries} >= {"bidirectional", "dense", "add", "layer_normalization", "dropout"}
         assert {len(x.values) for _, x in entries} == {N}
-        assert all(x.fill is None for _, x in entries)
+        assert all(x.gap_values is None for _, x in entries)
         assert model.real_steps == N
 
 
@@ -238,4 +238,4 @@ def test_a_reader_of_the_grid_behind_makes_gaps_shown():
     entries = []
     watched(model, entries)
     model.fit(np.array([[1, 0, 2, 0]]), np.ones((1, 1)), verbose=0)
-    assert entries and all(x.fill is not None for _, x in entries)
+    assert entries and all(x.gap_values is not None for _, x in entries)

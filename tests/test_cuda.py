@@ -19,7 +19,7 @@ from benchmarks.workloads import WORKLOADS, data
 from padless.callbacks import LambdaCallback
 from padless.kernels.attention import varlen as attend_varlen
 from padless.kernels.attention.api import attend
-from padless.kernels.attention.reference import Sight, attend_by_row
+from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.ragged.index import Index
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -95,11 +95,11 @@ def test_attention_over_packed_steps_is_the_reference(size, causal, dtype):
     if not attend_varlen.there(CUDA):
         pytest.skip("this device has no varlen_attn")
     index = Index(np.random.default_rng(0).random((6, 40)) < np.array([[0.0], [0.1], [0.5], [0.9], [1.0], [0.0]]))
-    given = [torch.randn(index.steps, 2, size, device=CUDA).to(dtype).requires_grad_() for _ in range(3)]
+    given = [torch.randn(index.num_steps, 2, size, device=CUDA).to(dtype).requires_grad_() for _ in range(3)]
     exact = [x.detach().double().cpu().requires_grad_() for x in given]
-    assert attend_varlen.takes(*given, index, index, causal)
-    ours = attend(*given, index, index, Sight(causal), size**-0.5)[0]
-    theirs = attend_by_row(*exact, index, index, Sight(causal), size**-0.5)[0]
+    assert attend_varlen.supports(*given, index, index, causal)
+    ours = attend(*given, index, index, AttentionMask(causal), size**-0.5)[0]
+    theirs = attend_by_row(*exact, index, index, AttentionMask(causal), size**-0.5)[0]
     same([ours.double().cpu()], [theirs], rtol=0.03, atol=0.03)
     found = torch.autograd.grad(ours.float().square().sum(), given)
     wanted = torch.autograd.grad(theirs.square().sum(), exact)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from padless.data.adapters import Examples, Feed, Stream, read
+from padless.data.adapters import BatchIterableAdapter, EpochIterator, Examples, read
 from padless.data.batch_sampler import Batching
 from padless.data.in_memory import validation_split
 from padless.errors import ArgumentError, DataError
@@ -28,12 +28,12 @@ def holed(draw):
     shape = draw(st.sampled_from([(4, 5), (3, 1), (2, 3, 4), (5, 2, 1)]))
     mask = np.array(draw(st.lists(st.booleans(), min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))))
     index = Index.from_mask(mask.reshape(shape))
-    values, fill = torch.randn(index.steps, 2), torch.randn(index.gaps, 2)
+    values, fill = torch.randn(index.num_steps, 2), torch.randn(index.num_gaps, 2)
     return Packed(values, index, draw(st.sampled_from([fill, None])))
 
 
 def fed(data, size=None, shuffle=False, steps=None, **more):
-    return Feed(data, Batching(size, shuffle=shuffle, **more), steps, repeat=True)
+    return EpochIterator(data, Batching(size, shuffle=shuffle, **more), steps, repeat=True)
 
 
 # Laws
@@ -63,7 +63,7 @@ def test_rows_of_a_packed_are_the_rows_of_its_grid(packed, data):
         part = examples.batch(chosen).x
         np.testing.assert_array_equal(part.numpy(), packed.numpy()[chosen])  # with what the fill shows
         np.testing.assert_array_equal(part.index.mask, packed.index.mask[chosen])
-        assert (part.fill is None) == (packed.fill is None)
+        assert (part.gap_values is None) == (packed.gap_values is None)
 
 
 @settings(deadline=None, max_examples=100)
@@ -182,7 +182,7 @@ def test_one_weight_stands_for_all_outputs_and_names_may_be_left_out():
 def test_a_batch_moves_to_a_device_as_a_whole():
     x = Packed(torch.ones(1), Index(np.array([[True, False]])), torch.ones(1))
     part = Examples({"a": x}, np.zeros(1)).head().to("meta")
-    assert part.x["a"].device.type == part.x["a"].fill.device.type == part.y.device.type == "meta"
+    assert part.x["a"].device.type == part.x["a"].gap_values.device.type == part.y.device.type == "meta"
     assert part.sample_weight is None and part.kinds == ("packed",)
 
 
@@ -280,7 +280,7 @@ def test_what_fit_was_given_is_examples_or_a_stream():
     assert isinstance(read([[1], [2, 3]]), Examples) and isinstance(read({"a": np.zeros(2)}), Examples)
     loader = DataLoader(TensorDataset(torch.zeros(5, 2), torch.zeros(5)), batch_size=2)
     stream = read(loader)
-    assert isinstance(stream, Stream) and stream.count() == 3 and not stream.one_shot
+    assert isinstance(stream, BatchIterableAdapter) and stream.count() == 3 and not stream.one_shot
     assert [part.rows for part in fed(stream).epoch()] == [part.rows for part in stream] == [2, 2, 1]
     with pytest.raises(ArgumentError, match="DataLoader.*own batches"):
         read(loader, np.zeros(5))
@@ -291,43 +291,43 @@ def test_what_fit_was_given_is_examples_or_a_stream():
 
 
 def test_batches_of_a_stream_are_read_like_examples():
-    parts = list(Stream([([[1], [2, 3]], [0, 1], [1.0, 2.0]), ({"a": np.zeros(1)},), np.zeros((3, 2))]))
+    parts = list(BatchIterableAdapter([([[1], [2, 3]], [0, 1], [1.0, 2.0]), ({"a": np.zeros(1)},), np.zeros((3, 2))]))
     assert isinstance(parts[0].x, Packed) and parts[0].sample_weight.tolist() == [1, 2]
     assert parts[0].kinds == ("list",) and parts[1].y is None and parts[2].rows == 3
     with pytest.raises(ArgumentError, match="4 parts"):
-        list(Stream([(1, 2, 3, 4)]))
+        list(BatchIterableAdapter([(1, 2, 3, 4)]))
     with pytest.raises(DataError, match="x holds 2 examples, y holds 3"):
-        list(Stream([(np.zeros(2), np.zeros(3))]))
-    assert len(list(Stream([((np.zeros(2), np.ones(2)), np.zeros(2))], inputs=2))[0].x) == 2
+        list(BatchIterableAdapter([(np.zeros(2), np.zeros(3))]))
+    assert len(list(BatchIterableAdapter([((np.zeros(2), np.ones(2)), np.zeros(2))], inputs=2))[0].x) == 2
 
 
 def test_the_first_batch_can_be_seen_without_losing_it():
-    stream = Stream(numbered(3))
+    stream = BatchIterableAdapter(numbered(3))
     assert stream.head().x[0, 0] == 0
     assert [int(part.x[0, 0]) for part in stream] == [0, 1, 2]
 
 
 def test_steps_go_on_where_the_last_epoch_ended():
-    stream = Stream(numbered(5))
+    stream = BatchIterableAdapter(numbered(5))
     assert stream.count() is None and stream.one_shot
     feed = fed(stream, steps=2)
     assert [int(part.x[0, 0]) for part in feed.epoch()] == [0, 1]
     assert [int(part.x[0, 0]) for part in feed.epoch()] == [2, 3]
     with pytest.warns(UserWarning, match="after 1 of 2 steps"):
         assert [int(part.x[0, 0]) for part in feed.epoch()] == [4]
-    again = Stream([(np.full((1, 1), i),) for i in range(3)])
+    again = BatchIterableAdapter([(np.full((1, 1), i),) for i in range(3)])
     assert [int(part.x) for part in fed(again, steps=7).epoch()] == [0, 1, 2, 0, 1, 2, 0]
-    assert [int(part.x) for part in Feed(again, steps=7).epoch()] == [0, 1, 2]
+    assert [int(part.x) for part in EpochIterator(again, steps=7).epoch()] == [0, 1, 2]
 
 
 def test_a_generator_is_read_once_and_nothing_is_refused():
     with pytest.raises(ArgumentError, match="epochs=2"):
-        Stream(numbered(2)).check(2, None)
-    Stream(numbered(2)).check(2, 1)
-    Stream([1]).check(2, None)
-    spent = Stream(numbered(1))
+        BatchIterableAdapter(numbered(2)).check(2, None)
+    BatchIterableAdapter(numbered(2)).check(2, 1)
+    BatchIterableAdapter([1]).check(2, None)
+    spent = BatchIterableAdapter(numbered(1))
     list(spent)
-    for stream in (spent, Stream([]), Stream(iter(()))):
+    for stream in (spent, BatchIterableAdapter([]), BatchIterableAdapter(iter(()))):
         with pytest.raises(DataError, match="gave no batch"):
             next(fed(stream, steps=1).epoch())
         with pytest.raises(DataError, match="gave no batch"):
@@ -339,7 +339,7 @@ def test_a_loader_without_length_has_no_steps():
         def __iter__(self):
             return iter(torch.zeros(3, 2))
 
-    assert Stream(DataLoader(Endless(), batch_size=2)).count() is None
+    assert BatchIterableAdapter(DataLoader(Endless(), batch_size=2)).count() is None
 
 
 # Epochs begun anywhere
@@ -354,7 +354,7 @@ def test_the_state_at_an_epochs_beginning_and_a_count_give_the_rest_back(batchin
     def made():
         data = Examples([[i] * (i % 5 + 1) for i in range(20)])
         data.lengths = np.arange(20) % 5 + 1
-        return Feed(data, batching, steps, repeat=True)
+        return EpochIterator(data, batching, steps, repeat=True)
 
     feed, kept = made(), []
     for _ in range(4):
@@ -378,7 +378,7 @@ def test_passes_of_one_epoch_are_in_different_orders():
 
 def test_skipped_batches_are_not_read():
     data, read_rows = Examples(np.arange(10)), []
-    feed = Feed(data, Batching(2))
+    feed = EpochIterator(data, Batching(2))
     batch_of = data.batch
     data.batch = lambda rows: read_rows.append(rows) or batch_of(rows)
     assert [batch.x.tolist() for batch in feed.epoch(start=4)] == [[8, 9]] and read_rows == [slice(8, 10)]
@@ -386,17 +386,17 @@ def test_skipped_batches_are_not_read():
 
 def test_a_loader_gives_the_same_again_from_where_it_was():
     loader = DataLoader(TensorDataset(torch.arange(9)), batch_size=2, shuffle=True)
-    feed = Feed(Stream(loader), repeat=True)
+    feed = EpochIterator(BatchIterableAdapter(loader), repeat=True)
     state = torch.get_rng_state()
     feed.data.head()
     assert torch.equal(torch.get_rng_state(), state)  # looking at the first batch draws nothing
     whole = [batch.x[0].tolist() for batch in feed.epoch()]
     torch.set_rng_state(state)
-    assert [batch.x[0].tolist() for batch in Feed(Stream(loader)).epoch(start=2)] == whole[2:]
+    assert [batch.x[0].tolist() for batch in EpochIterator(BatchIterableAdapter(loader)).epoch(start=2)] == whole[2:]
 
 
 def test_an_epoch_draws_one_number_and_that_at_once():
-    feed = Feed(Examples(np.arange(10)), Batching(2, shuffle=True))
+    feed = EpochIterator(Examples(np.arange(10)), Batching(2, shuffle=True))
     torch.manual_seed(0)
     todo = feed.epoch()
     after = torch.get_rng_state()
@@ -438,7 +438,7 @@ def test_packed_outputs_of_different_widths_are_as_wide_as_the_widest():
     wide = Packed(torch.ones(2), Index(np.array([[True, False, True]])), torch.full((1,), 8.0))
     assert gather_outputs([narrow, wide], "grid").tolist() == [[1, 7, 0], [1, 8, 1]]
     whole = gather_outputs([narrow, wide], "packed")
-    assert whole.index.mask.tolist() == [[True, False, False], [True, False, True]] and whole.fill is None
+    assert whole.index.mask.tolist() == [[True, False, False], [True, False, True]] and whole.gap_values is None
 
 
 def test_nothing_here_warns():

@@ -18,12 +18,12 @@ from padless.demo import corpus as demo_corpus
 from padless.demo import highlighter as demo
 from padless.demo import report as demo_report
 from padless.demo.corpus import CLASSES, Function
-from padless.demo.highlighter import Corpus, Grid, Highlighter, Plan
+from padless.demo.highlighter import Corpus, DemoConfig, Grid, Highlighter
 from padless.demo.report import Majority, Scores
 from padless.errors import DataError
 
 LETTERS = dict(zip("_knsdco", CLASSES, strict=True))  # one letter for each class, d for a digit
-TINY = Plan(longest=180, training=16, validation=4, test=6, batch=8, features=4, units=5)
+TINY = DemoConfig(longest=180, training=16, validation=4, test=6, batch=8, features=4, units=5)
 FOLDERS = ("json", "logging", "asyncio", "email", "importlib", "unittest")
 AWKWARD = [
     "",
@@ -302,7 +302,7 @@ def test_a_file_is_coloured_character_by_character(highlighter: Highlighter, tex
 
 
 def test_it_learns_and_the_learning_rate_ends_at_zero(data: Corpus):
-    plan = Plan(learning_rate=0.05, batch=2, units=8)
+    plan = DemoConfig(learning_rate=0.05, batch=2, units=8)
     torch.manual_seed(0)
     learner = Highlighter.untrained(demo_corpus.alphabet(texts(data.functions["training"])), plan)
     learner.fit(data.functions["training"], data.functions["validation"], plan, quiet())
@@ -335,7 +335,7 @@ def test_other_files_are_no_highlighters(highlighter: Highlighter, tmp_path: Pat
 # ------------------------------------------------------------------------------------------------------------ the job
 
 
-def job(library: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan = TINY, **more: Path) -> str:
+def job(library: Path, monkeypatch: pytest.MonkeyPatch, plan: DemoConfig = TINY, **more: Path) -> str:
     monkeypatch.setattr(demo_corpus, "library", lambda: library)
     out = Console(file=io.StringIO(newline=""), width=100)
     demo.run(plan, out, quiet(), **more)
@@ -349,7 +349,7 @@ def test_the_same_seed_gives_the_same_report(library: Path, monkeypatch: pytest.
     torch.rand(7)
     assert job(library, monkeypatch) == first
     seeds = [padless.load_model(tmp_path / "model").get_weights()]
-    job(library, monkeypatch, Plan(**{**TINY.__dict__, "seed": 1}), save=tmp_path / "model")
+    job(library, monkeypatch, DemoConfig(**{**TINY.__dict__, "seed": 1}), save=tmp_path / "model")
     seeds.append(padless.load_model(tmp_path / "model").get_weights())
     assert not all(np.array_equal(a, b) for a, b in zip(*seeds, strict=True))
     for words in ("accuracy", "without whitespace", "macro-F1", "majority", "never computed", "Unseen: ", "mistaken"):

@@ -9,7 +9,7 @@ from cases import LAYERS, MODELS
 
 from padless.graph.symbolic import leaves
 from padless.ragged.packed import Packed
-from padless.testing.harness import Subject
+from padless.testing.harness import LayerHarness
 
 MASK = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "00011", "11111")], dtype=bool)
 NOTHING = np.zeros((2, 3), dtype=bool)
@@ -20,12 +20,12 @@ CASES = {case.name: case for case in (*LAYERS, *MODELS)}
 def single(name):
     """A case in single precision, made once."""
     case = CASES[name]
-    return Subject.of(case.make, case.inputs, **{**case.options, "dtype": torch.float32})
+    return LayerHarness.of(case.make, case.inputs, **{**case.options, "dtype": torch.float32})
 
 
 def like(subject, dtype, name):
     """The same with its weights and inputs in another dtype."""
-    other = Subject.of(subject.layer, list(subject.inputs), **{**CASES[name].options, "dtype": dtype})
+    other = LayerHarness.of(subject.layer, list(subject.inputs), **{**CASES[name].options, "dtype": dtype})
     with torch.no_grad():
         for mine, theirs in zip(other.layer.weights, subject.layer.weights, strict=True):
             mine.copy_(theirs)
@@ -54,7 +54,7 @@ def near(subject, run, tolerance):
     for seed in (0, 1):
         sample = subject.sample(MASK, seed)
         expected = subject.run(sample)
-        given = run(sample, subject.pulls(expected))
+        given = run(sample, subject.output_weights(expected))
         if apart(given, expected) < tolerance or subject.training:  # noise differs from one dtype to the next
             return given
     raise AssertionError(f"{apart(given, expected)} of the largest number apart")

@@ -209,7 +209,7 @@ def test_predictions_come_in_the_container_of_the_input():
     assert isinstance(rows, list) and [row.shape for row in rows] == [(len(r), 3) for r in LISTS]
     assert isinstance(rows[0], np.ndarray)
     packed = model.predict(padless.pack(LISTS), batch_size=4, verbose=0)
-    assert isinstance(packed, Packed) and packed.index.steps == 13
+    assert isinstance(packed, Packed) and packed.index.num_steps == 13
     for row, part, whole in zip(rows, packed.sequences(), wide, strict=True):
         assert row == pytest.approx(part.numpy(), abs=1e-6) and row == pytest.approx(whole[: len(row)], abs=1e-6)
 

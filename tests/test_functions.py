@@ -17,7 +17,7 @@ import padless
 from padless import Index, Input, Model, Packed, layers, pack
 from padless.errors import ArgumentError, MaskLost, PadlessError, ShapeError
 from padless.ragged import torch_function as functions
-from padless.ragged.broadcast import scope
+from padless.ragged.broadcast import call_context
 
 MASK = np.array([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)  # holes, left, empty, full
 REAL = torch.from_numpy(MASK)
@@ -26,9 +26,9 @@ B, T = MASK.shape
 
 def packed(*rest, seed=0, dtype=torch.float32, fill=True):
     """A Packed with a fill of its own."""
-    index = Index(MASK, born="the test")
+    index = Index(MASK, mask_source="the test")
     g = torch.Generator().manual_seed(seed)
-    values, shown = torch.randn(index.steps, *rest, generator=g), torch.randn(index.gaps, *rest, generator=g)
+    values, shown = torch.randn(index.num_steps, *rest, generator=g), torch.randn(index.num_gaps, *rest, generator=g)
     if not dtype.is_floating_point:
         values, shown = (values * 3).abs().to(dtype), (shown * 3).abs().to(dtype)
     return Packed(values.to(dtype), index, shown.to(dtype) if fill else None)
@@ -50,7 +50,7 @@ def agree(result, wanted):
         assert isinstance(mine, Packed) and mine.index.equals(Index(MASK)), mine
         assert tuple(mine.shape) == tuple(theirs.shape) and mine.dtype == theirs.dtype
         assert torch.allclose(mine.values, theirs[REAL], equal_nan=True, atol=1e-6)
-        if mine.fill is not None:
+        if mine.gap_values is not None:
             assert torch.allclose(mine.unpack(), theirs, equal_nan=True, atol=1e-6)
 
 
@@ -148,10 +148,10 @@ def test_on_packed_it_is_the_function_on_the_grid(row):
     function = ROWS[row]
     h = packed(4)
     agree(function(h), function(h.unpack()))
-    assert all(part.fill is not None for part in flat(function(h)))
+    assert all(part.gap_values is not None for part in flat(function(h)))
     plain = h.with_values(h.values)  # the gaps of a Packed without a fill stay empty
     agree(function(plain), function(h.unpack()))
-    assert all(part.fill is None for part in flat(function(plain)))
+    assert all(part.gap_values is None for part in flat(function(plain)))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in ("floordiv", "floor_divide", "rmod")])
@@ -213,7 +213,7 @@ def test_dropout_lets_the_fill_pass(function):
     dropped = function(h, training=True) if function in (F.dropout, F.alpha_dropout) else function(h)
     torch.manual_seed(1)
     assert torch.equal(dropped.values, F.dropout(h.values, 0.5)) or function is F.alpha_dropout
-    assert torch.equal(dropped.fill, h.fill)
+    assert torch.equal(dropped.gap_values, h.gap_values)
 
 
 # ---------------------------------------------------------------------------------------------------- operands
@@ -227,7 +227,7 @@ def test_a_plain_operand_broadcasts_against_the_grid(shape, function):
     result = function(h, y)
     agree(result, function(h.unpack(), y))
     varies_in_time = len(shape) > 1 and shape[-2] == T
-    assert (result.fill is None) == varies_in_time
+    assert (result.gap_values is None) == varies_in_time
     agree(h * y.numpy(), h.unpack() * y)
 
 
@@ -300,14 +300,14 @@ def test_slices_of_batch_and_time_cut_the_mask_too(key):
     cut, leading = h[key], tuple(k for k in keys[:2] if isinstance(k, slice))
     np.testing.assert_array_equal(cut.index.mask, MASK[leading])
     np.testing.assert_array_equal(cut.numpy(), h.numpy()[key])
-    assert "the test" in cut.index.born
+    assert "the test" in cut.index.mask_source
 
 
 def test_a_step_size_may_join_gaps_and_those_show_zeros():
     h = pack(torch.tensor([[1.0, 9, 2, 9, 9]]), mask=[[1, 0, 1, 0, 0]])
     h = h.with_values(h.values, torch.tensor([5.0, 6.0]))
     assert h[:, 1::2].numpy().tolist() == [[0, 0]] and h[:, 3:].numpy().tolist() == [[6, 6]]
-    with scope("a layer that looks", grid=True):
+    with call_context("a layer that looks", grid=True):
         assert h[:, 1::2].numpy().tolist() == [[5, 6]]
 
 
@@ -381,7 +381,7 @@ def test_what_mixes_steps_is_refused_and_the_way_out_is_told(what):
     for part in ("the test", *ways):
         assert part in message
     assert isinstance(caught.value, TypeError) and isinstance(caught.value, ValueError)
-    with pytest.raises(MaskLost, match="born of Input"):  # while a model is built, too
+    with pytest.raises(MaskLost, match="created by Input"):  # while a model is built, too
         REFUSED[what](Input((T, 4), batch_size=B, masked=True))
 
 
@@ -391,7 +391,9 @@ def test_the_message_names_the_layer_and_the_birth():
             return inputs.sum(1)
 
     h = layers.Embedding(5, 4, mask_zero=True, name="words")(torch.tensor([[1, 2, 0]]))
-    with pytest.raises(MaskLost, match=r"`sum` inside layer 'mine'.*born of Embedding 'words'.*Axis 1 of the grid is time"):
+    with pytest.raises(
+        MaskLost, match=r"`sum` inside layer 'mine'.*created by Embedding 'words'.*Axis 1 of the grid is time"
+    ):
         Mixing(name="mine")(h)
     with pytest.raises(MaskLost, match="a torch loss|A torch loss"):
         F.mse_loss(h, h)
@@ -542,7 +544,7 @@ def test_whatever_torch_does_it_is_what_it_does_on_the_grid(dtype):
 def test_for_a_layer_that_looks_at_the_grid_everything_is_shown():
     """There every result, Packed or plain, is the grid's, also at masked steps: a row for each masked cell, if need be."""
     kept = set()
-    with scope("a layer that looks", grid=True):
+    with call_context("a layer that looks", grid=True):
         for name, function in known_functions():
             for arguments in VARIANTS[:-1]:
                 found = tried(function, arguments, torch.float32)
@@ -565,7 +567,7 @@ IMPOSSIBLE = {"attention", "nll", "ce", "view dtype", "item", "tolist", "trace",
 @pytest.mark.parametrize("what", [name for name in REFUSED if name not in IMPOSSIBLE])
 def test_inside_a_layer_that_takes_the_mask_the_refused_act_on_the_grid(what):
     h = packed(4)
-    with scope("a layer that looks", grid=True):
+    with call_context("a layer that looks", grid=True):
         mine = REFUSED[what](h)
     theirs = REFUSED[what](h.unpack())
     for one, other in zip(flat(mine), flat(theirs), strict=True):

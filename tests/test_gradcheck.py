@@ -62,9 +62,9 @@ def written_by_hand():
 
 
 KNOWN = {
-    "padless.ragged.gather._Take",
-    "padless.ragged.gather._Place",
-    "padless.ragged.gather._Copies",
+    "padless.ragged.gather._GatherRows",
+    "padless.ragged.gather._ScatterRows",
+    "padless.ragged.gather._GatherRepeatedRows",
     "padless.kernels.recurrent.manual._LSTM",
     "padless.kernels.recurrent.manual._GRU",
     "padless.kernels.recurrent.manual._SimpleRNN",
@@ -100,24 +100,24 @@ def test_moves(order, count):
     rows = numbers(5, 2)
     chosen, whole = torch.tensor(order[:count], dtype=torch.long), torch.tensor(order)
     back = whole.argsort()
-    for move in (lambda x: moves.take(x, chosen), lambda x: moves.permute(x, whole, back)):
+    for move in (lambda x: moves.gather_rows(x, chosen), lambda x: moves.permute_rows(x, whole, back)):
         assert torch.autograd.gradcheck(move, (rows,))
         assert torch.autograd.gradgradcheck(move, (rows,))
     source = torch.cat([whole, torch.tensor([0, 3])])  # two more copies, which nobody looks at
     seen = torch.ones(7, 1, dtype=torch.float64)
     seen[5:] = 0
-    assert torch.autograd.gradcheck(lambda x: moves.copies(x, source, back) * seen, (rows,))
-    assert torch.autograd.gradgradcheck(lambda x: moves.copies(x, source, back) * seen, (rows,))
+    assert torch.autograd.gradcheck(lambda x: moves.gather_repeated_rows(x, source, back) * seen, (rows,))
+    assert torch.autograd.gradgradcheck(lambda x: moves.gather_repeated_rows(x, source, back) * seen, (rows,))
     placed = numbers(count, 2)
-    assert torch.autograd.gradcheck(lambda x: moves.place(x, chosen, 5), (placed,))
-    assert torch.autograd.gradgradcheck(lambda x: moves.place(x, chosen, 5), (placed,))
+    assert torch.autograd.gradcheck(lambda x: moves.scatter_rows(x, chosen, 5), (placed,))
+    assert torch.autograd.gradgradcheck(lambda x: moves.scatter_rows(x, chosen, 5), (placed,))
 
 
 def test_moves_of_nothing():
     nothing = torch.zeros(0, dtype=torch.long)
-    assert torch.autograd.gradcheck(lambda x: moves.take(x, nothing), (numbers(3, 2),))
-    assert torch.autograd.gradcheck(lambda x: moves.place(x, nothing, 3), (numbers(0, 2),))
-    assert torch.autograd.gradcheck(lambda x: moves.permute(x, nothing, nothing), (numbers(0, 2),))
+    assert torch.autograd.gradcheck(lambda x: moves.gather_rows(x, nothing), (numbers(3, 2),))
+    assert torch.autograd.gradcheck(lambda x: moves.scatter_rows(x, nothing, 3), (numbers(0, 2),))
+    assert torch.autograd.gradcheck(lambda x: moves.permute_rows(x, nothing, nothing), (numbers(0, 2),))
 
 
 # ------------------------------------------------------------------------------------------------ convolutions
@@ -154,7 +154,7 @@ def test_convolutions_by_taps_and_their_gradients_of_gradients(stride, dilation)
 @pytest.mark.parametrize("name", MASKS)
 def test_the_largest_of_a_sequence(name):
     index = Index(MASKS[name])
-    values = numbers(index.steps, 2)
+    values = numbers(index.num_steps, 2)
     assert torch.autograd.gradcheck(lambda x: segment.largest(x, index), (values,))
     assert torch.autograd.gradgradcheck(lambda x: segment.largest(x, index).square(), (values,))
 
@@ -176,7 +176,7 @@ def parts(cell, mask, bias, units=2, features=3):
     of_bias = (2, gates) if cell == "gru" else (gates,)
     states = [numbers(len(mask), units, seed=7 + n) for n in range(2 if cell == "lstm" else 1)]
     return index, [
-        numbers(index.steps, features),
+        numbers(index.num_steps, features),
         numbers(features, gates, seed=1),
         numbers(units, gates, seed=2),
         numbers(*of_bias, seed=3) if bias else None,
@@ -195,7 +195,7 @@ def runs(cell, index, path="packed", **more):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_scans(cell, reverse, stretch, monkeypatch):
-    monkeypatch.setattr(scan_walk, "STRETCH", stretch)
+    monkeypatch.setattr(scan_walk, "CHUNK_STEPS", stretch)
     for name in MASKS if stretch > 2 else ("holes", "empty rows"):
         index, given = parts(cell, MASKS[name], bias=True)
         run = runs(cell, index, reverse=reverse)

@@ -12,7 +12,7 @@ import padless
 from padless import Input, Model, Packed, layers, pack
 from padless.errors import ArgumentError, MaskError, MaskLost, PadlessError
 from padless.graph.function import Function
-from padless.graph.symbolic import Symbolic, leaves, probe
+from padless.graph.symbolic import SymbolicTensor, leaves, probe
 from padless.layers import LSTM, Dense, DropMask, Embedding, Flatten, Layer, LayerNormalization, Masking
 
 IDS = torch.tensor([[1, 2, 0, 3], [0, 4, 1, 0], [0, 0, 0, 0]])
@@ -32,7 +32,7 @@ class Table(Dense):
     rows = 0
 
     def call(self, inputs):
-        self.rows = inputs.values.shape[0] + (0 if inputs.fill is None else inputs.fill.shape[0])
+        self.rows = inputs.values.shape[0] + (0 if inputs.gap_values is None else inputs.gap_values.shape[0])
         return super().call(inputs)
 
 
@@ -59,11 +59,20 @@ def test_axes_that_change_with_the_data_are_open():
 
 def test_a_mask_is_known_with_its_birth():
     _, e = words(name="words")
-    assert e.masked and e.lead == 2 and e.born == "Embedding 'words'" and "masked by Embedding 'words'" in repr(e)
-    assert LSTM(3, return_sequences=True)(e).born == e.born and not LSTM(3)(e).masked and not Flatten()(e[:, :2]).masked
+    assert (
+        e.masked
+        and e.num_step_axes == 2
+        and e.mask_source == "Embedding 'words'"
+        and "masked by Embedding 'words'" in repr(e)
+    )
+    assert (
+        LSTM(3, return_sequences=True)(e).mask_source == e.mask_source
+        and not LSTM(3)(e).masked
+        and not Flatten()(e[:, :2]).masked
+    )
     x = Input((None, 2), masked=True, name="data")
-    assert x.masked and (x + 1).born == "Input 'data'"
-    assert Masking(name="m")(x).born == "Masking 'm'"
+    assert x.masked and (x + 1).mask_source == "Input 'data'"
+    assert Masking(name="m")(x).mask_source == "Masking 'm'"
     outputs = LSTM(3, return_sequences=True, return_state=True)(e)
     assert [s.masked for s in outputs] == [True, False, False]
 
@@ -93,9 +102,11 @@ def test_what_a_symbol_cannot_say():
 
 def test_probes_have_holes_padding_and_an_empty_row():
     for shape, lead in (((None, None, 3), 2), ((None, 1), 2), ((None, 2), 2), ((None, 2, None, 3), 3), ((4, 3), 2)):
-        found = probe(Symbolic(shape, torch.float32, lead=lead), (2, 9))
-        assert isinstance(found, Packed) and found.lead == lead and found.fill.shape[0] == found.index.gaps
-        assert 0 < found.index.steps < found.mask.numel() and not found.mask[-1].any()
+        found = probe(SymbolicTensor(shape, torch.float32, num_step_axes=lead), (2, 9))
+        assert (
+            isinstance(found, Packed) and found.num_step_axes == lead and found.gap_values.shape[0] == found.index.num_gaps
+        )
+        assert 0 < found.index.num_steps < found.mask.numel() and not found.mask[-1].any()
 
 
 def test_probing_changes_no_state_and_draws_nothing():
@@ -126,7 +137,7 @@ def test_a_model_on_another_device_is_probed_there():
     x = Input((None, 4))
     model = Model(x, Dense(2)(x)).to("meta")
     function = model._function
-    known = function.replayed([2])
+    known = function.with_input_masks([2])
     assert known[id(model.output)].shape == (None, None, 2) and known[id(model.output)].masked
 
 
@@ -218,7 +229,7 @@ def test_replay_is_in_the_order_of_need():
     names = [node.operation.name for node in function.nodes]
     assert sorted(names) == ["add", "mul", "mul_1"] and names[-1] == "mul_1"
     assert [t.tolist() for t in function([torch.ones(1, 2)])] == [[[4, 4]], [[2, 2]]]
-    assert function.reaching(c) == [0]
+    assert function.inputs_reaching(c) == [0]
 
 
 # ---------------------------------------------------------------------------------------------------- masks
@@ -296,7 +307,7 @@ class Two:
         return [layer(h) for layer in self.both]
 
 
-STEPS, GAPS = int(MASK.sum()), pack(IDS, mask=MASK).index.gaps
+STEPS, GAPS = int(MASK.sum()), pack(IDS, mask=MASK).index.num_gaps
 
 
 @pytest.mark.parametrize(
@@ -342,7 +353,7 @@ def test_a_fill_is_made_only_where_somebody_looks(after, reads, shows):
     without = model._function([IDS], False)
     for mine, theirs in zip(leaves(without), leaves(wanted), strict=True):
         if isinstance(mine, Packed):
-            assert mine.fill is None and torch.equal(mine.values, theirs.values)
+            assert mine.gap_values is None and torch.equal(mine.values, theirs.values)
         else:
             torch.testing.assert_close(mine, theirs)
 
@@ -396,8 +407,8 @@ def test_the_steps_of_the_last_call_are_counted():
     x, e = words()
     model = Model(x, LSTM(2)(e))
     model(IDS)
-    assert model._function.steps == STEPS
+    assert model._function.num_real_steps == STEPS
     plain = Input((None, 3))
     other = Model(plain, LSTM(2)(plain))
     other(torch.ones(1, 2, 3))
-    assert other._function.steps is None
+    assert other._function.num_real_steps is None

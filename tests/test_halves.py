@@ -12,7 +12,7 @@ from padless.layers import Dense, EinsumDense
 
 @given(st.integers(0, 5000))
 def test_rows_are_filled_up_to_one_of_a_few_numbers(n):
-    more = len(halves.filled(torch.ones(n, 1), torch.bfloat16))
+    more = len(halves.pad_rows_to_bucket(torch.ones(n, 1), torch.bfloat16))
     assert n <= more <= n + n // 16
     assert more.bit_length() < 6 or more % (1 << more.bit_length() - 6) == 0
 
@@ -20,7 +20,7 @@ def test_rows_are_filled_up_to_one_of_a_few_numbers(n):
 def test_what_is_filled_up_with_is_zero():
     x = torch.randn(77, 3)
     for dtype in (torch.float32, torch.bfloat16):
-        filled = halves.filled(x, dtype)
+        filled = halves.pad_rows_to_bucket(x, dtype)
         assert filled.dtype == dtype and torch.equal(filled[:77], x.to(dtype)) and not filled[77:].any()
 
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from padless.errors import MaskError
 from padless.ragged import mask as masks
-from padless.ragged.gather import permute, place, take, take_or_zero
+from padless.ragged.gather import gather_rows, gather_rows_or_zero, permute_rows, scatter_rows
 from padless.ragged.index import Index
 
 CPU = torch.device("cpu")
@@ -39,20 +39,20 @@ def runs(mask):
 def test_steps_are_numbered_row_after_row_in_time_order(mask):
     index = Index(mask)
     real = cells(mask)
-    assert index.steps == len(real) and index.shape == index.grid == mask.shape
+    assert index.num_steps == len(real) and index.shape == index.grid == mask.shape
     assert list(zip(index.rows, index.positions, strict=True)) == real
     assert index.lengths.tolist() == [int(row.sum()) for row in mask]
     assert index.offsets.tolist() == [sum(row.sum() for row in mask[:i]) for i in range(len(mask) + 1)]
     assert index.full == mask.all()
     np.testing.assert_array_equal(index.mask, mask)
-    assert index.rank.tolist() == [real.index((i, j)) if mask[i, j] else -1 for i, j in np.ndindex(mask.shape)]
+    assert index.step_of_cell.tolist() == [real.index((i, j)) if mask[i, j] else -1 for i, j in np.ndindex(mask.shape)]
 
 
 @given(grids)
 def test_gaps_are_the_runs_of_masked_steps(mask):
     index, found, real = Index(mask), runs(mask), cells(mask)
     flat = [(row * mask.shape[1] + step, number) for number, (row, steps) in enumerate(found) for step in steps]
-    assert index.gaps == len(found)
+    assert index.num_gaps == len(found)
     assert list(zip(index.masked.tolist(), index.gap_of.tolist(), strict=True)) == flat
     assert index.gap_rows.tolist() == [row for row, _ in found]
     assert index.gap_cells.tolist() == [row * mask.shape[1] + steps[0] for row, steps in found]
@@ -67,21 +67,21 @@ def test_the_order_is_time_major_with_the_longest_first(mask, reverse):
     lengths = index.lengths
     rows = sorted(range(len(mask)), key=lambda row: -lengths[row])
     assert order.rows.tolist() == rows  # stable: equal lengths stay in place
-    assert order.rank[order.rows].tolist() == list(range(len(mask)))
+    assert order.inverse_rows[order.rows].tolist() == list(range(len(mask)))
     walked = []
     for step in range(int(lengths.max(initial=0))):
         alive = [row for row in rows if lengths[row] > step]
         assert order.sizes[step] == len(alive) and order.starts[step] == len(walked)
         walked += [index.offsets[row] + (lengths[row] - 1 - step if reverse else step) for row in alive]
-    assert order.take.tolist() == walked and order.starts[-1] == len(walked) == index.steps
-    assert order.back[order.take].tolist() == list(range(index.steps))
+    assert order.to_time_major.tolist() == walked and order.starts[-1] == len(walked) == index.num_steps
+    assert order.to_packed[order.to_time_major].tolist() == list(range(index.num_steps))
     assert index.order(CPU, reverse) is order
 
 
 @given(deep_grids)
 def test_each_axis_beyond_two_is_an_outer_level(mask):
     index = Index.from_mask(mask, "me")
-    assert index.grid == mask.shape and index.born == "me"
+    assert index.grid == mask.shape and index.mask_source == "me"
     np.testing.assert_array_equal(index.mask, mask)
     level, inner = index.outer, mask
     while inner.ndim > 2:
@@ -115,10 +115,10 @@ def test_lengths_are_padded_on_the_right(lengths, more):
 def test_arrays_are_copied_to_a_device_once(mask):
     index = Index(mask)
     for name in ("flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before"):
-        found = index.at(name, CPU)
-        assert found is index.at(name, CPU) and found.dtype == torch.int64
+        found = index.tensor(name, CPU)
+        assert found is index.tensor(name, CPU) and found.dtype == torch.int64
         assert found.tolist() == getattr(index, name).tolist()
-    assert index.at("flat", torch.device("meta")).device.type == "meta"
+    assert index.tensor("flat", torch.device("meta")).device.type == "meta"
 
 
 @given(deep_grids, st.data())
@@ -147,11 +147,11 @@ def test_union_and_narrow_are_or_and_and(data):
     if (one == two).all():
         assert both is first
     else:
-        assert both.born == "one and two"
-    narrowed = masks.narrow(first, two, "two")
+        assert both.mask_source == "one and two"
+    narrowed = masks.intersect_with_mask(first, two, "two")
     np.testing.assert_array_equal(narrowed.mask, one & two)
     assert (narrowed is first) == bool((one & two == one).all())
-    within = masks.within(narrowed, first)
+    within = masks.step_numbers_in(narrowed, first)
     assert (within >= 0).all() and first.flat[within].tolist() == narrowed.flat.tolist()
 
 
@@ -160,7 +160,7 @@ def test_a_grid_is_cut_as_numpy_cuts_it(mask, data):
     index = Index(mask)
     part = data.draw(st.sampled_from([np.s_[1:], np.s_[:, 1:3], np.s_[:, ::2], np.s_[:, ::-1], np.s_[::-1, :2]]))
     which = np.arange(mask.size).reshape(mask.shape)[part]
-    found, steps, masked = masks.cut(index, which)
+    found, steps, masked = masks.rearrange_index(index, which)
     np.testing.assert_array_equal(found.mask, mask[part])
     numbers = np.where(mask, 1, -1) * (1 + np.arange(mask.size).reshape(mask.shape))
     assert (1 + index.flat[steps]).tolist() == numbers[part][mask[part]].tolist()
@@ -218,14 +218,14 @@ def moved(draw):
 @given(moved())
 def test_take_and_place_are_gather_and_its_inverse(case):
     rows, chosen = case
-    taken = take(rows, chosen)
+    taken = gather_rows(rows, chosen)
     assert torch.equal(taken, rows[chosen])
-    put = place(taken, chosen, len(rows))
+    put = scatter_rows(taken, chosen, len(rows))
     there = torch.zeros(len(rows), dtype=torch.bool)
     there[chosen] = True
     assert torch.equal(put[there], rows[there]) and not put[~there].any()
-    assert torch.equal(take(put, chosen), taken)
-    with_nothing = take_or_zero(rows, torch.cat([chosen, torch.tensor([-1, -1])]))
+    assert torch.equal(gather_rows(put, chosen), taken)
+    with_nothing = gather_rows_or_zero(rows, torch.cat([chosen, torch.tensor([-1, -1])]))
     assert torch.equal(with_nothing, torch.cat([rows[chosen], torch.zeros(2, 2, dtype=torch.float64)]))
 
 
@@ -237,10 +237,10 @@ def test_moves_are_differentiable_twice(case):
     order = torch.randperm(len(rows))
     back = torch.argsort(order)
     for function in (
-        lambda x: take(x, chosen).sin(),
-        lambda x: place(x.sin(), torch.randperm(7, generator=torch.Generator().manual_seed(1))[: len(x)], 7),
-        lambda x: permute(x.sin(), order, back),
-        lambda x: take_or_zero(x.sin(), torch.cat([chosen, torch.tensor([-1]), chosen])),
+        lambda x: gather_rows(x, chosen).sin(),
+        lambda x: scatter_rows(x.sin(), torch.randperm(7, generator=torch.Generator().manual_seed(1))[: len(x)], 7),
+        lambda x: permute_rows(x.sin(), order, back),
+        lambda x: gather_rows_or_zero(x.sin(), torch.cat([chosen, torch.tensor([-1]), chosen])),
     ):
         assert torch.autograd.gradcheck(function, rows)
         assert torch.autograd.gradgradcheck(function, rows)
@@ -250,12 +250,12 @@ def test_moves_are_differentiable_twice(case):
 def test_moves_take_any_dtype(dtype):
     rows = torch.tensor([[1], [0], [1]]).to(dtype)
     chosen = torch.tensor([2, 0])
-    assert torch.equal(take(rows, chosen), rows[chosen])
-    assert place(rows[chosen], chosen, 3).tolist() == [[1], [0], [1]]
+    assert torch.equal(gather_rows(rows, chosen), rows[chosen])
+    assert scatter_rows(rows[chosen], chosen, 3).tolist() == [[1], [0], [1]]
 
 
 def test_the_orders_of_both_directions_are_kept_side_by_side():
     index, device = Index.from_lengths(np.array([3, 1])), torch.device("cpu")
     ahead, back = index.order(device), index.order(device, reverse=True)
-    assert ahead.take.tolist() == [0, 3, 1, 2] and back.take.tolist() == [2, 3, 1, 0]
+    assert ahead.to_time_major.tolist() == [0, 3, 1, 2] and back.to_time_major.tolist() == [2, 3, 1, 0]
     assert index.order(device) is ahead and index.order(device, reverse=True) is back

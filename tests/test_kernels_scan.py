@@ -39,7 +39,12 @@ def run(cell, index, tensors, **options):
 def tensors_for(cell, index, features, units, seed=0, dtype=torch.float64, bias=True):
     """Values, kernel, recurrent kernel, bias and initial states, all of them leaves that need gradients."""
     columns = GATES[cell] * units
-    shapes = [(index.steps, features), (features, columns), (units, columns), (2, columns) if cell == "gru" else (columns,)]
+    shapes = [
+        (index.num_steps, features),
+        (features, columns),
+        (units, columns),
+        (2, columns) if cell == "gru" else (columns,),
+    ]
     shapes += [(index.shape[0], units)] * (2 if cell == "lstm" else 1)
     generator = torch.Generator().manual_seed(seed)
     made = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
@@ -74,7 +79,7 @@ def cell_step(cell, x, states, kernel, recurrent, bias, masks=None):
 def alone(cell, index, tensors, reverse=False, masks=None):
     """Each sequence by itself, step after step, without batch or order."""
     values, kernel, recurrent, bias, *initial = tensors
-    outputs, last = [None] * index.steps, []
+    outputs, last = [None] * index.num_steps, []
     for row in range(index.shape[0]):
         states = [state[row] for state in initial]
         steps = range(index.offsets[row], index.offsets[row + 1])
@@ -150,7 +155,7 @@ def test_hand_written_equals_plain_for_any_subset(cell, index, features, units, 
     needed = data.draw(st.sets(st.integers(0, len(given_) - 1), min_size=1))
     for n, tensor in enumerate(given_):
         tensor.requires_grad_(n in needed)
-    with patch.object(scan_walk, "STRETCH", stretch):
+    with patch.object(scan_walk, "CHUNK_STEPS", stretch):
         fast = run(cell, index, tensors, reverse=reverse, path=path)
         slow = run(cell, index, tensors, reverse=reverse, path="reference")
         with torch.no_grad():
@@ -225,11 +230,11 @@ def test_last_state_of_an_empty_row_is_the_initial_one_and_every_weight_has_a_gr
     index = Index.from_lengths(np.array(lengths_[name], dtype=np.int64))
     tensors = tensors_for(cell, index, 2, 3)
     outputs, *last = run(cell, index, tensors, path=path)
-    assert outputs.shape == (index.steps, 3)
+    assert outputs.shape == (index.num_steps, 3)
     for state, initial in zip(last, tensors[4:], strict=True):
         assert state.shape == initial.shape
         assert torch.equal(state[index.lengths == 0], initial[index.lengths == 0])
-    if index.steps:  # the last state is the output at the last step
+    if index.num_steps:  # the last state is the output at the last step
         assert torch.equal(last[0][index.lengths > 0], outputs[(index.offsets[1:] - 1)[index.lengths > 0]])
     found = torch.autograd.grad(outputs.sum(), tensors[:4])
     assert all(g.isfinite().all() for g in found)
@@ -423,7 +428,7 @@ def test_scan_tells_a_step_which_rows_it_has(index, reverse):
     initial = (numbers[:, None], torch.zeros_like(numbers))
     outputs, (same_numbers, counts) = reference.scan(values, index, step, initial, reverse=reverse)
     assert torch.equal(same_numbers[:, 0], numbers) and counts.tolist() == index.lengths.tolist()
-    counted = np.arange(index.steps) - index.offsets[index.rows]
+    counted = np.arange(index.num_steps) - index.offsets[index.rows]
     expected = index.lengths[index.rows] - 1 - counted if reverse else counted
-    assert outputs.shape == (index.steps, 2)
+    assert outputs.shape == (index.num_steps, 2)
     assert outputs[:, 0].tolist() == expected.tolist() and outputs[:, 1].tolist() == index.rows.tolist()

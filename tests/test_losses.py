@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from padless.errors import ArgumentError, DataError, MaskError, MaskLost, ShapeError
 from padless.losses import losses
-from padless.losses.loss import Loss, Term
+from padless.losses.loss import Loss, WeightedSum
 from padless.losses.losses import LossFunctionWrapper, TorchLoss, get, masked
 from padless.losses.probabilistic_losses import sparse_values
 from padless.ragged.packed import Packed, pack
@@ -369,7 +369,7 @@ def test_a_loss_of_whole_sequences_sees_zeros_at_masked_steps_whatever_they_show
 
     y, pred = (torch.from_numpy(x) for x in data("numbers"))
     packed = pack(pred, mask=MASKS["holes"])
-    shown = packed.with_values(packed.values, torch.full((packed.index.gaps, D), 9.0))
+    shown = packed.with_values(packed.values, torch.full((packed.index.num_gaps, D), 9.0))
     assert get(per_sequence)(y, shown) == get(per_sequence)(y, packed)
     assert len(seen) == 4 and not any(part.any() for part in seen)
 
@@ -590,5 +590,5 @@ def test_every_way_to_say_mse():
 
 
 def test_sums_of_terms_stay_sums():
-    a, b = (Term(torch.tensor(2.0), 1.0, adds=False) for _ in range(2))
+    a, b = (WeightedSum(torch.tensor(2.0), 1.0, adds=False) for _ in range(2))
     assert (a + b).value.item() == 4 and sum([a, b, a]).value.item() == 6

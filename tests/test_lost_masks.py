@@ -185,7 +185,7 @@ def test_the_ways_out_lead_out():
 def test_a_reshape_that_moves_steps_is_refused_on_an_open_length():
     x = Input((None, 4), masked=True, name="x")
     for target in ((-1, 8), (8, -1), (16,)):
-        with pytest.raises(MaskLost, match="born of"):
+        with pytest.raises(MaskLost, match="created by"):
             L.Reshape(target)(x)
     assert L.Reshape((-1, 2, 2))(x).shape == (None, None, 2, 2)
     assert L.Reshape((-1, 8))(Input((None, 4))).shape == (None, None, 8)

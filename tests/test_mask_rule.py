@@ -196,7 +196,7 @@ def test_a_softmax_over_time_counts_real_steps_only(layer, mask, filled):
     x = torch.randn(*mask.shape, 3, generator=torch.Generator().manual_seed(mask.size))
     h = pack(x, mask=mask)
     if filled:
-        h = h.with_values(h.values, torch.full((h.index.gaps, 3), 5.0))
+        h = h.with_values(h.values, torch.full((h.index.num_gaps, 3), 5.0))
     out = layer()(h)
     assert isinstance(out, Packed) and out.index is h.index
     wanted = alone(lambda sequence: torch.softmax(sequence, 1), h) if mask.any() else torch.zeros(0, 3)
@@ -215,7 +215,7 @@ def test_what_only_the_inside_of_a_layer_knows_of_masked_steps_ends_with_it():
     layer, h = Placed(), embedded()
     out = layer(h)
     torch.testing.assert_close(layer.seen, h.unpack() + torch.arange(4.0)[:, None])  # inside, everything
-    assert out.fill is None and torch.equal(out.values, layer.seen[MASK])  # outside, one row per gap or nothing
+    assert out.gap_values is None and torch.equal(out.values, layer.seen[MASK])  # outside, one row per gap or nothing
 
 
 class Mixer(Layer):
@@ -342,10 +342,10 @@ def test_a_stepwise_layer_gets_the_real_steps_as_one_row():
     out = layer(h, training=True)
     close(out, h.unpack() - h.unpack().mean(2, keepdim=True))  # at masked steps too
     plain = h.with_values(h.values)
-    assert layer(plain, training=True).fill is None
+    assert layer(plain, training=True).gap_values is None
     assert layer.seen == ((1, 5, 6), torch.Tensor, True)
     layer(h, training=True)
-    assert layer.seen == ((1, h.index.gaps, 6), torch.Tensor, False)  # the second call, for what gaps show, infers
+    assert layer.seen == ((1, h.index.num_gaps, 6), torch.Tensor, False)  # the second call, for what gaps show, infers
     assert torch.equal(layer(h.unpack()), h.unpack() - h.unpack().mean(2, keepdim=True)) and layer.seen[0] == (3, 4, 6)
 
 

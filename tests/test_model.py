@@ -157,7 +157,7 @@ def test_the_mask_passes_through_a_model_in_a_model():
     y = Input((None,))
     embed = Embedding(5, 3, mask_zero=True)
     outer = Model(y, GlobalAveragePooling1D()(inner(embed(y))))
-    assert inner(embed(IDS)).index.steps == 4
+    assert inner(embed(IDS)).index.num_steps == 4
     alone = np.stack([outer.predict([row[row > 0]], verbose=0)[0] for row in IDS[:2]])
     assert outer.predict(IDS, verbose=0)[:2] == pytest.approx(alone, abs=1e-6)
     assert np.array_equal(outer.predict(IDS, verbose=0)[2], np.zeros(2))
@@ -295,7 +295,7 @@ def test_build_makes_the_weights_of_a_subclass():
         list(model.parameters())
     model.build((None, 5))
     assert len(model.get_weights()) == 11
-    assert model(IDS)["one"].index.steps == 4
+    assert model(IDS)["one"].index.num_steps == 4
 
 
 # ------------------------------------------------------------------------------------------------ weights and summary

@@ -1,6 +1,6 @@
 """Normalizations and EinsumDense: Keras's numbers at every position, statistics of real steps only, and the averages.
 
-The laws of each layer under one mask are those of test_laws.py.
+The laws of each layer under one mask are those of test_properties.py.
 """
 
 import inspect
@@ -238,7 +238,7 @@ def test_batch_statistics_are_those_of_the_real_steps(lengths, renorm, seed):
     own.build(x.shape)
     before = averages(own)
     y = own(x, training=True)
-    if not x.index.steps:
+    if not x.index.num_steps:
         assert all(torch.equal(a, b) for a, b in zip(averages(own), before, strict=True))
         return
     mean, variance = x.values.mean(0), x.values.var(0, correction=0)
@@ -282,11 +282,11 @@ def test_what_stands_in_gaps_enters_no_statistic():
 
 def test_gaps_show_what_they_showed_by_the_numbers_of_the_steps():
     x = packed_rows(3, 1, 0, dtype=torch.float32)
-    x = x.with_values(x.values, torch.randn(x.index.gaps, 3))
+    x = x.with_values(x.values, torch.randn(x.index.num_gaps, 3))
     for own in (L.BatchNormalization(), L.BatchNormalization(center=False, renorm=True)):
         y = own(x, training=True)
         slope = (y.values[1] - y.values[0]) / (x.values[1] - x.values[0])
-        torch.testing.assert_close(y.fill, (x.fill - x.values[0]) * slope + y.values[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(y.gap_values, (x.gap_values - x.values[0]) * slope + y.values[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("center, scale", [(True, True), (False, True), (True, False), (False, False)])
@@ -333,7 +333,7 @@ def test_moments_are_kerass():
 def test_gradients_are_slopes(make):
     x = packed_rows(2, 0, 3)
     values = torch.randn(5, 2, 4, dtype=torch.float64, requires_grad=True)
-    fill = torch.randn(x.index.gaps, 2, 4, dtype=torch.float64, requires_grad=True)
+    fill = torch.randn(x.index.num_gaps, 2, 4, dtype=torch.float64, requires_grad=True)
     own = make()
     own.build((None, None, 2, 4))
 
@@ -342,7 +342,7 @@ def test_gradients_are_slopes(make):
     def run(values, fill, *weights):
         data = Packed(values, x.index, fill)
         y = torch.func.functional_call(own, dict(zip(names, weights, strict=True)), (data,), {"training": True})
-        return y.values, y.fill
+        return y.values, y.gap_values
 
     weights = [torch.rand_like(w).requires_grad_() for w in own.parameters()]
     assert torch.autograd.gradcheck(run, (values, fill, *weights))
@@ -499,7 +499,7 @@ def test_groups_are_normalized_sequence_by_sequence(lengths, groups, seed):
 def test_a_gap_shows_its_sequence_s_numbers():
     index = Index.from_mask(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool))
     values, fill = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
-    shown = L.GroupNormalization(1, dtype="float64")(Packed(values, index, fill)).fill.detach()
+    shown = L.GroupNormalization(1, dtype="float64")(Packed(values, index, fill)).gap_values.detach()
     for row, part in ((0, values[:2]), (1, values[2:])):
         expected = (fill[row] - part.mean()) / (part.var(correction=0) + 1e-3).sqrt()
         torch.testing.assert_close(shown[row], expected)
@@ -510,10 +510,10 @@ def test_a_fill_of_each_masked_cell_is_normalized_by_its_row():
     """As a layer that looks at the grid has it."""
     x, mask = torch.randn(2, 4, 3), np.array([[1, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
     packed = pack(x, mask).with_values(pack(x, mask).values, torch.randn(5, 3))
-    shown = L.GroupNormalization(1, center=False, scale=False)(packed).fill
+    shown = L.GroupNormalization(1, center=False, scale=False)(packed).gap_values
     for row, cells in ((0, slice(0, 2)), (1, slice(2, 5))):
         part = x[row][torch.from_numpy(mask[row])]
-        expected = (packed.fill[cells] - part.mean()) / (part.var(correction=0) + 1e-3).sqrt()
+        expected = (packed.gap_values[cells] - part.mean()) / (part.var(correction=0) + 1e-3).sqrt()
         torch.testing.assert_close(shown[cells], expected)
 
 
@@ -597,7 +597,7 @@ def test_adapt_counts_real_steps_in_any_container(lengths, seed):
     rows = [row.tolist() for row in x.sequences()]
     noise = pack(torch.where(x.mask[..., None], x.unpack(), float("nan")), x.mask)
     halves = [pack(x.unpack()[part], x.mask[part]) for part in (slice(0, 1), slice(1, None))]
-    filled = x.with_values(x.values, torch.full((x.index.gaps, 3), 1e9))
+    filled = x.with_values(x.values, torch.full((x.index.num_gaps, 3), 1e9))
     parts = [s for s in x.sequences() if len(s)]
     containers = [
         x,

@@ -30,7 +30,9 @@ def gapwise(mask, rest=(), seed=0):
     index = Index.from_mask(mask)
     generator = torch.Generator().manual_seed(seed)
     return Packed(
-        torch.randn(index.steps, *rest, generator=generator), index, torch.randn(index.gaps, *rest, generator=generator)
+        torch.randn(index.num_steps, *rest, generator=generator),
+        index,
+        torch.randn(index.num_gaps, *rest, generator=generator),
     )
 
 
@@ -53,7 +55,7 @@ def test_unpack_of_pack_is_the_grid_at_real_steps_and_the_padding_elsewhere(case
 def test_unpacking_into_a_grid_leaves_nothing_of_what_stood_there(case, fill):
     x, mask = case
     h = pack(x, mask=mask)
-    count = {"none": None, "gaps": h.index.gaps, "cells": len(h.index.masked)}[fill]
+    count = {"none": None, "gaps": h.index.num_gaps, "cells": len(h.index.masked)}[fill]
     h = h if count is None else h.with_values(h.values, torch.randn(count, *h.values.shape[1:], dtype=x.dtype))
     grid = torch.full((2, *x.shape), float("nan"), dtype=x.dtype)
     h.unpack_into(grid[1])
@@ -64,7 +66,7 @@ def test_unpacking_into_a_grid_leaves_nothing_of_what_stood_there(case, fill):
 def test_the_fill_is_what_gaps_show(case):
     x, mask = case
     h = pack(x, mask=mask)
-    fill = torch.randn(h.index.gaps, *x.shape[2:], dtype=x.dtype)
+    fill = torch.randn(h.index.num_gaps, *x.shape[2:], dtype=x.dtype)
     shown = h.with_values(h.values, fill).unpack()
     gap = -1
     for row, step in np.ndindex(mask.shape):
@@ -137,7 +139,7 @@ def test_every_container_and_every_way_to_say_what_is_real(container, how):
 
 def test_without_a_word_every_step_of_a_grid_is_real():
     h = pack(np.ones((2, 3, 4)))
-    assert h.index.full and h.values.shape == (6, 4) and "every step" in h.index.born
+    assert h.index.full and h.values.shape == (6, 4) and "every step" in h.index.mask_source
 
 
 def test_lists_of_sequences_in_any_mixture():
@@ -193,7 +195,7 @@ def test_widening_reads_the_fill(data):
 
 def test_widening_without_a_fill_names_row_and_step():
     h = pack(torch.ones(2, 3), lengths=[3, 1])
-    with pytest.raises(MaskError, match="step 2 of row 1.*born|step 2 of row 1.*lengths"):
+    with pytest.raises(MaskError, match="step 2 of row 1.*created|step 2 of row 1.*lengths"):
         h.at_steps(Index(np.array([[1, 0, 0], [1, 0, 1]], bool)))
     with pytest.raises(MaskError, match=r"\(2, 4\).*\(2, 3\)"):
         h.at_steps(Index(np.ones((2, 4), bool)))
@@ -208,14 +210,14 @@ def test_a_rearranged_grid_shows_what_it_showed(data):
     wanted = h.numpy()[part]
     exact = h.rearranged(which, every_cell=True)
     np.testing.assert_array_equal(exact.numpy(), wanted)
-    np.testing.assert_array_equal(Packed(h.values, h.index, h.fill_of_cells()).rearranged(which).numpy(), wanted)
+    np.testing.assert_array_equal(Packed(h.values, h.index, h.gap_values_of_cells()).rearranged(which).numpy(), wanted)
     usual = h.rearranged(which)
-    assert usual.fill.shape[0] == usual.index.gaps
-    for gap in range(usual.index.gaps):  # a gap put together from several of different looks shows 0
-        own = exact.fill_of_cells()[usual.index.gap_of == gap]
+    assert usual.gap_values.shape[0] == usual.index.num_gaps
+    for gap in range(usual.index.num_gaps):  # a gap put together from several of different looks shows 0
+        own = exact.gap_values_of_cells()[usual.index.gap_of == gap]
         same = (own == own[0]).all()
-        assert torch.equal(usual.fill[gap], own[0] if same else torch.zeros(2))
-    assert h.with_values(h.values).rearranged(which).fill is None
+        assert torch.equal(usual.gap_values[gap], own[0] if same else torch.zeros(2))
+    assert h.with_values(h.values).rearranged(which).gap_values is None
 
 
 def test_a_wider_grid_holds_the_same_steps():
@@ -266,15 +268,17 @@ def h():
 
 
 def same(one, two):
-    assert torch.equal(one.values, two.values) and torch.equal(one.fill, two.fill) and one.index.equals(two.index)
+    assert (
+        torch.equal(one.values, two.values) and torch.equal(one.gap_values, two.gap_values) and one.index.equals(two.index)
+    )
 
 
 def test_it_is_a_pytree_of_values_and_fill(h):
     leaves, spec = _pytree.tree_flatten(h)
-    assert leaves[0] is h.values and leaves[1] is h.fill
+    assert leaves[0] is h.values and leaves[1] is h.gap_values
     assert _pytree.tree_unflatten(leaves, spec).index is h.index
     doubled = _pytree.tree_map(lambda x: x * 2, {"a": [h]})["a"][0]
-    assert torch.equal(doubled.values, h.values * 2) and torch.equal(doubled.fill, h.fill * 2)
+    assert torch.equal(doubled.values, h.values * 2) and torch.equal(doubled.gap_values, h.gap_values * 2)
     assert _pytree.tree_map(lambda x: None, h).values is None  # leaves need not be tensors
 
 
@@ -301,9 +305,9 @@ def test_what_it_shows_of_its_index_are_copies(h):
 def test_it_reads_as_a_grid(h):
     assert repr(h) == "Packed(shape=(2, 3, 2), 3 real steps, torch.float32, cpu)"
     assert len(h) == 2 and [tuple(s.shape) for s in h] == [(2, 2), (1, 2)]
-    assert h.size() == h.shape == (2, 3, 2) and h.size(-1) == 2 and h.dim() == h.ndim == 3 and h.lead == 2
+    assert h.size() == h.shape == (2, 3, 2) and h.size(-1) == 2 and h.dim() == h.ndim == 3 and h.num_step_axes == 2
     assert h.device.type == "cpu" and not h.requires_grad and h.with_values(h.values.requires_grad_()).requires_grad
-    assert h.to(torch.float64).dtype == h.to(torch.float64).fill.dtype == torch.float64
+    assert h.to(torch.float64).dtype == h.to(torch.float64).gap_values.dtype == torch.float64
 
 
 def test_numpy_gets_the_grid_and_cannot_take_it_apart(h):

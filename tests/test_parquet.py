@@ -8,7 +8,7 @@ import torch
 
 import padless
 from padless import Input, Model
-from padless.data.adapters import Feed, read
+from padless.data.adapters import EpochIterator, read
 from padless.data.batch_sampler import Batching
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.layers import GRU, Dense, Embedding
@@ -57,7 +57,7 @@ def test_each_row_comes_once_and_an_epoch_begins_anywhere(folder, batching, wind
     data = source(folder, window=window)
     data.lengths = np.array([len(row) for row in IDS])
     torch.manual_seed(1)
-    feed = Feed(data, batching)
+    feed = EpochIterator(data, batching)
     state = torch.get_rng_state()
     whole = numbers(feed.epoch())
     assert sorted(sum(whole, [])) == list(range(ROWS))
@@ -68,7 +68,7 @@ def test_each_row_comes_once_and_an_epoch_begins_anywhere(folder, batching, wind
         assert all(sum(max(1, len(IDS[n])) for n in part) <= 20 for part in whole)
     for start in (1, 3, len(whole)):
         torch.set_rng_state(state)
-        assert numbers(Feed(data, batching).epoch(start=start)) == whole[start:]
+        assert numbers(EpochIterator(data, batching).epoch(start=start)) == whole[start:]
     another = numbers(feed.epoch())
     assert (another == whole) == (not batching.shuffle)
 

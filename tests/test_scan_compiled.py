@@ -284,7 +284,7 @@ def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
     ("file", "called", "ours"),
     [
         ("recurrent.c", "job", scan_compiled._Job),
-        ("conv.c", "sliding", compiled._Windows),
+        ("conv.c", "sliding", compiled._ConvArgs),
         ("attention.c", "seeing", attend_compiled._Job),
     ],
 )
@@ -308,7 +308,7 @@ def test_the_struct_is_the_one_of_the_source(file, called, ours):
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels_are_columns_of_four_vectors_one_panel_after_the_other(columns, rows, turned):
     x = torch.randn(columns, 2 * rows)[:, ::2].t() if turned else torch.randn(rows, 2 * columns)[:, ::2]
-    found, begin = compiled.panels(x, 16), 0
+    found, begin = compiled.pack_weight_panels(x, 16), 0
     assert found.is_contiguous() and found.shape == (x.numel(),)
     for first in range(0, columns, 64):
         panel = x[:, first : first + 64]

@@ -43,7 +43,7 @@ def gradient_of(output, values):
 @given(rows(), st.sampled_from([(), (3,), (2, 3)]), st.booleans())
 def test_the_fast_maximum_is_the_maximum_of_each_row(mask, features, ties):
     index = Index(mask)
-    values = torch.randn(index.steps, *features, dtype=torch.float64)
+    values = torch.randn(index.num_steps, *features, dtype=torch.float64)
     values = (values.round() if ties else values).requires_grad_()  # equal numbers share the gradient
     fast, slow = segment.largest(values, index), segment.largest_by_row(values, index)
     assert torch.equal(fast, slow)
@@ -56,8 +56,8 @@ def test_the_fast_maximum_is_the_maximum_of_each_row(mask, features, ties):
 @given(rows(), st.integers(1, 3), st.sampled_from([1, 1000]))  # the exponential of 1000 is no number
 def test_softmax_and_weighted_sums_of_each_row(mask, queries, scale):
     index = Index(mask)
-    scores = (scale * torch.randn(index.steps, queries, dtype=torch.float64)).requires_grad_()
-    values = torch.randn(index.steps, 2, dtype=torch.float64)
+    scores = (scale * torch.randn(index.num_steps, queries, dtype=torch.float64)).requires_grad_()
+    values = torch.randn(index.num_steps, 2, dtype=torch.float64)
     weights = segment.softmax(scores, index)
     parts = [part.softmax(0) for part in scores.split(index.lengths.tolist())]
     alone = torch.cat(parts) if parts else scores
@@ -81,7 +81,7 @@ def test_half_types_add_up_in_single_precision(dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_slopes(kind):
     index = Index(mask_of(kind))
-    values = torch.randn(index.steps, 3, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(index.num_steps, 3, dtype=torch.float64, requires_grad=True)
     for kernel in (segment.largest, segment.softmax, segment.mean, segment.total):
         assert torch.autograd.gradcheck(lambda v, k=kernel: k(v, index), (values,))
         assert torch.autograd.gradgradcheck(lambda v, k=kernel: k(v, index).square(), (values,))

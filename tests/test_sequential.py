@@ -134,7 +134,7 @@ def test_one_in_another_passes_the_mask_through():
     outer = Sequential([inner, GlobalAveragePooling1D()])
     out = outer.predict(IDS, verbose=0)
     assert isinstance(inner(IDS), Packed)
-    assert inner(IDS).index.steps == 5
+    assert inner(IDS).index.num_steps == 5
     steps = inner.predict([[1, 2], [3, 4, 1]], verbose=0)
     assert out == pytest.approx(np.stack([row.mean(0) for row in steps]), rel=1e-5)
 

@@ -198,7 +198,7 @@ def test_metrics_of_ones_own():
             self.total = 0
 
         def update_state(self, y_true, y_pred, sample_weight=None):
-            self.total += y_pred.index.steps
+            self.total += y_pred.index.num_steps
 
         def result(self):
             return self.total

@@ -437,10 +437,10 @@ def trained(make):
         layer = make(padless)
         mask = np.pad(mask_of("empty"), ((0, 0), (left, right)))
         wide = padless.Packed(x.values, Index(mask))
-        wide = wide.with_values(wide.values, torch.randn(wide.index.gaps, D, generator=torch.Generator().manual_seed(1)))
+        wide = wide.with_values(wide.values, torch.randn(wide.index.num_gaps, D, generator=torch.Generator().manual_seed(1)))
         torch.manual_seed(0)
         output = layer(wide, training=True)
-        assert torch.equal(output.fill, wide.fill)
+        assert torch.equal(output.gap_values, wide.gap_values)
         found.append((output.values, torch.get_rng_state()))
     return found
 

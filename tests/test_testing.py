@@ -11,7 +11,16 @@ from padless import layers as L
 from padless.errors import ArgumentError
 from padless.losses import losses
 from padless.ragged.packed import Packed, unpack
-from padless.testing import LawBroken, check_layer, check_loss, check_metric, ids, labels, random_masks, special_masks
+from padless.testing import (
+    PropertyViolation,
+    check_layer,
+    check_loss,
+    check_metric,
+    ids,
+    labels,
+    random_masks,
+    special_masks,
+)
 from padless.testing import layer_properties as laws
 from padless.testing.check import smallest
 
@@ -64,7 +73,7 @@ class Forgetful(L.Layer):
 class Mates(L.Layer):
     """Its outputs depend on who else is in the batch, as said."""
 
-    breaks = {"presence": "statistics of the batch", "independence": "statistics of the batch"}
+    breaks = {"matches_unpadded": "statistics of the batch", "independent_of_batch": "statistics of the batch"}
     relation = "stepwise"
 
     def call(self, inputs):
@@ -76,16 +85,16 @@ class Mates(L.Layer):
 @pytest.mark.parametrize(
     ("layer", "law", "example"),
     [
-        (Leak(name="leak"), "presence: Leak 'leak'", "[[1], [1]]"),
-        (Grid(), "presence: ", "[[1, 0]]"),
-        (Forgetful(2.0), "round trip: ", "[[1]]"),
+        (Leak(name="leak"), "matches_unpadded: Leak 'leak'", "[[1], [1]]"),
+        (Grid(), "matches_unpadded: ", "[[1, 0]]"),
+        (Forgetful(2.0), "round_trip: ", "[[1]]"),
     ],
 )
 def test_a_broken_law_is_named_with_the_smallest_example(layer, law, example):
-    with pytest.raises(LawBroken) as broken:
+    with pytest.raises(PropertyViolation) as broken:
         check_layer(layer, (2,))
     assert str(broken.value).startswith(law)
-    assert f"Smallest mask: {example}." in str(broken.value) or law.startswith("round trip")
+    assert f"Smallest mask: {example}." in str(broken.value) or law.startswith("round_trip")
 
 
 # ------------------------------------------------------------------------------------------------ wrong layers
@@ -108,7 +117,9 @@ def steps_of(x):
 
 
 def columns(x):
-    return x.index.at("positions", x.device)[:, None] if isinstance(x, Packed) else torch.arange(x.shape[1])[None, :, None]
+    return (
+        x.index.tensor("positions", x.device)[:, None] if isinstance(x, Packed) else torch.arange(x.shape[1])[None, :, None]
+    )
 
 
 class Counting(L.Layer):
@@ -204,7 +215,7 @@ class InGaps(L.Layer):
     def call(self, inputs):
         if not isinstance(inputs, Packed):
             return inputs
-        begin = inputs.index.at("gap_cells", inputs.device).to(inputs.dtype)
+        begin = inputs.index.tensor("gap_cells", inputs.device).to(inputs.dtype)
         return inputs.with_values(inputs.values, begin[:, None].expand(-1, inputs.shape[-1]))
 
 
@@ -238,66 +249,74 @@ def looking(call, compute_mask):
 WRONG = {
     "statistics of the batch": (
         layer("stepwise", lambda x: x - (values(x).mean() if values(x).numel() else 0)),
-        "presence",
-        "independence",
+        "matches_unpadded",
+        "independent_of_batch",
     ),
     "the step before, of whatever sequence": (
         type("Wrong", (L.Layer,), {"stepwise": True, "call": lambda self, inputs: torch.cumsum(inputs, 1)}),
-        "presence",
-        "independence",
+        "matches_unpadded",
+        "independent_of_batch",
     ),
-    "the column": (layer("stepwise", lambda x: on(x, values(x) + columns(x))), "presence", "absence"),
-    "the width of the grid": (layer("stepwise", lambda x: x * x.shape[1]), "presence", "absence"),
-    "how many sequences there are": (layer("segment", lambda x: mean(x) * x.shape[0], False), "presence", "independence"),
+    "the column": (layer("stepwise", lambda x: on(x, values(x) + columns(x))), "matches_unpadded", "ignores_padding"),
+    "the width of the grid": (layer("stepwise", lambda x: x * x.shape[1]), "matches_unpadded", "ignores_padding"),
+    "how many sequences there are": (
+        layer("reduce", lambda x: mean(x) * x.shape[0], False),
+        "matches_unpadded",
+        "independent_of_batch",
+    ),
     "the number of the row": (
-        layer("segment", lambda x: mean(x) + torch.arange(x.shape[0])[:, None], False),
-        "presence",
-        "independence",
+        layer("reduce", lambda x: mean(x) + torch.arange(x.shape[0])[:, None], False),
+        "matches_unpadded",
+        "independent_of_batch",
     ),
-    "all sequences in one": (layer("segment", lambda x: unpack(x).sum((0, 1))[None], False), "presence", ""),
-    "the mask ignored": (layer("segment", lambda x: unpack(x).sum(1) / max(x.shape[1], 1), False), "presence", "absence"),
-    "only right padding": (layer("segment", lambda x: unpack(x)[:, :1].sum(1), False), "presence", "absence"),
-    "what gaps show": (looking(lambda x, mask: unpack(x).sum(1), lambda mask: None), "absence", ""),
-    "NaN times 0": (lambda: Weighed(torch.mul, first=False), "absence", ""),
-    "NaN times 0 in a gradient": (lambda: Weighed(lambda mask, x: torch.where(mask, x, 0)), "absence", ""),
-    "another number each time": (layer("stepwise", lambda x: x * random.random()), "repetition", "presence"),
-    "another number each call": (Counting, "repetition", "presence"),
-    "inputs changed in place": (layer("stepwise", changed), "repetition", ""),
+    "all sequences in one": (layer("reduce", lambda x: unpack(x).sum((0, 1))[None], False), "matches_unpadded", ""),
+    "the mask ignored": (
+        layer("reduce", lambda x: unpack(x).sum(1) / max(x.shape[1], 1), False),
+        "matches_unpadded",
+        "ignores_padding",
+    ),
+    "only right padding": (layer("reduce", lambda x: unpack(x)[:, :1].sum(1), False), "matches_unpadded", "ignores_padding"),
+    "what gaps show": (looking(lambda x, mask: unpack(x).sum(1), lambda mask: None), "ignores_padding", ""),
+    "NaN times 0": (lambda: Weighed(torch.mul, first=False), "ignores_padding", ""),
+    "NaN times 0 in a gradient": (lambda: Weighed(lambda mask, x: torch.where(mask, x, 0)), "ignores_padding", ""),
+    "another number each time": (layer("stepwise", lambda x: x * random.random()), "deterministic", "matches_unpadded"),
+    "another number each call": (Counting, "deterministic", "matches_unpadded"),
+    "inputs changed in place": (layer("stepwise", changed), "deterministic", ""),
     "fill changed in place": (
-        layer("stepwise", lambda x: x if getattr(x, "fill", None) is None or x.fill.zero_() is None else x),
-        "repetition",
+        layer("stepwise", lambda x: x if getattr(x, "gap_values", None) is None or x.gap_values.zero_() is None else x),
+        "deterministic",
         "",
     ),
     "a mask of its own": (
         looking(lambda x, mask: x * 1, lambda mask: None if mask is None else mask.roll(1, 1)),
-        "presence",
-        "absence",
+        "matches_unpadded",
+        "ignores_padding",
     ),
-    "a mask that it says is over": (layer("stepwise", lambda x: x, False), "presence", ""),
-    "another shape than it says": (layer("segment", mean, False, lambda given: tuple(given)), "presence", ""),
+    "a mask that it says is over": (layer("stepwise", lambda x: x, False), "matches_unpadded", ""),
+    "another shape than it says": (layer("reduce", mean, False, lambda given: tuple(given)), "matches_unpadded", ""),
     "a slope that is none": (layer("stepwise", lambda x: x + (x * x - x).detach()), "gradients", ""),
     "a weight without a gradient": (Detached, "gradients", ""),
     "an empty sequence is NaN": (
-        layer("segment", lambda x: torch.stack([s.mean(0) for s in steps_of(x)]), False),
-        "presence",
+        layer("reduce", lambda x: torch.stack([s.mean(0) for s in steps_of(x)]), False),
+        "matches_unpadded",
         "",
     ),
     "an empty sequence is an error": (
-        layer("segment", lambda x: torch.stack([s.amax(0) for s in steps_of(x)]), False),
-        "repetition",
-        "presence",
+        layer("reduce", lambda x: torch.stack([s.amax(0) for s in steps_of(x)]), False),
+        "deterministic",
+        "matches_unpadded",
     ),
-    "a loss by the width": (Penalized, "presence", "absence"),
-    "gaps that show columns": (InGaps, "absence", ""),
-    "a config of another size": (lambda: Bound(2), "round trip", ""),
-    "no config": (lambda: Weighed(torch.mul, first=False, name="no_config"), "absence", "round trip"),
+    "a loss by the width": (Penalized, "matches_unpadded", "ignores_padding"),
+    "gaps that show columns": (InGaps, "ignores_padding", ""),
+    "a config of another size": (lambda: Bound(2), "round_trip", ""),
+    "no config": (lambda: Weighed(torch.mul, first=False, name="no_config"), "ignores_padding", "round_trip"),
 }
 
 
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_wrong_layer_is_found_and_its_law_named(fault):
     make, law, also = WRONG[fault]
-    with pytest.raises(LawBroken) as broken:
+    with pytest.raises(PropertyViolation) as broken:
         check_layer(make, (2,), masks=3)
     said, _, others = str(broken.value).partition("It also breaks: ")
     assert said.startswith(f"{law}: ") and also in others, broken.value
@@ -306,20 +325,20 @@ def test_a_wrong_layer_is_found_and_its_law_named(fault):
 
 def test_a_mask_of_the_wrong_input_is_found_where_inputs_have_masks_of_their_own():
     check_layer(Second(), [(2,), (2,)], masks=1)  # with one mask for both nobody could tell
-    with pytest.raises(LawBroken, match=r"presence: .*Smallest masks: \[\[\[0\]\], \[\[1\]\]\]"):
+    with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest masks: \[\[\[0\]\], \[\[1\]\]\]"):
         check_layer(Second(), [(2,), (2,)], apart=True, masks=1)
     check_layer(L.Attention(), [(2,), (2,)], apart=True, masks=1)
 
 
 def test_gradients_of_masked_numbers_are_found():
     reads = looking(lambda x, mask: unpack(x).sum(1), lambda mask: None)
-    with pytest.raises(LawBroken, match=r"presence: .*Smallest mask: \[\[0\]\]") as broken:
-        check_layer(Sequential([L.Embedding(5, 2, mask_zero=True), reads()]), ids(5), born=True, masks=1)
-    assert "absence" in str(broken.value)
+    with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest mask: \[\[0\]\]") as broken:
+        check_layer(Sequential([L.Embedding(5, 2, mask_zero=True), reads()]), ids(5), creates_mask=True, masks=1)
+    assert "ignores_padding" in str(broken.value)
 
 
 def test_every_side_is_padded_by_one_and_by_three_however_the_mask_is_given():
-    for ways in (("packed", "mask"), ("born",)):
+    for ways in (("packed", "mask"), ("mask_created",)):
         tried = list(laws.disguises(*ways))
         for way in ways:
             assert {(1, 0), (3, 0), (0, 1), (0, 3)} <= {(left, right) for left, right, w, *_ in tried if w == way}
@@ -332,15 +351,15 @@ def test_a_layer_that_looks_at_the_grid_and_honours_the_mask_passes():
 
 def test_a_layer_that_declares_what_it_breaks_passes():
     check_layer(Mates(), (2,))
-    with pytest.raises(LawBroken, match="presence"):
+    with pytest.raises(PropertyViolation, match="matches_unpadded"):
         check_layer(type("Silent", (Mates,), {"breaks": {}})(), (2,))
 
 
 def test_a_declaration_needs_a_known_law_and_a_reason():
     with pytest.raises(ArgumentError, match="reason"):
-        check_layer(L.Dense(2), breaks={"presence": ""})
-    with pytest.raises(ArgumentError, match="Did you mean 'presence'"):
-        check_layer(L.Dense(2), breaks={"presense": "no"})
+        check_layer(L.Dense(2), breaks={"matches_unpadded": ""})
+    with pytest.raises(ArgumentError, match="Did you mean 'matches_unpadded'"):
+        check_layer(L.Dense(2), breaks={"matches_unpaded": "no"})
 
 
 def test_the_layer_that_is_checked_stays_as_it_was():
@@ -369,7 +388,7 @@ class Padded(losses.Loss):
 def test_losses_and_metrics_are_checked():
     check_loss("mse", masks=1)
     check_metric(lambda y_true, y_pred: (y_true - y_pred).abs().mean(-1), masks=1)
-    with pytest.raises(LawBroken, match="presence"):
+    with pytest.raises(PropertyViolation, match="matches_unpadded"):
         check_loss(Padded())
 
 
@@ -395,8 +414,8 @@ def test_special_masks_have_the_shapes_on_which_padding_goes_wrong():
 def test_shrinking_ends_where_nothing_can_be_taken_away():
     def law(mask):
         if mask.any(1).sum() > 1:
-            raise LawBroken("two rows")
+            raise PropertyViolation("two rows")
 
-    mask, _ = smallest(law, special_masks()["holes"], LawBroken("two rows"))
+    mask, _ = smallest(law, special_masks()["holes"], PropertyViolation("two rows"))
     assert mask.astype(int).tolist() == [[1], [1]]
     assert isinstance(mask, np.ndarray)

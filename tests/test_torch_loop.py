@@ -110,7 +110,7 @@ def test_modules_of_torch_stand_between_layers():
 def test_hooks_and_accumulated_gradients():
     net, seen = Net(), []
     net(IDS)
-    net.scan.register_forward_hook(lambda module, args, output: seen.append(output.index.steps))
+    net.scan.register_forward_hook(lambda module, args, output: seen.append(output.index.num_steps))
     loss_of = padless.losses.SparseCategoricalCrossentropy(from_logits=True)
     loss_of(LABELS, net(IDS)[0]).backward()
     whole = [p.grad.clone() for p in net.parameters() if p.grad is not None]

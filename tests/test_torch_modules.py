@@ -116,8 +116,8 @@ def test_what_cannot_be_wrapped_is_refused():
     for wrong, says in [(torch.tanh, "holds a torch.nn.Module"), (nn.LazyLinear(3), "without a shape yet")]:
         with pytest.raises(ArgumentError, match=says):
             TorchModuleWrapper(wrong)
-    with pytest.raises(ArgumentError, match="None, 'stepwise' or 'grid'; got 'segment'"):
-        TorchModuleWrapper(nn.ReLU(), relation="segment")
+    with pytest.raises(ArgumentError, match="None, 'stepwise' or 'padded_grid'; got 'reduce'"):
+        TorchModuleWrapper(nn.ReLU(), relation="reduce")
 
 
 # ------------------------------------------------------------------------------------------------ masks
@@ -169,7 +169,7 @@ def test_what_treats_each_step_alone_keeps_the_mask(make):
 def test_what_mixes_steps_is_refused_with_the_ways_out(make, name, twin):
     x = Input((None, 3), masked=True, name="steps")
     for given, born in [(pack(X, MASKS), "the given mask"), (x, "Input 'steps'")]:
-        with pytest.raises(MaskLost, match=f"born of {born}.*It was torch's {name}, in the module of layer") as lost:
+        with pytest.raises(MaskLost, match=f"created by {born}.*It was torch's {name}, in the module of layer") as lost:
             TorchModuleWrapper(make())(given)
         for way in ("relation='stepwise'", "relation='grid'", "DropMask()"):
             assert way in str(lost.value)
@@ -225,12 +225,12 @@ def test_gaps_show_what_the_module_makes_of_what_they_showed():
         torch.testing.assert_close(layer(h).unpack(), expected)
         torch.testing.assert_close(TorchModuleWrapper(module[0])(h).unpack(), module[0](h.unpack()))
         noisy = TorchModuleWrapper(nn.Dropout(0.5), relation="stepwise")(h, training=True)
-        assert torch.equal(noisy.fill, h.fill) and not torch.equal(noisy.values, h.values)
+        assert torch.equal(noisy.gap_values, h.gap_values) and not torch.equal(noisy.values, h.values)
 
 
 def test_the_grid_ends_the_mask():
     module = nn.LSTM(3, 2, batch_first=True)
-    layer = TorchModuleWrapper(module, relation="grid")
+    layer = TorchModuleWrapper(module, relation="padded_grid")
     packed = pack(X, MASKS)
     out, _ = layer(packed)
     torch.testing.assert_close(out, module(packed.unpack())[0])
@@ -679,7 +679,7 @@ def test_modules_inside_a_layer_train_when_it_does(kind):
 def test_what_gaps_show_trains_no_module_inside_a_step():
     layer = OwnStep()
     packed = padless.pack(torch.randn(2, 5, 3), mask=np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]))
-    shown = packed.with_values(packed.values, torch.full((packed.index.gaps, 3), 100.0))
+    shown = packed.with_values(packed.values, torch.full((packed.index.num_gaps, 3), 100.0))
     layer(shown, training=True)
     assert layer.more[0][0].num_batches_tracked == 1 and layer.more[0][0].running_mean.abs().max() < 2
 

@@ -217,7 +217,7 @@ def test_a_model_of_documents_is_saved_and_loaded(tmp_path):
 def documents(features=D, seed=0, fill=False):
     """Packed words, and what each is worth."""
     packed = pack(torch.randn(*REAL.shape, features, generator=torch.Generator().manual_seed(seed)), mask=REAL)
-    return packed.with_values(packed.values, torch.randn(packed.index.gaps, features)) if fill else packed
+    return packed.with_values(packed.values, torch.randn(packed.index.num_gaps, features)) if fill else packed
 
 
 STEPWISE = {
@@ -256,14 +256,14 @@ def test_merges_of_documents(merge):
     other = np.random.default_rng(0).random(REAL.shape) < 0.5
     z = pack(torch.randn(*REAL.shape, D), mask=other)
     united = merge()([x, z])
-    assert np.array_equal(united.index.mask, REAL | other) and united.lead == 3
+    assert np.array_equal(united.index.mask, REAL | other) and united.num_step_axes == 3
     assert np.array_equal(united.index.outer.mask, (REAL | other).any(-1))
     close(L.Concatenate()([x, y]).values, torch.cat([x.values, y.values], -1))
 
 
 def test_batch_statistics_are_those_of_real_words():
     x, norm = documents(), L.BatchNormalization(momentum=0.0)
-    output = L.TimeDistributed(norm)(x.with_values(x.values, torch.full((x.index.gaps, D), 100.0)), training=True)
+    output = L.TimeDistributed(norm)(x.with_values(x.values, torch.full((x.index.num_gaps, D), 100.0)), training=True)
     close(norm.moving_mean, x.values.mean(0), 1e-4)
     close(output.values.mean(0), torch.zeros(D), 1e-4)
 
@@ -340,14 +340,14 @@ def test_an_inner_model_takes_batches_of_any_width():
         x = pack(torch.randn(2, 2, width, D), mask=np.ones((2, 2, width), dtype=bool))
         close(layer(x).values, layer.layer(x.values.reshape(4, width, D)))
     symbol = layer(L.Embedding(V, D, mask_zero=True)(L.Input((None, None), dtype="int64")))
-    assert symbol.shape == (None, None, 2) and symbol.lead == 2
+    assert symbol.shape == (None, None, 2) and symbol.num_step_axes == 2
 
 
 def test_gaps_are_no_examples():
     """What gaps show goes through the inner layer without a trace: no loss, no state, no statistics."""
     mask = np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)
     x = pack(torch.randn(2, 3, D), mask=mask)
-    shown_ = x.with_values(x.values, torch.full((x.index.gaps, D), 50.0))
+    shown_ = x.with_values(x.values, torch.full((x.index.num_gaps, D), 50.0))
     losses = []
     for h in (x, shown_):
         dense = L.Dense(2, activity_regularizer="l2", kernel_initializer="ones")
@@ -357,7 +357,7 @@ def test_gaps_are_no_examples():
     assert losses[0] == losses[1]
     frames = pack(torch.randn(2, 3, 5, D), mask=mask)
     rnn = L.LSTM(2, stateful=True)
-    L.TimeDistributed(rnn)(frames.with_values(frames.values, torch.ones(frames.index.gaps, 5, D)))
+    L.TimeDistributed(rnn)(frames.with_values(frames.values, torch.ones(frames.index.num_gaps, 5, D)))
     assert rnn.states[0].shape == (3, 2)
 
 
@@ -439,7 +439,7 @@ READING = {
 def test_an_encoder_that_finds_the_words_itself_says_which_sentences_there_are(name):
     layer = L.TimeDistributed(READING[name]())
     symbol = layer(L.Input((None, None), dtype="int64"))
-    assert symbol.lead == 2 and symbol.shape == (None, None, 3)
+    assert symbol.num_step_axes == 2 and symbol.shape == (None, None, 3)
     found = []
     for before, after in [((0, 0), (0, 0)), *WIDER]:
         torch.manual_seed(0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from padless.data.batch import Batch
-from padless.ragged.device import known, send, send_known
+from padless.ragged.device import host_copy, to_device, to_device_keep_host_copy
 from padless.ragged.packed import pack
 
 ROOT = Path(__file__).parent.parent
@@ -69,37 +69,37 @@ class There(torch.Tensor):
 
 def sent(x, monkeypatch):
     """What a device would get, while the host keeps its own."""
-    monkeypatch.setattr("padless.ragged.device.send", lambda x, device: x.clone().as_subclass(There))
-    return send_known(x, "cpu")
+    monkeypatch.setattr("padless.ragged.device.to_device", lambda x, device: x.clone().as_subclass(There))
+    return to_device_keep_host_copy(x, "cpu")
 
 
 def test_what_was_sent_is_known_until_it_is_written_to(monkeypatch):
     ids = torch.tensor([[3, 0]])
     there = sent(ids, monkeypatch)
-    assert there is not ids and known(there) is ids
-    assert known(ids) is ids and known(there + 1).tolist() == [[4, 1]], "what is made of it is another"
+    assert there is not ids and host_copy(there) is ids
+    assert host_copy(ids) is ids and host_copy(there + 1).tolist() == [[4, 1]], "what is made of it is another"
     there.add_(1)
-    assert known(there) is there
+    assert host_copy(there) is there
     there = sent(ids, monkeypatch)
     ids.add_(1)
-    assert known(there) is there, "the host's own has changed"
+    assert host_copy(there) is there, "the host's own has changed"
 
 
 def test_nothing_is_known_where_torch_does_not_count_what_is_written(monkeypatch):
     with torch.inference_mode():
         there = sent(torch.tensor([[3, 0]]), monkeypatch)
-        assert known(there) is there
+        assert host_copy(there) is there
 
 
 def test_a_batch_tells_of_all_its_leaves_and_of_the_values_of_sequences(monkeypatch):
-    monkeypatch.setattr("padless.ragged.device.send", lambda x, device: x.clone().as_subclass(There))
+    monkeypatch.setattr("padless.ragged.device.to_device", lambda x, device: x.clone().as_subclass(There))
     plain, packed = torch.tensor([[1, 2]]), pack([[1, 2], [3]])
     batch = Batch({"a": plain, "b": packed}, y=None, rows=2).to("cpu")
-    assert known(batch.x["a"]) is plain and known(batch.x["b"].values) is packed.values
+    assert host_copy(batch.x["a"]) is plain and host_copy(batch.x["b"].values) is packed.values
     assert batch.x["b"].index is packed.index and batch.y is None
 
 
 def test_what_stays_is_the_same_tensor_and_remembers_nothing():
     x = torch.ones(2)
-    assert send_known(x, "cpu") is x and not hasattr(x, "_known")
-    assert send(np.arange(4)[::-2], "cpu").tolist() == [3, 1]
+    assert to_device_keep_host_copy(x, "cpu") is x and not hasattr(x, "_known")
+    assert to_device(np.arange(4)[::-2], "cpu").tolist() == [3, 1]

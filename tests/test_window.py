@@ -16,7 +16,7 @@ from padless import layers as L
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.conv import plan as spans
 from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import Stretch, Window
+from padless.kernels.conv.windows import TransposedWindow, Window
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import lookup
@@ -269,7 +269,7 @@ def test_rows_may_be_permuted(name):
 def test_what_it_costs_does_not_depend_on_the_grid():
     for mask in (mask_of("left"), mask_of("holes")):
         wide = np.pad(mask, ((0, 0), (500, 500)))
-        for what in (Window(3, 2), Window(3, padding="same"), Stretch(3, 2)):
+        for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, 2)):
             assert spans.plan(Index(wide), what).size == spans.plan(Index(mask), what).size < 50
 
 
@@ -321,7 +321,7 @@ def test_a_mask_that_stays_is_the_same_object():
 
 def test_a_plan_lives_no_longer_than_its_index():
     index = Index(mask_of("holes"))
-    for what in (Window(3, 2), Window(3, padding="same"), Stretch(3, padding="same")):
+    for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, padding="same")):
         assert spans.plan(index, what) is spans.plan(index, what)
     spans.cropped(index, 1, 1), spans.widened(index, 1, 1), spans.repeated(index, 1)
     gone = weakref.ref(index)
@@ -332,10 +332,10 @@ def test_a_plan_lives_no_longer_than_its_index():
 
 def test_gaps_show_zero_and_what_they_showed_is_not_read():
     x = pack(grids(mask_of("holes")), mask_of("holes"))
-    x = x.with_values(x.values, torch.full((x.index.gaps, C), float("nan"), dtype=torch.float64))
+    x = x.with_values(x.values, torch.full((x.index.num_gaps, C), float("nan"), dtype=torch.float64))
     for make in LAYERS.values():
         outputs = doubled(make())(x)
-        assert outputs.fill is None and (outputs.numpy()[~outputs.mask.numpy()] == 0).all()
+        assert outputs.gap_values is None and (outputs.numpy()[~outputs.mask.numpy()] == 0).all()
 
 
 def test_a_window_of_holes_gives_no_step():
@@ -371,7 +371,7 @@ def test_a_mask_goes_on_through_a_model_and_into_the_loss():
 def test_a_mask_that_changed_does_not_pass_for_the_one_it_was():
     x = L.Input((None, C), masked=True, name="x")
     once = L.Conv1D(2, 3, padding="same")(x)
-    assert once.born == x.born != L.UpSampling1D(2)(once).born
+    assert once.mask_source == x.mask_source != L.UpSampling1D(2)(once).mask_source
     model = padless.Sequential([L.Input((None, C), masked=True), L.MaxPooling1D(2), L.Dense(1)])
     model.compile("sgd", "mse")
     sequences = [numbers(n, C) for n in (5, 2, 1)]
@@ -420,7 +420,9 @@ def test_sentences_of_words():
 KERNELS = {
     "convolve": lambda v, i, k, b: window.convolve_packed(v, spans.plan(i, SAME), SAME, k, b, 2),
     "strided": lambda v, i, k, b: window.convolve_packed(v, spans.plan(i, STRIDED), STRIDED, k, b, 2),
-    "transpose": lambda v, i, k, b: window.transpose_packed(v, spans.plan(i, Stretch(3, 2)), Stretch(3, 2), k, b),
+    "transpose": lambda v, i, k, b: window.transpose_packed(
+        v, spans.plan(i, TransposedWindow(3, 2)), TransposedWindow(3, 2), k, b
+    ),
     "maximum": lambda v, i, k, b: window.maximum_packed(v, spans.plan(i, STRIDED), STRIDED),
     "average": lambda v, i, k, b: window.average_packed(v, spans.plan(i, STRIDED), STRIDED),
 }
@@ -431,7 +433,7 @@ SAME, STRIDED = Window(3, 1, 2, "same"), Window(3, 2, 1, "same")
 def test_gradients(name):
     index = Index(mask_of("holes"))
     shape = (3, 4, C) if name == "transpose" else (3, C // 2, 4)
-    inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((index.steps, C), shape, (4,))]
+    inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((index.num_steps, C), shape, (4,))]
     inputs = inputs if name not in ("maximum", "average") else inputs[:1]
     assert torch.autograd.gradcheck(lambda v, k=None, b=None: KERNELS[name](v, index, k, b), inputs)
 

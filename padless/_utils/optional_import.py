@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import Any
 
 
-def wanted(module: str, what: str) -> Any:
+def import_optional(module: str, what: str) -> Any:
     """The module, or an `ImportError` that says what needs it and how to get it.
 
-    >>> wanted("json", "a test").dumps(1)
+    >>> import_optional("json", "a test").dumps(1)
     '1'
     """
     try:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from padless.errors import ArgumentError, DataError, one_of
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 
 
 def pad_sequences(
@@ -74,7 +74,7 @@ def to_categorical(x: Any, num_classes: int | None = None) -> Any:
         raise DataError(f"to_categorical got class {wrong.flat[0]}. Expected whole numbers from 0 to {count - 1}.")
     found = np.zeros((*labels.shape, count))
     np.put_along_axis(found, labels[..., None], 1.0, -1)
-    return send(found, x.device).to(torch.get_default_dtype()) if isinstance(x, torch.Tensor) else found
+    return to_device(found, x.device).to(torch.get_default_dtype()) if isinstance(x, torch.Tensor) else found
 
 
 def set_random_seed(seed: int) -> None:

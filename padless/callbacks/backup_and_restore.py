@@ -64,7 +64,7 @@ class BackupAndRestore(Callback):
             self._since = found["since"]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.run.at(epoch + 1, 0)
+        self.run.set_resume_point(epoch + 1, 0)
         if self.save_freq == "epoch":
             self._write()
 
@@ -77,9 +77,9 @@ class BackupAndRestore(Callback):
             self.backup_dir.rmdir()
 
     def _after_batch(self, batch: int, logs: Logs = None) -> None:
-        self.run.at(self.run.epoch, batch + 1)
+        self.run.set_resume_point(self.run.epoch, batch + 1)
         self._since += 1
-        if self._since >= int(self.save_freq) and self.run.whole:
+        if self._since >= int(self.save_freq) and self.run.can_checkpoint:
             self._since = 0
             self._write()
 
@@ -91,7 +91,7 @@ class BackupAndRestore(Callback):
     def _write(self) -> None:
         before = self._kept()
         number = before[0][0] + 1 if before else 0
-        plain, arrays = tree.apart({"run": self.run.state_dict(), "since": self._since})
+        plain, arrays = tree.split_arrays({"run": self.run.state_dict(), "since": self._since})
         archive.write(self.backup_dir / f"backup-{number:010}.safetensors", arrays, plain)
         for _, path in before[1:]:
             path.unlink()
@@ -101,7 +101,7 @@ class BackupAndRestore(Callback):
         for place, (_, path) in enumerate(kept):
             try:
                 arrays, plain = archive.read(path)
-                return tree.together(plain, arrays)
+                return tree.join_arrays(plain, arrays)
             except PadlessError as wrong:
                 older = [os.fspath(other) for _, other in kept[place + 1 :]]
                 if not older:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from padless._utils.optional_import import wanted
+from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
 from padless.errors import ArgumentError, one_of
 from padless.registry import register
@@ -71,7 +71,9 @@ class History(Callback):
         panels = list(dict.fromkeys(name.removeprefix("val_") for name in chosen))
         if not panels:
             raise ArgumentError("There is nothing to plot: no epoch has ended. Call fit first.")
-        figure = wanted("matplotlib.figure", "history.plot").Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
+        figure = import_optional("matplotlib.figure", "history.plot").Figure(
+            figsize=(4.5 * len(panels), 3.2), layout="constrained"
+        )
         for place, panel in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
             for name, style in ((panel, "-"), (f"val_{panel}", "--")):

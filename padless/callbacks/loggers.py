@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from padless._utils.optional_import import wanted
+from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
 from padless.callbacks.monitor import whole
 from padless.errors import ArgumentError, NotWritten
@@ -150,6 +150,8 @@ class TensorBoard(Callback):
 
     def _writer(self, where: str) -> Any:
         if where not in self._writers:
-            wanted("tensorboard", "TensorBoard")
-            self._writers[where] = wanted("torch.utils.tensorboard", "TensorBoard").SummaryWriter(str(self.log_dir / where))
+            import_optional("tensorboard", "TensorBoard")
+            self._writers[where] = import_optional("torch.utils.tensorboard", "TensorBoard").SummaryWriter(
+                str(self.log_dir / where)
+            )
         return self._writers[where]

@@ -19,15 +19,15 @@ from padless.data.batch_sampler import Batching as Batching
 from padless.data.batch_sampler import Padding as Padding
 from padless.data.collate_fn import collate as collate
 from padless.data.epoch_iterator import Data as Data
-from padless.data.epoch_iterator import Feed as Feed
+from padless.data.epoch_iterator import EpochIterator as EpochIterator
 from padless.data.in_memory import Examples as Examples
-from padless.data.iterable_dataset import Singles
-from padless.data.iterable_dataset import Stream as Stream
-from padless.data.map_dataset import Batches, Items, batches_by_number, by_number
+from padless.data.iterable_dataset import BatchIterableAdapter as BatchIterableAdapter
+from padless.data.iterable_dataset import ExampleIterableAdapter
+from padless.data.map_dataset import MapDatasetAdapter, PyDatasetAdapter, batches_by_number, by_number
 from padless.data.parquet_files import Parquet
 from padless.data.parquet_files import parquet as parquet
 from padless.data.ragged_formats import library
-from padless.data.tables import columns_of, parted
+from padless.data.tables import columns_of, split_named_columns
 from padless.errors import ArgumentError
 from padless.ragged.packed import Packed
 
@@ -37,7 +37,7 @@ def read(x: Any, y: Any = None, sample_weight: Any = None, mask: Any = None, **s
 
     Raises `ArgumentError` where y, weights or a mask are given beside a source that must bring its own.
     """
-    x, y, sample_weight, mask = parted(x, y, sample_weight, mask, **structure)
+    x, y, sample_weight, mask = split_named_columns(x, y, sample_weight, mask, **structure)
     source = _source(x)
     if source is None:
         return Examples(x, y, sample_weight, mask=mask, **structure)
@@ -55,19 +55,19 @@ def _source(x: Any) -> Any:
     if isinstance(x, Parquet):
         return lambda own, **structure: own.bound(**structure)
     if by_number(x):
-        return Items
+        return MapDatasetAdapter
     if isinstance(x, IterableDataset) or library(x) == "datasets" and isinstance(x, Iterable):
-        return Singles
+        return ExampleIterableAdapter
     if isinstance(x, DataLoader):
-        return Stream
+        return BatchIterableAdapter
     if batches_by_number(x):
-        return Batches
+        return PyDatasetAdapter
     array = isinstance(x, Packed | PackedSequence | list | tuple | Mapping | str | bytes) or hasattr(x, "__array__")
     own = array or library(x) in ("pyarrow", "polars", "awkward", "pandas") or columns_of(x) is not None
-    return Stream if isinstance(x, Iterable) and not own else None
+    return BatchIterableAdapter if isinstance(x, Iterable) and not own else None
 
 
-def parts_of(validation_data: Any) -> tuple[Any, Any, Any, Any]:
+def unpack_validation_data(validation_data: Any) -> tuple[Any, Any, Any, Any]:
     """`validation_data` as x, y, sample weights and mask."""
     if isinstance(validation_data, PackedSequence) or not isinstance(validation_data, list | tuple):
         return validation_data, None, None, None
@@ -82,6 +82,6 @@ def parts_of(validation_data: Any) -> tuple[Any, Any, Any, Any]:
 
 def validation(held: Data, batching: Batching, size: int | None) -> Batching:
     """How held-out data become batches: in order, as large as those of training unless told; loaders have their own."""
-    if size is not None or isinstance(held, Stream | Batches):
+    if size is not None or isinstance(held, BatchIterableAdapter | PyDatasetAdapter):
         return Batching(size)
     return Batching(batching.size, batching.tokens)

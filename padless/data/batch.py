@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree
 
 from padless.data.columns import Kind
-from padless.ragged.device import send, send_known
+from padless.ragged.device import to_device, to_device_keep_host_copy
 from padless.ragged.packed import Packed
 
 Tree = Any  # Tensor | Packed | None, or a list or a dict by name of these
@@ -33,9 +33,9 @@ class Batch:
 
         def sent(leaf: Any) -> Any:
             if isinstance(leaf, Packed):  # the values tell, for ids among them that are no steps
-                fill = None if leaf.fill is None else send(leaf.fill, device)
-                return leaf.with_values(send_known(leaf.values, device), fill)
-            return leaf if leaf is None else send_known(leaf, device)
+                fill = None if leaf.gap_values is None else to_device(leaf.gap_values, device)
+                return leaf.with_values(to_device_keep_host_copy(leaf.values, device), fill)
+            return leaf if leaf is None else to_device_keep_host_copy(leaf, device)
 
         x, y, weight = _pytree.tree_map(
             sent, (self.x, self.y, self.sample_weight), is_leaf=lambda leaf: isinstance(leaf, Packed)

@@ -17,7 +17,7 @@ from padless.ragged.index import Ints
 _POOL = 64  # batches whose examples are sorted by length together: alike inside a batch, and yet well mixed
 
 
-def draw() -> int:
+def draw_epoch_seed() -> int:
     """A seed from torch's global generator: all that is random about the batches of an epoch hangs on this one number."""
     return int(torch.randint(2**62, ()))
 
@@ -149,7 +149,7 @@ class Padding:
         )
 
 
-class Pass(Iterator[Batch]):
+class PlannedBatches(Iterator[Batch]):
     """Once through planned examples; batches that are skipped are not read."""
 
     def __init__(self, read: Callable[[Rows], Batch], plan: Sequence[Rows], end: Callable[[], Any] = lambda: None) -> None:

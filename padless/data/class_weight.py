@@ -12,7 +12,7 @@ from torch import Tensor
 
 from padless.data.batch import Batch
 from padless.errors import ArgumentError
-from padless.ragged.alignment import on_steps, spread, weights_on_steps
+from padless.ragged.alignment import broadcast_weights, on_steps, weights_on_steps
 from padless.ragged.packed import Packed, pack
 
 
@@ -94,4 +94,4 @@ def _times(weights: Tensor | Packed, given: Tensor | Packed | None) -> Tensor | 
         return weights.with_values(weights.values * weights_on_steps(given, weights.index).reshape(-1))
     if isinstance(given, Packed):
         return given.with_values(given.values * on_steps(pack(weights, like=given), given.index, "class_weight"))
-    return weights * (spread(given, weights) if given.ndim <= weights.ndim or given.shape[-1] == 1 else given)
+    return weights * (broadcast_weights(given, weights) if given.ndim <= weights.ndim or given.shape[-1] == 1 else given)

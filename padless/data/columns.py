@@ -18,7 +18,7 @@ from torch import Tensor
 
 from padless.data import ragged_formats as formats
 from padless.errors import DataError, MaskError
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import DOCUMENTS, Packed, pack
 
@@ -27,7 +27,7 @@ Rows = slice | Ints
 
 
 @dataclass
-class Dense:
+class DenseColumn:
     what: str
     source: NDArray[Any] | Tensor
     kind: Kind
@@ -43,7 +43,7 @@ class Dense:
 
 
 @dataclass
-class Ragged:
+class RaggedColumn:
     """Flat values of all rows; row r of the grid holds those from `offsets[r]` to `offsets[r + 1]`.
 
     `inside` are the axes of the grid between batch and time, each example being that many rows. Without `positions` the
@@ -54,12 +54,12 @@ class Ragged:
     count: int
     values: Tensor
     offsets: Ints
-    born: str
+    mask_source: str
     kind: Kind
     inside: tuple[int, ...] = ()
     width: int = 0
     positions: Ints | None = None
-    fill: Tensor | None = None
+    gap_values: Tensor | None = None
     gap_offsets: Ints | None = None
 
     def __len__(self) -> int:
@@ -80,14 +80,14 @@ class Ragged:
             width = self.width
             mask = np.zeros((len(lengths), width), dtype=bool)
             mask[np.repeat(np.arange(len(lengths)), lengths), self.positions[chosen]] = True
-        index = Index.from_mask(mask.reshape(len(rows), *self.inside, width), self.born)
+        index = Index.from_mask(mask.reshape(len(rows), *self.inside, width), self.mask_source)
         values, fill = _floatx(_rows(self.values, chosen)), None
-        if self.fill is not None and self.gap_offsets is not None:
-            fill = _floatx(_rows(self.fill, _spans(self.gap_offsets, inner)[0]))  # whole rows keep their gaps
+        if self.gap_values is not None and self.gap_offsets is not None:
+            fill = _floatx(_rows(self.gap_values, _spans(self.gap_offsets, inner)[0]))  # whole rows keep their gaps
         return Packed(values, index, fill)
 
 
-def masked(own: Dense | Ragged, mask: Any) -> Ragged:
+def masked(own: DenseColumn | RaggedColumn, mask: Any) -> RaggedColumn:
     """The column with only the steps that are real by a mask too, in the container that it came in.
 
     A mask is an array `(rows, steps)` of booleans, or 0 and 1, or has one list for each sequence.
@@ -98,9 +98,9 @@ def masked(own: Dense | Ragged, mask: Any) -> Ragged:
     return replace(narrowed, kind=own.kind, what=own.what)  # pyright: ignore[reportReturnType] - a Packed is ragged
 
 
-def fits(own: Dense | Ragged, mask: Any) -> bool:
+def fits(own: DenseColumn | RaggedColumn, mask: Any) -> bool:
     """Whether a mask could be of this column: of as many steps in each row."""
-    if isinstance(own, Dense) and own.source.ndim < 2:
+    if isinstance(own, DenseColumn) and own.source.ndim < 2:
         return False
     try:
         whole: Any = own.whole()
@@ -147,30 +147,30 @@ def _spans(offsets: Ints, rows: Ints) -> tuple[Rows, Ints]:
 
 
 def _rows(values: Tensor, rows: Rows) -> Tensor:
-    return values[rows] if isinstance(rows, slice) else values.index_select(0, send(rows, values.device))
+    return values[rows] if isinstance(rows, slice) else values.index_select(0, to_device(rows, values.device))
 
 
-def column(what: str, given: Any, sequences: bool = False) -> Dense | Ragged:
+def column(what: str, given: Any, sequences: bool = False) -> DenseColumn | RaggedColumn:
     """A column of anything that has rows; equal lists are dense, unless they are to be `sequences`."""
     found = formats.read(what, given)
-    if isinstance(found, formats.Levels):
+    if isinstance(found, formats.NestedLengths):
         return _from_levels(what, found, sequences, formats.library(given))
     given = given if found is None else found
     if isinstance(given, Packed):
         index, gaps = given.index, None
-        if given.fill is not None:
+        if given.gap_values is not None:
             gaps = np.append(0, np.cumsum(np.bincount(index.gap_rows, minlength=index.shape[0])))
-        return Ragged(
+        return RaggedColumn(
             what,
             len(given),
             given.values,
             index.offsets,
-            index.born,
+            index.mask_source,
             "packed",
             index.grid[1:-1],
             index.grid[-1],
             index.positions,
-            given.fill,
+            given.gap_values,
             gaps,
         )
     if isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1:
@@ -180,13 +180,13 @@ def column(what: str, given: Any, sequences: bool = False) -> Dense | Ragged:
     source = given if isinstance(given, Tensor) else numbers(what, given)
     if source.ndim == 0:
         raise DataError(f"{what} is the single value {given!r}. Expected one entry for each example.")
-    return Dense(what, source, "grid")
+    return DenseColumn(what, source, "grid")
 
 
-def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragged:
+def _from_list(what: str, given: Sequence[Any], sequences: bool) -> DenseColumn | RaggedColumn:
     given = formats.encodings(given) if given and hasattr(given[0], "ids") else given
     if given and not hasattr(given[0], "__len__"):
-        return Dense(what, numbers(what, given), "grid")
+        return DenseColumn(what, numbers(what, given), "grid")
     device = next((v.device for v in given if isinstance(v, Tensor)), "cpu")
     rows = [v if isinstance(v, Tensor) else _from_numpy(numbers(f"{what}[{i}]", v)).to(device) for i, v in enumerate(given)]
     shapes = {row.shape for row in rows}
@@ -194,7 +194,7 @@ def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragg
         raise DataError(f"{what} mixes single values with sequences. Expected one sequence for each example.")
     if not rows or shapes == {()} or (len(shapes) == 1 and not sequences and len(rows[0])):
         arrays = any(isinstance(v, Tensor | np.ndarray) and v.ndim for v in given)
-        return Dense(what, torch.stack(rows) if rows else torch.zeros(0), "list" if arrays else "grid")
+        return DenseColumn(what, torch.stack(rows) if rows else torch.zeros(0), "list" if arrays else "grid")
     full = [i for i, row in enumerate(rows) if len(row)]  # an empty list has no dtype and no features of its own
     for i in full:
         if rows[i].shape[1:] != rows[full[0]].shape[1:]:
@@ -204,18 +204,18 @@ def _from_list(what: str, given: Sequence[Any], sequences: bool) -> Dense | Ragg
             )
     offsets = np.append(0, np.cumsum([len(row) for row in rows]))
     values = torch.cat([rows[i] for i in full] or rows)
-    return Ragged(what, len(rows), values, offsets, f"{what}, a list of sequences", "list")
+    return RaggedColumn(what, len(rows), values, offsets, f"{what}, a list of sequences", "list")
 
 
-def _from_levels(what: str, found: formats.Levels, sequences: bool, library: str) -> Dense | Ragged:
+def _from_levels(what: str, found: formats.NestedLengths, sequences: bool, library: str) -> DenseColumn | RaggedColumn:
     values = numbers(what, found.values)
     if not found.lengths:
-        return Dense(what, values, "grid")
+        return DenseColumn(what, values, "grid")
     lengths = found.lengths[0]
     if len(lengths) and lengths[0] and (lengths == lengths[0]).all() and not sequences:
-        return Dense(what, values.reshape(len(lengths), int(lengths[0]), *values.shape[1:]), "list")
+        return DenseColumn(what, values.reshape(len(lengths), int(lengths[0]), *values.shape[1:]), "list")
     offsets = np.append(0, np.cumsum(lengths))
-    return Ragged(what, len(lengths), _from_numpy(values), offsets, f"{what}, a column of {library}", "list")
+    return RaggedColumn(what, len(lengths), _from_numpy(values), offsets, f"{what}, a column of {library}", "list")
 
 
 def numbers(what: str, given: Any) -> NDArray[Any]:

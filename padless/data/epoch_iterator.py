@@ -12,17 +12,17 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from padless.data.batch import Batch
-from padless.data.batch_sampler import Batching, Padding, draw, positive
+from padless.data.batch_sampler import Batching, Padding, draw_epoch_seed, positive
 from padless.data.in_memory import Examples
-from padless.data.iterable_dataset import Stream
-from padless.data.map_dataset import Batches, Items
+from padless.data.iterable_dataset import BatchIterableAdapter
+from padless.data.map_dataset import MapDatasetAdapter, PyDatasetAdapter
 from padless.data.parquet_files import Parquet
-from padless.data.prefetch import ahead
+from padless.data.prefetch import prefetch
 
-Data = Examples | Items | Batches | Parquet | Stream
+Data = Examples | MapDatasetAdapter | PyDatasetAdapter | Parquet | BatchIterableAdapter
 
 
-class Feed:
+class EpochIterator:
     """Batches of `data` as `batching` says; an epoch is one pass, or up to `steps` batches of it; with `repeat`
     the next `steps` batches, pass after pass. `change` makes another batch of each.
 
@@ -30,7 +30,7 @@ class Feed:
     generators are. `state_dict` is the state at the beginning of the epoch that runs (or of the next one).
 
     >>> from padless.data.in_memory import Examples
-    >>> feed = Feed(Examples([[1, 2], [3], [4, 5, 6]]), Batching(1))
+    >>> feed = EpochIterator(Examples([[1, 2], [3], [4, 5, 6]]), Batching(1))
     >>> [batch.x.values.tolist() for batch in feed.epoch(start=1)]
     [[3], [4, 5, 6]]
     """
@@ -44,7 +44,7 @@ class Feed:
         self.data, self.batching, self.limit, self.repeat = data, batching or Batching(), steps, repeat
         self.padding: Padding | None = None  # with batches by tokens, what padding would have cost in the first epoch
         self._change = change
-        if isinstance(data, Stream | Batches):
+        if isinstance(data, BatchIterableAdapter | PyDatasetAdapter):
             data.refuse(self.batching)
         self._pass: Any = None  # the pass that runs, with the seed that made it and how far it is
         self._seed: int | None = None
@@ -61,7 +61,7 @@ class Feed:
     def epoch(self, start: int = 0) -> Iterator[Batch]:
         """The batches of the next epoch from number `start` on; the seed is drawn at once, not with the first batch."""
         start, self._start = start or self._start, 0
-        seed = draw() if self.batching.shuffle and self.data.seeded else None
+        seed = draw_epoch_seed() if self.batching.shuffle and self.data.seeded else None
         if self.limit is None or not self.repeat:
             self._pass = None
         self._memo = {"seed": self._seed, "done": self._done} if self._pass is not None else {"seed": None, "done": 0}
@@ -70,7 +70,7 @@ class Feed:
             self._open(seed)
         batches: Any = self._batches(seed, start)
         next(batches, None)  # what stands before `start` is passed over now, with the random numbers of now
-        self._reading = ahead(batches) if isinstance(self.data, Parquet) else batches
+        self._reading = prefetch(batches) if isinstance(self.data, Parquet) else batches
         return self._reading
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class Feed:
 
     def _open(self, seed: int | None) -> None:
         self._pass, self._seed, self._done = self.data.begin(self.batching, seed), seed, 0
-        lengths = None if isinstance(self.data, Stream) else self.data.lengths
+        lengths = None if isinstance(self.data, BatchIterableAdapter) else self.data.lengths
         if self.batching.tokens is not None and self.padding is None and lengths is not None:
             self.padding = Padding.of(self.batching.plan(len(lengths), seed, lengths), lengths)
 

@@ -11,9 +11,9 @@ import numpy as np
 from torch.utils import _pytree
 
 from padless.data.batch import Batch, Tree
-from padless.data.batch_sampler import Batching, Pass
-from padless.data.columns import Dense, Kind, Ragged, Rows, column, fits, masked
-from padless.data.tables import Shared
+from padless.data.batch_sampler import Batching, PlannedBatches
+from padless.data.columns import DenseColumn, Kind, RaggedColumn, Rows, column, fits, masked
+from padless.data.tables import SharedMask
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Ints
 
@@ -88,9 +88,9 @@ class Examples:
         """How many batches a pass has, where that is known before it begins."""
         return batching.count(len(self))
 
-    def begin(self, batching: Batching, seed: int | None) -> Pass:
+    def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
         """Once through all examples."""
-        return Pass(self.batch, batching.plan(len(self), seed, self.lengths))
+        return PlannedBatches(self.batch, batching.plan(len(self), seed, self.lengths))
 
 
 def validation_split(examples: Any, fraction: float) -> tuple[Examples, Examples]:
@@ -152,7 +152,7 @@ def _tree(what: str, given: Any, count: int, names: Sequence[str], sequences: Se
 def _narrowed(columns: Any, mask: Any, names: Sequence[str]) -> Any:
     """The inputs on the steps that are real by their masks: one mask of one input, or a list or a dict as the inputs."""
     own = columns if isinstance(columns, dict) else dict(enumerate(columns if isinstance(columns, list) else [columns]))
-    if isinstance(mask, Shared):
+    if isinstance(mask, SharedMask):
         masks = {key: mask.mask for key, one in own.items() if fits(one, mask.mask)} or dict.fromkeys(own, mask.mask)
     elif isinstance(mask, Mapping):
         masks = {key if key in own or key not in names else names.index(key): one for key, one in mask.items()}
@@ -173,7 +173,7 @@ def _narrowed(columns: Any, mask: Any, names: Sequence[str]) -> Any:
     return found if isinstance(columns, dict) else list(found.values()) if isinstance(columns, list) else found[0]
 
 
-def _same_length(columns: list[Dense | Ragged | None]) -> int:
+def _same_length(columns: list[DenseColumn | RaggedColumn | None]) -> int:
     """How many examples there are, the same in every column."""
     first, *rest = (column for column in columns if column is not None)
     for other in rest:
@@ -189,8 +189,8 @@ def _same_length(columns: list[Dense | Ragged | None]) -> int:
 
 def _as_wide(x: Tree, y: Tree, sample_weight: Tree) -> None:
     """Sequences beside padded arrays of targets or weights stand on a grid of the same width, in every batch."""
-    others = [c for c in _pytree.tree_leaves((y, sample_weight)) if isinstance(c, Dense) and c.source.ndim > 1]
+    others = [c for c in _pytree.tree_leaves((y, sample_weight)) if isinstance(c, DenseColumn) and c.source.ndim > 1]
     for own in _pytree.tree_leaves(x):
-        if isinstance(own, Ragged) and own.positions is None and not own.inside:
+        if isinstance(own, RaggedColumn) and own.positions is None and not own.inside:
             longest = int(np.diff(own.offsets).max(initial=0))
             own.width = min((c.source.shape[1] for c in others if c.source.shape[1] >= longest), default=0)

@@ -14,7 +14,7 @@ from padless.data.map_dataset import examples_of, quietly, refuse_sizes
 from padless.errors import ArgumentError, DataError
 
 
-class Stream:
+class BatchIterableAdapter:
     """Batches that somebody else makes: a DataLoader, a generator, any iterable of x, (x, y) or (x, y, sample_weight).
 
     As in Keras a list stands for the tuple. A source that can be iterated again is begun anew each epoch; a generator
@@ -23,7 +23,7 @@ class Stream:
 
     >>> import numpy as np
     >>> source = [(np.ones((2, 3)), np.zeros(2)), (np.ones((1, 3)), np.zeros(1))]
-    >>> [batch.rows for batch in Stream(source)]
+    >>> [batch.rows for batch in BatchIterableAdapter(source)]
     [2, 1]
     """
 
@@ -33,7 +33,7 @@ class Stream:
         self.source = source
         self.structure = structure  # the keywords of Examples
         self.one_shot = isinstance(source, Iterator)
-        self._running: Reading | None = None
+        self._running: BatchReader | None = None
         self._first: Batch | None = None
 
     def count(self, batching: Batching | None = None) -> int | None:
@@ -56,12 +56,12 @@ class Stream:
             self._first = quietly(lambda: self.begin().ahead() if self.one_shot else next(self.begin()))
         return self._first
 
-    def begin(self, batching: Batching | None = None, seed: int | None = None) -> Reading:
+    def begin(self, batching: Batching | None = None, seed: int | None = None) -> BatchReader:
         """One pass; that of a generator goes on where it ended."""
         if not self.one_shot:
-            return Reading(self, batching)
+            return BatchReader(self, batching)
         if self._running is None or self._running.done:
-            self._running = Reading(self, batching)
+            self._running = BatchReader(self, batching)
         return self._running
 
     def items(self, batching: Batching | None) -> Iterator[Any]:
@@ -72,7 +72,7 @@ class Stream:
         return self.begin()
 
 
-class Singles(Stream):
+class ExampleIterableAdapter(BatchIterableAdapter):
     """Examples that come one by one and without numbers, `batch_size` of them a batch: an IterableDataset.
 
     >>> import torch
@@ -80,7 +80,7 @@ class Singles(Stream):
     >>> class Count(IterableDataset):
     ...     def __iter__(self):
     ...         return ((torch.ones(n + 1), n) for n in range(3))
-    >>> [batch.y.tolist() for batch in Singles(Count()).begin(Batching(2))]
+    >>> [batch.y.tolist() for batch in ExampleIterableAdapter(Count()).begin(Batching(2))]
     [[0, 1], [2]]
     """
 
@@ -100,10 +100,10 @@ class Singles(Stream):
             yield regrouped(group, lambda what, rows, is_input: rows)
 
 
-class Reading(Iterator[Batch]):
+class BatchReader(Iterator[Batch]):
     """One pass through a Stream; the iterator of the source is made at once, since a loader draws its seed then."""
 
-    def __init__(self, stream: Stream, batching: Batching | None) -> None:
+    def __init__(self, stream: BatchIterableAdapter, batching: Batching | None) -> None:
         self._stream, self._items = stream, stream.items(batching)
         self._given = 0
         self._ahead: Batch | None = None

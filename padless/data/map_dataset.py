@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from padless.data.batch import Batch
-from padless.data.batch_sampler import Batching, Pass
+from padless.data.batch_sampler import Batching, PlannedBatches
 from padless.data.collate_fn import regrouped
 from padless.data.columns import Rows
 from padless.data.in_memory import Examples
 from padless.data.ragged_formats import library
-from padless.data.tables import parted
+from padless.data.tables import split_named_columns
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Ints
 
@@ -29,7 +29,7 @@ def examples_of(item: Any, structure: Mapping[str, Any]) -> Examples:
             f"A batch must be x, (x, y) or (x, y, sample_weight); got {len(parts)} parts. Several "
             f"inputs go into one tuple or dict: ((a, b), y)."
         )
-    x, y, sample_weight, mask = parted(*parts, **structure)
+    x, y, sample_weight, mask = split_named_columns(*parts, **structure)
     return Examples(x, y, sample_weight, **{**structure, "mask": mask})
 
 
@@ -45,11 +45,11 @@ def batches_by_number(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("__getitem__", "__len__", "on_epoch_end"))
 
 
-class Items:
+class MapDatasetAdapter:
     """Examples that are read by their numbers when they are needed: torch's Dataset, Hugging Face's.
 
     >>> from torch.utils.data import TensorDataset
-    >>> data = Items(TensorDataset(torch.arange(6).reshape(3, 2), torch.arange(3)))
+    >>> data = MapDatasetAdapter(TensorDataset(torch.arange(6).reshape(3, 2), torch.arange(3)))
     >>> data.batch(np.array([2, 0])).y.tolist()
     [2, 0]
     """
@@ -92,7 +92,7 @@ class Items:
         """The first k examples, read without drawing torch's random numbers."""
         return quietly(lambda: self.batch(slice(0, k)))
 
-    def part(self, start: int, stop: int) -> Items:
+    def part(self, start: int, stop: int) -> MapDatasetAdapter:
         """The examples from `start` to `stop`."""
         part = copy(self)
         part._first, part._rows = self._first + start, stop - start
@@ -103,12 +103,12 @@ class Items:
         """How many batches a pass has, where that is known before it begins."""
         return batching.count(len(self))
 
-    def begin(self, batching: Batching, seed: int | None) -> Pass:
+    def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
         """Once through all examples."""
-        return Pass(self.batch, batching.plan(len(self), seed, self.lengths))
+        return PlannedBatches(self.batch, batching.plan(len(self), seed, self.lengths))
 
 
-class Batches:
+class PyDatasetAdapter:
     """Batches that are made by number, as by Keras's PyDataset; shuffling changes the order of the batches.
 
     >>> class Two:
@@ -118,7 +118,7 @@ class Batches:
     ...         return 2
     ...     def on_epoch_end(self):
     ...         pass
-    >>> [batch.x[0, 0].item() for batch in Batches(Two()).begin(Batching(), None)]
+    >>> [batch.x[0, 0].item() for batch in PyDatasetAdapter(Two()).begin(Batching(), None)]
     [0, 1]
     """
 
@@ -153,10 +153,10 @@ class Batches:
         """Refuse sizes that only the source could follow."""
         refuse_sizes(self.source, batching)
 
-    def begin(self, batching: Batching, seed: int | None) -> Pass:
+    def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
         """All batches once; the source hears of the end."""
         plan = Batching(1, shuffle=bool(batching.shuffle)).plan(self._batches, seed)
-        return Pass(self.batch, plan, self.source.on_epoch_end)
+        return PlannedBatches(self.batch, plan, self.source.on_epoch_end)
 
 
 def refuse_sizes(source: Any, batching: Batching) -> None:

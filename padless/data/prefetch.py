@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from padless.data.batch import Batch
 
 
-def ahead(batches: Iterator[Batch], depth: int = 2) -> Generator[Batch, None, None]:
+def prefetch(batches: Iterator[Batch], depth: int = 2) -> Generator[Batch, None, None]:
     """The same batches in the same order, up to `depth` of them made before they are asked for.
 
     An error of the data comes out where its batch would have, in the thread of whoever asks. However the reading ends
     (exhausted, failed, closed, interrupted), the thread has ended then.
 
-    >>> list(ahead(iter([1, 2, 3])))
+    >>> list(prefetch(iter([1, 2, 3])))
     [1, 2, 3]
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="padless batches")

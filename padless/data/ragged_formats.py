@@ -22,7 +22,7 @@ from padless.ragged.packed import DOCUMENTS, Packed, pack
 
 
 @dataclass
-class Levels:
+class NestedLengths:
     """The numbers of nested lists, flat, and for each level of lists their lengths, outermost first."""
 
     values: NDArray[Any]
@@ -34,7 +34,7 @@ def library(given: Any) -> str:
     return type(given).__module__.partition(".")[0]
 
 
-def read(what: str, given: Any) -> Packed | Levels | None:
+def read(what: str, given: Any) -> Packed | NestedLengths | None:
     """What is known of a foreign container; None for what is none.
 
     Raises `DataError` for a missing value, with its row, and for lists of unequal lengths inside a sequence.
@@ -64,11 +64,11 @@ def _nested(given: Tensor) -> Packed:
     jagged: Any = given
     if given.layout == torch.jagged and jagged._ragged_idx == 1 and jagged.lengths() is None:
         lengths = np.diff(jagged.offsets().cpu().numpy())
-        return Packed(jagged.values(), Index.from_lengths(lengths, born="a nested tensor"))
+        return Packed(jagged.values(), Index.from_lengths(lengths, mask_source="a nested tensor"))
     return Packed.from_sequences(list(given.unbind()))
 
 
-def _whole(what: str, found: Levels) -> Levels:
+def _whole(what: str, found: NestedLengths) -> NestedLengths:
     """Only the outermost lists may differ in length; those inside are the features of a step."""
     values, (*outer,) = found.values, found.lengths
     while len(outer) > 1:
@@ -79,7 +79,7 @@ def _whole(what: str, found: Levels) -> Levels:
                 f"Expected a sequence of numbers or equal vectors. {DOCUMENTS}"
             )
         values = values.reshape(len(sizes), int(sizes[0]) if len(sizes) else 0, *values.shape[1:])
-    return Levels(values, outer)
+    return NestedLengths(values, outer)
 
 
 def _missing(what: str, absent: NDArray[np.bool_], levels: list[Ints]) -> None:
@@ -92,7 +92,7 @@ def _missing(what: str, absent: NDArray[np.bool_], levels: list[Ints]) -> None:
     raise DataError(f"{what} has a missing value (null) in row {place}. Fill it, or drop the row, first.")
 
 
-def _arrow(what: str, given: Any) -> Levels:
+def _arrow(what: str, given: Any) -> NestedLengths:
     array = given.combine_chunks() if hasattr(given, "combine_chunks") else given
     levels: list[Ints] = []
     while True:
@@ -105,29 +105,29 @@ def _arrow(what: str, given: Any) -> Levels:
         elif getattr(array.type, "list_size", None) is not None:
             levels.append(np.full(len(array), array.type.list_size))
         else:
-            return Levels(array.to_numpy(zero_copy_only=False), levels)
+            return NestedLengths(array.to_numpy(zero_copy_only=False), levels)
         array = array.flatten()
 
 
-def _polars(what: str, given: Any) -> Levels:
+def _polars(what: str, given: Any) -> NestedLengths:
     levels: list[Ints] = []
     while True:
         _missing(what, given.is_null().to_numpy(), levels)
         if type(given.dtype).__name__ != "List":
-            return Levels(given.to_numpy(), levels)  # a fixed-size Array has axes of its own
+            return NestedLengths(given.to_numpy(), levels)  # a fixed-size Array has axes of its own
         lengths = given.list.len()
         levels.append(lengths.to_numpy().astype(np.int64))
         given = given.filter(lengths > 0).explode()
 
 
-def _awkward(what: str, given: Any) -> Levels:
+def _awkward(what: str, given: Any) -> NestedLengths:
     awkward: Any = sys.modules["awkward"]
     levels: list[Ints] = []
     for axis in range(given.ndim):
         _missing(what, _flat(awkward, awkward.is_none(given, axis=axis)).astype(bool), levels)
         if axis + 1 < given.ndim:
             levels.append(_flat(awkward, awkward.num(given, axis=axis + 1)).astype(np.int64))
-    return Levels(_flat(awkward, given), levels)
+    return NestedLengths(_flat(awkward, given), levels)
 
 
 def _flat(awkward: Any, array: Any) -> NDArray[Any]:

@@ -16,7 +16,7 @@ IDS = "input_ids"
 
 
 @dataclass
-class Shared:
+class SharedMask:
     """A mask that came beside the inputs, and holds for each whose steps it fits."""
 
     mask: Any
@@ -35,7 +35,7 @@ def columns_of(given: Any) -> dict[str, Any] | None:
     return {str(name): column(name) for name in names}
 
 
-def parted(
+def split_named_columns(
     x: Any, y: Any = None, sample_weight: Any = None, mask: Any = None, input_names: Sequence[str] = (),
     output_names: Sequence[str] = (), **_: Any,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
@@ -45,7 +45,7 @@ def parted(
     `labels` or `label`, and weights `sample_weight`. `attention_mask`, if no input is called so, is the mask. A model
     of one input takes the column of its name, `input_ids`, or the only one that is left.
 
-    >>> parted({"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]], "labels": [0, 1]})[:2]
+    >>> split_named_columns({"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]], "labels": [0, 1]})[:2]
     ({'input_ids': [[1, 2], [3, 0]]}, [0, 1])
     """
     table = columns_of(x)
@@ -68,7 +68,7 @@ def parted(
     if MASK in rest and MASK not in input_names:
         if mask is not None:
             raise ArgumentError(f"The data have a column {MASK!r}, and mask= is given as well. Give one of them.")
-        mask = Shared(rest.pop(MASK))
+        mask = SharedMask(rest.pop(MASK))
     return _inputs(rest, known, input_names, table is not None), y, sample_weight, mask
 
 

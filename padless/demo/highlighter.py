@@ -39,7 +39,7 @@ METADATA = "padless.demo"  # under this name a saved highlighter keeps its chara
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoConfig:
     """How much is learned, and how: the whole of the work is fixed before it begins."""
 
     seed: int = 0
@@ -62,7 +62,7 @@ class Corpus:
     functions: dict[str, list[Function]]
 
     @staticmethod
-    def read(plan: Plan, root: Path | None = None, splits: Sequence[str] = corpus.SPLITS) -> Corpus:
+    def read(plan: DemoConfig, root: Path | None = None, splits: Sequence[str] = corpus.SPLITS) -> Corpus:
         """The library's functions as the plan wants them; a text that two splits have stays with the last named."""
         root = corpus.library() if root is None else root
         files, seen, functions = corpus.files(root), set[str](), {}
@@ -85,7 +85,7 @@ class Highlighter:
     characters: str
 
     @staticmethod
-    def untrained(characters: str, plan: Plan) -> Highlighter:
+    def untrained(characters: str, plan: DemoConfig) -> Highlighter:
         """Ids of characters to scores of classes; id 0 is padding, and nothing is computed for it."""
         model = Sequential(
             [
@@ -99,7 +99,7 @@ class Highlighter:
         return Highlighter(model, characters)
 
     def fit(
-        self, learn: Sequence[Function], watch: Sequence[Function], plan: Plan, console: Console, looks: int = 1
+        self, learn: Sequence[Function], watch: Sequence[Function], plan: DemoConfig, console: Console, looks: int = 1
     ) -> History:
         """One pass over `learn`, roughly from short to long, then one look at `watch`; or so many looks on the way.
 
@@ -212,7 +212,12 @@ class Grid:
 
 
 def run(
-    plan: Plan, out: Console, err: Console, file: Path | None = None, save: Path | None = None, load: Path | None = None
+    plan: DemoConfig,
+    out: Console,
+    err: Console,
+    file: Path | None = None,
+    save: Path | None = None,
+    load: Path | None = None,
 ) -> None:
     """Learn (or `load`), then report on unseen files, or colour `file`. Results go to `out`, progress to `err`."""
     text = None if file is None else corpus.read(file)
@@ -249,7 +254,7 @@ def _alike(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def learn(data: Corpus, plan: Plan, err: Console) -> tuple[Highlighter, Grid]:
+def learn(data: Corpus, plan: DemoConfig, err: Console) -> tuple[Highlighter, Grid]:
     """A highlighter trained as planned, and what of the grid that took."""
     training = data.functions["training"]
     highlighter = Highlighter.untrained(corpus.alphabet(function.text for function in training), plan)

@@ -2,10 +2,10 @@
 
 from padless.graph.function import Function as Function
 from padless.graph.node import Node as Node
-from padless.graph.symbolic import Symbolic as Symbolic
+from padless.graph.symbolic import SymbolicTensor as SymbolicTensor
 
 __all__ = [
     "Function",
     "Node",
-    "Symbolic",
+    "SymbolicTensor",
 ]

@@ -7,8 +7,8 @@ from typing import Any
 
 from padless.errors import ArgumentError
 from padless.graph.node import Node, TorchFunction, of_a_call
-from padless.graph.symbolic import Symbolic, home, infer, is_symbolic, leaves, map_leaves
-from padless.ragged.packed import Packed, showing
+from padless.graph.symbolic import SymbolicTensor, device_of_weights, infer, is_symbolic, leaves, map_leaves
+from padless.ragged.packed import Packed, computing_gap_values
 
 
 class Function:
@@ -21,8 +21,8 @@ class Function:
     def __init__(self, inputs: Any, outputs: Any) -> None:
         self.inputs = _by_key(inputs)
         self.outputs = _by_key(outputs)
-        self.sources: list[Symbolic] = leaves(self.inputs)
-        self.results: list[Symbolic] = leaves(self.outputs)
+        self.sources: list[SymbolicTensor] = leaves(self.inputs)
+        self.results: list[SymbolicTensor] = leaves(self.outputs)
         for symbol in (*self.sources, *self.results):
             if not is_symbolic(symbol):
                 raise ArgumentError(
@@ -38,7 +38,7 @@ class Function:
         self.nodes = _sorted(self.sources, self.results)
         self.operations = _listed(self.sources, self.results, self.nodes)
         self._readers: dict[bool, dict[int, bool]] = {}
-        self.steps: int | None = None  # the real steps of the last call, where something was masked
+        self.num_real_steps: int | None = None  # the real steps of the last call, where something was masked
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the calls in order, since symbols that point back would make a deep recursion."""
@@ -49,7 +49,7 @@ class Function:
         def flat(tree: Any) -> Any:
             return map_leaves(lambda x: numbers.get(id(x), x), tree)
 
-        plain = [Symbolic(s.shape, s.dtype, s.name, s.lead, s.born) for s in made]
+        plain = [SymbolicTensor(s.shape, s.dtype, s.name, s.num_step_axes, s.mask_source) for s in made]
         calls = [(n.operation, flat(n.args), flat(n.kwargs), flat(n.outputs)) for n in self.nodes]
         return {"inputs": self.inputs, "outputs": flat(self.outputs), "symbols": plain, "calls": calls}
 
@@ -68,53 +68,53 @@ class Function:
         `grid` says whether somebody will look at the outputs' padded grid; where nobody does, no fill is carried.
         """
         known: dict[int, Any] = {id(s): v for s, v in zip(self.sources, values, strict=True)}
-        shown = self.shown(grid)
-        steps = [value.index.steps for value in values if isinstance(value, Packed)]
+        shown = self.gap_values_needed_by_node(grid)
+        steps = [value.index.num_steps for value in values if isinstance(value, Packed)]
         for node in self.nodes:
             args, kwargs = map_leaves(lambda x: known[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
-            with showing(shown[id(node)]):
+            with computing_gap_values(shown[id(node)]):
                 outputs = node.operation(*args, **kwargs)
             for symbol, value in zip(leaves(node.outputs), leaves(outputs), strict=True):
                 if not shown[id(node)] and isinstance(value, Packed):
                     value = value.with_values(value.values)
                 if not steps and isinstance(value, Packed):
-                    steps.append(value.index.steps)
+                    steps.append(value.index.num_steps)
                 if is_symbolic(symbol):
                     known[id(symbol)] = value
-        self.steps = steps[0] if steps else None
+        self.num_real_steps = steps[0] if steps else None
         return map_leaves(lambda s: known[id(s)], self.outputs)
 
-    def replayed(self, leads: Sequence[int]) -> dict[int, Symbolic]:
+    def with_input_masks(self, leads: Sequence[int]) -> dict[int, SymbolicTensor]:
         """Each symbol, by its identity, as it is where the masks of the inputs cover these numbers of axes (0: no mask).
 
         Masks that come with the data are met on small probes, so that one which would be lost is refused at once.
         """
         known = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.sources}
-        if all(lead == symbol.lead for lead, symbol in zip(leads, self.sources, strict=True)):
+        if all(lead == symbol.num_step_axes for lead, symbol in zip(leads, self.sources, strict=True)):
             return known
         for place, (s, lead) in enumerate(zip(self.sources, leads, strict=True)):
-            known[id(s)] = Symbolic(s.shape, s.dtype, s.name, lead, self.born(place) if lead else "")
+            known[id(s)] = SymbolicTensor(s.shape, s.dtype, s.name, lead, self.mask_source(place) if lead else "")
 
         def meant(x: Any) -> Any:
             return known[id(x)] if is_symbolic(x) else x
 
         for node in self.nodes:
             args, kwargs = map_leaves(meant, (node.args, node.kwargs))
-            outputs = infer(node.operation, args, kwargs, home(node.operation))
+            outputs = infer(node.operation, args, kwargs, device_of_weights(node.operation))
             for old, new in zip(leaves(node.outputs), leaves(outputs), strict=True):
                 known[id(old)] = new
         return known
 
-    def born(self, place: int) -> str:
-        """What a mask that comes with the data of an input is said to be born of."""
-        return self.sources[place].born or f"the data of input {self.sources[place].name!r}"
+    def mask_source(self, place: int) -> str:
+        """What a mask that comes with the data of an input is said to be created by."""
+        return self.sources[place].mask_source or f"the data of input {self.sources[place].name!r}"
 
-    def reaching(self, symbol: Symbolic) -> list[int]:
+    def inputs_reaching(self, symbol: SymbolicTensor) -> list[int]:
         """The places of the inputs from which this symbol comes."""
         between = {id(s) for node in _sorted(self.sources, [symbol]) for s in node.inputs()} | {id(symbol)}
         return [place for place, source in enumerate(self.sources) if id(source) in between]
 
-    def shown(self, grid: bool) -> dict[int, bool]:
+    def gap_values_needed_by_node(self, grid: bool) -> dict[int, bool]:
         """For each node whether anybody downstream looks at what its outputs show at masked steps."""
         if grid not in self._readers:
             wanted = {id(s) for s in self.results} if grid else set()
@@ -144,7 +144,7 @@ def _reads(node: Node, shown: bool) -> bool:
     return node.operation.reads_grid(shown)
 
 
-def _sorted(sources: list[Symbolic], results: list[Symbolic]) -> list[Node]:
+def _sorted(sources: list[SymbolicTensor], results: list[SymbolicTensor]) -> list[Node]:
     """The nodes between, each after those it needs; a stack instead of recursion, since graphs may be deep."""
     given = {id(s) for s in sources}
     done: set[int] = set()
@@ -174,7 +174,7 @@ def _by_key(tree: Any) -> Any:
     return {key: _by_key(tree[key]) for key in sorted(tree)} if isinstance(tree, dict) else tree
 
 
-def _listed(sources: list[Symbolic], results: list[Symbolic], nodes: list[Node]) -> list[Any]:
+def _listed(sources: list[SymbolicTensor], results: list[SymbolicTensor], nodes: list[Node]) -> list[Any]:
     """The operations by their distance from the outputs, those equally far as a walk back from the outputs meets them."""
     given = {id(s) for s in sources}
     met: dict[int, Any] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import get_overridable_functions
 
 from padless.errors import ArgumentError
-from padless.graph.symbolic import Symbolic, home, infer, is_symbolic, leaves, map_leaves
+from padless.graph.symbolic import SymbolicTensor, device_of_weights, infer, is_symbolic, leaves, map_leaves
 from padless.graph.torch_modules import enclosing
 from padless.ragged.packed import Packed
 from padless.ragged.torch_function import writing
@@ -50,12 +50,12 @@ class Node:
                 symbol.node, symbol.position = self, position
                 symbol.name = symbol.name or operation.name
 
-    def inputs(self) -> Iterator[Symbolic]:
+    def inputs(self) -> Iterator[SymbolicTensor]:
         """The symbols among the arguments."""
         yield from filter(is_symbolic, leaves((self.args, self.kwargs)))
 
 
-def of_a_call(symbol: Symbolic) -> Symbolic:
+def of_a_call(symbol: SymbolicTensor) -> SymbolicTensor:
     """The symbol, if it is an input or what a call gave; raises `ArgumentError` for what stands inside a torch module."""
     if symbol.node is None:
         raise ArgumentError(
@@ -135,7 +135,8 @@ def record(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> A
     inside = enclosing()
     if inside is not None:
         return inside.give(
-            function, lambda: infer(*_checked(TorchFunction(function, "inside"), args, kwargs), home(inside.module))
+            function,
+            lambda: infer(*_checked(TorchFunction(function, "inside"), args, kwargs), device_of_weights(inside.module)),
         )
     operation, args, kwargs = _checked(TorchFunction(function), args, kwargs)
     return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
@@ -154,4 +155,4 @@ def _checked(operation: TorchFunction, args: Any, kwargs: dict[str, Any]) -> tup
     return operation, args, kwargs
 
 
-Symbolic.recorder = staticmethod(record)
+SymbolicTensor.recorder = staticmethod(record)

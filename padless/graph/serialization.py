@@ -13,7 +13,7 @@ from torch import Tensor
 from padless.errors import ArgumentError
 from padless.graph.function import Function
 from padless.graph.node import Node, TorchFunction
-from padless.graph.symbolic import Symbolic, is_symbolic, leaves
+from padless.graph.symbolic import SymbolicTensor, is_symbolic, leaves
 from padless.saving.serialization import deserialize, serialize
 
 _TENSOR = "__keras_tensor__"
@@ -79,7 +79,7 @@ def from_config(config: dict[str, Any]) -> tuple[Any, Any]:
 
 def _written(x: Any, places: dict[int, tuple[str, int]]) -> Any:
     """An argument as JSON; what JSON has no word for is a dictionary with a `class_name` in underscores."""
-    if isinstance(x, Symbolic):
+    if isinstance(x, SymbolicTensor):
         name, number = places[id(x.node)]
         history = [name, number, x.position]
         shape, dtype = list(x.shape), str(x.dtype).removeprefix("torch.")

@@ -19,8 +19,8 @@ from torch.utils import _pytree
 
 from padless.errors import ArgumentError, PadlessError
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, gather
-from padless.ragged.tensor_like import Operators
+from padless.ragged.packed import Packed, gather_real_steps
+from padless.ragged.tensor_like import TensorLike
 from padless.ragged.tree import leaves, map_leaves
 
 Shape = tuple[int | None, ...]
@@ -32,7 +32,7 @@ _ON_DATA = (
 _SIZES = ((2, 29), (3, 61))  # batch and open axes of the two probes; 32 apart, so that a stride does not make them equal
 
 
-class Symbolic(Operators):
+class SymbolicTensor(TensorLike):
     """What `Input` and calls on it give: shape `(None, ...)`, dtype, and whether a mask comes with it.
 
     `lead` is the number of axes that the mask covers (0: no mask), `born` the layer that made it. `node` and `position`
@@ -45,12 +45,14 @@ class Symbolic(Operators):
     ]  # what makes of a torch module's call that of a layer; layers/core/torch_module_wrapper.py puts it here
     __array_ufunc__ = None
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, name: str = "", lead: int = 0, born: str = "") -> None:
+    def __init__(
+        self, shape: Shape, dtype: torch.dtype, name: str = "", num_step_axes: int = 0, mask_source: str = ""
+    ) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype
         self.name = name
-        self.lead = lead
-        self.born = born
+        self.num_step_axes = num_step_axes
+        self.mask_source = mask_source
         self.node: Any = None
         self.position = 0
 
@@ -62,7 +64,7 @@ class Symbolic(Operators):
     @property
     def masked(self) -> bool:
         """Whether a mask comes with it."""
-        return self.lead > 0
+        return self.num_step_axes > 0
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -90,40 +92,40 @@ class Symbolic(Operators):
         raise TypeError("A symbolic tensor has no length yet; its shape is in `.shape`.")
 
     def __repr__(self) -> str:
-        mask = f", masked by {self.born}" if self.masked else ""
+        mask = f", masked by {self.mask_source}" if self.masked else ""
         return f"<Symbolic {self.name!r} shape={self.shape} {str(self.dtype).removeprefix('torch.')}{mask}>"
 
 
 def is_symbolic(x: Any) -> bool:
     """Whether this is a tensor yet to come."""
-    return isinstance(x, Symbolic)
+    return isinstance(x, SymbolicTensor)
 
 
-def probing() -> bool:
+def in_shape_inference() -> bool:
     """Whether the present call only finds out shapes: no state may change, nothing random may be drawn."""
     return _probing.get()
 
 
-def probe(symbol: Symbolic, sizes: tuple[int, int], device: torch.device | None = None) -> Tensor | Packed:
+def probe(symbol: SymbolicTensor, sizes: tuple[int, int], device: torch.device | None = None) -> Tensor | Packed:
     """Zeros in the shape of the symbol, open axes filled in; if masked, with holes, padding and an empty row."""
     batch, other = sizes
     shape = [(batch if axis == 0 else other) if size is None else size for axis, size in enumerate(symbol.shape)]
     values = torch.zeros(shape, dtype=symbol.dtype, device=device)
     if not symbol.masked:
         return values
-    mask = np.zeros(shape[: symbol.lead], dtype=bool)
+    mask = np.zeros(shape[: symbol.num_step_axes], dtype=bool)
     mask[0, ..., :3] = True
     mask[0, ..., 1:2] = mask.shape[-1] < 3
-    index = Index.from_mask(mask, symbol.born)
-    fill = values.new_zeros((index.gaps, *shape[symbol.lead :]))
-    return Packed(gather(values, index), index, fill)
+    index = Index.from_mask(mask, symbol.mask_source)
+    fill = values.new_zeros((index.num_gaps, *shape[symbol.num_step_axes :]))
+    return Packed(gather_real_steps(values, index), index, fill)
 
 
 def infer(fn: Callable[..., Any], args: Any, kwargs: Any, device: torch.device | None = None) -> Any:
     """What `fn` gives for these arguments, symbols among them, as a nest of new symbols; probed on `device`."""
     symbols = [x for x in leaves((args, kwargs)) if is_symbolic(x)]
     results = []
-    with torch.no_grad(), still():
+    with torch.no_grad(), shape_inference_mode():
         for sizes in _SIZES:
             made = _probes(symbols, sizes, device)
             inner_args, inner_kwargs = map_leaves(lambda x, made=made: made.get(id(x), x), (args, kwargs))
@@ -137,13 +139,13 @@ def infer(fn: Callable[..., Any], args: Any, kwargs: Any, device: torch.device |
     return _pytree.tree_map(_symbol, *results, is_leaf=lambda x: isinstance(x, Packed))
 
 
-def home(*modules: Any) -> torch.device | None:
+def device_of_weights(*modules: Any) -> torch.device | None:
     """Where the weights of these modules are, if any exist: probes must be there too."""
     inside = (m for module in modules if isinstance(module, nn.Module) for m in module.modules())
     return next((w.device for m in inside for w in dict.values(m._parameters) if w is not None), None)
 
 
-def _probes(symbols: list[Symbolic], sizes: tuple[int, int], device: torch.device | None) -> dict[int, Any]:
+def _probes(symbols: list[SymbolicTensor], sizes: tuple[int, int], device: torch.device | None) -> dict[int, Any]:
     """A probe for each symbol; masks of the same grid are one index, as of two embeddings of the same ids."""
     made: dict[int, Any] = {}
     seen: dict[tuple[int, ...], Index] = {}
@@ -156,7 +158,7 @@ def _probes(symbols: list[Symbolic], sizes: tuple[int, int], device: torch.devic
 
 
 @contextmanager
-def still() -> Iterator[None]:
+def shape_inference_mode() -> Iterator[None]:
     """While this lasts, calls only find out shapes: no state changes, nothing trains."""
     token = _probing.set(True)
     try:
@@ -183,5 +185,5 @@ def _symbol(small: Any, large: Any) -> Any:
         )
     shape = tuple(a if a == b else None for a, b in zip(small.shape, large.shape, strict=True))
     if isinstance(small, Packed):
-        return Symbolic(shape, small.dtype, lead=small.lead, born=small.index.born)
-    return Symbolic(shape, small.dtype)
+        return SymbolicTensor(shape, small.dtype, num_step_axes=small.num_step_axes, mask_source=small.index.mask_source)
+    return SymbolicTensor(shape, small.dtype)

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError
-from padless.graph.symbolic import Symbolic, home, is_symbolic, leaves, map_leaves
+from padless.graph.symbolic import SymbolicTensor, device_of_weights, is_symbolic, leaves, map_leaves
 
 CALL = nn.Module._call_impl.__code__  # what runs whenever a module is called
 
@@ -41,7 +41,7 @@ class Call:
     def record(self) -> None:
         """The call as a whole, and what each operation inside it stands for."""
         given = self.frame.f_locals["args"], self.frame.f_locals["kwargs"]
-        outputs = Symbolic.wrapped(self.module, *given)
+        outputs = SymbolicTensor.wrapped(self.module, *given)
         found = self._again(*given)
         shapes = [_pytree.tree_structure(map_leaves(lambda _: None, tree)) for tree in (outputs, found)]
         if shapes[0] != shapes[1]:
@@ -56,7 +56,7 @@ class Call:
 
     def _again(self, args: Any, kwargs: Any) -> Any:
         """A run of the module on the symbols, which changes nothing: neither statistics nor the stream of random numbers."""
-        device = home(self.module)
+        device = device_of_weights(self.module)
         try:
             with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
                 return self.module(*args, **kwargs)

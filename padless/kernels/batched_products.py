@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from padless.kernels.attention.grouped import Group, plan_of
+from padless.kernels.attention.grouped import RowGroup, plan_of
 from padless.kernels.segment_reduce import total
-from padless.ragged.device import send
-from padless.ragged.gather import place, take, take_or_zero
+from padless.ragged.device import to_device
+from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
 from padless.ragged.index import Index
 
 
@@ -36,12 +36,12 @@ def over_time(
     plan = plan_of(index, index, first.device)
     if not plan.groups:
         return _nothing(first, second, index.shape[0], first.shape[1], second.shape[1])
-    a, b = plan.queries.lay(first[:, None]), plan.keys.lay(second[:, None])
+    a, b = plan.queries.pad(first[:, None]), plan.keys.pad(second[:, None])
     sums = [
         group.queries.heads_first(of_a)[:, 0].transpose(1, 2) @ group.keys.heads_first(of_b)[:, 0]
         for group, of_a, of_b in zip(plan.groups, a, b, strict=True)
     ]
-    return place(torch.cat(sums), _rows(plan.groups, first.device), index.shape[0])
+    return scatter_rows(torch.cat(sums), _rows(plan.groups, first.device), index.shape[0])
 
 
 def of_pairs_by_row(
@@ -61,13 +61,13 @@ def of_pairs(
     parts, others = first.shape[1], second.shape[1]
     if not plan.groups:
         return _nothing(first, second, 0, parts, others)
-    a, b = plan.queries.lay(first), plan.keys.lay(second)
+    a, b = plan.queries.pad(first), plan.keys.pad(second)
     cells = []
     for group, of_a, of_b in zip(plan.groups, a, b, strict=True):
         sums = torch.einsum("nptd,nqsd->npqts", group.queries.heads_first(of_a), group.keys.heads_first(of_b))
         cells.append(group.real_cells(sums.flatten(1, 2)))
     order = torch.argsort(plan.cells())
-    return take(torch.cat(cells), order).unflatten(1, (parts, others))
+    return gather_rows(torch.cat(cells), order).unflatten(1, (parts, others))
 
 
 def over_inner_by_row(
@@ -76,9 +76,9 @@ def over_inner_by_row(
     """The reference of `over_inner`: each cell meets its step, if that is real."""
     outer: Any = cells.outer
     rows = cells.rows // max(outer.shape[1], 1)
-    found = send(index.rank.reshape(index.shape)[rows, cells.positions], values.device)
-    sums = total(weights[:, :, None] * take_or_zero(values, found)[:, None], cells)
-    return sums.index_select(0, outer.at("flat", values.device))
+    found = to_device(index.step_of_cell.reshape(index.shape)[rows, cells.positions], values.device)
+    sums = total(weights[:, :, None] * gather_rows_or_zero(values, found)[:, None], cells)
+    return sums.index_select(0, outer.tensor("flat", values.device))
 
 
 def over_inner(
@@ -91,28 +91,28 @@ def over_inner(
     outer: Any = cells.outer
     plan = plan_of(outer, index, values.device)
     if not plan.groups:
-        return _nothing(weights, values, outer.steps, weights.shape[1], values.shape[1])
-    laid = plan.keys.lay(values[:, None])
+        return _nothing(weights, values, outer.num_steps, weights.shape[1], values.shape[1])
+    laid = plan.keys.pad(values[:, None])
     sums = []
     for group, part in zip(plan.groups, laid, strict=True):
         numbers = _cells_of(group, cells, outer)
-        grid = take_or_zero(weights, send(numbers.reshape(-1), values.device))
+        grid = gather_rows_or_zero(weights, to_device(numbers.reshape(-1), values.device))
         grid = grid.reshape(*numbers.shape, weights.shape[1])  # (n, T, S, parts)
         sums.append(torch.einsum("ntsp,nse->ntpe", grid, group.keys.heads_first(part)[:, 0]).flatten(0, 1))
-    return plan.queries.lift(torch.cat(sums))
+    return plan.queries.unpad(torch.cat(sums))
 
 
-def _cells_of(group: Group, cells: Index, outer: Index) -> np.ndarray:
+def _cells_of(group: RowGroup, cells: Index, outer: Index) -> np.ndarray:
     """For each slot of a query and each of a key the number of that cell, -1 where it is not real: `(n, T, S)`."""
     rows = group.numbers[:, None] * outer.shape[1] + group.queries.index
-    found = cells.rank[rows[:, :, None] * cells.shape[1] + group.keys.index[:, None, :]]
+    found = cells.step_of_cell[rows[:, :, None] * cells.shape[1] + group.keys.index[:, None, :]]
     return np.where(group.real(), found, -1)
 
 
 def normalized(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "steps *features"]:
     """Each sequence divided by its length as a vector, feature by feature; what is shorter than 1e-7 by that."""
     inverse = total(values.square(), index).clamp(min=1e-14).rsqrt()
-    return values * inverse.index_select(0, index.at("rows", values.device))
+    return values * inverse.index_select(0, index.tensor("rows", values.device))
 
 
 def _nothing(first: Tensor, second: Tensor, *shape: int) -> Tensor:
@@ -121,5 +121,5 @@ def _nothing(first: Tensor, second: Tensor, *shape: int) -> Tensor:
     return empty.reshape(()).expand(shape)
 
 
-def _rows(groups: list[Group], device: torch.device) -> Tensor:
+def _rows(groups: list[RowGroup], device: torch.device) -> Tensor:
     return torch.cat([group.rows(device) for group in groups])

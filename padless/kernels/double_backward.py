@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.kernels.native.library import transformed
+from padless.kernels.native.library import under_functional_transform
 
 
 def with_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,7 +16,7 @@ def with_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
     def chosen(ctx: Any, *grads: Tensor | None) -> Any:
         grads = tuple(None if g is None else g.resolve_neg() for g in grads)
-        if not torch.is_grad_enabled() and not transformed(*grads):
+        if not torch.is_grad_enabled() and not under_functional_transform(*grads):
             return backward(ctx, *grads)
         ahead = getattr(ctx, "ahead", 0)  # how many arguments come before the tensors
         need = ctx.needs_input_grad[ahead:]

@@ -26,7 +26,9 @@ def linear(
     if not many:  # a compiler makes code of its own
         return functional.linear(x, weight.t(), bias)
     rows = x.reshape(-1, x.shape[-1])
-    return functional.linear(filled(rows, x.dtype), weight.t(), bias)[: len(rows)].view(*x.shape[:-1], weight.shape[1])
+    return functional.linear(pad_rows_to_bucket(rows, x.dtype), weight.t(), bias)[: len(rows)].view(
+        *x.shape[:-1], weight.shape[1]
+    )
 
 
 def dtype_of(x: Tensor) -> torch.dtype:
@@ -37,7 +39,7 @@ def dtype_of(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def filled(x: Float[Tensor, "rows features"], dtype: torch.dtype) -> Float[Tensor, "more features"]:
+def pad_rows_to_bucket(x: Float[Tensor, "rows features"], dtype: torch.dtype) -> Float[Tensor, "more features"]:
     """The rows in a dtype and behind them rows of zeros, to a multiple of a sixteenth of the power of two below."""
     unit = max(1 << len(x).bit_length() >> 5, 1)
     if x.dtype == dtype:

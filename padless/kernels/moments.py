@@ -36,9 +36,9 @@ def moments_of_sequences(
     x: Float[Tensor, "steps groups numbers"], index: Index
 ) -> tuple[Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
     """The same over the steps of each sequence."""
-    count = index.at("lengths", x.device).clamp(min=1).to(x.dtype)[:, None] * max(x.shape[2], 1)
+    count = index.tensor("lengths", x.device).clamp(min=1).to(x.dtype)[:, None] * max(x.shape[2], 1)
     mean = total(x.sum(2), index) / count
-    apart = x - mean.index_select(0, index.at("rows", x.device))[:, :, None]
+    apart = x - mean.index_select(0, index.tensor("rows", x.device))[:, :, None]
     return mean, total(apart.square().sum(2), index) / count
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from padless.ragged.gather import take_or_zero
+from padless.ragged.gather import gather_rows_or_zero
 from padless.ragged.index import Index
 
 
@@ -14,13 +14,13 @@ def total(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Ten
     """The sum over each sequence."""
     wide = _wide(values)
     empty = wide.new_zeros((index.shape[0], *values.shape[1:]))
-    return empty.index_add(0, index.at("rows", values.device), wide).to(values.dtype)
+    return empty.index_add(0, index.tensor("rows", values.device), wide).to(values.dtype)
 
 
 def mean(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "rows *features"]:
     """The mean over each sequence."""
     wide = _wide(values)
-    count = index.at("lengths", values.device).clamp(min=1).to(wide.dtype)
+    count = index.tensor("lengths", values.device).clamp(min=1).to(wide.dtype)
     return (total(wide, index) / _beside(count, wide)).to(values.dtype)
 
 
@@ -51,12 +51,12 @@ class _Largest(torch.autograd.Function):
 
 def largest(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
     """The largest number of each sequence."""
-    return _Largest.apply(values, index.at("rows", values.device), index.shape[0])  # pyright: ignore[reportReturnType]
+    return _Largest.apply(values, index.tensor("rows", values.device), index.shape[0])  # pyright: ignore[reportReturnType]
 
 
 def softmax(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "steps *features"]:
     """The softmax over the steps of each sequence."""
-    rows = index.at("rows", values.device)
+    rows = index.tensor("rows", values.device)
     wide = _wide(values)
     grown = (wide - largest(wide.detach(), index).index_select(0, rows)).exp()
     return (grown / total(grown, index).index_select(0, rows)).to(values.dtype)
@@ -71,14 +71,14 @@ def weighted(
 
 def last(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
     """The last step of each sequence."""
-    offsets, lengths = index.at("offsets", values.device), index.at("lengths", values.device)
-    return take_or_zero(values, torch.where(lengths > 0, offsets[1:] - 1, -1))
+    offsets, lengths = index.tensor("offsets", values.device), index.tensor("lengths", values.device)
+    return gather_rows_or_zero(values, torch.where(lengths > 0, offsets[1:] - 1, -1))
 
 
 def first(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
     """The first step of each sequence."""
-    offsets, lengths = index.at("offsets", values.device), index.at("lengths", values.device)
-    return take_or_zero(values, torch.where(lengths > 0, offsets[:-1], -1))
+    offsets, lengths = index.tensor("offsets", values.device), index.tensor("lengths", values.device)
+    return gather_rows_or_zero(values, torch.where(lengths > 0, offsets[:-1], -1))
 
 
 def _wide(values: Tensor) -> Tensor:

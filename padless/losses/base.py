@@ -11,13 +11,13 @@ from torch import Tensor
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
 from padless.losses.loss import Loss, Reduction
 from padless.ragged.alignment import match_rank, read
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 
 EPSILON = 1e-7  # Keras keeps probabilities this far from 0 and 1
 
 
-class Named(Loss):
+class LossWithFunction(Loss):
     """A loss whose function is part of the class; `own` are the function's arguments, which the config has."""
 
     function: ClassVar[Callable[..., Tensor]]
@@ -39,7 +39,7 @@ class Named(Loss):
         return {**super().get_config(), **self.own}
 
 
-class OfClassIds(Named):
+class ClassIdLoss(LossWithFunction):
     """A loss whose targets are class ids: they stay whole numbers, and are looked at before anything is computed."""
 
     ignore_class: int | None = None
@@ -67,7 +67,7 @@ def plain(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
             "example `MeanSquaredError(reduction=None)(y_true, y_pred)`."
         )
     y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))
-    y_true = send(y_true, y_pred.device)
+    y_true = to_device(y_true, y_pred.device)
     return (y_true.to(y_pred.dtype) if cast else y_true), y_pred
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from padless.losses.base import Named, plain
+from padless.losses.base import LossWithFunction, plain
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -41,7 +41,7 @@ def circle(
 
 
 @register("loss", "circle")
-class Circle(Named):
+class Circle(LossWithFunction):
     """For each real step how far others of its class are, and how near those of other classes, within the batch.
 
     Targets are class ids, outputs vectors of length 1. As it compares the steps of one batch, it depends on what a batch

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from padless.errors import DataError, ShapeError
-from padless.losses.base import Named, check_ids, plain
+from padless.losses.base import LossWithFunction, check_ids, plain
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -58,7 +58,7 @@ def _check_room(labels: Tensor, sizes: Tensor, lengths: Tensor) -> None:
 
 
 @register("loss", "ctc")
-class CTC(Named):
+class CTC(LossWithFunction):
     """Minus the log likelihood of a sequence's labels without alignment (connectionist temporal classification).
 
     Outputs are logits, their real steps the input. Labels are `(B, L)`, padded with 0, or lists; class 0 is the blank.

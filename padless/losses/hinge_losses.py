@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.losses.base import Named, alike
+from padless.losses.base import LossWithFunction, alike
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -51,7 +51,7 @@ def _margin(y_true: Any, y_pred: Any) -> Tensor:
 
 
 @register("loss", "hinge")
-class Hinge(Named):
+class Hinge(LossWithFunction):
     """The mean of `max(1 - y_true * y_pred, 0)` over real steps and features; a target 0 counts as -1.
 
     >>> Hinge()([[0., 1.]], [[-2., 0.5]])
@@ -67,7 +67,7 @@ class Hinge(Named):
 
 
 @register("loss", "squared_hinge")
-class SquaredHinge(Named):
+class SquaredHinge(LossWithFunction):
     """The mean of `max(1 - y_true * y_pred, 0) ** 2` over real steps and features; a target 0 counts as -1.
 
     >>> SquaredHinge()([[0., 1.]], [[-2., 0.]])
@@ -83,7 +83,7 @@ class SquaredHinge(Named):
 
 
 @register("loss", "categorical_hinge")
-class CategoricalHinge(Named):
+class CategoricalHinge(LossWithFunction):
     """The mean over real steps of `max(best wrong class - right class + 1, 0)`, for one-hot targets.
 
     >>> CategoricalHinge()([[0., 1., 0.]], [[0.5, 1., 0.]])

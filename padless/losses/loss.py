@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
-from padless.ragged.alignment import pair, read, spread, weights_for, weights_on_rows
-from padless.ragged.device import send
-from padless.ragged.gather import place
+from padless.ragged.alignment import align_targets, broadcast_weights, read, weights_for, weights_on_rows
+from padless.ragged.device import to_device
+from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import snake_case
@@ -31,12 +31,12 @@ REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "
 
 
 @dataclass(frozen=True)
-class Term:
+class WeightedSum:
     """A sum over real steps and its weight; terms of a split add up to the term of the whole.
 
     With `adds` False the weight stays as it is when terms are added: a plain sum stays a sum.
 
-    >>> (Term(torch.tensor(6.), 2.0) + Term(torch.tensor(3.), 1.0)).value
+    >>> (WeightedSum(torch.tensor(6.), 2.0) + WeightedSum(torch.tensor(3.), 1.0)).value
     tensor(3.)
     """
 
@@ -44,8 +44,8 @@ class Term:
     weight: Tensor | float
     adds: bool = True
 
-    def __add__(self, other: Term) -> Term:
-        return Term(self.sum + other.sum, self.weight + other.weight if self.adds else self.weight, self.adds)
+    def __add__(self, other: WeightedSum) -> WeightedSum:
+        return WeightedSum(self.sum + other.sum, self.weight + other.weight if self.adds else self.weight, self.adds)
 
     def __radd__(self, other: Any) -> Any:
         return self if isinstance(other, int) and other == 0 else NotImplemented  # so that sum(terms) works
@@ -60,7 +60,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PerStepValues:
     """The values of a loss or metric with, in their shape, their weights and which of them count (None: all)."""
 
     values: Tensor
@@ -74,17 +74,17 @@ class Measured:
         values = self.values if self.counted is None else torch.where(self.counted, self.values, 0)
         return values if self.weight is None else values * self.weight
 
-    def term(self, reduction: Reduction, dtype: torch.dtype | None = None) -> Term:
+    def term(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
         """Their sum, with the weight that the reduction asks for."""
         total = self.weighted.sum(dtype=dtype)
         if reduction == "sum":
-            return Term(total, 1.0, adds=False)
+            return WeightedSum(total, 1.0, adds=False)
         if reduction == "mean_with_sample_weight" and self.weight is not None:
             weight = self.weight if self.counted is None else torch.where(self.counted, self.weight, 0)
-            return Term(total, weight.sum(dtype=dtype))
+            return WeightedSum(total, weight.sum(dtype=dtype))
         if self.counted is not None:
-            return Term(total, self.counted.sum(dtype=total.dtype))
-        return Term(total, float(self.values.numel()))
+            return WeightedSum(total, self.counted.sum(dtype=total.dtype))
+        return WeightedSum(total, float(self.values.numel()))
 
     @property
     def unreduced(self) -> Tensor | Packed:
@@ -133,7 +133,7 @@ class Loss:
             return measured.unreduced
         return measured.term(self.reduction).value
 
-    def term(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Term:
+    def term(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> WeightedSum:
         """What this batch adds to the loss of all that belongs together."""
         if self.reduction in (None, "none"):
             raise ArgumentError(
@@ -142,7 +142,7 @@ class Loss:
             )
         return self.measure(y_true, y_pred, sample_weight).term(self.reduction)
 
-    def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Measured:
+    def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
         """The values at the real steps, with their weights.
 
         `y_pred` is `Packed`, or plain: then every step is real, unless `y_true` comes as sequences. `y_true` is
@@ -150,14 +150,14 @@ class Loss:
         """
         if self.whole:
             return self._measure_sequences(read(y_true, "y_true"), read(y_pred, "y_pred"), sample_weight)
-        targets, rows, index = pair(y_true, y_pred)
+        targets, rows, index = align_targets(y_true, y_pred)
         self._check_axis(rows, index)
         if targets.device.type == "cpu":  # a device would have to be waited for
             self.check(targets, rows)
-        targets, rows = self.cast(send(targets, rows.device), rows)
+        targets, rows = self.cast(to_device(targets, rows.device), rows)
         values = self._values(targets, rows)
         weight = None if sample_weight is None else weights_for(sample_weight, index, values)
-        return Measured(values, weight, self.counted(targets, values) if len(values) else None, index)
+        return PerStepValues(values, weight, self.counted(targets, values) if len(values) else None, index)
 
     @property
     def whole(self) -> bool:
@@ -216,7 +216,7 @@ class Loss:
             )
         return values if values.ndim else values.expand(n)
 
-    def _measure_sequences(self, given: Tensor | Packed, outputs: Tensor | Packed, sample_weight: Any) -> Measured:
+    def _measure_sequences(self, given: Tensor | Packed, outputs: Tensor | Packed, sample_weight: Any) -> PerStepValues:
         index = outputs.index if isinstance(outputs, Packed) else None
         if isinstance(outputs, Packed):
             grid, mask = Packed(outputs.values, outputs.index).unpack(), outputs.mask  # zeros, not the fill
@@ -229,12 +229,12 @@ class Loss:
             targets = targets.unsqueeze(-1)
         if targets.device.type == "cpu":
             self.check(targets, grid)
-        targets, grid = self.cast(send(targets, grid.device), grid)
+        targets, grid = self.cast(to_device(targets, grid.device), grid)
         values, counted = self._sequence_values(targets, grid, mask, index)
         weight = None
         if sample_weight is not None:
-            weight = spread(weights_on_rows(sample_weight, index, len(grid)), values)
-        return Measured(values, weight, counted)
+            weight = broadcast_weights(weights_on_rows(sample_weight, index, len(grid)), values)
+        return PerStepValues(values, weight, counted)
 
     def _sequence_values(
         self, targets: Tensor, grid: Tensor, mask: Tensor, index: Index | None
@@ -242,7 +242,7 @@ class Loss:
         """What `call` says of the sequences; those without a real step are not shown to it, and do not count."""
         here = np.ones(tuple(grid.shape[:2]), bool) if index is None else index.mask
         real = here.any(axis=tuple(range(1, here.ndim)))
-        n, kept = int(real.sum()), send(np.flatnonzero(real), grid.device)
+        n, kept = int(real.sum()), to_device(np.flatnonzero(real), grid.device)
         if not n:
             return grid.flatten(1).sum(-1), torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
         shown = (targets, grid, mask) if n == len(grid) else (targets[kept], grid[kept], mask[kept])
@@ -255,7 +255,7 @@ class Loss:
         values = values.expand(n)
         if n == len(grid):
             return values, None
-        return place(values, kept, len(grid)), send(np.asarray(real), grid.device)
+        return scatter_rows(values, kept, len(grid)), to_device(np.asarray(real), grid.device)
 
     def _on_grid(self, given: Tensor | Packed, index: Index | None) -> Tensor:
         """Targets as a grid; those that stand on the outputs' steps show zeros where these are masked."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.losses.base import EPSILON, Named, alike
-from padless.losses.loss import Measured, Reduction, Term
+from padless.losses.base import EPSILON, LossWithFunction, alike
+from padless.losses.loss import PerStepValues, Reduction, WeightedSum
 from padless.registry import register
 
 Axis = int | tuple[int, ...] | None
@@ -41,13 +41,13 @@ def _overlap(y_true: Tensor, y_pred: Tensor, alpha: float, beta: float) -> tuple
     return y_true * y_pred, alpha * y_true * (1.0 - y_pred) + beta * (1.0 - y_true) * y_pred
 
 
-class Ratio(Measured):
+class Ratio(PerStepValues):
     """Pairs (wrong, whole) by element: the total is the one ratio of their two sums, whatever the reduction."""
 
-    def term(self, reduction: Reduction, dtype: torch.dtype | None = None) -> Term:
+    def term(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
         """The sum of what is wrong, with the sum of the wholes for its weight."""
         wrong, whole = self.weighted.reshape(-1, 2).sum(0, dtype=dtype)
-        return Term(wrong, whole)
+        return WeightedSum(wrong, whole)
 
     @property
     def unreduced(self) -> Tensor:
@@ -55,7 +55,7 @@ class Ratio(Measured):
         return self.term(None).value
 
 
-class _Overlap(Named):
+class _Overlap(LossWithFunction):
     """Without an axis, the ratio over all real steps, of one batch or of many; with one, a loss of each row.
 
     Without an axis the weight of a term depends on the outputs: the gradient of a large batch is then not the sum of
@@ -70,7 +70,7 @@ class _Overlap(Named):
         both, wrong = _overlap(*alike(y_true, y_pred), self.alpha, self.beta)
         return torch.stack([wrong, both + wrong], -1)
 
-    def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Measured:
+    def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
         found = super().measure(y_true, y_pred, sample_weight)
         return found if self.axis is not None else Ratio(found.values, found.weight)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from padless.errors import ArgumentError
-from padless.losses.base import EPSILON, Named, OfClassIds, alike, between, check_ids, ids_of, plain
+from padless.losses.base import EPSILON, ClassIdLoss, LossWithFunction, alike, between, check_ids, ids_of, plain
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -177,7 +177,7 @@ def _normed(y_pred: Tensor, axis: int) -> Tensor:
 
 
 @register("loss", "binary_crossentropy", "bce", "BCE")
-class BinaryCrossentropy(Named):
+class BinaryCrossentropy(LossWithFunction):
     """Cross entropy between labels 0 and 1 and probabilities, or logits.
 
     >>> BinaryCrossentropy()([[0., 1.]], [[0.5, 0.5]])
@@ -206,7 +206,7 @@ class BinaryCrossentropy(Named):
 
 
 @register("loss", "binary_focal_crossentropy")
-class BinaryFocalCrossentropy(Named):
+class BinaryFocalCrossentropy(LossWithFunction):
     """Binary cross entropy that counts well classified labels less, by `(1 - p) ** gamma`.
 
     >>> BinaryFocalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
@@ -241,7 +241,7 @@ class BinaryFocalCrossentropy(Named):
 
 
 @register("loss", "categorical_crossentropy")
-class CategoricalCrossentropy(Named):
+class CategoricalCrossentropy(LossWithFunction):
     """Cross entropy between one-hot labels and probabilities, or logits.
 
     >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
@@ -270,7 +270,7 @@ class CategoricalCrossentropy(Named):
 
 
 @register("loss", "categorical_focal_crossentropy")
-class CategoricalFocalCrossentropy(Named):
+class CategoricalFocalCrossentropy(LossWithFunction):
     """Categorical cross entropy that counts well classified steps less, by `alpha * (1 - p) ** gamma`.
 
     >>> CategoricalFocalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
@@ -303,7 +303,7 @@ class CategoricalFocalCrossentropy(Named):
 
 
 @register("loss", "sparse_categorical_crossentropy")
-class SparseCategoricalCrossentropy(OfClassIds):
+class SparseCategoricalCrossentropy(ClassIdLoss):
     """Cross entropy between class ids and probabilities, or logits; steps labelled `ignore_class` do not count.
 
     Raises `DataError` for an id at a real step that is no class.
@@ -333,7 +333,7 @@ class SparseCategoricalCrossentropy(OfClassIds):
 
 
 @register("loss", "categorical_generalized_cross_entropy")
-class CategoricalGeneralizedCrossEntropy(OfClassIds):
+class CategoricalGeneralizedCrossEntropy(ClassIdLoss):
     """The mean over real steps of `(1 - p ** q) / q`, p being the probability of the class id; 0 < q < 1.
 
     >>> CategoricalGeneralizedCrossEntropy()([1], [[0.75, 0.25]])
@@ -355,7 +355,7 @@ class CategoricalGeneralizedCrossEntropy(OfClassIds):
 
 
 @register("loss", "kl_divergence", "kld", "KLD", "kullback_leibler_divergence")
-class KLDivergence(Named):
+class KLDivergence(LossWithFunction):
     """The mean over real steps of the Kullback-Leibler divergence of the outputs from the targets.
 
     >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]])
@@ -371,7 +371,7 @@ class KLDivergence(Named):
 
 
 @register("loss", "poisson")
-class Poisson(Named):
+class Poisson(LossWithFunction):
     """The mean of `y_pred - y_true * log(y_pred)` over real steps and features.
 
     >>> Poisson()([[1., 0.]], [[1., 3.]])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from padless.errors import ArgumentError
-from padless.losses.base import EPSILON, Named, alike
+from padless.losses.base import EPSILON, LossWithFunction, alike
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -93,7 +93,7 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
 
 
 @register("loss", "mean_squared_error", "mse", "MSE")
-class MeanSquaredError(Named):
+class MeanSquaredError(LossWithFunction):
     """The mean of `(y_true - y_pred) ** 2` over real steps and features.
 
     >>> from padless import pack; import torch
@@ -110,7 +110,7 @@ class MeanSquaredError(Named):
 
 
 @register("loss", "mean_absolute_error", "mae", "MAE")
-class MeanAbsoluteError(Named):
+class MeanAbsoluteError(LossWithFunction):
     """The mean of `|y_true - y_pred|` over real steps and features.
 
     >>> MeanAbsoluteError()([[1., 2.]], [[0., 4.]])
@@ -129,7 +129,7 @@ class MeanAbsoluteError(Named):
 
 
 @register("loss", "mean_absolute_percentage_error", "mape", "MAPE")
-class MeanAbsolutePercentageError(Named):
+class MeanAbsolutePercentageError(LossWithFunction):
     """The mean of `100 * |y_true - y_pred| / |y_true|` over real steps and features.
 
     >>> MeanAbsolutePercentageError()([[1., 2.]], [[0., 4.]])
@@ -148,7 +148,7 @@ class MeanAbsolutePercentageError(Named):
 
 
 @register("loss", "mean_squared_logarithmic_error", "msle", "MSLE")
-class MeanSquaredLogarithmicError(Named):
+class MeanSquaredLogarithmicError(LossWithFunction):
     """The mean of `(log(y_true + 1) - log(y_pred + 1)) ** 2` over real steps and features.
 
     >>> MeanSquaredLogarithmicError()([[0., 0.]], [[0., math.e - 1]])
@@ -167,7 +167,7 @@ class MeanSquaredLogarithmicError(Named):
 
 
 @register("loss", "cosine_similarity")
-class CosineSimilarity(Named):
+class CosineSimilarity(LossWithFunction):
     """The mean over real steps of the cosine between targets and outputs, negative; `axis` is a feature axis.
 
     >>> CosineSimilarity()([[0., 1.], [1., 1.]], [[1., 0.], [1., 1.]])
@@ -187,7 +187,7 @@ class CosineSimilarity(Named):
 
 
 @register("loss", "huber", "huber_loss")
-class Huber(Named):
+class Huber(LossWithFunction):
     """The mean of half the squared error up to `delta`, and of a straight line beyond; `delta` is above 0.
 
     >>> Huber()([[0., 0.]], [[1., 3.]])
@@ -209,7 +209,7 @@ class Huber(Named):
 
 
 @register("loss", "log_cosh", "logcosh")
-class LogCosh(Named):
+class LogCosh(LossWithFunction):
     """The mean of `log(cosh(y_pred - y_true))` over real steps and features.
 
     >>> LogCosh()([[0., 1.]], [[1., 1.]])

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from padless.errors import MaskLost, ShapeError
 from padless.losses.base import check_ids, ids_of
-from padless.metrics.metric import Named, entered
+from padless.metrics.metric import MeanMetricWithFunction, register_metric
 from padless.ragged.alignment import match_rank, read
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -92,7 +92,7 @@ def _rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
             "A metric function takes plain rows. For Packed outputs or targets use the metric as an object, "
             "for example `SparseCategoricalAccuracy()(y_true, y_pred)`."
         )
-    return send(y_true, y_pred.device), y_pred
+    return to_device(y_true, y_pred.device), y_pred
 
 
 def _among(ids: Tensor, y_pred: Tensor, k: int) -> Tensor:
@@ -107,8 +107,8 @@ def _equal(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return (y_true == y_pred).float()
 
 
-@entered()
-class Accuracy(Named):
+@register_metric()
+class Accuracy(MeanMetricWithFunction):
     """How often outputs equal targets.
 
     >>> Accuracy()([[1], [2]], [[1], [3]]).item()
@@ -119,8 +119,8 @@ class Accuracy(Named):
         super().__init__(accuracy, name, dtype)
 
 
-@entered()
-class BinaryAccuracy(Named):
+@register_metric()
+class BinaryAccuracy(MeanMetricWithFunction):
     """How often outputs above `threshold` meet targets of 1, and others targets of 0.
 
     >>> BinaryAccuracy()([[1], [0]], [[0.7], [0.6]]).item()
@@ -131,8 +131,8 @@ class BinaryAccuracy(Named):
         super().__init__(binary_accuracy, name, dtype, threshold=threshold)
 
 
-@entered()
-class CategoricalAccuracy(Named):
+@register_metric()
+class CategoricalAccuracy(MeanMetricWithFunction):
     """How often the largest output is the one that the one-hot target names.
 
     >>> CategoricalAccuracy()([[0, 1], [1, 0]], [[0.2, 0.8], [0.2, 0.8]]).item()
@@ -143,8 +143,8 @@ class CategoricalAccuracy(Named):
         super().__init__(categorical_accuracy, name, dtype)
 
 
-@entered()
-class SparseCategoricalAccuracy(Named):
+@register_metric()
+class SparseCategoricalAccuracy(MeanMetricWithFunction):
     """How often the largest output is the one that the class id names.
 
     >>> metric = SparseCategoricalAccuracy()
@@ -156,8 +156,8 @@ class SparseCategoricalAccuracy(Named):
         super().__init__(sparse_categorical_accuracy, name, dtype)
 
 
-@entered()
-class TopKCategoricalAccuracy(Named):
+@register_metric()
+class TopKCategoricalAccuracy(MeanMetricWithFunction):
     """How often the class of the one-hot target is among the `k` largest outputs.
 
     >>> TopKCategoricalAccuracy(k=2)([[0, 0, 1], [0, 1, 0]], [[0.1, 0.9, 0.8], [0.9, 0.1, 0.2]]).item()
@@ -168,8 +168,8 @@ class TopKCategoricalAccuracy(Named):
         super().__init__(top_k_categorical_accuracy, name, dtype, k=k)
 
 
-@entered()
-class SparseTopKCategoricalAccuracy(Named):
+@register_metric()
+class SparseTopKCategoricalAccuracy(MeanMetricWithFunction):
     """How often the class id is among the `k` largest outputs; or among the first `k` outputs, if these are sorted ids.
 
     >>> SparseTopKCategoricalAccuracy(k=2)([2, 1], [[0.1, 0.9, 0.8], [0.9, 0.1, 0.2]]).item()

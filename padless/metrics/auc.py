@@ -11,14 +11,14 @@ from torch import Tensor
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.losses.base import EPSILON
 from padless.metrics.confusion_metrics import Counts, grid
-from padless.metrics.metric import divide, entered, indicators, real_rows
-from padless.ragged.device import send
+from padless.metrics.metric import divide, indicators, real_rows, register_metric
+from padless.ragged.device import to_device
 
 CURVES = ("ROC", "PR", "PRGAIN")
 METHODS = ("interpolation", "minoring", "majoring")
 
 
-@entered()
+@register_metric()
 class AUC(Counts):
     """The area under the ROC curve, or under that of precision and recall ("PR") or their gains ("PRGAIN").
 
@@ -86,7 +86,7 @@ class AUC(Counts):
     def _weights(self, like: Tensor) -> Tensor:
         if len(self.label_weights or ()) != like.shape[-1]:
             raise ShapeError(f"`label_weights` has {len(self.label_weights or ())} entries for {like.shape[-1]} labels.")
-        return send(torch.tensor(self.label_weights, device="cpu"), like.device)
+        return to_device(torch.tensor(self.label_weights, device="cpu"), like.device)
 
     def result(self) -> Tensor:
         """The area over all that was added."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.losses.base import between
-from padless.metrics.metric import Metric, Variable, divide, double, entered, indicators, real_rows
-from padless.ragged.device import send
+from padless.metrics.metric import Metric, Variable, divide, double, indicators, real_rows, register_metric
+from padless.ragged.device import to_device
 
 LOW = -1e10  # Keras's number for outputs that are not among the largest k
 
@@ -42,7 +42,7 @@ class Counts(Metric):
     def count(self, targets: Tensor, rows: Tensor, weight: Tensor | None, labels: int = 1) -> None:
         """Add outputs, whose last axis is that of the labels if these are counted apart."""
         total = self._for(labels)
-        cuts = send(torch.tensor(self._ascending, dtype=rows.dtype, device="cpu"), rows.device)
+        cuts = to_device(torch.tensor(self._ascending, dtype=rows.dtype, device="cpu"), rows.device)
         space = torch.searchsorted(cuts, torch.where(rows.isnan(), -torch.inf, rows).contiguous())
         cell = space.reshape(-1, labels) * labels + torch.arange(labels, device=rows.device)
         weight = torch.ones_like(rows, dtype=double(rows)) if weight is None else weight
@@ -53,7 +53,7 @@ class Counts(Metric):
             above = cells.reshape(-1, labels).flip(0).cumsum(0).flip(0)  # all that lies in a space or beyond
             found += [above[1:], above[0] - above[1:]]
         sums = torch.empty_like(torch.stack(found))
-        sums[:, send(self._order, rows.device)] = torch.stack(found)
+        sums[:, to_device(self._order, rows.device)] = torch.stack(found)
         total.assign_add(sums.reshape(total.shape))
 
     @property
@@ -161,7 +161,7 @@ class _Count(_AtThresholds):
         return self.shown(getattr(self, self.part))
 
 
-@entered()
+@register_metric()
 class TruePositives(_Count):
     """How many positive labels have outputs above the threshold, or each of several thresholds; 0.5 if none is given.
 
@@ -170,7 +170,7 @@ class TruePositives(_Count):
     """
 
 
-@entered()
+@register_metric()
 class FalsePositives(_Count):
     """How many negative labels have outputs above the threshold.
 
@@ -181,7 +181,7 @@ class FalsePositives(_Count):
     part = "false_positives"
 
 
-@entered()
+@register_metric()
 class TrueNegatives(_Count):
     """How many negative labels have outputs that are not above the threshold.
 
@@ -192,7 +192,7 @@ class TrueNegatives(_Count):
     part = "true_negatives"
 
 
-@entered()
+@register_metric()
 class FalseNegatives(_Count):
     """How many positive labels have outputs that are not above the threshold.
 
@@ -218,7 +218,7 @@ class _Rate(_AtThresholds):
         return {**super().get_config(), "top_k": self.top_k, "class_id": self.class_id}
 
 
-@entered()
+@register_metric()
 class Precision(_Rate):
     """How many of the positive outputs are right: above a threshold, among the `top_k` of their step, or both.
 
@@ -233,7 +233,7 @@ class Precision(_Rate):
         return self.shown(self.precisions)
 
 
-@entered()
+@register_metric()
 class Recall(_Rate):
     """How many of the positive labels have positive outputs; arguments as those of `Precision`.
 
@@ -277,7 +277,7 @@ class _At(Counts):
         }
 
 
-@entered()
+@register_metric()
 class SensitivityAtSpecificity(_At):
     """The best sensitivity (recall) among thresholds where the specificity is at least this.
 
@@ -298,7 +298,7 @@ class SensitivityAtSpecificity(_At):
         super().__init__(specificity, num_thresholds, class_id, name, dtype)
 
 
-@entered()
+@register_metric()
 class SpecificityAtSensitivity(_At):
     """The best specificity among thresholds where the sensitivity (recall) is at least this.
 
@@ -319,7 +319,7 @@ class SpecificityAtSensitivity(_At):
         super().__init__(sensitivity, num_thresholds, class_id, name, dtype)
 
 
-@entered()
+@register_metric()
 class PrecisionAtRecall(_At):
     """The best precision among thresholds where the recall is at least this.
 
@@ -340,7 +340,7 @@ class PrecisionAtRecall(_At):
         super().__init__(recall, num_thresholds, class_id, name, dtype)
 
 
-@entered()
+@register_metric()
 class RecallAtPrecision(_At):
     """The best recall among thresholds where the precision is at least this.
 

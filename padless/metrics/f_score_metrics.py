@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.losses.base import alike
-from padless.metrics.metric import Metric, Variable, divide, double, entered, indicators, real_rows
+from padless.metrics.metric import Metric, Variable, divide, double, indicators, real_rows, register_metric
 
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -46,7 +46,7 @@ class _ByClass(Metric):
         return self._variables
 
 
-@entered("fbeta_score")
+@register_metric("fbeta_score")
 class FBetaScore(_ByClass):
     """The mean of precision and recall, where recall counts `beta` times as much; per class `(C,)`, or averaged.
 
@@ -100,7 +100,7 @@ class FBetaScore(_ByClass):
         return {**super().get_config(), "average": self.average, "beta": self.beta, "threshold": self.threshold}
 
 
-@entered()
+@register_metric()
 class F1Score(FBetaScore):
     """The harmonic mean of precision and recall, per class `(C,)`, or averaged; arguments as those of `FBetaScore`.
 
@@ -124,7 +124,7 @@ class F1Score(FBetaScore):
 # ------------------------------------------------------------------------------------------------ numbers
 
 
-@entered()
+@register_metric()
 class R2Score(_ByClass):
     """How much of the variance of the targets the outputs explain: 1 is all, 0 no more than their mean.
 

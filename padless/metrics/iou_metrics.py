@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
-from padless.metrics.metric import Metric, divide, double, entered, real_rows
+from padless.metrics.metric import Metric, divide, double, real_rows, register_metric
 
 
-@entered()
+@register_metric()
 class IoU(Metric):
     """Intersection over union: of the steps that are or are said to be of a class, how many both; the mean of some classes.
 
@@ -90,7 +90,7 @@ class IoU(Metric):
         return {key: value for key, value in IoU.get_config(self).items() if key not in keys}
 
 
-@entered()
+@register_metric()
 class BinaryIoU(IoU):
     """Intersection over union of the classes 0 and 1, where outputs of at least `threshold` mean 1.
 
@@ -115,7 +115,7 @@ class BinaryIoU(IoU):
         return {**Metric.get_config(self), "target_class_ids": self.target_class_ids, "threshold": self.threshold}
 
 
-@entered()
+@register_metric()
 class MeanIoU(IoU):
     """The mean intersection over union of all classes; arguments as those of `IoU`.
 
@@ -139,7 +139,7 @@ class MeanIoU(IoU):
         return self._config_without("target_class_ids")
 
 
-@entered()
+@register_metric()
 class OneHotIoU(IoU):
     """`IoU` with one-hot targets, and scores of classes as outputs.
 
@@ -163,7 +163,7 @@ class OneHotIoU(IoU):
         return self._config_without("sparse_y_true")
 
 
-@entered()
+@register_metric()
 class OneHotMeanIoU(MeanIoU):
     """`MeanIoU` with one-hot targets, and scores of classes as outputs.
 

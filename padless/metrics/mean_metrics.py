@@ -11,7 +11,7 @@ from padless.losses import hinge_losses as loss_hinge
 from padless.losses import probabilistic_losses as loss_probabilistic
 from padless.losses import regression_losses as loss_regression
 from padless.losses.base import EPSILON, alike
-from padless.metrics.metric import Named, entered
+from padless.metrics.metric import MeanMetricWithFunction, register_metric
 from padless.registry import register
 
 
@@ -62,8 +62,8 @@ def squared_error(y_true: Any, y_pred: Any) -> Tensor:
     return (y_true - y_pred).square()
 
 
-@entered("mse", "MSE")
-class MeanSquaredError(Named):
+@register_metric("mse", "MSE")
+class MeanSquaredError(MeanMetricWithFunction):
     """The mean squared error.
 
     >>> MeanSquaredError()([[1., 2.]], [[1., 4.]]).item()
@@ -74,8 +74,8 @@ class MeanSquaredError(Named):
         super().__init__(loss_regression.mean_squared_error, name, dtype)
 
 
-@entered("mae", "MAE")
-class MeanAbsoluteError(Named):
+@register_metric("mae", "MAE")
+class MeanAbsoluteError(MeanMetricWithFunction):
     """The mean absolute error.
 
     >>> MeanAbsoluteError()([[1., 2.]], [[1., 4.]]).item()
@@ -86,8 +86,8 @@ class MeanAbsoluteError(Named):
         super().__init__(loss_regression.mean_absolute_error, name, dtype)
 
 
-@entered("mape", "MAPE")
-class MeanAbsolutePercentageError(Named):
+@register_metric("mape", "MAPE")
+class MeanAbsolutePercentageError(MeanMetricWithFunction):
     """The mean absolute error in percent of the targets.
 
     >>> MeanAbsolutePercentageError()([[1., 2.]], [[1., 4.]]).item()
@@ -98,8 +98,8 @@ class MeanAbsolutePercentageError(Named):
         super().__init__(loss_regression.mean_absolute_percentage_error, name, dtype)
 
 
-@entered("msle", "MSLE")
-class MeanSquaredLogarithmicError(Named):
+@register_metric("msle", "MSLE")
+class MeanSquaredLogarithmicError(MeanMetricWithFunction):
     """The mean squared difference of `log(y + 1)`.
 
     >>> MeanSquaredLogarithmicError()([[0., 1.]], [[0., 1.]]).item()
@@ -110,8 +110,8 @@ class MeanSquaredLogarithmicError(Named):
         super().__init__(loss_regression.mean_squared_logarithmic_error, name, dtype)
 
 
-@entered()
-class CosineSimilarity(Named):
+@register_metric()
+class CosineSimilarity(MeanMetricWithFunction):
     """The mean cosine between targets and outputs; `axis` is a feature axis.
 
     >>> CosineSimilarity()([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]]).item()
@@ -122,8 +122,8 @@ class CosineSimilarity(Named):
         super().__init__(cosine_similarity, name, dtype, axis=axis)
 
 
-@entered()
-class LogCoshError(Named):
+@register_metric()
+class LogCoshError(MeanMetricWithFunction):
     """The mean of `log(cosh(y_pred - y_true))`.
 
     >>> LogCoshError()([[1., 2.]], [[1., 2.]]).item()
@@ -134,8 +134,8 @@ class LogCoshError(Named):
         super().__init__(loss_regression.log_cosh, name, dtype)
 
 
-@entered()
-class PearsonCorrelation(Named):
+@register_metric()
+class PearsonCorrelation(MeanMetricWithFunction):
     """The mean over real steps of the correlation of targets and outputs over a feature axis.
 
     >>> PearsonCorrelation()([[1., 2., 3.]], [[3., 2., 1.]]).item()
@@ -146,8 +146,8 @@ class PearsonCorrelation(Named):
         super().__init__(pearson_correlation, name, dtype, axis=axis)
 
 
-@entered()
-class ConcordanceCorrelation(Named):
+@register_metric()
+class ConcordanceCorrelation(MeanMetricWithFunction):
     """The mean over real steps of the concordance of targets and outputs over a feature axis.
 
     >>> ConcordanceCorrelation()([[0., 2.]], [[1., 3.]]).item()
@@ -158,8 +158,8 @@ class ConcordanceCorrelation(Named):
         super().__init__(concordance_correlation, name, dtype, axis=axis)
 
 
-@entered()
-class Hinge(Named):
+@register_metric()
+class Hinge(MeanMetricWithFunction):
     """The mean hinge loss; a target 0 counts as -1.
 
     >>> Hinge()([[0., 1.]], [[-2., 0.5]]).item()
@@ -170,8 +170,8 @@ class Hinge(Named):
         super().__init__(loss_hinge.hinge, name, dtype)
 
 
-@entered()
-class SquaredHinge(Named):
+@register_metric()
+class SquaredHinge(MeanMetricWithFunction):
     """The mean squared hinge loss; a target 0 counts as -1.
 
     >>> SquaredHinge()([[0., 1.]], [[-2., 0.]]).item()
@@ -182,8 +182,8 @@ class SquaredHinge(Named):
         super().__init__(loss_hinge.squared_hinge, name, dtype)
 
 
-@entered()
-class CategoricalHinge(Named):
+@register_metric()
+class CategoricalHinge(MeanMetricWithFunction):
     """The mean categorical hinge loss, for one-hot targets.
 
     >>> CategoricalHinge()([[0., 1., 0.]], [[0.5, 1., 0.]]).item()
@@ -194,8 +194,8 @@ class CategoricalHinge(Named):
         super().__init__(loss_hinge.categorical_hinge, name, dtype)
 
 
-@entered()
-class KLDivergence(Named):
+@register_metric()
+class KLDivergence(MeanMetricWithFunction):
     """The mean Kullback-Leibler divergence of the outputs from the targets.
 
     >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]]).item()
@@ -206,8 +206,8 @@ class KLDivergence(Named):
         super().__init__(loss_probabilistic.kl_divergence, name, dtype)
 
 
-@entered()
-class Poisson(Named):
+@register_metric()
+class Poisson(MeanMetricWithFunction):
     """The mean of `y_pred - y_true * log(y_pred)`.
 
     >>> Poisson()([[1., 0.]], [[1., 3.]]).item()
@@ -218,8 +218,8 @@ class Poisson(Named):
         super().__init__(loss_probabilistic.poisson, name, dtype)
 
 
-@entered("bce", "BCE")
-class BinaryCrossentropy(Named):
+@register_metric("bce", "BCE")
+class BinaryCrossentropy(MeanMetricWithFunction):
     """The mean binary cross entropy.
 
     >>> BinaryCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
@@ -238,8 +238,8 @@ class BinaryCrossentropy(Named):
         )
 
 
-@entered()
-class CategoricalCrossentropy(Named):
+@register_metric()
+class CategoricalCrossentropy(MeanMetricWithFunction):
     """The mean cross entropy with one-hot labels.
 
     >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
@@ -264,8 +264,8 @@ class CategoricalCrossentropy(Named):
         )
 
 
-@entered()
-class SparseCategoricalCrossentropy(Named):
+@register_metric()
+class SparseCategoricalCrossentropy(MeanMetricWithFunction):
     """The mean cross entropy with class ids; steps labelled `ignore_class` do not count.
 
     >>> SparseCategoricalCrossentropy()([[1]], [[[0.5, 0.5]]]).item()
@@ -284,8 +284,8 @@ class SparseCategoricalCrossentropy(Named):
         super().__init__(loss, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
 
 
-@entered()
-class Perplexity(Named):
+@register_metric()
+class Perplexity(MeanMetricWithFunction):
     """How many classes the outputs hesitate between: e to the mean cross entropy with class ids over all real steps.
 
     Of a language model over its corpus it is exact, however that is cut into batches. Steps labelled `ignore_class` do
@@ -309,8 +309,8 @@ class Perplexity(Named):
         return super().result().exp()
 
 
-@entered("rmse", "RMSE")
-class RootMeanSquaredError(Named):
+@register_metric("rmse", "RMSE")
+class RootMeanSquaredError(MeanMetricWithFunction):
     """The root of the mean squared error over all real steps and features.
 
     >>> RootMeanSquaredError()([[1., 2.]], [[1., 4.]]).item()

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.losses.base import check_ids
-from padless.losses.loss import Loss, Measured, Term
+from padless.losses.loss import Loss, PerStepValues, WeightedSum
 from padless.losses.wrappers import LossFunctionWrapper
 from padless.metrics.variable import Variable
-from padless.ragged.alignment import pair, read, weights_for
-from padless.ragged.device import send
+from padless.ragged.alignment import align_targets, read, weights_for
+from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register, snake_case
 from padless.saving import serialization as saving
@@ -118,7 +118,7 @@ class Metric:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-def entered(*names: str) -> Callable[[type], type]:
+def register_metric(*names: str) -> Callable[[type], type]:
     """Enters a metric under its own name, as Keras writes it with underscores, and under `names`."""
     return lambda cls: register("metric", snake_case(cls.__name__), *names)(cls)
 
@@ -133,15 +133,15 @@ class _Reduction(Metric):
         super().__init__(dtype, name)
         self.total = self.add_variable(name="total")
 
-    def measured(self, values: Any, sample_weight: Any) -> Measured:
+    def measured(self, values: Any, sample_weight: Any) -> PerStepValues:
         """Values, plain or `Packed`, with weights for their sequences or steps."""
         found = read(values, "values")
         rows = found.values if isinstance(found, Packed) else found.reshape(1) if found.ndim == 0 else found
         index = found.index if isinstance(found, Packed) else None
-        return Measured(rows, None if sample_weight is None else weights_for(sample_weight, index, rows))
+        return PerStepValues(rows, None if sample_weight is None else weights_for(sample_weight, index, rows))
 
 
-@entered()
+@register_metric()
 class Sum(_Reduction):
     """The sum of all values at real steps, weighted on request.
 
@@ -164,7 +164,7 @@ class Sum(_Reduction):
         return self.cast(self.total + 0)
 
 
-@entered()
+@register_metric()
 class Mean(_Reduction):
     """The mean of all values at real steps, weighted on request; 0 before there are any.
 
@@ -184,17 +184,17 @@ class Mean(_Reduction):
         measured = self.measured(values, sample_weight)
         self.add(measured.term("mean_with_sample_weight", double(measured.values)))
 
-    def add(self, term: Term) -> None:
+    def add(self, term: WeightedSum) -> None:
         """Add a sum and its weight."""
         self.total.assign_add(term.sum)
         self.count.assign_add(term.weight)
 
     def result(self) -> Tensor:
         """The mean so far."""
-        return self.cast(Term(self.total + 0, self.count.to(self.total.device)).value)
+        return self.cast(WeightedSum(self.total + 0, self.count.to(self.total.device)).value)
 
 
-class Measure(LossFunctionWrapper):
+class MetricFunction(LossFunctionWrapper):
     """A metric's function on real rows, in the dtypes that they come in."""
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +213,7 @@ class MeanMetricWrapper(Mean):
     def __init__(
         self, fn: Callable[..., Any] | Loss, name: str | None = None, dtype: str | None = None, **kwargs: Any
     ) -> None:
-        self.measure = fn if isinstance(fn, Loss) else Measure(fn, **kwargs)
+        self.measure = fn if isinstance(fn, Loss) else MetricFunction(fn, **kwargs)
         super().__init__(name or self.measure.name, dtype)
 
     @torch.no_grad()
@@ -225,8 +225,8 @@ class MeanMetricWrapper(Mean):
         self.add(measured.term("mean_with_sample_weight", double(measured.values)))
 
     def get_config(self) -> dict[str, Any]:
-        fn = self.measure.fn if isinstance(self.measure, Measure) else self.measure
-        kwargs = self.measure.kwargs if isinstance(self.measure, Measure) else {}
+        fn = self.measure.fn if isinstance(self.measure, MetricFunction) else self.measure
+        kwargs = self.measure.kwargs if isinstance(self.measure, MetricFunction) else {}
         return {**super().get_config(), "fn": saving.serialize(fn, FUNCTIONS), **kwargs}
 
     @classmethod
@@ -234,7 +234,7 @@ class MeanMetricWrapper(Mean):
         return cls(**{**config, "fn": saving.deserialize(config["fn"], FUNCTIONS)})
 
 
-class Named(MeanMetricWrapper):
+class MeanMetricWithFunction(MeanMetricWrapper):
     """A mean whose function is part of the class; `own` are the function's arguments, which the config has."""
 
     def __init__(self, fn: Any, name: str | None, dtype: str | None, **own: Any) -> None:
@@ -254,8 +254,8 @@ class Named(MeanMetricWrapper):
 
 def real_rows(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Targets and outputs at real steps, on the outputs' device, with weights in the shape of the outputs."""
-    targets, rows, index = pair(y_true, y_pred)
-    targets, rows = send(targets, rows.device), rows.detach()
+    targets, rows, index = align_targets(y_true, y_pred)
+    targets, rows = to_device(targets, rows.device), rows.detach()
     return targets, rows, None if sample_weight is None else weights_for(sample_weight, index, rows.to(double(rows)))
 
 

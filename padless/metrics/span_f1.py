@@ -12,13 +12,13 @@ from torch import Tensor
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.losses.base import check_ids
 from padless.metrics.f_score_metrics import AVERAGES, averaged
-from padless.metrics.metric import Metric, double, entered
-from padless.ragged.alignment import pair, read, weights_for
-from padless.ragged.device import send
+from padless.metrics.metric import Metric, double, register_metric
+from padless.ragged.alignment import align_targets, read, weights_for
+from padless.ragged.device import to_device
 from padless.ragged.packed import Packed, pack
 
 
-@entered()
+@register_metric()
 class SpanF1(Metric):
     """F1 of the spans that BIO tags mark, exact in start, end and type, as conlleval and seqeval (by default) count them.
 
@@ -63,7 +63,7 @@ class SpanF1(Metric):
         given, outputs = read(y_true, "y_true"), read(y_pred, "y_pred")
         if not isinstance(given, Packed) and not isinstance(outputs, Packed):
             outputs = pack(outputs)  # a grid whose steps are all real
-        targets, rows, index = pair(given if isinstance(given, Packed) else y_true, outputs)
+        targets, rows, index = align_targets(given if isinstance(given, Packed) else y_true, outputs)
         begins = np.ones(len(rows), dtype=bool)
         if index is not None:
             begins[1:] = np.diff(index.rows) != 0
@@ -72,8 +72,8 @@ class SpanF1(Metric):
             if sample_weight is None
             else weights_for(sample_weight, index, rows.flatten(1)[:, 0])
         )
-        first = send(begins, rows.device)
-        return self._ids(send(targets, rows.device)), self._ids(rows), weight.to(double(rows)), first
+        first = to_device(begins, rows.device)
+        return self._ids(to_device(targets, rows.device)), self._ids(rows), weight.to(double(rows)), first
 
     def _ids(self, rows: Tensor) -> Tensor:
         """Class ids, of ids or of scores."""
@@ -91,9 +91,9 @@ class SpanF1(Metric):
     def _spans(self, ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each step whether a span begins there, where it ends if so, and the number of its type."""
         kinds = [self.types.index(tag[2:]) if tag != "O" else len(self.types) for tag in self.labels]
-        kind = send(torch.tensor(kinds, device="cpu"), ids.device)[ids]
+        kind = to_device(torch.tensor(kinds, device="cpu"), ids.device)[ids]
         inside = kind < len(self.types)
-        anew = send(torch.tensor([tag[:1] == "B" for tag in self.labels], device="cpu"), ids.device)[ids] | first
+        anew = to_device(torch.tensor([tag[:1] == "B" for tag in self.labels], device="cpu"), ids.device)[ids] | first
         anew[1:] |= kind[1:] != kind[:-1]  # `O` is a type of its own here
         place = torch.arange(len(ids), device=ids.device)
         breaks = torch.where(anew, place, len(ids))

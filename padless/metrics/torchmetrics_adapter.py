@@ -9,8 +9,8 @@ from torch import Tensor
 
 from padless.errors import ArgumentError
 from padless.metrics.metric import Metric
-from padless.ragged.alignment import pair
-from padless.ragged.device import send
+from padless.ragged.alignment import align_targets
+from padless.ragged.device import to_device
 from padless.registry import snake_case
 
 
@@ -42,9 +42,9 @@ class TorchMetric(Metric):
                 f"{type(self.metric).__name__} of torchmetrics takes no sample weights. Give it under "
                 f"`metrics`, not under `weighted_metrics`."
             )
-        targets, rows, _ = pair(y_true, y_pred)
+        targets, rows, _ = align_targets(y_true, y_pred)
         if len(rows):
-            self._feed(send(targets, rows.device), rows.detach())
+            self._feed(to_device(targets, rows.device), rows.detach())
 
     def _feed(self, targets: Tensor, rows: Tensor) -> None:
         for part in self.parts:

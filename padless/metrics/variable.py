@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ShapeError
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 
 
 class Variable(torch.Tensor):
@@ -43,7 +43,7 @@ class Variable(torch.Tensor):
     def assign_add(self, value: Any) -> Self:
         """Add `value`, on whatever device it is."""
         given = self._fitting(value, self.shape, torch.Size([]))
-        return self.assign(send(self.data, given.device) + given)
+        return self.assign(to_device(self.data, given.device) + given)
 
     def assign_sub(self, value: Any) -> Self:
         """Take `value` away, on whatever device it is."""

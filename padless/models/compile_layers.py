@@ -17,7 +17,7 @@ from torch import Tensor
 from padless.errors import ArgumentError
 from padless.layers.activations.activations import Activation
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import rule_of
+from padless.layers.base.mask_rule import call_spec_of
 from padless.layers.core.dense import Dense
 from padless.ragged.packed import Packed
 
@@ -40,7 +40,7 @@ def jitted(model: Layer) -> Iterator[None]:
 
 def stepwise(layer: Layer) -> bool:
     """Whether the `call` of a layer treats each step alone, and does nothing else."""
-    rule = rule_of(type(layer), Layer)
+    rule = call_spec_of(type(layer), Layer)
     if "call" in layer.__dict__ or any(True for _ in layer.children()):
         return False
     return rule.stepwise or type(layer).call in (Dense.call, Activation.call)
@@ -57,12 +57,12 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     own = rows_of_any_number.__code__.replace(co_name=f"{layer.name}_{id(layer)}")
     fast = torch.compile(FunctionType(own, globals(), own.co_name, closure=rows_of_any_number.__closure__), dynamic=True)
 
-    first = rule_of(type(layer), Layer).names[0]
+    first = call_spec_of(type(layer), Layer).names[0]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         inputs = args[0] if args else kwargs[first]
         others = {name: value for name, value in kwargs.items() if name != first}
-        if len(args) < 2 and isinstance(inputs, Packed) and inputs.fill is None and len(inputs.values):
+        if len(args) < 2 and isinstance(inputs, Packed) and inputs.gap_values is None and len(inputs.values):
             return inputs.with_values(run(inputs.values, **others))
         if len(args) < 2 and isinstance(inputs, Tensor) and inputs.numel() and not inputs.is_meta:
             return run(inputs, **others)

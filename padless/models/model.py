@@ -21,22 +21,22 @@ from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph import serialization as graph_config
 from padless.graph.function import Function
 from padless.graph.node import auto_name
-from padless.graph.symbolic import Symbolic, leaves, map_leaves, probing, still
+from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves, map_leaves, shape_inference_mode
 from padless.layers.base.layer import Layer
 from padless.layers.core.input_layer import InputLayer, is_input
 from padless.models import mask_plan as plan
 from padless.models import summary
 from padless.models.compile_layers import jitted
-from padless.ragged.packed import Packed, shows
+from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 from padless.saving import safetensors_io as archive
 from padless.saving.serialization import CustomObjectScope, deserialize, serialize
 from padless.trainers.epoch_loop import device_of
-from padless.trainers.trainer import Training
+from padless.trainers.trainer import Trainer
 
 
 @register("layer", "Functional")
-class Model(Training, Layer):
+class Model(Trainer, Layer):
     """Layers with inputs and outputs: `Model(inputs, outputs)` of symbols, or a subclass with a `call` of its own.
 
     Keras's `Model`. A padded batch is packed where its mask is born and stays so until somebody looks at the grid.
@@ -53,10 +53,10 @@ class Model(Training, Layer):
     def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None, **kwargs: Any) -> None:
         graph = inputs is not None or outputs is not None
         super().__init__(name=name or (auto_name("functional") if graph and type(self) is Model else None), **kwargs)
-        self._lift()  # a model's weights are its layers', and those speak for themselves
+        self._replace_unbuilt_parameters()  # a model's weights are its layers', and those speak for themselves
         self._function: Function | None = None
-        self._plans: dict[tuple[int, ...], plan.Plan] = {}  # by the axes of the masks that come with the data
-        self._met: list[Any] = []  # the forms of the first data that a `call` of one's own saw
+        self._plans: dict[tuple[int, ...], plan.ModelMaskInfo] = {}  # by the axes of the masks that come with the data
+        self._align_plain_input: list[Any] = []  # the forms of the first data that a `call` of one's own saw
         self._several: int | None = None  # how many inputs a `call` of one's own was trained on
         if graph:
             self._connect(inputs, outputs)
@@ -91,13 +91,13 @@ class Model(Training, Layer):
         """The outputs for these inputs, given as one, a list or a dictionary by input name."""
         function = self._graph("call")
         values = self.arranged(inputs)
-        if not probing():
+        if not in_shape_inference():
             self._plan_for(values)
-        return function(values, shows())
+        return function(values, gap_values_needed())
 
-    def _plan_for(self, values: Sequence[Any]) -> plan.Plan:
+    def _plan_for(self, values: Sequence[Any]) -> plan.ModelMaskInfo:
         """The plan of the graph for such values; made once, which is when masks that come with the data are checked."""
-        leads = tuple(value.lead if isinstance(value, Packed) else 0 for value in values)
+        leads = tuple(value.num_step_axes if isinstance(value, Packed) else 0 for value in values)
         if leads not in self._plans:
             self._plans[leads] = plan.of_graph(self._graph("call"), leads)
         return self._plans[leads]
@@ -132,10 +132,10 @@ class Model(Training, Layer):
             raise ArgumentError(f"Model {self.name!r} has {len(names)} inputs {names}; got {len(given)}.")
         return given
 
-    def _plan(self, batch: Batch, trains: bool) -> plan.Plan:
+    def _plan(self, batch: Batch, trains: bool) -> plan.ModelMaskInfo:
         if self._function is not None:
             return self._plan_for(self.arranged(batch.x))
-        return plan.of_call(self, batch.to(device_of(self)).x) if trains else plan.Plan()
+        return plan.of_call(self, batch.to(device_of(self)).x) if trains else plan.ModelMaskInfo()
 
     def _names_of_outputs(self) -> list[str] | None:
         """Names that differ, so that each loss has its own."""
@@ -183,9 +183,9 @@ class Model(Training, Layer):
             return [same.get(id(output.index), mixed) if isinstance(output, Packed) else "dense" for output in outputs]
         known = self._plan_for(self.arranged(batch.x))
         found = []
-        for symbol, end in zip(function.results, known.ends, strict=True):
-            reaching = [kinds[place] for place in function.reaching(symbol)]
-            own = reaching if end.birth is None else [kinds[known.births[end.birth].source]]
+        for symbol, end in zip(function.results, known.outputs, strict=True):
+            reaching = [kinds[place] for place in function.inputs_reaching(symbol)]
+            own = reaching if end.origin is None else [kinds[known.origins[end.origin].source]]
             found.append(own[0] if len(set(own)) == 1 else mixed)
         return found
 
@@ -199,7 +199,7 @@ class Model(Training, Layer):
     def build(self, input_shape: Any = None) -> None:
         """Make the weights of a subclassed model by a call on zeros of this shape."""
         if not self.built and input_shape is not None:
-            with torch.no_grad(), still():
+            with torch.no_grad(), shape_inference_mode():
                 self(map_shapes(input_shape, lambda shape: torch.zeros([size or 1 for size in shape])))
         self.built = True
 
@@ -207,8 +207,8 @@ class Model(Training, Layer):
         """The call itself makes the weights of the layers inside; a `build` of one's own comes first."""
         if type(self).build is not Model.build:
             super()._ensure_built(rule, data)
-        if self._function is None and not self._met:
-            self._met = [map_leaves(_form, value) for value in data.values()]
+        if self._function is None and not self._align_plain_input:
+            self._align_plain_input = [map_leaves(_form, value) for value in data.values()]
         self.built = True
 
     # ------------------------------------------------------------------------------------------------ what is inside
@@ -233,12 +233,12 @@ class Model(Training, Layer):
         )
 
     @property
-    def inputs(self) -> list[Symbolic]:
+    def inputs(self) -> list[SymbolicTensor]:
         """The input symbols."""
         return list(self._graph("inputs").sources)
 
     @property
-    def outputs(self) -> list[Symbolic]:
+    def outputs(self) -> list[SymbolicTensor]:
         """The output symbols."""
         return list(self._graph("outputs").results)
 
@@ -255,7 +255,7 @@ class Model(Training, Layer):
     @property
     def real_steps(self) -> int | None:
         """How many real steps the last call of the graph ran on; None where nothing was masked."""
-        return None if self._function is None else self._function.steps
+        return None if self._function is None else self._function.num_real_steps
 
     @property
     def input_names(self) -> list[str]:
@@ -309,7 +309,7 @@ class Model(Training, Layer):
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write config and weights to one safetensors file, for `padless.load_model`."""
-        config = {**serialize(self, "layer"), "build_config": {"inputs": self._met}}
+        config = {**serialize(self, "layer"), "build_config": {"inputs": self._align_plain_input}}
         archive.write(filepath, self._named_weights(), config)
 
     def _named_weights(self) -> dict[str, Tensor]:
@@ -355,7 +355,7 @@ def load_model(filepath: str | os.PathLike[str], custom_objects: dict[str, Any] 
     model = deserialize(config, "layer", custom_objects=custom_objects)
     met = config.get("build_config", {}).get("inputs")
     if met and model._function is None:
-        with torch.no_grad(), still():
+        with torch.no_grad(), shape_inference_mode():
             model(*_zeros(met))
     model._set_named(arrays, os.fspath(filepath))
     return model
@@ -412,7 +412,7 @@ def map_shapes(shapes: Any, fn: Callable[[Any], Any]) -> Any:
     return fn(shapes)
 
 
-def _fitted(value: Any, source: Symbolic) -> Any:
+def _fitted(value: Any, source: SymbolicTensor) -> Any:
     """A value with the rank that its Input declares (an axis of size 1 is added or taken away), its sizes checked."""
     if not isinstance(value, Tensor | Packed):
         raise ArgumentError(f"Input {source.name!r} expected an array; got {type(value).__name__}.")
@@ -421,7 +421,7 @@ def _fitted(value: Any, source: Symbolic) -> Any:
     elif value.ndim == source.ndim - 1 and source.shape[-1] == 1:
         value = value.unsqueeze(-1)
     wanted = source.shape
-    if isinstance(value, Packed) and value.lead == 2 and source.ndim > 1 and isinstance(wanted[1], int):
+    if isinstance(value, Packed) and value.num_step_axes == 2 and source.ndim > 1 and isinstance(wanted[1], int):
         value = value.widened(wanted[1])
     if value.ndim != source.ndim or any(
         want is not None and want != have for want, have in zip(wanted[1:], value.shape[1:], strict=True)

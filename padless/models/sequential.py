@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from padless.errors import ArgumentError, NotBuilt
 from padless.graph.function import Function
 from padless.graph.node import auto_name
-from padless.graph.symbolic import Symbolic, is_symbolic
+from padless.graph.symbolic import SymbolicTensor, is_symbolic
 from padless.layers.base.layer import Layer
 from padless.layers.core.input_layer import Input, InputLayer, is_input
 from padless.layers.core.torch_module_wrapper import as_layer
@@ -95,10 +95,10 @@ class Sequential(Model):
         if not len(self._stack):
             raise NotBuilt(f"Sequential {self.name!r} has no layers. Add some first.")
         given = next(iter(data.values()), None)
-        if not isinstance(given, Symbolic | Tensor | Packed):
+        if not isinstance(given, SymbolicTensor | Tensor | Packed):
             raise ArgumentError(f"Sequential {self.name!r} takes one input; got {type(given).__name__}.")
         known = tuple(given.shape[1:])
-        masked = isinstance(given, Symbolic | Packed) and given.lead >= 2
+        masked = isinstance(given, SymbolicTensor | Packed) and given.num_step_axes >= 2
         shapes = [(*(None,) * axes, *known[axes:]) for axes in range(_varying(given), -1, -1)]
         self._begin(shapes, given.dtype, masked)
 
@@ -153,7 +153,7 @@ class Sequential(Model):
 
 def _varying(given: Any) -> int:
     """How many axes behind the batch are steps, by all that the first data say; a symbol knows itself what is open."""
-    if isinstance(given, Symbolic):
+    if isinstance(given, SymbolicTensor):
         return 0
-    lead = given.lead if isinstance(given, Packed) else 2
+    lead = given.num_step_axes if isinstance(given, Packed) else 2
     return (lead if given.dtype.is_floating_point else max(lead, given.ndim)) - 1 if given.ndim > 1 else 0

@@ -36,7 +36,7 @@ def _output(layer: Any) -> tuple[str, str]:
     if not nodes:
         return "?", ""
     symbols = [s for s in leaves(nodes[-1].outputs) if is_symbolic(s)]
-    masks = dict.fromkeys(symbol.born if symbol.masked else "-" for symbol in symbols)
+    masks = dict.fromkeys(symbol.mask_source if symbol.masked else "-" for symbol in symbols)
     return ", ".join(str(symbol.shape) for symbol in symbols), ", ".join(masks)
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from padless.errors import DataError, ShapeError
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, gather, pack
+from padless.ragged.packed import Packed, gather_real_steps, pack
 
 
-def pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | None]:
+def align_targets(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | None]:
     """Targets and outputs as rows `(N, ...)`, with the index of the outputs (None where they are plain).
 
     Outputs without a mask are wholly real, unless the targets come as sequences: these then say which steps are.
@@ -46,7 +46,7 @@ def weights_for(weight: Any, index: Index | None, values: Tensor) -> Tensor:
     found = read(weight, "sample_weight") if index is None else weights_on_steps(weight, index)
     if isinstance(found, Packed):
         raise ShapeError("`sample_weight` came as sequences of different lengths, but the outputs are not.")
-    return spread(found, values)
+    return broadcast_weights(found, values)
 
 
 def read(data: Any, what: str) -> Tensor | Packed:
@@ -77,7 +77,7 @@ def on_steps(data: Any, index: Index, what: str) -> Tensor:
     found = read(data, what)
     if isinstance(found, Tensor):
         if tuple(found.shape[: len(index.grid)]) == index.grid:
-            return gather(found, index)
+            return gather_real_steps(found, index)
         if found.ndim > 1 and len(found) == index.shape[0] and (index.lengths == found.shape[1]).all():
             return found.flatten(0, 1)  # a list of sequences that are all of one length
         if not isinstance(data, list | tuple) or found.ndim < 2:
@@ -110,7 +110,7 @@ def weights_on_steps(weight: Any, index: Index) -> Tensor:
         return on_steps(found, index, "sample_weight")
     shape, grid = tuple(found.shape), index.grid
     if not shape or shape[: len(grid)] == grid:
-        return gather(found, index) if shape else found
+        return gather_real_steps(found, index) if shape else found
     fits = shape[0] == grid[0] and all(a in (1, b) for a, b in zip(shape[1:], grid[1:], strict=False))
     if not fits and isinstance(weight, list | tuple) and found.ndim > 1:
         return on_steps(weight, index, "sample_weight")
@@ -129,7 +129,7 @@ def weights_on_rows(weight: Any, index: Index | None, rows: int) -> Tensor:
     return found.reshape(found.shape[:1])
 
 
-def spread(weight: Tensor, values: Tensor) -> Tensor:
+def broadcast_weights(weight: Tensor, values: Tensor) -> Tensor:
     """`weight` in the shape of `values`: axes match from the left, those of size 1 are repeated."""
     given = tuple(weight.shape)
     while weight.ndim > values.ndim and weight.shape[-1] == 1:
@@ -145,7 +145,7 @@ def spread(weight: Tensor, values: Tensor) -> Tensor:
             f"{(values.shape[0],)} or {(values.shape[0], 1)} for one weight per example, or "
             f"{tuple(values.shape)} for one per value",
         )
-    weight = send(weight, values.device).to(values.dtype)
+    weight = to_device(weight, values.device).to(values.dtype)
     return weight.reshape(*weight.shape, *(1,) * (values.ndim - weight.ndim)).expand(values.shape)
 
 

@@ -21,56 +21,56 @@ from padless.ragged.packed import Packed
 
 
 @dataclass(frozen=True)
-class Scope:
+class CallContext:
     """Who is calling torch functions, and whether that layer may look at the grid."""
 
     layer: str = ""
-    grid: bool = False
+    may_use_grid: bool = False
 
 
-_nobody = Scope()
-_scope: ContextVar[Scope] = ContextVar("scope", default=_nobody)
+_nobody = CallContext()
+_scope: ContextVar[CallContext] = ContextVar("scope", default=_nobody)
 
 
 @contextmanager
-def scope(layer: str, grid: bool) -> Iterator[None]:
+def call_context(layer: str, grid: bool) -> Iterator[None]:
     """While this lasts, torch functions on a Packed are called by `layer`; with `grid` they may mix steps."""
-    token = _scope.set(Scope(layer, grid))
+    token = _scope.set(CallContext(layer, grid))
     try:
         yield
     finally:
         _scope.reset(token)
 
 
-class Refused(Exception):
+class NotElementwise(Exception):
     """Within this room: the function would mix steps. Carries what is special about it, if anything."""
 
 
 @dataclass
-class Both:
+class AlignedOperand:
     """A plain operand brought to the steps: how it meets the values, and how the fill (None: it cannot)."""
 
     values: Tensor
-    fill: Tensor | None
+    gap_values: Tensor | None
 
 
-def calling() -> Scope:
+def current_call() -> CallContext:
     """Who is calling now."""
     return _scope.get()
 
 
-def align(packed: Packed, operand: Tensor) -> Tensor | Both:
+def align(packed: Packed, operand: Tensor) -> Tensor | AlignedOperand:
     """A plain operand as it meets the values of `packed` when both are thought of on the grid."""
-    rank, lead = packed.ndim, packed.lead
+    rank, lead = packed.ndim, packed.num_step_axes
     if operand.ndim <= rank - lead:
         return operand
     if operand.ndim > rank:
-        raise Refused(f"The other operand has {operand.ndim} axes, more than the {rank} of the grid.")
+        raise NotElementwise(f"The other operand has {operand.ndim} axes, more than the {rank} of the grid.")
     shape = (1,) * (rank - operand.ndim) + tuple(operand.shape)
     leading, grid = shape[:lead], packed.index.grid
     if any(size not in (1, full) for size, full in zip(leading, grid, strict=True)):
-        if _scope.get().grid:
-            raise Refused
+        if _scope.get().may_use_grid:
+            raise NotElementwise
         raise ShapeError(
             f"An operand of shape {tuple(operand.shape)} does not broadcast against the grid "
             f"{tuple(packed.shape)}. Values per real step are combined as padless.pack(x, like=packed)."
@@ -78,46 +78,47 @@ def align(packed: Packed, operand: Tensor) -> Tensor | Both:
     operand = operand.reshape(shape)
     if all(size == 1 for size in leading):
         return operand.reshape(1, *shape[lead:])
-    values = _picked(operand, packed.index.coordinates(operand.device))
-    return Both(values, shown(packed, operand))
+    values = _gather_cells(operand, packed.index.coordinates(operand.device))
+    return AlignedOperand(values, operand_gap_values(packed, operand))
 
 
-def _picked(operand: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+def _gather_cells(operand: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """The rows of a grid at these places; an axis of size 1 stands for all."""
     sizes = operand.shape[: len(places)]
     return operand[tuple(p if size > 1 else torch.zeros_like(p) for p, size in zip(places, sizes, strict=True))]
 
 
-def shown(packed: Packed, operand: Tensor) -> Tensor | None:
+def operand_gap_values(packed: Packed, operand: Tensor) -> Tensor | None:
     """What an operand is at masked steps: one row per gap, if it is one number per sequence, else 0 (None).
 
     A layer that looks at the grid sees all of it: a row per gap if that is enough, as for a mask, or one per cell.
     """
     index = packed.index
-    if not _scope.get().grid:
-        by_row = packed.fill is not None and packed.lead == 2 and operand.shape[1] == 1
-        return operand[index.at("gap_rows", operand.device), 0] if by_row else None
-    cells = _picked(operand, torch.unravel_index(index.at("masked", operand.device), index.grid))
-    firsts = _picked(operand, torch.unravel_index(index.at("gap_cells", operand.device), index.grid))
+    if not _scope.get().may_use_grid:
+        by_row = packed.gap_values is not None and packed.num_step_axes == 2 and operand.shape[1] == 1
+        return operand[index.tensor("gap_rows", operand.device), 0] if by_row else None
+    cells = _gather_cells(operand, torch.unravel_index(index.tensor("masked", operand.device), index.grid))
+    firsts = _gather_cells(operand, torch.unravel_index(index.tensor("gap_cells", operand.device), index.grid))
     on_host = operand.device.type == "cpu"  # elsewhere the comparison would wait for the device
-    same = on_host and torch.equal(cells, firsts.index_select(0, index.at("gap_of", operand.device)))
+    same = on_host and torch.equal(cells, firsts.index_select(0, index.tensor("gap_of", operand.device)))
     return firsts if same else cells
 
 
-def fills_of(index: Index, operands: list[Any]) -> dict[int, Tensor] | None:
+def gap_values_of(index: Index, operands: list[Any]) -> dict[int, Tensor] | None:
     """What each operand shows at masked steps, as many rows for each; None if one cannot say.
 
     For a layer that looks at the grid all can: what is not known shows zeros, or needs a row for each masked cell.
     """
-    if _scope.get().grid:
+    if _scope.get().may_use_grid:
         found = {
-            id(x): (x.values.new_zeros((index.gaps, *x.values.shape[1:])) if x.fill is None else x.fill) for x in operands
+            id(x): (x.values.new_zeros((index.num_gaps, *x.values.shape[1:])) if x.gap_values is None else x.gap_values)
+            for x in operands
         }
-    elif any(x.fill is None for x in operands):
+    elif any(x.gap_values is None for x in operands):
         return None
     else:
-        found = {id(x): x.fill for x in operands}
+        found = {id(x): x.gap_values for x in operands}
     if len({len(fill) for fill in found.values()}) == 1:
         return found
-    spread = index.at("gap_of", operands[0].values.device)
+    spread = index.tensor("gap_of", operands[0].values.device)
     return {key: fill if len(fill) == len(index.masked) else fill.index_select(0, spread) for key, fill in found.items()}

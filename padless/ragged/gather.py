@@ -11,7 +11,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
-class _Take(torch.autograd.Function):
+class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, chosen: Tensor, back: Tensor | None) -> Tensor:
         ctx.save_for_backward(chosen, back)
@@ -22,11 +22,11 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         chosen, back = ctx.saved_tensors
         if back is not None:
-            return _Take.apply(grads[0], back, chosen), None, None
-        return _Place.apply(grads[0], chosen, ctx.n), None, None
+            return _GatherRows.apply(grads[0], back, chosen), None, None
+        return _ScatterRows.apply(grads[0], chosen, ctx.n), None, None
 
 
-class _Place(torch.autograd.Function):
+class _ScatterRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, chosen: Tensor, n: int) -> Tensor:
         ctx.save_for_backward(chosen)
@@ -35,10 +35,10 @@ class _Place(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (chosen,) = ctx.saved_tensors
-        return _Take.apply(grads[0].contiguous(), chosen, None), None, None
+        return _GatherRows.apply(grads[0].contiguous(), chosen, None), None, None
 
 
-class _Copies(torch.autograd.Function):
+class _GatherRepeatedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, source: Tensor, home: Tensor) -> Tensor:
         ctx.save_for_backward(home)
@@ -47,30 +47,34 @@ class _Copies(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (home,) = ctx.saved_tensors
-        return _Take.apply(grads[0], home, None), None, None
+        return _GatherRows.apply(grads[0], home, None), None, None
 
 
-def take(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
+def gather_rows(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[chosen]`, for distinct rows."""
-    return _Take.apply(rows, chosen, None)  # pyright: ignore[reportReturnType]
+    return _GatherRows.apply(rows, chosen, None)  # pyright: ignore[reportReturnType]
 
 
-def permute(rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], back: Int[Tensor, " n"]) -> Shaped[Tensor, "n *rest"]:
+def permute_rows(
+    rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], back: Int[Tensor, " n"]
+) -> Shaped[Tensor, "n *rest"]:
     """`rows[order]`, where `back` is the inverse of the permutation `order`."""
-    return _Take.apply(rows, order, back)  # pyright: ignore[reportReturnType]
+    return _GatherRows.apply(rows, order, back)  # pyright: ignore[reportReturnType]
 
 
-def place(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) -> Shaped[Tensor, "n *rest"]:
+def scatter_rows(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) -> Shaped[Tensor, "n *rest"]:
     """`n` rows of zeros with `rows` at the distinct places `chosen`; the inverse of `take`."""
-    return _Place.apply(rows, chosen, n)  # pyright: ignore[reportReturnType]
+    return _ScatterRows.apply(rows, chosen, n)  # pyright: ignore[reportReturnType]
 
 
-def copies(rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], home: Int[Tensor, " n"]) -> Shaped[Tensor, "m *rest"]:
+def gather_repeated_rows(
+    rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], home: Int[Tensor, " n"]
+) -> Shaped[Tensor, "m *rest"]:
     """`rows[source]`, where nobody looks at any copy of row i but that at `home[i]`: only this one has a gradient."""
-    return _Copies.apply(rows, source, home)  # pyright: ignore[reportReturnType]
+    return _GatherRepeatedRows.apply(rows, source, home)  # pyright: ignore[reportReturnType]
 
 
-def take_or_zero(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
+def gather_rows_or_zero(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[chosen]` with zeros where `chosen` is -1; rows may be taken more than once."""
     nothing = rows.new_zeros((1,) * rows.ndim)
     if not len(rows):  # there is none to stand in for what is missing

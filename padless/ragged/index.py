@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 
 Ints = NDArray[np.int64]
-Name = Literal[
+TensorName = Literal[
     "flat",
     "rows",
     "positions",
@@ -30,8 +30,8 @@ Name = Literal[
     "gap_cells",
     "gap_before",
     "gap_rows",
-    "shown",
-    "shown_apart",
+    "cell_source",
+    "cell_source_per_cell",
     "bounds",
 ]
 
@@ -45,10 +45,10 @@ class Order:
     starts at its own last step.
     """
 
-    take: torch.Tensor
-    back: torch.Tensor
+    to_time_major: torch.Tensor
+    to_packed: torch.Tensor
     rows: torch.Tensor
-    rank: torch.Tensor
+    inverse_rows: torch.Tensor
     sizes: tuple[int, ...]
     starts: tuple[int, ...]
 
@@ -60,14 +60,14 @@ class Index:
     `born` says in words where the mask came from, for messages.
 
     >>> index = Index(np.array([[1, 0, 1, 0]], dtype=bool))
-    >>> index.steps, index.rows.tolist(), index.positions.tolist(), index.offsets.tolist()
+    >>> index.num_steps, index.rows.tolist(), index.positions.tolist(), index.offsets.tolist()
     (2, [0, 0], [0, 2], [0, 2])
     """
 
-    def __init__(self, mask: NDArray[np.bool_], outer: Index | None = None, born: str = "a mask") -> None:
+    def __init__(self, mask: NDArray[np.bool_], outer: Index | None = None, mask_source: str = "a mask") -> None:
         self.shape: tuple[int, int] = (mask.shape[0], mask.shape[1])
         self.outer = outer
-        self.born = born
+        self.mask_source = mask_source
         self.flat: Ints = np.flatnonzero(mask)
         width = max(self.shape[1], 1)
         self.rows: Ints = self.flat // width
@@ -78,7 +78,7 @@ class Index:
         self._orders: dict[tuple[bool, torch.device], Order] = {}
 
     @staticmethod
-    def from_mask(mask: NDArray[np.bool_], born: str = "a mask") -> Index:
+    def from_mask(mask: NDArray[np.bool_], mask_source: str = "a mask") -> Index:
         """The index of a boolean grid; each axis beyond two adds an outer level ("some inner step is real").
 
         >>> inner = Index.from_mask(np.array([[[1, 1], [0, 0]]], dtype=bool))
@@ -86,18 +86,18 @@ class Index:
         ((2, 2), (1, 2, 2), [0, 1])
         """
         if mask.ndim == 2:
-            return Index(mask, born=born)
+            return Index(mask, mask_source=mask_source)
         rows = mask.reshape(math.prod(mask.shape[:-1]), mask.shape[-1])
-        return Index(rows, Index.from_mask(np.asarray(mask.any(-1)), born), born)
+        return Index(rows, Index.from_mask(np.asarray(mask.any(-1)), mask_source), mask_source)
 
     @staticmethod
-    def from_lengths(lengths: Ints, width: int | None = None, born: str = "lengths") -> Index:
+    def from_lengths(lengths: Ints, width: int | None = None, mask_source: str = "lengths") -> Index:
         """Right-padded sequences of these lengths on a grid `width` wide (the longest, unless given)."""
         width = int(lengths.max(initial=0)) if width is None else width
-        return Index(np.arange(width) < np.asarray(lengths)[:, None], born=born)
+        return Index(np.arange(width) < np.asarray(lengths)[:, None], mask_source=mask_source)
 
     @property
-    def steps(self) -> int:
+    def num_steps(self) -> int:
         """N, the number of real steps."""
         return len(self.flat)
 
@@ -124,16 +124,16 @@ class Index:
         return mask.reshape(self.grid)
 
     @cached_property
-    def rank(self) -> Ints:
+    def step_of_cell(self) -> Ints:
         """For each cell of the flattened grid its number among the real steps, -1 where it is not real."""
         rank = np.full(self.shape[0] * self.shape[1], -1, dtype=np.int64)
-        rank[self.flat] = np.arange(self.steps)
+        rank[self.flat] = np.arange(self.num_steps)
         return rank
 
     @cached_property
     def full(self) -> bool:
         """Whether every cell of the grid is real."""
-        return self.steps == self.shape[0] * self.shape[1]
+        return self.num_steps == self.shape[0] * self.shape[1]
 
     # Levels: a step of the outermost one holds a sequence.
 
@@ -146,7 +146,7 @@ class Index:
     def inner(self) -> Index:
         """What each step of the outermost level holds, as a batch; the steps are these, in the same order."""
         batch = self.top.shape[0] * self.top.shape[1]
-        return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.top.flat], self.born)
+        return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.top.flat], self.mask_source)
 
     # Gaps: the runs of masked steps within a row. One row of `fill` stands for each.
 
@@ -174,7 +174,7 @@ class Index:
         return np.flatnonzero(self._gap_starts.reshape(-1))
 
     @property
-    def gaps(self) -> int:
+    def num_gaps(self) -> int:
         """G, the number of gaps."""
         return len(self.gap_cells)
 
@@ -190,27 +190,27 @@ class Index:
         return np.where(inside, np.searchsorted(self.flat, self.gap_cells) - 1, -1)
 
     @cached_property
-    def shown(self) -> Ints:
+    def cell_source(self) -> Ints:
         """For each cell of the grid its number among the real steps and, behind them, the gaps."""
-        return self._behind(self.gap_of)
+        return self._with_gaps_after_steps(self.gap_of)
 
     @cached_property
-    def shown_apart(self) -> Ints:
+    def cell_source_per_cell(self) -> Ints:
         """The same where each masked cell shows something of its own."""
-        return self._behind(np.arange(len(self.masked)))
+        return self._with_gaps_after_steps(np.arange(len(self.masked)))
 
-    def _behind(self, masked: Ints) -> Ints:
-        places = self.rank.copy()
-        places[self.masked] = self.steps + masked
+    def _with_gaps_after_steps(self, masked: Ints) -> Ints:
+        places = self.step_of_cell.copy()
+        places[self.masked] = self.num_steps + masked
         return places
 
     # Device copies and orders
 
-    def at(self, name: Name, device: torch.device) -> torch.Tensor:
+    def tensor(self, name: TensorName, device: torch.device) -> torch.Tensor:
         """One of the arrays above as a tensor on a device, copied there once."""
         key = (name, device)
         if key not in self._device:
-            self._device[key] = send(getattr(self, name), device)
+            self._device[key] = to_device(getattr(self, name), device)
         return self._device[key]
 
     def order(self, device: torch.device, reverse: bool = False) -> Order:
@@ -224,29 +224,29 @@ class Index:
             alive = np.bincount(np.maximum(self.lengths, 0), minlength=longest + 1)
             sizes = self.shape[0] - np.cumsum(alive)[:longest]
             starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-            time = np.arange(self.steps) - self.offsets[self.rows]
+            time = np.arange(self.num_steps) - self.offsets[self.rows]
             if reverse:
                 time = self.lengths[self.rows] - 1 - time
             back = starts[time] + rank[self.rows]
             take = np.empty_like(back)
-            take[back] = np.arange(self.steps)
-            moves: list[torch.Tensor] = [send(a, device) for a in (take, back, rows, rank)]
+            take[back] = np.arange(self.num_steps)
+            moves: list[torch.Tensor] = [to_device(a, device) for a in (take, back, rows, rank)]
             self._orders[key] = Order(*moves, sizes=tuple(map(int, sizes)), starts=tuple(map(int, starts)))
         return self._orders[key]
 
     def coordinates(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """For each real step its place on every leading axis of the grid."""
-        columns = (self.at("positions", device),)
+        columns = (self.tensor("positions", device),)
         if self.outer is None:
-            return (self.at("rows", device), *columns)
-        return (*torch.unravel_index(self.at("rows", device), self.outer.grid), *columns)
+            return (self.tensor("rows", device), *columns)
+        return (*torch.unravel_index(self.tensor("rows", device), self.outer.grid), *columns)
 
     def equals(self, other: Index) -> bool:
         """Whether both mark the same steps of the same grid."""
         return self is other or (self.grid == other.grid and np.array_equal(self.flat, other.flat))
 
     def __repr__(self) -> str:
-        return f"Index({self.steps} of {' x '.join(map(str, self.grid))} steps, born of {self.born})"
+        return f"Index({self.num_steps} of {' x '.join(map(str, self.grid))} steps, created by {self.mask_source})"
 
 
 _full: dict[tuple[int, int], Index] = {}

@@ -55,36 +55,36 @@ def as_mask(mask: Any, grid: tuple[int, ...] | None = None, what: str = "mask") 
     return array
 
 
-def narrow(index: Index, mask: NDArray[np.bool_], born: str) -> Index:
+def intersect_with_mask(index: Index, mask: NDArray[np.bool_], born: str) -> Index:
     """The steps of `index` that `mask` also marks; `index` itself if that is all of them."""
     both = index.mask & mask
-    return index if both.sum() == index.steps else Index.from_mask(both, born)
+    return index if both.sum() == index.num_steps else Index.from_mask(both, born)
 
 
 def union(first: Index, second: Index) -> Index:
     """The steps that either has; equal indexes are united into the first of them."""
     if first.equals(second):
         return first
-    return Index.from_mask(first.mask | second.mask, f"{first.born} and {second.born}")
+    return Index.from_mask(first.mask | second.mask, f"{first.mask_source} and {second.mask_source}")
 
 
 def intersection(first: Index, second: Index) -> Index:
     """The steps that both have; of equal indexes the first."""
-    return narrow(first, second.mask, f"{first.born} and {second.born}")
+    return intersect_with_mask(first, second.mask, f"{first.mask_source} and {second.mask_source}")
 
 
-def within(part: Index, whole: Index) -> Ints:
+def step_numbers_in(part: Index, whole: Index) -> Ints:
     """For each step of `part` its number among the steps of `whole`, -1 where `whole` lacks it."""
-    return whole.rank[part.flat]
+    return whole.step_of_cell[part.flat]
 
 
-def cut(index: Index, cells: Ints) -> tuple[Index, Ints, Ints]:
+def rearrange_index(index: Index, cells: Ints) -> tuple[Index, Ints, Ints]:
     """The index seen through `cells`, an array of flat grid cells: a slice, a flip, any rearrangement of the grid.
 
     Returns the new index, for each of its steps the old step, and for each of its masked cells the old one's number.
     """
-    old = index.rank[cells]
-    new = Index.from_mask(old >= 0, f"{index.born}, rearranged")
-    number = np.full(len(index.rank), -1, dtype=np.int64)
+    old = index.step_of_cell[cells]
+    new = Index.from_mask(old >= 0, f"{index.mask_source}, rearranged")
+    number = np.full(len(index.step_of_cell), -1, dtype=np.int64)
     number[index.masked] = np.arange(len(index.masked))
     return new, old.reshape(-1)[new.flat], number[cells.reshape(-1)[new.masked]]

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import MaskError, ShapeError
-from padless.ragged.device import send
-from padless.ragged.gather import place, take, take_or_zero
+from padless.ragged.device import to_device
+from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
 from padless.ragged.index import Index
-from padless.ragged.mask import as_mask, cut, narrow
-from padless.ragged.tensor_like import Operators
+from padless.ragged.mask import as_mask, intersect_with_mask, rearrange_index
+from padless.ragged.tensor_like import TensorLike
 
 DOCUMENTS = (
     "Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "
@@ -35,7 +35,7 @@ _showing: ContextVar[bool] = ContextVar("showing", default=True)
 
 
 @contextmanager
-def showing(wanted: bool) -> Iterator[None]:
+def computing_gap_values(wanted: bool) -> Iterator[None]:
     """While this lasts, whether anybody will look at what masked steps show; if not, layers make no fill."""
     token = _showing.set(wanted)
     try:
@@ -44,13 +44,13 @@ def showing(wanted: bool) -> Iterator[None]:
         _showing.reset(token)
 
 
-def shows() -> bool:
+def gap_values_needed() -> bool:
     """Whether what is made now needs a fill."""
     return _showing.get()
 
 
 @dataclass(eq=False, repr=False)
-class Packed(Operators):
+class Packed(TensorLike):
     """The N real steps of a padded grid, `values` `(N, ...)`, and the `index` that knows where they stand.
 
     From outside it reads as the grid: `shape` is `(B, T, ...)`, `mask` the boolean grid, `numpy()` the padded array,
@@ -67,15 +67,15 @@ class Packed(Operators):
 
     values: Tensor
     index: Index
-    fill: Tensor | None = None
+    gap_values: Tensor | None = None
 
     __array_ufunc__ = None  # NumPy must not take it apart
     functions: ClassVar[Callable[..., Any]]  # the table of torch functions that keep a mask; functions.py puts it here
 
     def __post_init__(self) -> None:
-        if self.values.shape[:1] != (self.index.steps,):
+        if self.values.shape[:1] != (self.index.num_steps,):
             raise ShapeError(
-                f"Packed values must have one row for each of the {self.index.steps} real steps; "
+                f"Packed values must have one row for each of the {self.index.num_steps} real steps; "
                 f"got shape {tuple(self.values.shape)}. To pack a padded array use padless.pack."
             )
 
@@ -98,10 +98,10 @@ class Packed(Operators):
             raise ShapeError(f"All sequences must have the same feature shape; got {sorted(rest)}.")
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         values = torch.cat(full) if full else torch.zeros((0, *rest.pop()), dtype=rows[0].dtype if rows else dtype)
-        return Packed(values, Index.from_lengths(lengths, born="a list of sequences"))
+        return Packed(values, Index.from_lengths(lengths, mask_source="a list of sequences"))
 
     @property
-    def lead(self) -> int:
+    def num_step_axes(self) -> int:
         """How many leading axes of the grid are batch and time: 2, or more under outer levels."""
         return len(self.index.grid)
 
@@ -113,7 +113,7 @@ class Packed(Operators):
     @property
     def ndim(self) -> int:
         """The number of axes of the grid."""
-        return self.lead + self.values.ndim - 1
+        return self.num_step_axes + self.values.ndim - 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,12 +133,12 @@ class Packed(Operators):
     @property
     def mask(self) -> Tensor:
         """The boolean grid of real steps, on the device of the values."""
-        return send(self.index.mask.copy(), self.device)  # the index is shared
+        return to_device(self.index.mask.copy(), self.device)  # the index is shared
 
     @property
     def lengths(self) -> Tensor:
         """How many real steps each sequence has."""
-        return self.index.at("lengths", self.device).clone()
+        return self.index.tensor("lengths", self.device).clone()
 
     def with_values(self, values: Tensor, fill: Tensor | None = None) -> Packed:
         """Other values on the same steps."""
@@ -146,21 +146,21 @@ class Packed(Operators):
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Packed:
         """A function of single steps, of the values and of what gaps show."""
-        return self.with_values(function(self.values), None if self.fill is None else function(self.fill))
+        return self.with_values(function(self.values), None if self.gap_values is None else function(self.gap_values))
 
     def unpack(self, padding: float | None = None) -> Tensor:
         """The padded grid `(B, T, ...)`; masked steps show `fill`, or the number `padding` where one is given."""
         index, rest = self.index, self.values.shape[1:]
-        fill = None if index.full or padding is not None else self.fill
+        fill = None if index.full or padding is not None else self.gap_values
         if fill is not None and not (torch.is_grad_enabled() and self.values.requires_grad):
-            return self._cells(fill).reshape(*index.grid, *rest)
-        grid = place(self.values, index.at("flat", self.device), index.shape[0] * index.shape[1])
-        if not index.full and (padding is not None or self.fill is not None):
-            if padding is not None or self.fill is None:
+            return self._grid_cells(fill).reshape(*index.grid, *rest)
+        grid = scatter_rows(self.values, index.tensor("flat", self.device), index.shape[0] * index.shape[1])
+        if not index.full and (padding is not None or self.gap_values is not None):
+            if padding is not None or self.gap_values is None:
                 shown = self.values.new_full((len(index.masked), *rest), padding or 0)
             else:
-                shown = self.fill_of_cells()
-            grid = grid.index_copy(0, index.at("masked", self.device), shown)
+                shown = self.gap_values_of_cells()
+            grid = grid.index_copy(0, index.tensor("masked", self.device), shown)
         return grid.reshape(*index.grid, *rest)
 
     def unpack_into(self, grid: Tensor) -> None:
@@ -168,27 +168,29 @@ class Packed(Operators):
         cells = grid.view(-1, *self.values.shape[1:])
         if self.index.full:
             cells.copy_(self.values)
-        elif self.fill is not None:
-            self._cells(self.fill, cells)
+        elif self.gap_values is not None:
+            self._grid_cells(self.gap_values, cells)
         else:
-            cells.zero_().index_copy_(0, self.index.at("flat", self.device), self.values)
+            cells.zero_().index_copy_(0, self.index.tensor("flat", self.device), self.values)
 
-    def _cells(self, fill: Tensor, out: Tensor | None = None) -> Tensor:
+    def _grid_cells(self, fill: Tensor, out: Tensor | None = None) -> Tensor:
         """Every cell of the grid with what it shows, one below the other."""
-        return torch.index_select(torch.cat([self.values, fill]), 0, self.index.at(self._shown(fill), self.device), out=out)
+        return torch.index_select(
+            torch.cat([self.values, fill]), 0, self.index.tensor(self._cell_source_name(fill), self.device), out=out
+        )
 
-    def _shown(self, fill: Tensor) -> Literal["shown", "shown_apart"]:
+    def _cell_source_name(self, fill: Tensor) -> Literal["cell_source", "cell_source_per_cell"]:
         """Where a cell finds what it shows, among values and fill."""
-        return "shown" if len(fill) == self.index.gaps else "shown_apart"
+        return "cell_source" if len(fill) == self.index.num_gaps else "cell_source_per_cell"
 
-    def fill_of_cells(self) -> Tensor:
+    def gap_values_of_cells(self) -> Tensor:
         """What each masked cell of the grid shows, `(M, ...)`."""
         index = self.index
-        if self.fill is None:
+        if self.gap_values is None:
             return self.values.new_zeros((len(index.masked), *self.values.shape[1:]))
-        if len(self.fill) == len(index.masked):
-            return self.fill
-        return self.fill.index_select(0, index.at("gap_of", self.device))
+        if len(self.gap_values) == len(index.masked):
+            return self.gap_values
+        return self.gap_values.index_select(0, index.tensor("gap_of", self.device))
 
     def sequences(self) -> list[Tensor]:
         """One tensor `(length, ...)` per sequence, without padding."""
@@ -207,37 +209,37 @@ class Packed(Operators):
             return self
         if index.grid != self.index.grid:
             raise MaskError(f"A mask of shape {index.grid} does not fit steps on a grid of shape {self.index.grid}.")
-        found = self.index.rank[index.flat]
+        found = self.index.step_of_cell[index.flat]
         if (found >= 0).all():
-            return Packed(take(self.values, send(found, self.device)), index)
-        if self.fill is None:
+            return Packed(gather_rows(self.values, to_device(found, self.device)), index)
+        if self.gap_values is None:
             row, step = divmod(int(index.flat[found < 0][0]), index.shape[1])
             raise MaskError(
                 f"The given mask marks step {step} of row {row} as real, but the input, masked by "
-                f"{self.index.born}, holds nothing there. Mark fewer steps, or mask the data differently "
+                f"{self.index.mask_source}, holds nothing there. Mark fewer steps, or mask the data differently "
                 f"at the start."
             )
-        source = getattr(self.index, self._shown(self.fill))[index.flat]
-        return Packed(torch.cat([self.values, self.fill])[send(source, self.device)], index)
+        source = getattr(self.index, self._cell_source_name(self.gap_values))[index.flat]
+        return Packed(torch.cat([self.values, self.gap_values])[to_device(source, self.device)], index)
 
     def rearranged(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:
         """The grid seen through `cells`, flat cells of this grid arranged as another: slices, flips.
 
         A gap that is put together from several shows zeros, or with `every_cell` what each of its cells showed.
         """
-        index, steps, masked = cut(self.index, cells)
-        values = self.values.index_select(0, send(steps, self.device))
-        if self.fill is None:
+        index, steps, masked = rearrange_index(self.index, cells)
+        values = self.values.index_select(0, to_device(steps, self.device))
+        if self.gap_values is None:
             return Packed(values, index)
         gaps = self.index.gap_of[masked]
-        first = np.full(index.gaps, -1, dtype=np.int64)
+        first = np.full(index.num_gaps, -1, dtype=np.int64)
         first[index.gap_of[::-1]] = np.arange(len(masked))[::-1]
         mixed = gaps != gaps[first[index.gap_of]]
-        if every_cell and mixed.any() or len(self.fill) > self.index.gaps:
-            return Packed(values, index, self.fill_of_cells()[send(masked, self.device)])
+        if every_cell and mixed.any() or len(self.gap_values) > self.index.num_gaps:
+            return Packed(values, index, self.gap_values_of_cells()[to_device(masked, self.device)])
         shown = gaps[first]
         shown[index.gap_of[mixed]] = -1
-        return Packed(values, index, take_or_zero(self.fill, send(shown, self.device)))
+        return Packed(values, index, gather_rows_or_zero(self.gap_values, to_device(shown, self.device)))
 
     def widened(self, width: int) -> Packed:
         """The same steps on a grid of this many columns, with more padding on the right; unchanged if it is too wide."""
@@ -246,7 +248,7 @@ class Packed(Operators):
             return self
         mask = np.zeros((index.shape[0], width), dtype=bool)
         mask[index.rows, index.positions] = True
-        return Packed(self.values, Index(mask, born=index.born))
+        return Packed(self.values, Index(mask, mask_source=index.mask_source))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
@@ -261,7 +263,7 @@ class Packed(Operators):
         raise TypeError("The truth of a Packed is ambiguous; compare numbers, for example `packed.lengths.sum() > 0`.")
 
     def __repr__(self) -> str:
-        return f"Packed(shape={tuple(self.shape)}, {self.index.steps} real steps, {self.dtype}, {self.device})"
+        return f"Packed(shape={tuple(self.shape)}, {self.index.num_steps} real steps, {self.dtype}, {self.device})"
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -278,7 +280,7 @@ def pack(values: Any, mask: Any = None, lengths: Any = None, like: Packed | Inde
     A `Packed` is brought to the steps of `like` by its place in the grid if it stands on more steps than those. Raises
     `MaskError` if the mask does not fit the data, `ShapeError` if lengths disagree.
 
-    >>> pack([[1, 2], [3]]).index.steps
+    >>> pack([[1, 2], [3]]).index.num_steps
     3
     >>> pack(np.zeros((2, 3, 5)), lengths=[3, 1]).values.shape
     torch.Size([4, 5])
@@ -294,7 +296,7 @@ def pack(values: Any, mask: Any = None, lengths: Any = None, like: Packed | Inde
             mask = _from_lengths(lengths, packed.index.grid)
         if mask is None:
             return packed
-        index = narrow(packed.index, _whole(as_mask(mask, tuple(packed.shape)), packed.index), "the given mask")
+        index = intersect_with_mask(packed.index, _whole(as_mask(mask, tuple(packed.shape)), packed.index), "the given mask")
         return packed.at_steps(index)
     grid = values if isinstance(values, Tensor) else torch.as_tensor(_owned(np.asarray(values)))
     if grid.ndim < 2:
@@ -307,18 +309,18 @@ def pack(values: Any, mask: Any = None, lengths: Any = None, like: Packed | Inde
                 f"{index.grid}: batch and steps must be the same."
             )
     elif lengths is not None:
-        index = Index(_from_lengths(lengths, tuple(grid.shape)), born="lengths")
+        index = Index(_from_lengths(lengths, tuple(grid.shape)), mask_source="lengths")
     elif mask is not None:
         index = Index.from_mask(as_mask(mask, tuple(grid.shape)), "the given mask")
     else:
-        index = Index(np.ones(grid.shape[:2], dtype=bool), born="no mask: every step is real")
-    return Packed(gather(grid, index), index)
+        index = Index(np.ones(grid.shape[:2], dtype=bool), mask_source="no mask: every step is real")
+    return Packed(gather_real_steps(grid, index), index)
 
 
-def gather(grid: Tensor, index: Index) -> Tensor:
+def gather_real_steps(grid: Tensor, index: Index) -> Tensor:
     """The real steps `(N, ...)` of a grid `(B, T, ...)` that has the leading shape of the index."""
     flat = grid.reshape(index.shape[0] * index.shape[1], *grid.shape[len(index.grid) :])
-    return flat if index.full else take(flat, index.at("flat", grid.device))
+    return flat if index.full else gather_rows(flat, index.tensor("flat", grid.device))
 
 
 def unpack(packed: Packed, padding: float | None = None) -> Tensor:
@@ -356,7 +358,7 @@ def _is_ragged(values: Any) -> bool:
 def _like(packed: Packed, index: Index, by_place: bool) -> Packed:
     """Sequences on the steps of `index`: equal lengths row by row, wherever the grid puts them; or fewer steps."""
     if packed.index.grid == index.grid and (by_place or packed.index.full):
-        if (packed.index.rank[index.flat] >= 0).all():
+        if (packed.index.step_of_cell[index.flat] >= 0).all():
             return packed.at_steps(index)
     if packed.index.shape[0] != index.shape[0] or not np.array_equal(packed.index.lengths, index.lengths):
         theirs, ours = packed.index.lengths, index.lengths
@@ -386,7 +388,7 @@ def _whole(mask: NDArray[np.bool_], index: Index) -> NDArray[np.bool_]:
 
 _pytree.register_pytree_node(
     Packed,
-    lambda p: ([p.values, p.fill], p.index),
+    lambda p: ([p.values, p.gap_values], p.index),
     lambda leaves, index: _rebuild(list(leaves), index),
     serialized_type_name="padless.Packed",
 )
@@ -395,5 +397,5 @@ _pytree.register_pytree_node(
 def _rebuild(leaves: list[Any], index: Any) -> Packed:
     """A Packed around whatever leaves a tree function made, tensors or not."""
     packed = object.__new__(Packed)
-    packed.values, packed.fill, packed.index = leaves[0], leaves[1], index
+    packed.values, packed.gap_values, packed.index = leaves[0], leaves[1], index
     return packed

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 
-class Operators:
+class TensorLike:
     """A base for classes with a `__torch_function__` of their own."""
 
     @classmethod
@@ -82,12 +82,12 @@ class Operators:
 
 
 def _operator(name: str) -> Callable[..., Any]:
-    def method(self: Operators, *others: Any) -> Any:
+    def method(self: TensorLike, *others: Any) -> Any:
         return self.__torch_function__(getattr(Tensor, name), (type(self),), (self, *others))
 
     method.__name__ = method.__qualname__ = name
     return method
 
 
-for _name in filter(lambda name: name.startswith("__"), Operators.__annotations__):
-    setattr(Operators, _name, _operator(_name))
+for _name in filter(lambda name: name.startswith("__"), TensorLike.__annotations__):
+    setattr(TensorLike, _name, _operator(_name))

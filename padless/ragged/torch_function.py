@@ -17,8 +17,8 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.ragged import axis_rules as axes
-from padless.ragged.axis_rules import Rule
-from padless.ragged.broadcast import Both, Refused, calling, fills_of
+from padless.ragged.axis_rules import AxisRule
+from padless.ragged.broadcast import AlignedOperand, NotElementwise, current_call, gap_values_of
 from padless.ragged.packed import Packed
 from padless.ragged.tree import leaves, map_leaves
 
@@ -31,17 +31,17 @@ def call(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     try:
         packed = _leading(args, kwargs)
         if writes:
-            raise Refused
+            raise NotElementwise
         if name in _ABOUT and packed is args[0]:
             return func(packed.values, *args[1:], **kwargs)
         rule = _rule(name)
         if rule is None:
-            raise Refused
+            raise NotElementwise
         if rule is not axes.pointwise and rule is not axes.where:
             args, kwargs = _data_first(args, kwargs)
         return _run(func, packed, *_on_values(rule, packed, args, kwargs, name), name)
-    except Refused as why:
-        if calling().grid:
+    except NotElementwise as why:
+        if current_call().may_use_grid:
             return func(*_grids(args), **_grids(kwargs))
         raise _lost(name, _leading(args, kwargs), str(why)) from None
 
@@ -55,7 +55,7 @@ def writing(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
     there = kwargs.get("out") is not None
     if not here and not there:
         return False
-    if calling().grid and not (here and isinstance(args[0], Packed)):
+    if current_call().may_use_grid and not (here and isinstance(args[0], Packed)):
         return True
     raise ArgumentError(
         f"`{name}` would write its result {'into `out`' if there else 'in place'}, where other symbols or "
@@ -64,7 +64,9 @@ def writing(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
     )
 
 
-def _on_values(rule: Rule, packed: Packed, args: Any, kwargs: dict[str, Any], name: str) -> tuple[list[Any], dict[str, Any]]:
+def _on_values(
+    rule: AxisRule, packed: Packed, args: Any, kwargs: dict[str, Any], name: str
+) -> tuple[list[Any], dict[str, Any]]:
     """What a rule makes of the arguments."""
     try:
         return rule(packed, list(args), dict(kwargs))
@@ -87,12 +89,12 @@ def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
     found = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Packed)]
     first = found[0]
     for other in found[1:]:
-        if calling().grid and (first.ndim != other.ndim or not first.index.equals(other.index)):
-            raise Refused
+        if current_call().may_use_grid and (first.ndim != other.ndim or not first.index.equals(other.index)):
+            raise NotElementwise
         if not first.index.equals(other.index):
             raise MaskLost(
-                f"An operation on two Packed of different steps: {first!r}, masked by {first.index.born}, and "
-                f"{other!r}, masked by {other.index.born}. Only the merging layers (Add, Multiply, "
+                f"An operation on two Packed of different steps: {first!r}, masked by {first.index.mask_source}, and "
+                f"{other!r}, masked by {other.index.mask_source}. Only the merging layers (Add, Multiply, "
                 f"Concatenate, ...) unite two masks; padless.pack(x, like=y) brings one to the other's steps."
             )
         if first.ndim != other.ndim:
@@ -108,7 +110,7 @@ def _grids(tree: Any) -> Any:
 
 
 def _is_packed(x: Any) -> bool:
-    return isinstance(x, Packed | Both)
+    return isinstance(x, Packed | AlignedOperand)
 
 
 def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict[str, Any], name: str) -> Any:
@@ -125,9 +127,9 @@ def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict
     values = on(packed.values.shape[0], lambda x: x.values, {})
     if values is NotImplemented:
         return values
-    fills = fills_of(packed.index, operands)
+    fills = gap_values_of(packed.index, operands)
     if name in _NOISE:
-        fill = packed.fill
+        fill = packed.gap_values
     elif fills is None or name in _RANDOM:
         fill = None
     else:
@@ -141,10 +143,10 @@ def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict
 
 
 def _lost(name: str, packed: Packed, why: str) -> MaskLost:
-    layer = calling().layer
+    layer = current_call().layer
     inside = f" inside layer {layer!r}" if layer else ""
     return MaskLost(
-        f"`{name}`{inside} on {packed!r} would mix steps and lose the mask born of {packed.index.born}."
+        f"`{name}`{inside} on {packed!r} would mix steps and lose the mask created by {packed.index.mask_source}."
         f"{' ' + why if why else ''} Ways out: a layer that honours the mask (GlobalAveragePooling1D, LastStep, ...); "
         f"DropMask() or `unpack()`, after which padding counts as data; padless.pack(y, like=x) to bring a plain tensor "
         f"to the same steps; in a layer of your own, take `mask` in `call`, and the function acts on the padded grid."
@@ -170,7 +172,7 @@ _EVERYWHERE = (
     "and or xor rand ror rxor invert floordiv mod truediv"
 )
 _REDUCTIONS = "sum mean amax amin prod logsumexp all any argmax argmin std var count_nonzero nansum nanmean median"
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, AxisRule] = {
     **{name: axes.pointwise for name in (*_EVERYWHERE.split(), *_ALIASES.split())},
     **{name: axes.along(1) for name in _REDUCTIONS.split()},
     **{name: axes.along(1, pairs=True) for name in ("max", "min")},
@@ -213,7 +215,7 @@ cross_entropy nll_loss kl_div soft_margin_loss"
 
 
 @cache
-def _rule(name: str) -> Rule | None:
+def _rule(name: str) -> AxisRule | None:
     """The rule for a function by its name; a dunder and a reflected operator count as the plain function."""
     if name in _RULES:
         return _RULES[name]
@@ -230,7 +232,7 @@ def _rule(name: str) -> Rule | None:
 
 
 def _loss(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    raise Refused(
+    raise NotElementwise(
         "A torch loss would average over the grid: use a padless loss, or give it `.values` of both sides, "
         "`padless.pack(y, like=out).values` for the targets."
     )
@@ -246,10 +248,10 @@ def getitem(packed: Any, key: Any) -> Any:
     """`packed[key]`, with the axes of the grid."""
     try:
         if not isinstance(packed, Packed):
-            raise Refused
+            raise NotElementwise
         return axes.sliced(packed, key)
-    except Refused as why:
-        if calling().grid:
+    except NotElementwise as why:
+        if current_call().may_use_grid:
             return _grids(packed)[_grids(key)]
         raise _lost(f"[{key!r}]", packed if isinstance(packed, Packed) else _leading(key, {}), str(why)) from None
 

@@ -14,34 +14,34 @@ from padless.errors import ArgumentError, DataError
 _MARK = "~"  # the key of what JSON has no form for
 
 
-def apart(tree: Any, where: str = "") -> tuple[Any, dict[str, Tensor]]:
+def split_arrays(tree: Any, where: str = "") -> tuple[Any, dict[str, Tensor]]:
     """A nest of dictionaries, lists, tuples, plain values, tensors and arrays as JSON has it, and its arrays by name.
 
     Raises `ArgumentError`, with the place, for anything else.
 
-    >>> plain, arrays = apart({"step": 3, "betas": (0.9, 0.999), "state": {0: torch.ones(2)}})
+    >>> plain, arrays = split_arrays({"step": 3, "betas": (0.9, 0.999), "state": {0: torch.ones(2)}})
     >>> list(arrays)
     ['state/0']
-    >>> together(plain, arrays)
+    >>> join_arrays(plain, arrays)
     {'step': 3, 'betas': (0.9, 0.999), 'state': {0: tensor([1., 1.])}}
     """
     arrays: dict[str, Tensor] = {}
     return _plain(tree, where, arrays), arrays
 
 
-def together(plain: Any, arrays: Mapping[str, Tensor]) -> Any:
+def join_arrays(plain: Any, arrays: Mapping[str, Tensor]) -> Any:
     """What `apart` took apart. Raises `DataError` where something is missing."""
     if isinstance(plain, list):
-        return [together(item, arrays) for item in plain]
+        return [join_arrays(item, arrays) for item in plain]
     if not isinstance(plain, Mapping):
         return plain
     kind, inner = plain.get(_MARK), plain.get("of")
     if kind is None:
-        return {key: together(value, arrays) for key, value in plain.items()}
+        return {key: join_arrays(value, arrays) for key, value in plain.items()}
     if kind == "tuple" and isinstance(inner, list):
-        return tuple(together(item, arrays) for item in inner)
+        return tuple(join_arrays(item, arrays) for item in inner)
     if kind == "dict" and isinstance(inner, list):
-        return {together(key, arrays): together(value, arrays) for key, value in inner}
+        return {join_arrays(key, arrays): join_arrays(value, arrays) for key, value in inner}
     if kind in ("tensor", "array") and isinstance(inner, str) and inner in arrays:
         return arrays[inner] if kind == "tensor" else arrays[inner].numpy()
     raise DataError(f"A nest of values holds {dict(plain)!r}, which means nothing here. Was it written by this library?")

@@ -4,12 +4,12 @@ from padless.testing.check import check_layer as check_layer
 from padless.testing.check import check_loss as check_loss
 from padless.testing.check import check_metric as check_metric
 from padless.testing.check import check_model as check_model
-from padless.testing.harness import Subject as Subject
-from padless.testing.layer_properties import LawBroken as LawBroken
-from padless.testing.layer_properties import absence as absence
+from padless.testing.harness import LayerHarness as LayerHarness
+from padless.testing.layer_properties import PropertyViolation as PropertyViolation
 from padless.testing.layer_properties import gradients as gradients
-from padless.testing.layer_properties import independence as independence
-from padless.testing.layer_properties import presence as presence
+from padless.testing.layer_properties import ignores_padding as ignores_padding
+from padless.testing.layer_properties import independent_of_batch as independent_of_batch
+from padless.testing.layer_properties import matches_unpadded as matches_unpadded
 from padless.testing.layer_properties import round_trip as round_trip
 from padless.testing.masks import binary as binary
 from padless.testing.masks import ids as ids
@@ -21,9 +21,8 @@ from padless.testing.masks import random_masks as random_masks
 from padless.testing.masks import special_masks as special_masks
 
 __all__ = [
-    "LawBroken",
-    "Subject",
-    "absence",
+    "LayerHarness",
+    "PropertyViolation",
     "binary",
     "check_layer",
     "check_loss",
@@ -31,11 +30,12 @@ __all__ = [
     "check_model",
     "gradients",
     "ids",
-    "independence",
+    "ignores_padding",
+    "independent_of_batch",
     "labels",
+    "matches_unpadded",
     "normal",
     "one_hot",
-    "presence",
     "probabilities",
     "random_masks",
     "round_trip",

@@ -15,29 +15,37 @@ from padless.metrics import metrics
 from padless.testing import layer_properties as laws
 from padless.testing import loss_properties as objectives
 from padless.testing import model_properties as models
-from padless.testing.harness import Subject
-from padless.testing.layer_properties import LawBroken
+from padless.testing.harness import LayerHarness
+from padless.testing.layer_properties import PropertyViolation
 from padless.testing.loss_properties import Objective, Weights
 from padless.testing.masks import Mask, as_draw, random_masks, special_masks
 from padless.testing.masks import apart as beside
 from padless.testing.model_properties import Task
 
-LAYER_LAWS: dict[str, Callable[..., None]] = {
-    "repetition": laws.repetition,
-    "presence": laws.presence,
+LAYER_PROPERTIES: dict[str, Callable[..., None]] = {
+    "deterministic": laws.deterministic,
+    "matches_unpadded": laws.matches_unpadded,
     "gradients": laws.gradients,
-    "absence": laws.absence,
-    "independence": laws.independence,
-    "round trip": laws.round_trip,
+    "ignores_padding": laws.ignores_padding,
+    "independent_of_batch": laws.independent_of_batch,
+    "round_trip": laws.round_trip,
 }
-OBJECTIVE_LAWS: dict[str, Callable[..., None]] = {
-    "presence": objectives.loss_presence,
-    "absence": objectives.loss_absence,
-    "independence": objectives.loss_independence,
-    "split": objectives.loss_split,
-    "round trip": objectives.loss_round_trip,
+OBJECTIVE_PROPERTIES: dict[str, Callable[..., None]] = {
+    "matches_unpadded": objectives.loss_matches_unpadded,
+    "ignores_padding": objectives.loss_ignores_padding,
+    "independent_of_batch": objectives.loss_independent_of_batch,
+    "independent_of_split": objectives.loss_independent_of_split,
+    "round_trip": objectives.loss_round_trip,
 }
-LAWS = ("repetition", "presence", "gradients", "absence", "independence", "round trip", "split")
+PROPERTIES = (
+    "deterministic",
+    "matches_unpadded",
+    "gradients",
+    "ignores_padding",
+    "independent_of_batch",
+    "round_trip",
+    "independent_of_split",
+)
 
 
 def check_layer(
@@ -45,17 +53,17 @@ def check_layer(
     input_shape: Any = (3,),
     *,
     breaks: Mapping[str, str] | None = None,
-    born: bool = False,
+    creates_mask: bool = False,
     apart: bool = False,
     rows: Mapping[str, Any] | None = None,
     training: bool = False,
     masks: int = 10,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run the laws of DESIGN on a layer, or on what a function makes; raises `LawBroken` with the smallest example.
+    """Run the laws of DESIGN on a layer, or on what a function makes; raises `PropertyViolation` with the smallest example.
 
     `input_shape` is that of a step, without batch and time: a tuple, a function that draws numbers (as
-    `padless.testing.ids(9)`), or a list of them for several inputs. With `born` zeros in the input are its masked steps,
+    `padless.testing.ids(9)`), or a list of them for several inputs. With `creates_mask` zeros are masked steps,
     with `apart` each of several inputs has a mask of its own, as in attention from one sequence to another. `rows` are
     further arguments, as `{"initial_state": ((4,), (4,))}`. A layer that cannot keep a law says so, with the reason, in
     `breaks` or in an attribute of that name: then the law is skipped.
@@ -69,27 +77,27 @@ def check_layer(
     >>> check_layer(Leak(name="leak"), (1,))
     Traceback (most recent call last):
     ...
-    padless.testing.layer_properties.LawBroken: presence: Leak 'leak' ... Smallest mask: [[1], [1]]. ...
+    padless.testing.layer_properties.PropertyViolation: matches_unpadded: Leak 'leak' ... Smallest mask: [[1], [1]]. ...
     """
-    subject = Subject.of(layer, input_shape, born=born, rows=dict(rows or {}), training=training)
+    subject = LayerHarness.of(layer, input_shape, creates_mask=creates_mask, rows=dict(rows or {}), training=training)
     declared = {**getattr(subject.layer, "breaks", {}), **(breaks or {})}
     spread = partial(beside, count=len(subject.inputs)) if apart else _alike
-    more = {"round trip": {"custom_objects": custom_objects}}
-    broken: dict[str, LawBroken] = {}
-    for name in kept(LAYER_LAWS, declared):
-        law = partial(LAYER_LAWS[name], subject, **more.get(name, {}))
+    more = {"round_trip": {"custom_objects": custom_objects}}
+    broken: dict[str, PropertyViolation] = {}
+    for name in kept(LAYER_PROPERTIES, declared):
+        law = partial(LAYER_PROPERTIES[name], subject, **more.get(name, {}))
         try:
-            hold(law, masks if name != "round trip" else 1, spread, f"{name}: {subject.label}", shrink=not broken)
-        except LawBroken as found:
+            hold(law, masks if name != "round_trip" else 1, spread, f"{name}: {subject.label}", shrink=not broken)
+        except PropertyViolation as found:
             broken[name] = found
     if broken:
         first, *others = broken.values()
         also = f" It also breaks: {', '.join(list(broken)[1:])}." if others else ""
-        raise LawBroken(f"{first}{also}") from first
+        raise PropertyViolation(f"{first}{also}") from first
 
 
 def check_loss(loss: Any, output_shape: Any = (3,), target_shape: Any = None, **options: Any) -> None:
-    """Run the laws on a loss: a name, an object, or a function that `compile` takes; raises `LawBroken`.
+    """Run the laws on a loss: a name, an object, or a function that `compile` takes; raises `PropertyViolation`.
 
     Shapes are those of one step: a tuple, or a function that draws numbers, such as `padless.testing.labels(4)`; targets
     are drawn like outputs unless said otherwise. `weights` are the kinds of sample weights to try, `breaks` the laws that
@@ -125,10 +133,10 @@ def _check_objective(
     declared = {**getattr(make(), "breaks", {}), **(breaks or {})}
     for kind in weights:
         objective = Objective(make, draw, draw if target_shape is None else as_draw(target_shape), kind)
-        for name in kept(OBJECTIVE_LAWS, declared):
+        for name in kept(OBJECTIVE_PROPERTIES, declared):
             hold(
-                partial(OBJECTIVE_LAWS[name], objective),
-                masks if name != "round trip" else 1,
+                partial(OBJECTIVE_PROPERTIES[name], objective),
+                masks if name != "round_trip" else 1,
                 label=f"{name}: {objective.label}",
             )
 
@@ -154,14 +162,14 @@ def check_model(
     >>> check_model(Model(x, Dense(1)(x)), masks=1)
     """
     check_layer(model, input_shape, masks=masks, **options)
-    subject = Subject.of(model, input_shape, born=options.get("born", False))
+    subject = LayerHarness.of(model, input_shape, creates_mask=options.get("creates_mask", False))
     targets = tuple(as_draw(shape) for shape in (target_shape if isinstance(target_shape, list) else [target_shape]))
     task = Task(subject, targets, loss, metrics)
     declared = {**getattr(subject.layer, "breaks", {}), **(options.get("breaks") or {})}
     more: dict[str, Callable[[Mask], None]] = {
-        "absence": partial(models.training_absence, task),
-        "split": partial(models.model_split, task),
-        "round trip": partial(models.archive, subject),
+        "ignores_padding": partial(models.training_ignores_padding, task),
+        "independent_of_split": partial(models.model_independent_of_split, task),
+        "round_trip": partial(models.archive, subject),
     }
     for name in kept(more, declared):
         hold(more[name], masks, label=f"{name}: {subject.label}")
@@ -170,8 +178,8 @@ def check_model(
 def kept(known: Mapping[str, Any], declared: Mapping[str, str]) -> Iterator[str]:
     """The laws that are not declared broken; a declaration needs a reason."""
     for name, reason in declared.items():
-        if name not in LAWS:
-            raise ArgumentError(one_of("law", name, LAWS))
+        if name not in PROPERTIES:
+            raise ArgumentError(one_of("law", name, PROPERTIES))
         if not reason or not isinstance(reason, str):
             raise ArgumentError(f"To break the law {name!r} takes a reason, in words; got {reason!r}.")
     return (name for name in known if name not in declared)
@@ -188,7 +196,7 @@ def hold(
     label: str = "a law",
     shrink: bool = True,
 ) -> None:
-    """A law on the special masks and on `count` random ones; raises `LawBroken` with the smallest mask that breaks it.
+    """A law on the special masks and on `count` random ones; raises `PropertyViolation` with the smallest mask.
 
     `spread` makes of a mask the masks of all inputs. An error on the way breaks the law that `label` begins with.
     """
@@ -196,10 +204,10 @@ def hold(
     def tried(mask: Mask) -> None:
         try:
             law(spread(mask))
-        except LawBroken:
+        except PropertyViolation:
             raise
         except Exception as error:
-            raise LawBroken(f"{label} fails with {type(error).__name__}: {str(error).removesuffix('.')}.") from error
+            raise PropertyViolation(f"{label} fails with {type(error).__name__}: {str(error).removesuffix('.')}.") from error
 
     for mask in (*special_masks().values(), *random_masks(count)):
         broken = _breaks(tried, mask)
@@ -211,10 +219,10 @@ def hold(
                 if isinstance(shown, list)
                 else (f"mask: {mask.astype(int).tolist()}")
             )
-            raise LawBroken(f"{broken} Smallest {several}.") from broken
+            raise PropertyViolation(f"{broken} Smallest {several}.") from broken
 
 
-def smallest(law: Callable[[Mask], None], mask: Mask, broken: LawBroken) -> tuple[Mask, LawBroken]:
+def smallest(law: Callable[[Mask], None], mask: Mask, broken: PropertyViolation) -> tuple[Mask, PropertyViolation]:
     """A mask from which no row, column or masked step can be taken without the law holding again."""
     for smaller in _smaller(mask):
         found = _breaks(law, smaller)
@@ -235,9 +243,9 @@ def _smaller(mask: Mask) -> Iterator[Mask]:
         yield fuller
 
 
-def _breaks(law: Callable[[Mask], None], mask: Mask) -> LawBroken | None:
+def _breaks(law: Callable[[Mask], None], mask: Mask) -> PropertyViolation | None:
     try:
         law(mask)
-    except LawBroken as broken:
+    except PropertyViolation as broken:
         return broken
     return None

@@ -15,16 +15,16 @@ from torch import Tensor
 from padless.errors import ArgumentError
 from padless.graph.symbolic import leaves
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import rule_of
+from padless.layers.base.mask_rule import call_spec_of
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.testing.masks import Draw, Mask, as_draw
 
-Way = Literal["packed", "mask", "fill", "born", "plain"]  # how a padded input comes into the layer
+InputForm = Literal["packed", "mask", "gap_values", "mask_created", "plain"]  # how a padded input comes into the layer
 
 
 @dataclass(frozen=True)
-class Sample:
+class PaddedSample:
     """Padded inputs, their masks, and arguments that have one row for each sequence."""
 
     grids: tuple[Tensor, ...]
@@ -36,26 +36,26 @@ class Sample:
         """How many sequences there are."""
         return self.masks[0].shape[0]
 
-    def chosen(self, rows: Sequence[int]) -> Sample:
+    def chosen(self, rows: Sequence[int]) -> PaddedSample:
         """Some of the sequences, in this order."""
         take = torch.as_tensor(list(rows), dtype=torch.long)
-        return Sample(
+        return PaddedSample(
             tuple(grid[take] for grid in self.grids),
             tuple(mask[list(rows)] for mask in self.masks),
             {name: tuple(part[take] for part in parts) for name, parts in self.rows.items()},
         )
 
-    def alone(self, row: int, spans: bool = False) -> Sample:
+    def alone(self, row: int, spans: bool = False) -> PaddedSample:
         """One sequence without any padding; with `spans` the holes inside it stay."""
         one = self.chosen([row])
         kept = [_span(m[0]) if spans else m[0] for m in one.masks]
-        return Sample(
+        return PaddedSample(
             tuple(g[:, torch.from_numpy(k)] for g, k in zip(one.grids, kept, strict=True)),
             tuple(m[:, k] for m, k in zip(one.masks, kept, strict=True)),
             one.rows,
         )
 
-    def holding(self, number: float, word: int = 0) -> Sample:
+    def holding(self, number: float, word: int = 0) -> PaddedSample:
         """The same with a number, in grids of integers a word, at every masked step."""
         grids = zip(self.grids, self.masks, strict=True)
         return replace(
@@ -63,7 +63,7 @@ class Sample:
             grids=tuple(torch.where(_wide(torch.from_numpy(m), g), g, _full(g, g.shape, number, word)) for g, m in grids),
         )
 
-    def widened(self, left: int, right: int, number: float = 0, word: int = 0) -> Sample:
+    def widened(self, left: int, right: int, number: float = 0, word: int = 0) -> PaddedSample:
         """The same with more padding."""
 
         def side(grid: Tensor, width: int) -> Tensor:
@@ -120,31 +120,31 @@ def joined(results: Sequence[Result]) -> Result:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LayerHarness:
     """A layer or model with a way to draw inputs for it.
 
-    `inputs` draw a grid each; `born` says that its zeros are the mask; `rows` are further arguments with one row for
+    `inputs` draw a grid each; `creates_mask` says that its zeros are the mask; `rows` are further arguments with one row for
     each sequence, such as `initial_state=((3,), (3,))`. The layer is built, its weights moved away from zero.
     """
 
     layer: Any
     inputs: tuple[Draw, ...]
-    born: bool = False
+    creates_mask: bool = False
     rows: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     training: bool = False
     dtype: torch.dtype = torch.float64
 
     @staticmethod
-    def of(layer: Any, input_shape: Any = (3,), **options: Any) -> Subject:
+    def of(layer: Any, input_shape: Any = (3,), **options: Any) -> LayerHarness:
         """A subject of a layer (copied) or a function that makes one; of the shapes of a step, or of draws."""
         several = isinstance(input_shape, list)
         draws = tuple(as_draw(shape) for shape in (input_shape if several else [input_shape]))
         fresh = isinstance(layer, torch.nn.Module)
-        subject = Subject(copy.deepcopy(layer) if fresh else layer(), draws, **options)
+        subject = LayerHarness(copy.deepcopy(layer) if fresh else layer(), draws, **options)
         if not isinstance(subject.layer, Layer):
             raise ArgumentError(f"Expected a padless layer, or a function that makes one; got {subject.layer!r}.")
         with torch.no_grad(), same_noise():
-            subject._call(subject.sample(np.ones((1, 2), dtype=bool)), "born" if subject.born else "packed")
+            subject._call(subject.sample(np.ones((1, 2), dtype=bool)), "mask_created" if subject.creates_mask else "packed")
             generator = torch.Generator().manual_seed(5)
             for weight in subject.layer.weights:
                 if weight.is_floating_point():
@@ -163,20 +163,20 @@ class Subject:
     def spans(self) -> bool:
         """Whether a layer sees neighbours in true time, to which a hole is something."""
         layers = [m for m in self.layer.modules() if isinstance(m, Layer)]
-        return any(rule_of(type(m), Layer).relation == "window" for m in layers)  # pyright: ignore[reportArgumentType]
+        return any(call_spec_of(type(m), Layer).relation == "window" for m in layers)  # pyright: ignore[reportArgumentType]
 
     @property
     def looks(self) -> bool:
         """Whether the layer may look at the grid, so that results hold to rounding only."""
         layers = [m for m in self.layer.modules() if isinstance(m, Layer)]
-        return any(rule_of(type(m), Layer).takes_mask(m) for m in layers)  # pyright: ignore[reportArgumentType]
+        return any(call_spec_of(type(m), Layer).takes_mask(m) for m in layers)  # pyright: ignore[reportArgumentType]
 
     @property
     def label(self) -> str:
         """What messages call it."""
         return f"{type(self.layer).__name__} {self.layer.name!r}"
 
-    def sample(self, masks: Mask | Sequence[Mask], seed: int = 0) -> Sample:
+    def sample(self, masks: Mask | Sequence[Mask], seed: int = 0) -> PaddedSample:
         """Inputs for a mask, or for one of each input; zeros at masked steps."""
         given = [masks] * len(self.inputs) if isinstance(masks, np.ndarray) else list(masks)
         generator = torch.Generator().manual_seed(seed)
@@ -185,16 +185,20 @@ class Subject:
             name: tuple(torch.randn(given[0].shape[0], *shape, generator=generator, dtype=torch.float64) for shape in shapes)
             for name, shapes in self.rows.items()
         }
-        return Sample(grids, tuple(given), rows).holding(0)
+        return PaddedSample(grids, tuple(given), rows).holding(0)
 
     def run(
-        self, sample: Sample, way: Way | None = None, pulls: list[list[Tensor]] | None = None, content: float = 0.0
+        self,
+        sample: PaddedSample,
+        way: InputForm | None = None,
+        pulls: list[list[Tensor]] | None = None,
+        content: float = 0.0,
     ) -> Result:
         """Outputs, and gradients of a weighted sum of them; `pulls` are its weights, by output and row."""
-        way = way or ("born" if self.born else "packed")
+        way = way or ("mask_created" if self.creates_mask else "packed")
         grids = tuple(_leaf(grid, self.dtype) for grid in sample.grids)
         rows = {name: tuple(_leaf(part, self.dtype) for part in parts) for name, parts in sample.rows.items()}
-        raw = self._call(Sample(grids, sample.masks, rows), way, content)
+        raw = self._call(PaddedSample(grids, sample.masks, rows), way, content)
         outputs = leaves(raw)
         parts = [_by_row(output, sample.batch, way == "plain") for output in outputs]
         if pulls is None or _sizes(pulls) != _sizes(parts):  # other rows than expected will be noticed later
@@ -226,11 +230,11 @@ class Subject:
             raw,
         )
 
-    def pulls(self, result: Result) -> list[list[Tensor]]:
+    def output_weights(self, result: Result) -> list[list[Tensor]]:
         """The weights of the sum for other runs that give these rows."""
         return [_pull(part, number) for number, part in enumerate(result.outputs)]
 
-    def arguments(self, sample: Sample, way: Way, content: float = 0.0) -> tuple[Any, dict[str, Any]]:
+    def arguments(self, sample: PaddedSample, way: InputForm, content: float = 0.0) -> tuple[Any, dict[str, Any]]:
         """What the layer is called with: its inputs, and arguments by name."""
         entered = [enter(g, m, way, content) for g, m in zip(sample.grids, sample.masks, strict=True)]
         more: dict[str, Any] = {name: list(parts) for name, parts in sample.rows.items()}
@@ -244,7 +248,7 @@ class Subject:
         with same_noise():
             return self.layer(given, training=self.training, **more)
 
-    def _call(self, sample: Sample, way: Way, content: float = 0.0) -> Any:
+    def _call(self, sample: PaddedSample, way: InputForm, content: float = 0.0) -> Any:
         return self.called(*self.arguments(sample, way, content))
 
 
@@ -259,14 +263,14 @@ def same_noise() -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def enter(grid: Tensor, mask: Mask, way: Way, content: float = 0.0) -> Any:
-    """A padded input as a layer gets it; "fill" lets its gaps show `content`."""
-    if way in ("plain", "born", "mask"):
+def enter(grid: Tensor, mask: Mask, way: InputForm, content: float = 0.0) -> Any:
+    """A padded input as a layer gets it; "gap_values" lets its gaps show `content`."""
+    if way in ("plain", "mask_created", "mask"):
         return grid
     packed = pack(grid, mask)
     if way == "packed":
         return packed
-    shape = (packed.index.gaps, *packed.values.shape[1:])
+    shape = (packed.index.num_gaps, *packed.values.shape[1:])
     return packed.with_values(packed.values, packed.values.new_full(shape, content))
 
 
@@ -321,12 +325,12 @@ def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
 def _shown(outputs: Sequence[Any]) -> dict[tuple[int, int, int], Tensor]:
     found = {}
     for number, output in enumerate(outputs):
-        if not isinstance(output, Packed) or output.fill is None or output.index.outer is not None:
+        if not isinstance(output, Packed) or output.gap_values is None or output.index.outer is not None:
             continue  # inner rows are told apart by columns
-        if len(output.fill) == output.index.gaps:
+        if len(output.gap_values) == output.index.num_gaps:
             index: Index = output.index
-            names = np.arange(index.shape[0]) if index.outer is None else index.outer.rank  # -1: nothing is there
-            for row, before, shows in zip(index.gap_rows, index.gap_before, output.fill, strict=True):
+            names = np.arange(index.shape[0]) if index.outer is None else index.outer.step_of_cell  # -1: nothing is there
+            for row, before, shows in zip(index.gap_rows, index.gap_before, output.gap_values, strict=True):
                 if names[row] >= 0:
                     after = int(before - index.offsets[row]) if before >= 0 else -1
                     found[number, int(names[row]), after] = shows.detach()

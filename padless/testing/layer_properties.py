@@ -1,8 +1,4 @@
-"""The laws of a layer: presence, absence, independence, round trip; and gradients. Each raises `LawBroken` if broken.
-
-They share one way to look: run the layer in two ways that should not differ, and compare outputs, gradients of inputs
-and weights, and added losses, by row.
-"""
+"""The properties of a layer: matches unpadded, ignores padding, independent of the batch, round trip; and gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from padless.errors import ArgumentError, PadlessError
 from padless.graph.symbolic import leaves
 from padless.ragged.packed import Packed
 from padless.saving.serialization import custom_object_scope
-from padless.testing.harness import Result, Sample, Subject, Way, enter, joined
+from padless.testing.harness import InputForm, LayerHarness, PaddedSample, Result, enter, joined
 from padless.testing.masks import Mask
 
 Masks = Mask | Sequence[Mask]
@@ -28,95 +24,97 @@ IDS = (1, -7, 10**9, 0, -1)  # and of ids
 MORE_COLUMNS = ((0, 1), (3, 0), (0, 3), (1, 0), (2, 1))  # left and right
 
 
-class LawBroken(PadlessError, AssertionError):
+class PropertyViolation(PadlessError, AssertionError):
     """A law of padless does not hold for a layer, loss, metric or model."""
 
 
-def disguises(*ways: Way) -> Iterator[tuple[int, int, Way, float, int]]:
+def disguises(*ways: InputForm) -> Iterator[tuple[int, int, InputForm, float, int]]:
     """More columns left and right, in each of these ways to give a mask, and what stands at masked steps."""
     for ((left, right), way), number, word in zip(product(MORE_COLUMNS, ways), cycle(CONTENTS), cycle(IDS), strict=False):
         yield left, right, way, number, word
 
 
-def presence(subject: Subject, masks: Masks, seed: int = 0) -> None:
+def matches_unpadded(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
     """Packed equals what each sequence gives alone, without any padding: outputs and gradients, to rounding."""
     sample = subject.sample(masks, seed)
     together = subject.run(sample)
     for number, rows in enumerate(together.outputs):
         if len(rows) != sample.batch:
-            raise LawBroken(
-                f"presence: output {number} of {subject.label} has {len(rows)} rows for {sample.batch} sequences."
+            raise PropertyViolation(
+                f"matches_unpadded: output {number} of {subject.label} has {len(rows)} rows for {sample.batch} sequences."
             )
-    pulls = subject.pulls(together)
+    pulls = subject.output_weights(together)
     bare = [sample.alone(row, subject.spans) for row in range(sample.batch)]
     alone = [subject.run(part, _bare_way(subject, part), [[p[row]] for p in pulls]) for row, part in enumerate(bare)]
     what = f"{subject.label} run on a batch is not what it is on each sequence alone"
     finite(together, f"{subject.label} gives numbers that are not finite")
     if alone:
-        compare(joined(alone), together, "presence", what)
+        compare(joined(alone), together, "matches_unpadded", what)
     _word(subject, sample, together)
 
 
-def _bare_way(subject: Subject, part: Sample) -> Way | None:
+def _bare_way(subject: LayerHarness, part: PaddedSample) -> InputForm | None:
     """How a sequence alone comes in: without a mask, unless a window has to know of its holes."""
     bare = not subject.spans or all(mask.all() and mask.size for mask in part.masks)
     return "plain" if bare else None
 
 
-def absence(subject: Subject, masks: Masks, seed: int = 0) -> None:
+def ignores_padding(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
     """What stands at masked steps, and how many they are, changes no bit; where a layer looks at the grid, to rounding."""
     sample = subject.sample(masks, seed)
     base = subject.run(sample)
-    pulls = subject.pulls(base)
+    pulls = subject.output_weights(base)
     if base.stray:
-        raise LawBroken(f"absence: {subject.label} sends gradients to {base.stray} masked numbers of its inputs.")
+        raise PropertyViolation(
+            f"ignores_padding: {subject.label} sends gradients to {base.stray} masked numbers of its inputs."
+        )
     numbers = all(grid.is_floating_point() for grid in sample.grids)
-    for left, right, way, number, word in disguises(*(("born",) if subject.born else ("packed", "mask"))):
-        number, word = (0, 0) if subject.born else (number, word)
+    for left, right, way, number, word in disguises(*(("mask_created",) if subject.creates_mask else ("packed", "mask"))):
+        number, word = (0, 0) if subject.creates_mask else (number, word)
         other = subject.run(sample.holding(number, word).widened(left, right, number, word), way, pulls)
         what = (
             f"{subject.label}, given its mask {_WAYS[way]}, changes with {left} more columns on the left and {right} "
             f"on the right, and {number if numbers else word} at masked steps"
         )
-        compare(base, other, "absence", what, exact=not subject.looks)
+        compare(base, other, "ignores_padding", what, exact=not subject.looks)
         if way != "mask":
-            _gaps(base.shown, other.shown, "absence", what)
+            _gaps(base.shown, other.shown, "ignores_padding", what)
         if other.stray:
-            raise LawBroken(f"absence: {what}: they get gradients.")
-    for content in () if subject.born or not numbers else CONTENTS[:3]:
-        found = subject.run(sample, "fill", pulls, content)
+            raise PropertyViolation(f"ignores_padding: {what}: they get gradients.")
+    for content in () if subject.creates_mask or not numbers else CONTENTS[:3]:
+        found = subject.run(sample, "gap_values", pulls, content)
         what = f"{subject.label} changes with gaps that show {content}"
-        compare(base, found, "absence", what, exact=not subject.looks)
+        compare(base, found, "ignores_padding", what, exact=not subject.looks)
         if content == CONTENTS[0]:
-            wider = subject.run(sample.widened(1, 1), "fill", pulls, content)
-            _gaps(found.shown, wider.shown, "absence", f"{what} and a column more on each side")
+            wider = subject.run(sample.widened(1, 1), "gap_values", pulls, content)
+            _gaps(found.shown, wider.shown, "ignores_padding", f"{what} and a column more on each side")
 
 
 def _gaps(
     expected: Mapping[tuple[int, int, int], Tensor], given: Mapping[tuple[int, int, int], Tensor], law: str, what: str
 ) -> None:
-    """Raises `LawBroken` where gaps after the same step show something else."""
+    """Raises `PropertyViolation` where gaps after the same step show something else."""
     for gap in expected.keys() & given.keys():
         after = f"after step {gap[2]}" if gap[2] >= 0 else "before the first step"
         same(expected[gap], given[gap], law, f"{what}: what is shown {after} of row {gap[1]}")
 
 
-_WAYS = {"packed": "as Packed", "mask": "as `mask=`", "born": "by its data"}
+_WAYS = {"packed": "as Packed", "mask": "as `mask=`", "mask_created": "by its data"}
 
 
-def gradients(subject: Subject, masks: Masks, seed: int = 0) -> None:
+def gradients(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
     """Gradients are the slopes of the outputs: a small step in a random direction says the same."""
     if subject.dtype != torch.float64:
         return  # too coarse for small steps
     sample = subject.sample(masks, seed)
     base = subject.run(sample)
-    pulls = subject.pulls(base)
+    pulls = subject.output_weights(base)
     generator = torch.Generator().manual_seed(seed)
 
     def like(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
-    toward = Sample(
+    toward = PaddedSample(
         tuple(like(g) if g.is_floating_point() else torch.zeros_like(g) for g in sample.grids),
         sample.masks,
         {name: tuple(map(like, parts)) for name, parts in sample.rows.items()},
@@ -132,7 +130,7 @@ def gradients(subject: Subject, masks: Masks, seed: int = 0) -> None:
     ahead, behind = (_weighed(_shifted(subject, sample, toward, weights, size).outputs, pulls) for size in (STEP, -STEP))
     slope = (ahead - behind) / (2 * STEP)
     if not torch.isclose(slope, met, rtol=1e-4, atol=1e-5):
-        raise LawBroken(
+        raise PropertyViolation(
             f"gradients: the outputs of {subject.label} change by {slope.item():.6g} in a direction in which "
             f"the gradients of its inputs and weights say {met.item():.6g}."
         )
@@ -141,7 +139,9 @@ def gradients(subject: Subject, masks: Masks, seed: int = 0) -> None:
 STEP = 1e-6
 
 
-def _shifted(subject: Subject, sample: Sample, toward: Sample, weights: Mapping[str, Tensor], size: float) -> Result:
+def _shifted(
+    subject: LayerHarness, sample: PaddedSample, toward: PaddedSample, weights: Mapping[str, Tensor], size: float
+) -> Result:
     """The layer a step away, in its inputs and its weights."""
     own = dict(subject.layer.named_parameters())
     before = {name: own[name].detach().clone() for name in weights}
@@ -156,7 +156,7 @@ def _shifted(subject: Subject, sample: Sample, toward: Sample, weights: Mapping[
         with torch.no_grad():
             for name, direction in weights.items():
                 own[name].add_(size * direction)
-        return subject.run(Sample(grids, sample.masks, rows))
+        return subject.run(PaddedSample(grids, sample.masks, rows))
     finally:
         with torch.no_grad():
             for name, value in before.items():
@@ -173,20 +173,20 @@ def _weighed(parts: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[Tenso
     return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
 
 
-def independence(subject: Subject, masks: Masks, seed: int = 0) -> None:
+def independent_of_batch(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
     """Rows may be permuted, and batches split: batch-mates do not matter, to rounding."""
     sample = subject.sample(masks, seed)
-    way: Way = "born" if subject.born else "fill"
+    way: InputForm = "mask_created" if subject.creates_mask else "gap_values"
     whole = subject.run(sample, way, content=1)
-    pulls = subject.pulls(whole)
+    pulls = subject.output_weights(whole)
     order = np.random.default_rng(seed).permutation(sample.batch).tolist()
     permuted = subject.run(sample.chosen(order), way, [[part[r] for r in order] for part in pulls], 1)
     what = f"{subject.label} changes with the rows in the order {order}"
-    compare(whole.chosen(order), permuted, "independence", what)
+    compare(whole.chosen(order), permuted, "independent_of_batch", what)
     _gaps(
         whole.shown,
         {(number, order[row], step): x for (number, row, step), x in permuted.shown.items()},
-        "independence",
+        "independent_of_batch",
         what,
     )
     parts = [order[: sample.batch // 2], order[sample.batch // 2 :]]
@@ -194,53 +194,53 @@ def independence(subject: Subject, masks: Masks, seed: int = 0) -> None:
     compare(
         whole.chosen(order),
         joined(halves),
-        "independence",
+        "independent_of_batch",
         f"{subject.label} changes with its batch-mates; the rows {parts[0]} and {parts[1]} run apart",
     )
 
 
-def repetition(subject: Subject, masks: Masks, seed: int = 0) -> None:
+def deterministic(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
     """A call leaves what it was given as it was, and given the same again it gives the same, to the bit."""
-    given = subject.arguments(subject.sample(masks, seed), "born" if subject.born else "fill", 1.0)
+    given = subject.arguments(subject.sample(masks, seed), "mask_created" if subject.creates_mask else "gap_values", 1.0)
     before = list(map(bits, _stored(given)))
     with torch.no_grad():
         first, again = (_stored(subject.called(*given)) for _ in range(2))
     if before != list(map(bits, _stored(given))):
-        raise LawBroken(f"repetition: {subject.label} changes its inputs in place.")
+        raise PropertyViolation(f"deterministic: {subject.label} changes its inputs in place.")
     for a, b in zip(first, again, strict=True):
-        same(a, b, "repetition", f"{subject.label} called again on the same", exact=True)
+        same(a, b, "deterministic", f"{subject.label} called again on the same", exact=True)
 
 
 def _stored(tree: Any) -> list[Tensor]:
     """All numbers in a nest, those of values and those that gaps show; copied."""
-    parts = [part for x in leaves(tree) for part in ((x.values, x.fill) if isinstance(x, Packed) else (x,))]
+    parts = [part for x in leaves(tree) for part in ((x.values, x.gap_values) if isinstance(x, Packed) else (x,))]
     return [part.detach().clone() for part in parts if isinstance(part, Tensor)]
 
 
-def round_trip(subject: Subject, masks: Masks, seed: int = 0, custom_objects: Mapping[str, Any] | None = None) -> None:
+def round_trip(subject: LayerHarness, masks: Masks, seed: int = 0, custom_objects: Mapping[str, Any] | None = None) -> None:
     """Config through JSON and weights by value give the same layer back, to the bit."""
     sample = subject.sample(masks, seed)
     try:
         text = json.dumps(subject.layer.get_config())
     except (TypeError, ArgumentError) as odd:
-        raise LawBroken(f"round trip: {subject.label} has no config that is JSON: {odd}") from None
+        raise PropertyViolation(f"round_trip: {subject.label} has no config that is JSON: {odd}") from None
     with custom_object_scope(custom_objects):
         again = type(subject.layer).from_config(json.loads(text))
     if json.dumps(again.get_config()) != text:
-        raise LawBroken(
-            f"round trip: the config of {subject.label} becomes another one: {text} gives {json.dumps(again.get_config())}."
+        raise PropertyViolation(
+            f"round_trip: the config of {subject.label} becomes another one: {text} gives {json.dumps(again.get_config())}."
         )
-    other = Subject.of(
+    other = LayerHarness.of(
         lambda: again,
         list(subject.inputs),
-        born=subject.born,
+        creates_mask=subject.creates_mask,
         rows=subject.rows,
         training=subject.training,
         dtype=subject.dtype,
     )
     again.set_weights(subject.layer.get_weights())
     result = subject.run(sample)
-    renamed = other.run(sample, pulls=subject.pulls(result))
+    renamed = other.run(sample, pulls=subject.output_weights(result))
     names = dict(zip(renamed.weights, result.weights, strict=True))
     renamed = Result(
         renamed.outputs,
@@ -251,16 +251,19 @@ def round_trip(subject: Subject, masks: Masks, seed: int = 0, custom_objects: Ma
         renamed.stray,
         renamed.raw,
     )
-    compare(result, renamed, "round trip", f"{subject.label} made again from its config and weights differs", exact=True)
+    compare(result, renamed, "round_trip", f"{subject.label} made again from its config and weights differs", exact=True)
 
 
-def _word(subject: Subject, sample: Sample, result: Result) -> None:
+def _word(subject: LayerHarness, sample: PaddedSample, result: Result) -> None:
     """What the layer says of its outputs is true: their masks, their shapes."""
     layer = subject.layer
     if getattr(layer, "relation", None) == "graph":
         return
-    entered = [enter(g, m, "born" if subject.born else "packed") for g, m in zip(sample.grids, sample.masks, strict=True)]
-    masks: list[Any] = [None if subject.born else torch.from_numpy(m) for m in sample.masks]
+    entered = [
+        enter(g, m, "mask_created" if subject.creates_mask else "packed")
+        for g, m in zip(sample.grids, sample.masks, strict=True)
+    ]
+    masks: list[Any] = [None if subject.creates_mask else torch.from_numpy(m) for m in sample.masks]
     one = len(entered) == 1
     said = layer.compute_mask(entered[0] if one else entered, masks[0] if one else masks)
     outputs = result.raw if isinstance(result.raw, list | tuple) else [result.raw]
@@ -269,16 +272,16 @@ def _word(subject: Subject, sample: Sample, result: Result) -> None:
     for number, (output, mask) in enumerate(beside):
         own = output.mask if isinstance(output, Packed) else None
         if (own is None) != (mask is None) or own is not None and not torch.equal(own, torch.as_tensor(mask).bool()):
-            raise LawBroken(
-                f"presence: output {number} of {subject.label} has the mask {_listed(own)}, but compute_mask "
+            raise PropertyViolation(
+                f"matches_unpadded: output {number} of {subject.label} has the mask {_listed(own)}, but compute_mask "
                 f"says {_listed(mask)}."
             )
     shapes = [tuple(g.shape) for g in sample.grids]
     told = leaves_of_shapes(layer.compute_output_shape(shapes[0] if one else shapes))
     for number, (output, shape) in enumerate(zip(leaves(result.raw), told, strict=True)):
         if len(shape) != output.ndim or any(a not in (None, b) for a, b in zip(shape, output.shape, strict=True)):
-            raise LawBroken(
-                f"presence: output {number} of {subject.label} has the shape {tuple(output.shape)}, but "
+            raise PropertyViolation(
+                f"matches_unpadded: output {number} of {subject.label} has the shape {tuple(output.shape)}, but "
                 f"compute_output_shape says {shape}."
             )
 
@@ -298,17 +301,17 @@ def _listed(mask: Any) -> Any:
 
 
 def compare(expected: Result, given: Result, law: str, what: str, exact: bool = False) -> None:
-    """Raises `LawBroken` where two results differ."""
+    """Raises `PropertyViolation` where two results differ."""
     wanted, found = dict(expected.parts()), dict(given.parts())
     if wanted.keys() != found.keys():
         odd = sorted(wanted.keys() ^ found.keys())[0]
-        raise LawBroken(f"{law}: {what}: {odd} is there in one of them only.")
+        raise PropertyViolation(f"{law}: {what}: {odd} is there in one of them only.")
     for name, part in wanted.items():
         same(part, found[name], law, f"{what}: {name}", exact)
 
 
 def same(expected: Tensor, given: Tensor, law: str, what: str, exact: bool = False) -> None:
-    """Raises `LawBroken` unless both are equal, to the bit or to rounding."""
+    """Raises `PropertyViolation` unless both are equal, to the bit or to rounding."""
     tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-5
     equal = expected.shape == given.shape and (
         bits(expected) == bits(given)
@@ -316,7 +319,7 @@ def same(expected: Tensor, given: Tensor, law: str, what: str, exact: bool = Fal
         else torch.allclose(expected, given, rtol=tolerance, atol=tolerance, equal_nan=True)
     )
     if not equal:
-        raise LawBroken(f"{law}: {what} is {_short(given)}, expected {_short(expected)}.")
+        raise PropertyViolation(f"{law}: {what} is {_short(given)}, expected {_short(expected)}.")
 
 
 def bits(x: Tensor) -> bytes:
@@ -325,10 +328,10 @@ def bits(x: Tensor) -> bytes:
 
 
 def finite(result: Result, what: str) -> None:
-    """Raises `LawBroken` for NaN or infinity."""
+    """Raises `PropertyViolation` for NaN or infinity."""
     for name, part in result.parts():
         if not bool(torch.isfinite(part).all()):
-            raise LawBroken(f"presence: {what}: {name} is {_short(part)}.")
+            raise PropertyViolation(f"matches_unpadded: {what}: {name} is {_short(part)}.")
 
 
 def _short(x: Tensor) -> str:

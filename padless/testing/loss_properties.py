@@ -17,8 +17,8 @@ from padless.errors import ArgumentError
 from padless.graph.symbolic import leaves
 from padless.losses.loss import Loss
 from padless.ragged.packed import pack
-from padless.testing.harness import Sample
-from padless.testing.layer_properties import LawBroken, disguises, same
+from padless.testing.harness import PaddedSample
+from padless.testing.layer_properties import PropertyViolation, disguises, same
 from padless.testing.masks import Draw, Mask
 
 Weights = Literal["none", "rows", "column", "steps"]
@@ -39,7 +39,7 @@ class Objective:
         made = self.make()
         return f"{type(made).__name__} {made.name!r} with {self.weights} weights"
 
-    def sample(self, mask: Mask, seed: int = 0) -> Sample:
+    def sample(self, mask: Mask, seed: int = 0) -> PaddedSample:
         """Targets, outputs and weights on a grid, zeros at masked steps."""
         generator = torch.Generator().manual_seed(seed)
         grids = [self.targets(generator, mask.shape), self.outputs(generator, mask.shape)]
@@ -49,9 +49,9 @@ class Objective:
         elif self.weights != "none":
             shape = (mask.shape[0], 1) if self.weights == "column" else (mask.shape[0],)
             rows = {"weight": (torch.rand(shape, generator=generator, dtype=torch.float64),)}
-        return Sample(tuple(grids), (mask,) * len(grids), rows).holding(0)
+        return PaddedSample(tuple(grids), (mask,) * len(grids), rows).holding(0)
 
-    def score(self, pieces: Sequence[Sample], plain: bool = False, packed_targets: bool = False) -> Score:
+    def score(self, pieces: Sequence[PaddedSample], plain: bool = False, packed_targets: bool = False) -> Score:
         """The loss or metric over all pieces, with the gradient of each sequence's outputs."""
         made = self.make()
         loss = isinstance(made, Loss)
@@ -104,24 +104,24 @@ def _named(result: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def compare(expected: Score, given: Score, law: str, what: str, exact: bool = False) -> None:
-    """Raises `LawBroken` where two scores differ."""
+    """Raises `PropertyViolation` where two scores differ."""
     for (name, a), (_, b) in zip(expected.parts(), given.parts(), strict=True):
         same(a, b, law, f"{what}: {name}", exact)
 
 
-def loss_presence(objective: Objective, mask: Mask, seed: int = 0) -> None:
+def loss_matches_unpadded(objective: Objective, mask: Mask, seed: int = 0) -> None:
     """Over a batch it is what it is over its sequences, each alone without padding; it is never NaN."""
     sample = objective.sample(mask, seed)
     together = objective.score([sample])
     for name, part in together.parts():
         if not bool(torch.isfinite(part).all()):
-            raise LawBroken(f"presence: {objective.label} is not finite: {name} is {part}.")
+            raise PropertyViolation(f"matches_unpadded: {objective.label} is not finite: {name} is {part}.")
     if sample.batch:
         alone = objective.score([sample.alone(row) for row in range(sample.batch)], plain=True)
-        compare(alone, together, "presence", f"{objective.label} of a batch is not that of its sequences alone")
+        compare(alone, together, "matches_unpadded", f"{objective.label} of a batch is not that of its sequences alone")
 
 
-def loss_absence(objective: Objective, mask: Mask, seed: int = 0) -> None:
+def loss_ignores_padding(objective: Objective, mask: Mask, seed: int = 0) -> None:
     """What outputs, targets and weights are at masked steps, and how many these are, changes no bit."""
     sample = objective.sample(mask, seed)
     base = objective.score([sample])
@@ -131,22 +131,22 @@ def loss_absence(objective: Objective, mask: Mask, seed: int = 0) -> None:
             f"{objective.label} changes with {left} more columns on the left and {right} on the right, and {number} or "
             f"{word} at masked steps"
         )
-        compare(base, other, "absence", what, exact=True)
+        compare(base, other, "ignores_padding", what, exact=True)
         if other.stray:
-            raise LawBroken(f"absence: {what}: they get gradients.")
+            raise PropertyViolation(f"ignores_padding: {what}: they get gradients.")
 
 
-def loss_independence(objective: Objective, mask: Mask, seed: int = 0) -> None:
+def loss_independent_of_batch(objective: Objective, mask: Mask, seed: int = 0) -> None:
     """Rows may be permuted, to rounding."""
     sample = objective.sample(mask, seed)
     whole = objective.score([sample])
     order = np.random.default_rng(seed).permutation(sample.batch).tolist()
     permuted = objective.score([sample.chosen(order)])
     expected = replace(whole, gradients=[whole.gradients[row] for row in order] if whole.gradients else [])
-    compare(expected, permuted, "independence", f"{objective.label} changes with the rows in the order {order}")
+    compare(expected, permuted, "independent_of_batch", f"{objective.label} changes with the rows in the order {order}")
 
 
-def loss_split(objective: Objective, mask: Mask, seed: int = 0) -> None:
+def loss_independent_of_split(objective: Objective, mask: Mask, seed: int = 0) -> None:
     """Any split into batches, each padded as it likes, gives the same, to rounding."""
     sample = objective.sample(mask, seed)
     random = np.random.default_rng(seed)
@@ -155,7 +155,12 @@ def loss_split(objective: Objective, mask: Mask, seed: int = 0) -> None:
         sample.chosen(range(a, b)).widened(*random.integers(0, 3, 2).tolist())
         for a, b in zip([0, *cuts], [*cuts, sample.batch], strict=True)
     ]
-    compare(objective.score([sample]), objective.score(pieces), "split", f"{objective.label} changes when cut at {cuts}")
+    compare(
+        objective.score([sample]),
+        objective.score(pieces),
+        "independent_of_split",
+        f"{objective.label} changes when cut at {cuts}",
+    )
 
 
 def loss_round_trip(objective: Objective, mask: Mask, seed: int = 0) -> None:
@@ -168,15 +173,15 @@ def loss_round_trip(objective: Objective, mask: Mask, seed: int = 0) -> None:
     text = json.dumps(config)
     again = type(made).from_config(json.loads(text))
     if json.dumps(again.get_config()) != text:
-        raise LawBroken(
-            f"round trip: the config of {objective.label} becomes another one: {text} gives "
+        raise PropertyViolation(
+            f"round_trip: the config of {objective.label} becomes another one: {text} gives "
             f"{json.dumps(again.get_config())}."
         )
     sample = objective.sample(mask, seed)
     compare(
         objective.score([sample]),
         replace(objective, make=lambda: type(made).from_config(json.loads(text))).score([sample]),
-        "round trip",
+        "round_trip",
         f"{objective.label} made again from its config differs",
         exact=True,
     )

@@ -18,7 +18,7 @@ from padless.graph.symbolic import leaves
 from padless.losses import losses
 from padless.models import load_model
 from padless.ragged.packed import pack
-from padless.testing.harness import Sample, Subject
+from padless.testing.harness import LayerHarness, PaddedSample
 from padless.testing.layer_properties import compare, disguises, same
 from padless.testing.masks import Draw, Mask
 
@@ -27,17 +27,17 @@ from padless.testing.masks import Draw, Mask
 class Task:
     """A model with a loss, metrics, and a way to draw targets, one for each output."""
 
-    subject: Subject
+    subject: LayerHarness
     targets: tuple[Draw, ...]
     loss: Any = "mse"
     metrics: Any = None
 
-    def sample(self, mask: Mask, seed: int = 0) -> Sample:
+    def sample(self, mask: Mask, seed: int = 0) -> PaddedSample:
         """Inputs and behind them targets, zeros at masked steps."""
         inputs = self.subject.sample(mask, seed)
         generator = torch.Generator().manual_seed(seed + 1)
         grids = (*inputs.grids, *(draw(generator, mask.shape) for draw in self.targets))
-        return Sample(
+        return PaddedSample(
             tuple(g.to(self.subject.dtype) if g.is_floating_point() else g for g in grids), (mask,) * len(grids)
         ).holding(0)
 
@@ -47,17 +47,17 @@ class Task:
         model.compile(optimizer="sgd", loss=self.loss, metrics=self.metrics)
         return model
 
-    def data(self, sample: Sample) -> tuple[Any, Any]:
+    def data(self, sample: PaddedSample) -> tuple[Any, Any]:
         """x and y as `fit` takes them."""
         count = len(self.subject.inputs)
         x = [
-            grid if self.subject.born else pack(grid, mask)
+            grid if self.subject.creates_mask else pack(grid, mask)
             for grid, mask in zip(sample.grids[:count], sample.masks, strict=False)
         ]
         y = list(sample.grids[count:])
         return (x[0] if len(x) == 1 else x), (y[0] if len(y) == 1 else y)
 
-    def trained(self, sample: Sample, batch_size: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def trained(self, sample: PaddedSample, batch_size: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """What one epoch reports, and the weights after it."""
         model, (x, y) = self.model(), self.data(sample)
         history = model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
@@ -65,7 +65,7 @@ class Task:
         return logs, {name: w.detach() for name, w in model.named_parameters()}
 
 
-def training_absence(task: Task, mask: Mask, seed: int = 0) -> None:
+def training_ignores_padding(task: Task, mask: Mask, seed: int = 0) -> None:
     """What stands at masked steps of inputs and targets, and how many they are, changes no bit of a training epoch."""
     sample = task.sample(mask, seed)
     logs, weights = task.trained(sample, 2)
@@ -73,19 +73,19 @@ def training_absence(task: Task, mask: Mask, seed: int = 0) -> None:
     for left, right, _, number, word in disguises("packed"):
         dirty = sample.holding(number, word).widened(left, right, number, word)
         clean = sample.widened(left, right)
-        grids = (*(clean if task.subject.born else dirty).grids[:count], *dirty.grids[count:])
-        other, after = task.trained(Sample(grids, dirty.masks), 2)
+        grids = (*(clean if task.subject.creates_mask else dirty).grids[:count], *dirty.grids[count:])
+        other, after = task.trained(PaddedSample(grids, dirty.masks), 2)
         what = (
             f"training {task.subject.label} changes with {left} more columns on the left and {right} on the right, and "
             f"{number} or {word} at masked steps"
         )
         for name, value in logs.items():
-            same(torch.tensor(value), torch.tensor(other[name]), "absence", f"{what}: {name}", exact=True)
+            same(torch.tensor(value), torch.tensor(other[name]), "ignores_padding", f"{what}: {name}", exact=True)
         for name, weight in weights.items():
-            same(weight, after[name], "absence", f"{what}: weight {name!r}", exact=True)
+            same(weight, after[name], "ignores_padding", f"{what}: weight {name!r}", exact=True)
 
 
-def model_split(task: Task, mask: Mask, seed: int = 0) -> None:
+def model_independent_of_split(task: Task, mask: Mask, seed: int = 0) -> None:
     """Any batch size gives the same loss and metrics, and terms of batches add up to the same gradients, to rounding."""
     sample = task.sample(mask, seed)
     if not sample.batch:
@@ -99,17 +99,22 @@ def model_split(task: Task, mask: Mask, seed: int = 0) -> None:
             same(
                 torch.tensor(value, dtype=torch.float64),
                 torch.tensor(found[name], dtype=torch.float64),
-                "split",
+                "independent_of_split",
                 f"{name} of {task.subject.label} in batches of {size}",
             )
     rows = list(range(sample.batch))
     expected = _gradients(task, model, [sample])
     given = _gradients(task, model, [sample.chosen([row]).widened(row, 1) for row in rows])
     for name, gradient in expected.items():
-        same(gradient, given[name], "split", f"the gradient of weight {name!r} of {task.subject.label}, summed row by row")
+        same(
+            gradient,
+            given[name],
+            "independent_of_split",
+            f"the gradient of weight {name!r} of {task.subject.label}, summed row by row",
+        )
 
 
-def _gradients(task: Task, model: Any, pieces: Sequence[Sample]) -> dict[str, Tensor]:
+def _gradients(task: Task, model: Any, pieces: Sequence[PaddedSample]) -> dict[str, Tensor]:
     """The gradients of the loss over all pieces."""
     given = task.loss if isinstance(task.loss, list | tuple) else [task.loss] * len(task.targets)
     own = [losses.get(loss) for loss in given]
@@ -124,7 +129,7 @@ def _gradients(task: Task, model: Any, pieces: Sequence[Sample]) -> dict[str, Te
     return {name: torch.zeros_like(w) if g is None else g for (name, w), g in zip(weights.items(), found, strict=True)}
 
 
-def archive(subject: Subject, mask: Mask, seed: int = 0) -> None:
+def archive(subject: LayerHarness, mask: Mask, seed: int = 0) -> None:
     """Saved and loaded, a model is the same to the bit."""
     sample = subject.sample(mask, seed)
     result = subject.run(sample)
@@ -134,11 +139,11 @@ def archive(subject: Subject, mask: Mask, seed: int = 0) -> None:
         loaded = load_model(path)
         loaded.to(subject.dtype)
         loaded.load_weights(path)
-    again = Subject(loaded, subject.inputs, subject.born, subject.rows, subject.training, subject.dtype)
+    again = LayerHarness(loaded, subject.inputs, subject.creates_mask, subject.rows, subject.training, subject.dtype)
     compare(
         result,
-        again.run(sample, pulls=subject.pulls(result)),
-        "round trip",
+        again.run(sample, pulls=subject.output_weights(result)),
+        "round_trip",
         f"{subject.label} saved and loaded differs",
         exact=True,
     )

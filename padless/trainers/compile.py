@@ -10,12 +10,12 @@ from typing import Any
 from padless.data.batch_sampler import positive
 from padless.errors import ArgumentError
 from padless.optimizers import optimizers
-from padless.trainers.compile_utils import Objective
+from padless.trainers.compile_utils import CompiledObjective
 from padless.trainers.mixed_precision import Precision
-from padless.trainers.train_step import Steps
+from padless.trainers.train_step import TrainStepMixin
 
 
-class Compiling(Steps):
+class CompileMixin(TrainStepMixin):
     """A model that can be told what it is trained for."""
 
     jit_compile: bool = False
@@ -58,7 +58,7 @@ class Compiling(Steps):
         several = any(isinstance(part, dict | list | tuple) for part in (loss, loss_weights)) or any(
             isinstance(entry, dict | list | tuple) for part in (metrics, weighted_metrics) for entry in _entries(part)
         )
-        objective = None if names is None and several else Objective(names or ["output_1"], **given)
+        objective = None if names is None and several else CompiledObjective(names or ["output_1"], **given)
         if jit_compile is True and run_eagerly:
             warnings.warn("run_eagerly=True turns jit_compile=True off.", stacklevel=2)
         self.optimizer, self._compiled, self._precision = chosen, given, precision

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from padless.data.batch_structure import matched
 from padless.errors import ArgumentError
-from padless.graph.symbolic import probing
+from padless.graph.symbolic import in_shape_inference
 from padless.losses import losses
-from padless.losses.loss import Loss, Term
+from padless.losses.loss import Loss, WeightedSum
 from padless.metrics import metrics
 from padless.metrics.metric import Mean, Metric
 
 
 @dataclass
-class Output:
+class OutputObjective:
     """One output of the model: its loss with a coefficient, its metrics, and its sums."""
 
     name: str
@@ -29,14 +29,14 @@ class Output:
     coefficient: float = 1.0
     metrics: list[Any] = field(default_factory=list)
     weighted: list[Any] = field(default_factory=list)
-    seen: Term | None = None
+    seen: WeightedSum | None = None
 
 
 @dataclass(frozen=True)
-class Parts:
+class LossParts:
     """The loss of one batch: with its coefficient a term for each output, what layers added, and what weights cost."""
 
-    terms: Sequence[tuple[float, Term | None]]
+    terms: Sequence[tuple[float, WeightedSum | None]]
     added: Sequence[Tensor] = ()
     once: Sequence[Tensor] = ()
 
@@ -45,7 +45,7 @@ class Parts:
         """All of it, for `backward`."""
         parts = [coefficient * term.value for coefficient, term in self.terms if term is not None]
         parts += [loss.sum() for loss in (*self.added, *self.once)]
-        if not parts and probing():
+        if not parts and in_shape_inference():
             return torch.zeros(())  # in a trial layers add nothing
         if not parts:
             raise ArgumentError(
@@ -54,7 +54,7 @@ class Parts:
         return sum(parts[1:], parts[0])
 
 
-class Objective:
+class CompiledObjective:
     """Losses and metrics for the outputs of a model, by their names, in order.
 
     `loss`, `metrics` and `weighted_metrics` are for one output a name, an object, a function (or a list of metrics); for
@@ -70,7 +70,7 @@ class Objective:
         metrics: Any = None,
         weighted_metrics: Any = None,
     ) -> None:
-        self.outputs = [Output(name) for name in names]
+        self.outputs = [OutputObjective(name) for name in names]
         for what, given, put in (
             ("loss", loss, _put_loss),
             ("loss_weights", loss_weights, _put_weight),
@@ -80,8 +80,8 @@ class Objective:
             for output, own in zip(self.outputs, self._by_output(what, given), strict=True):
                 if own is not None:
                     put(output, own)
-        self.extra: Term | None = None
-        self.once: Term | None = None
+        self.extra: WeightedSum | None = None
+        self.once: WeightedSum | None = None
         self.tracker = LossTracker(self)
         self.compiled = CompiledMetrics(self)
 
@@ -109,10 +109,12 @@ class Objective:
 
     # ------------------------------------------------------------------------------------------------ one batch
 
-    def parts(self, y: Any, outputs: Any, weights: Any, added: Sequence[Tensor] = (), once: Sequence[Tensor] = ()) -> Parts:
+    def parts(
+        self, y: Any, outputs: Any, weights: Any, added: Sequence[Tensor] = (), once: Sequence[Tensor] = ()
+    ) -> LossParts:
         """The loss of a batch in its parts; `added` by layers counts by rows, `once` by steps of the optimizer."""
         if not any(output.loss is not None for output in self.outputs):
-            return Parts([(mine.coefficient, None) for mine in self.outputs], added, once)
+            return LossParts([(mine.coefficient, None) for mine in self.outputs], added, once)
         if y is None:
             raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
         own, targets = self._matched(outputs, y, "targets")
@@ -121,7 +123,7 @@ class Objective:
             None if mine.loss is None else mine.loss.term(target, output, weight)
             for mine, target, output, weight in zip(self.outputs, targets, own, given, strict=True)
         ]
-        return Parts([(mine.coefficient, term) for mine, term in zip(self.outputs, terms, strict=True)], added, once)
+        return LossParts([(mine.coefficient, term) for mine, term in zip(self.outputs, terms, strict=True)], added, once)
 
     def _matched(self, outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
         own, theirs = matched(outputs, given, what)
@@ -132,15 +134,15 @@ class Objective:
         return own, theirs
 
     @torch.no_grad()
-    def see(self, parts: Parts, rows: int) -> None:
+    def see(self, parts: LossParts, rows: int) -> None:
         """Add the loss of one batch to the sums."""
         for own, (_, term) in zip(self.outputs, parts.terms, strict=True):
             if term is not None:
-                own.seen = _plus(own.seen, Term(term.sum.detach().double(), _double(term.weight), term.adds))
+                own.seen = _plus(own.seen, WeightedSum(term.sum.detach().double(), _double(term.weight), term.adds))
         if parts.added:
-            self.extra = _plus(self.extra, Term(_sum(parts.added) * rows, float(rows)))
+            self.extra = _plus(self.extra, WeightedSum(_sum(parts.added) * rows, float(rows)))
         if parts.once:
-            self.once = _plus(self.once, Term(_sum(parts.once), 1.0))
+            self.once = _plus(self.once, WeightedSum(_sum(parts.once), 1.0))
 
     @torch.no_grad()
     def measure(self, y: Any, outputs: Any, weights: Any) -> None:
@@ -191,9 +193,9 @@ class LossTracker(Mean):
     `compute_loss` or `train_step` of one's own adds to it, or takes in its place, is a mean by `sample_weight`.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: CompiledObjective) -> None:
         self.objective = objective
-        self.pending: tuple[Parts, int] | None = None  # of the last batch, and its rows, until they have been counted
+        self.pending: tuple[LossParts, int] | None = None  # of the last batch, and its rows, until they have been counted
         self.told = False  # whether anybody but the objective said what the loss is
         super().__init__("loss")
 
@@ -228,7 +230,7 @@ class LossTracker(Mean):
 class CompiledMetrics(Metric):
     """The metrics given to `compile`, as one; with several outputs also the loss of each."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: CompiledObjective) -> None:
         super().__init__(name="compile_metrics")
         self.objective = objective
 
@@ -250,7 +252,7 @@ class CompiledMetrics(Metric):
                     metric.reset_state()
 
 
-def _named(output: Output) -> Iterator[tuple[str, Metric]]:
+def _named(output: OutputObjective) -> Iterator[tuple[str, Metric]]:
     """The metrics of an output with the names that Keras gives them where several are called the same."""
     taken: dict[str, int] = {}
     for prefix, group in (("", output.metrics), ("weighted_", output.weighted)):
@@ -265,7 +267,7 @@ def _double(weight: Tensor | float) -> Tensor | float:
     return weight.double() if isinstance(weight, Tensor) else weight
 
 
-def _plus(seen: Term | None, new: Term) -> Term:
+def _plus(seen: WeightedSum | None, new: WeightedSum) -> WeightedSum:
     return new if seen is None else seen + new
 
 
@@ -273,18 +275,18 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack([part.detach().double().reshape(()) for part in parts]).sum()
 
 
-def _put_loss(output: Output, given: Any) -> None:
+def _put_loss(output: OutputObjective, given: Any) -> None:
     output.loss = losses.get(given)
 
 
-def _put_weight(output: Output, given: Any) -> None:
+def _put_weight(output: OutputObjective, given: Any) -> None:
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise ArgumentError(f"`loss_weights` must be numbers; got {given!r} for output {output.name!r}.")
     output.coefficient = float(given)
 
 
-def _put_metrics(where: str) -> Callable[[Output, Any], None]:
-    def put(output: Output, given: Any) -> None:
+def _put_metrics(where: str) -> Callable[[OutputObjective, Any], None]:
+    def put(output: OutputObjective, given: Any) -> None:
         several = given if isinstance(given, list | tuple) else [given]
         setattr(output, where, [name if _open(name) else metrics.get(name) for name in several])
 

@@ -1,6 +1,6 @@
 """Bad data are refused at the border: all examples are looked at once, before any weight has changed.
 
-A plan says which inputs are ids of which table, where masks are born of the inputs, and which of these masks each
+A plan says which inputs are ids of which table, where masks are created by the inputs, and which of these masks each
 output will have; so ids, and labels at real steps, can be checked without running the model. Nothing at masked steps
 is looked at.
 """
@@ -17,65 +17,69 @@ from torch import Tensor
 
 from padless.data.adapters import Batch, Batching, Data, Examples
 from padless.data.batch_structure import flat
-from padless.data.map_dataset import Items
+from padless.data.map_dataset import MapDatasetAdapter
 from padless.data.parquet_files import Parquet
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.ragged.alignment import match_rank
 from padless.ragged.index import Index, Ints
-from padless.ragged.packed import Packed, gather
-from padless.trainers.compile_utils import Objective, Output
+from padless.ragged.packed import Packed, gather_real_steps
+from padless.trainers.compile_utils import CompiledObjective, OutputObjective
 
 _ROWS = 4096  # examples looked at together
 
 
 @dataclass(frozen=True)
-class Birth:
-    """Steps that one input alone decides: its place, what a mask of them says that it is born of, and how they follow.
+class MaskOrigin:
+    """Steps that one input alone decides: its place, what a mask of them says that it is created by, and how they follow.
 
     `index` also refuses ids that do not stand in their table. `masks` is False for a table that makes no mask.
     """
 
     source: int
-    born: str
+    mask_source: str
     index: Callable[[Any], Index | None]
     masks: bool = True
 
 
 @dataclass(frozen=True)
-class End:
+class OutputInfo:
     """An output yet to come: its shape, how many axes its mask covers (0: none), and the birth that the mask is of.
 
     `birth` is None where nothing is masked, and where a mask came about on the way.
     """
 
     shape: Sequence[int | None]
-    lead: int = 0
-    birth: int | None = None
+    num_step_axes: int = 0
+    origin: int | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelMaskInfo:
     """What is known of a model before data run through it."""
 
-    births: Sequence[Birth] = ()
-    ends: Sequence[End] = ()
+    origins: Sequence[MaskOrigin] = ()
+    outputs: Sequence[OutputInfo] = ()
 
 
 def check(
-    model: Any, plan_of: Callable[[Batch], Plan], data: Data, objective: Objective | None, count: bool = False
-) -> Plan:
+    model: Any,
+    plan_of: Callable[[Batch], ModelMaskInfo],
+    data: Data,
+    objective: CompiledObjective | None,
+    count: bool = False,
+) -> ModelMaskInfo:
     """Ids outside their table, labels or weights of another length than the mask of their output, labels that are no class.
 
     Looks at all examples where they are in memory, or where their real steps are to be counted, else at the first.
     Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
     """
-    whole = isinstance(data, Examples) or count and isinstance(data, Items | Parquet)
-    plan, lengths, first = Plan(), [], 0
+    whole = isinstance(data, Examples) or count and isinstance(data, MapDatasetAdapter | Parquet)
+    plan, lengths, first = ModelMaskInfo(), [], 0
     for batch in data.begin(Batching(_ROWS), None) if whole else [data.head(1)]:
         values = model.arranged(batch.x)
         plan = plan if first else plan_of(data.head(1))
         try:
-            indexes = [birth.index(values[birth.source]) for birth in plan.births]
+            indexes = [birth.index(values[birth.source]) for birth in plan.origins]
         except DataError as wrong:
             if not first:
                 raise
@@ -84,7 +88,7 @@ def check(
             _outputs(batch, indexes, plan, objective, first)
         first += batch.rows
         lengths.append(_lengths(values, indexes, batch.rows))
-    if isinstance(data, Examples | Items | Parquet) and whole:
+    if isinstance(data, Examples | MapDatasetAdapter | Parquet) and whole:
         data.lengths = np.concatenate(lengths)
     return plan
 
@@ -98,20 +102,22 @@ def _lengths(values: Sequence[Any], indexes: Sequence[Index | None], rows: int) 
     return np.max(masked, axis=0)
 
 
-def has_targets(data: Data, objective: Objective) -> None:
+def has_targets(data: Data, objective: CompiledObjective) -> None:
     """Refuse data without targets where there is a loss for them."""
     if any(output.loss is not None for output in objective.outputs) and data.head(1).y is None:
         raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
 
 
-def _outputs(batch: Batch, indexes: list[Index | None], plan: Plan, objective: Objective, first: int) -> None:
+def _outputs(
+    batch: Batch, indexes: list[Index | None], plan: ModelMaskInfo, objective: CompiledObjective, first: int
+) -> None:
     targets, weights = flat(batch.y), flat(batch.sample_weight)
     weights = weights if len(weights) == len(targets) else [None] * len(targets)
-    for target, weight, end, output in zip(targets, weights, plan.ends, objective.outputs, strict=False):
+    for target, weight, end, output in zip(targets, weights, plan.outputs, objective.outputs, strict=False):
         if target is None or output.loss is None or output.loss.whole:
             continue
-        index = None if end.birth is None else indexes[end.birth]
-        if index is None and end.lead:
+        index = None if end.origin is None else indexes[end.origin]
+        if index is None and end.num_step_axes:
             continue  # the loss of the batch compares the lengths
         if index is not None and isinstance(weight, Packed):
             _same_lengths(weight.index.lengths, index.lengths, f"sample weights of output {output.name!r}", "weights", first)
@@ -120,7 +126,7 @@ def _outputs(batch: Batch, indexes: list[Index | None], plan: Plan, objective: O
             _labels(rows, end, output)
 
 
-def _rows(target: Tensor | Packed, index: Index | None, output: Output, first: int) -> Tensor | None:
+def _rows(target: Tensor | Packed, index: Index | None, output: OutputObjective, first: int) -> Tensor | None:
     """The targets at real steps; None where only the loss can say whether they fit."""
     if isinstance(target, Packed):
         if index is not None and target.index.full and target.index.grid == index.grid:
@@ -131,7 +137,7 @@ def _rows(target: Tensor | Packed, index: Index | None, output: Output, first: i
     if index is None:
         return target
     if tuple(target.shape[: len(index.grid)]) == index.grid:
-        return gather(target, index)
+        return gather_real_steps(target, index)
     if target.ndim < 2:
         raise ShapeError(
             f"The targets of output {output.name!r} have shape {tuple(target.shape)}, one for each "
@@ -158,9 +164,9 @@ def _same_lengths(given: Ints, lengths: Ints, what: str, ones: str, first: int) 
         )
 
 
-def _labels(rows: Tensor, end: End, output: Output) -> None:
+def _labels(rows: Tensor, end: OutputInfo, output: OutputObjective) -> None:
     """The loss's own check, on outputs that have a shape but no numbers."""
-    features = end.shape[max(end.lead, 1) :]
+    features = end.shape[max(end.num_step_axes, 1) :]
     given = rows.shape[1:]
     sizes = [given[axis] if size is None and axis < len(given) else size or 1 for axis, size in enumerate(features)]
     loss: Any = output.loss

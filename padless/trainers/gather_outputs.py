@@ -56,8 +56,10 @@ def _stacked(parts: Sequence[Tensor | Packed]) -> Tensor:
 
 def _concatenated(parts: list[Packed]) -> Packed:
     """Rows below rows; the fill stays where all grids are equally wide, since a wider grid has more gaps."""
-    index = Index.from_mask(_stacked([torch.from_numpy(part.index.mask) for part in parts]).numpy(), parts[0].index.born)
+    index = Index.from_mask(
+        _stacked([torch.from_numpy(part.index.mask) for part in parts]).numpy(), parts[0].index.mask_source
+    )
     values = torch.cat([part.values.detach().cpu() for part in parts])
-    fills = [part.fill.detach().cpu() for part in parts if part.fill is not None]
+    fills = [part.gap_values.detach().cpu() for part in parts if part.gap_values is not None]
     same = len(fills) == len(parts) and len({part.index.grid[1:] for part in parts}) == 1
     return Packed(values, index, torch.cat(fills) if same else None)

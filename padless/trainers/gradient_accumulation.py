@@ -19,13 +19,13 @@ from torch import Tensor
 
 from padless.data.adapters import Batch
 from padless.data.batch_structure import matched
-from padless.losses.loss import Loss, Measured
+from padless.losses.loss import Loss, PerStepValues
 from padless.losses.losses import LossFunctionWrapper
 from padless.ragged.alignment import match_rank, on_steps, weights_for
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
-from padless.trainers.compile_utils import Objective, Parts
-from padless.trainers.data_checks import End, Plan
+from padless.trainers.compile_utils import CompiledObjective, LossParts
+from padless.trainers.data_checks import ModelMaskInfo, OutputInfo
 
 Backward = Callable[..., None]
 _OWN = __name__.partition(".")[0] + "."
@@ -43,12 +43,14 @@ def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def ahead(model: Any, plan_of: Callable[[Batch], Plan], batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+def iterate_groups(
+    model: Any, plan_of: Callable[[Batch], ModelMaskInfo], batches: Iterable[Batch], size: int
+) -> Iterator[Batch]:
     """The same batches; the model knows of each to which group it belongs, counted before the first of them is run."""
     try:
         for group in groups(batches, size):
-            weights = weights_ahead(model, plan_of, group, model._objective)
-            model._group = Group(group, weights, [p for p in model.parameters() if p.requires_grad])
+            weights = total_loss_weights(model, plan_of, group, model._objective)
+            model._group = AccumulationGroup(group, weights, [p for p in model.parameters() if p.requires_grad])
             yield from group
             model._group = None
     finally:
@@ -57,7 +59,7 @@ def ahead(model: Any, plan_of: Callable[[Batch], Plan], batches: Iterable[Batch]
         model._group = None
 
 
-class Group:
+class AccumulationGroup:
     """Batches that count as one: what each adds to the gradient, and at the end the gradient of all.
 
     `weights` are those of the outputs over all batches, None where only the outputs will tell.
@@ -69,14 +71,14 @@ class Group:
         self.weights = weights
         self.params = params
         self.paid = False  # what weights cost has been counted
-        self.late: dict[int, Late] = {}
+        self.late: dict[int, DeferredGradient] = {}
 
     @property
-    def fresh(self) -> bool:
+    def is_first(self) -> bool:
         """Whether no batch has been added yet."""
         return self.left == self.size
 
-    def add(self, loss: Tensor, parts: Parts | None, rows: int, backward: Backward) -> bool:
+    def add(self, loss: Tensor, parts: LossParts | None, rows: int, backward: Backward) -> bool:
         """Bring the gradient of a batch to the weights; says whether it was the last one.
 
         `loss` is what `compute_loss` gave, `parts` what it is made of; what is not in these counts by rows.
@@ -89,10 +91,10 @@ class Group:
             backward(share)
         if not self.left:
             for late in self.late.values():
-                late.join(self.params)
+                late.apply(self.params)
         return not self.left
 
-    def _share(self, loss: Tensor, parts: Parts | None, rows: int) -> tuple[Tensor | None, list[tuple[int, Tensor]]]:
+    def _share(self, loss: Tensor, parts: LossParts | None, rows: int) -> tuple[Tensor | None, list[tuple[int, Tensor]]]:
         """What of the loss of this batch belongs to the loss of all, and the sums whose weights are not known yet."""
         known: list[Tensor] = []
         unknown: list[tuple[int, Tensor]] = []
@@ -108,8 +110,8 @@ class Group:
             if weight is not None:
                 known.append(term.sum * (coefficient / weight if weight else 0.0))
                 continue
-            late = self.late.setdefault(place, Late(coefficient))
-            scaled = late.see(term.sum, term.weight, term.adds)
+            late = self.late.setdefault(place, DeferredGradient(coefficient))
+            scaled = late.accumulate(term.sum, term.weight, term.adds)
             if scaled.requires_grad:
                 unknown.append((place, scaled))
         known += [added.sum() * by_rows for added in parts.added]
@@ -119,7 +121,7 @@ class Group:
         return (sum(known[1:], known[0]) if known else None), unknown
 
 
-class Late:
+class DeferredGradient:
     """The gradient of one output's sums, kept until their weight is known."""
 
     def __init__(self, coefficient: float) -> None:
@@ -128,7 +130,7 @@ class Late:
         self.weight: Any = 0.0
         self.grads: list[Tensor | None] = []
 
-    def see(self, total: Tensor, weight: Any, adds: bool) -> Tensor:
+    def accumulate(self, total: Tensor, weight: Any, adds: bool) -> Tensor:
         """The sum of a batch, in the unit that the first one gives."""
         if self.unit is None:
             nothing = weight == 0
@@ -147,7 +149,7 @@ class Late:
             p.grad = grad
 
     @torch.no_grad()
-    def join(self, params: Sequence[Tensor]) -> None:
+    def apply(self, params: Sequence[Tensor]) -> None:
         """Divide by the weight of all, and add to the gradient of the other losses."""
         nothing = self.weight == 0
         whole = torch.where(nothing, 1, self.weight) if isinstance(self.weight, Tensor) else self.weight or 1.0
@@ -161,8 +163,8 @@ class Late:
 # ------------------------------------------------------------------------------------------------ counted ahead
 
 
-def weights_ahead(
-    model: Any, plan_of: Callable[[Batch], Plan], batches: Sequence[Batch], objective: Objective | None
+def total_loss_weights(
+    model: Any, plan_of: Callable[[Batch], ModelMaskInfo], batches: Sequence[Batch], objective: CompiledObjective | None
 ) -> list[float | None]:
     """For each output the weight of its loss over all of these batches, None where only the outputs will tell."""
     if objective is None:
@@ -170,18 +172,18 @@ def weights_ahead(
     total: list[float | None] = [0.0] * len(objective.outputs)
     for batch in batches:
         plan = plan_of(batch)
-        if len(plan.ends) != len(total) or batch.y is None:
+        if len(plan.outputs) != len(total) or batch.y is None:
             return [None] * len(total)
         names = {output.name: None for output in objective.outputs}
         places = names if isinstance(batch.y, dict) else list(names)
         _, targets = matched(places, batch.y, "targets")
         _, weights = matched(places, batch.sample_weight, "sample weights")
         values = model.arranged(batch.x)
-        indexes = [birth.index(values[birth.source]) for birth in plan.births]
-        for place, (end, output) in enumerate(zip(plan.ends, objective.outputs, strict=True)):
-            index = None if end.birth is None else indexes[end.birth]
+        indexes = [birth.index(values[birth.source]) for birth in plan.origins]
+        for place, (end, output) in enumerate(zip(plan.outputs, objective.outputs, strict=True)):
+            index = None if end.origin is None else indexes[end.origin]
             loss, so_far = output.loss, total[place]
-            if loss is None or end.lead and index is None or so_far is None:
+            if loss is None or end.num_step_axes and index is None or so_far is None:
                 total[place] = None
                 continue
             own = _weight(loss, targets[place], weights[place], end, index)
@@ -189,7 +191,7 @@ def weights_ahead(
     return total
 
 
-def _weight(loss: Loss, target: Any, weight: Any, end: End, index: Index | None) -> float | None:
+def _weight(loss: Loss, target: Any, weight: Any, end: OutputInfo, index: Index | None) -> float | None:
     """The weight that a batch will have in a loss of padless's own, by the loss's own count on outputs without numbers."""
     if loss.reduction == "sum":
         return 1.0
@@ -216,4 +218,4 @@ def _weight(loss: Loss, target: Any, weight: Any, end: End, index: Index | None)
     values = torch.zeros((), dtype=rows.dtype).expand(shape)
     own = None if weight is None else weights_for(weight, index, values)
     counted = loss.counted(targets, values) if len(values) else None
-    return float(Measured(values, own, counted, index).term(loss.reduction).weight)
+    return float(PerStepValues(values, own, counted, index).term(loss.reduction).weight)

@@ -13,29 +13,29 @@ from torch import Tensor, nn
 
 from padless.data.batch import Batch
 from padless.errors import DataError
-from padless.losses.loss import Term
+from padless.losses.loss import WeightedSum
 from padless.metrics.metric import Metric
-from padless.trainers.compile_utils import Objective, Output
+from padless.trainers.compile_utils import CompiledObjective, OutputObjective
 from padless.trainers.epoch_loop import device_of
 
 _ELSE = object()  # what is no part of a state
 
 
-def taken(model: Any) -> list[Any]:
+def metric_state_dict(model: Any) -> list[Any]:
     """The sums of a model's losses and metrics."""
     seen: set[int] = set()
     found = [_value(part, seen) for part in _parts(model)]
     return [None if part is _ELSE else part for part in found]  # what is part of another has been kept there
 
 
-def put_back(model: Any, kept: list[Any], first: Batch) -> None:
+def load_metric_state_dict(model: Any, kept: list[Any], first: Batch) -> None:
     """Make these sums the model's; metrics that wait for data to say which or how large they are see those of `first`.
 
     Raises `DataError` where the model has other metrics.
     """
     objective = model._objective
     if objective is not None and model._callable:
-        outputs = model._try(first.to(device_of(model)))
+        outputs = model._dry_run(first.to(device_of(model)))
         objective.measure(first.y, outputs, first.sample_weight)
     parts = _parts(model)
     if len(parts) != len(kept):
@@ -54,7 +54,7 @@ def _value(value: Any, seen: set[int]) -> Any:
     """A value as it is kept, or _ELSE."""
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value
-    if isinstance(value, Term):
+    if isinstance(value, WeightedSum):
         return {"term": [value.sum, value.weight, value.adds]}
     if isinstance(value, list | tuple):
         items = [_value(item, seen) for item in value]
@@ -64,7 +64,7 @@ def _value(value: Any, seen: set[int]) -> Any:
         return _ELSE if any(item is _ELSE for item in pairs.values()) else {"dict": pairs}
     if isinstance(value, nn.Module):
         return {"torchmetrics": [_of_torchmetrics(one) for one in _torchmetrics(value)]}
-    if isinstance(value, Objective | Output | Metric):
+    if isinstance(value, CompiledObjective | OutputObjective | Metric):
         if id(value) in seen:
             return _ELSE
         seen.add(id(value))
@@ -83,7 +83,7 @@ def _put(now: Any, kept: Any) -> Any:
     if not isinstance(kept, Mapping):
         return kept
     if "term" in kept:
-        return Term(*kept["term"])
+        return WeightedSum(*kept["term"])
     if "dict" in kept:
         return {key: _put(now.get(key) if isinstance(now, Mapping) else None, own) for key, own in kept["dict"].items()}
     if "torchmetrics" in kept:
@@ -92,7 +92,7 @@ def _put(now: Any, kept: Any) -> Any:
                 setattr(one, name, value)
             one._update_count, one._computed = own["count"], None
         return now
-    if not isinstance(now, Objective | Output | Metric):
+    if not isinstance(now, CompiledObjective | OutputObjective | Metric):
         raise DataError(f"The backup holds the sums of a metric where the model has {now!r}. Compile as before.")
     for name, own in kept["attributes"].items():
         setattr(now, name, _put(getattr(now, name, None), own))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from padless.callbacks import CallbackList
 from padless.data.batch import Batch
-from padless.data.epoch_iterator import Feed
+from padless.data.epoch_iterator import EpochIterator
 from padless.errors import DataError
 from padless.trainers import metric_state as sums
 from padless.trainers.epoch_loop import device_of
@@ -30,10 +30,10 @@ from padless.trainers.epoch_loop import device_of
 State = dict[str, Any]
 
 
-class Run:
+class FitState:
     """One call of `fit`: which epoch it is in, and how many of its batches were taken."""
 
-    def __init__(self, model: Any, feed: Feed, hooks: CallbackList, epoch: int = 0) -> None:
+    def __init__(self, model: Any, feed: EpochIterator, hooks: CallbackList, epoch: int = 0) -> None:
         self.model, self.feed, self.hooks = model, feed, hooks
         self.epoch, self.batch, self.first = epoch, 0, 0
         self._begun: State = {}  # the generators, when the batches of the epoch that runs were drawn
@@ -59,13 +59,13 @@ class Run:
         self.first = self.batch
         return iter(()) if state["stopped"] else rest
 
-    def at(self, epoch: int, batch: int) -> None:
+    def set_resume_point(self, epoch: int, batch: int) -> None:
         """From here the run would go on: the next batch of the epoch that runs, or the beginning of the next."""
         self.epoch, self.batch = epoch, batch
         self._taken = batch or self._taken
 
     @property
-    def whole(self) -> bool:
+    def can_checkpoint(self) -> bool:
         """Whether no batches wait for others to take their step with."""
         group = getattr(self.model, "_group", None)
         return group is None or not group.left
@@ -85,8 +85,8 @@ class Run:
             "optimizer": {"class": type(optimizer).__name__, "state": optimizer.state_dict()},
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
             "data": {"begun": self._begun, "feed": self.feed.state_dict(), "taken": self._taken, "steps": self.feed.steps},
-            "random": random_state(), "sums": sums.taken(model) if self.batch else None,
-            "callbacks": [{"class": type(one).__name__, "state": one.state_dict()} for one in self._keepers()],
+            "random": random_state(), "sums": sums.metric_state_dict(model) if self.batch else None,
+            "callbacks": [{"class": type(one).__name__, "state": one.state_dict()} for one in self._stateful_callbacks()],
         }  # fmt: skip
 
     def load_state_dict(self, state: State) -> None:
@@ -112,15 +112,15 @@ class Run:
         if state["scaler"] is not None and self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
         if state["sums"] is not None:
-            sums.put_back(model, state["sums"], self.feed.data.head(1))
-        left = list(self._keepers())
+            sums.load_metric_state_dict(model, state["sums"], self.feed.data.head(1))
+        left = list(self._stateful_callbacks())
         for kept in state["callbacks"]:
             for one in [one for one in left if type(one).__name__ == kept["class"]][:1]:
                 left.remove(one)
                 one.load_state_dict(kept["state"])
         set_random_state(state["random"])
 
-    def _keepers(self) -> Iterator[Any]:
+    def _stateful_callbacks(self) -> Iterator[Any]:
         """The callbacks that have a state; the one that keeps the run has none."""
         for one in self.hooks.callbacks:
             if hasattr(one, "state_dict") and not hasattr(one, "set_run"):

@@ -21,21 +21,21 @@ from torch import Tensor, nn
 from padless.data.batch_structure import flat, rows_of, unpack_x_y_sample_weight
 from padless.errors import ArgumentError, NotBuilt
 from padless.metrics.metric import Metric
-from padless.ragged.packed import showing
-from padless.trainers.compile_utils import Objective, Parts
+from padless.ragged.packed import computing_gap_values
+from padless.trainers.compile_utils import CompiledObjective, LossParts
 from padless.trainers.mixed_precision import Precision
 
 Logs = dict[str, Any]
 
 
-class Steps:
+class TrainStepMixin:
     """The steps of a compiled model; all of them may be overridden."""
 
     name: str
     optimizer: Any = None
     compiled: bool = False
     _compiled: dict[str, Any]
-    _objective: Objective | None = None
+    _objective: CompiledObjective | None = None
     _precision: Precision = Precision()
     _device: torch.device = torch.device("cpu")  # where the weights were when the epoch began
     _group: Any = None  # the batches that share a step with the present one, if there are others
@@ -44,12 +44,12 @@ class Steps:
 
     def train_step(self, data: Any) -> Logs:
         """One step of the optimizer on one batch; returns what callbacks shall see of it."""
-        logs = self._learn(data)
+        logs = self._train_on_data(data)
         return self.get_metrics_result() if logs is None else logs
 
     def test_step(self, data: Any) -> Logs:
         """One batch evaluated; returns the metrics so far."""
-        logs = self._judge(data)
+        logs = self._test_on_data(data)
         return self.get_metrics_result() if logs is None else logs
 
     def predict_step(self, data: Any) -> Any:
@@ -98,14 +98,14 @@ class Steps:
 
     # ------------------------------------------------------------------------------------------------ what fit runs
 
-    def _learn(self, data: Any) -> Logs | None:
+    def _train_on_data(self, data: Any) -> Logs | None:
         """`train_step` as it is unless overridden; None where nobody has asked for the results yet."""
         x, y, weight = unpack_x_y_sample_weight(data)
         group = self._group
-        if group is None or group.fresh:
+        if group is None or group.is_first:
             self.optimizer.zero_grad(set_to_none=True)
         with self._precision.context(self._device):
-            outputs = self._answer(x)
+            outputs = self._forward(x)
         loss = self._loss(x, y, outputs, weight, True)
         if group is not None:
             complete = group.add(loss, self._parts_of(outputs), rows_of(x), self._backward)
@@ -117,25 +117,25 @@ class Steps:
             self._precision.step(self.optimizer)
             module: Any = self
             module.apply_constraints()
-        return self._count(loss, x, y, outputs, weight)
+        return self._update_metrics(loss, x, y, outputs, weight)
 
-    def _judge(self, data: Any) -> Logs | None:
+    def _test_on_data(self, data: Any) -> Logs | None:
         """`test_step` as it is unless overridden."""
         x, y, weight = unpack_x_y_sample_weight(data)
-        outputs = self._answer(x)
+        outputs = self._forward(x)
         loss = self._loss(x, y, outputs, weight, False)
-        return self._count(loss, x, y, outputs, weight)
+        return self._update_metrics(loss, x, y, outputs, weight)
 
     def _backward(self, loss: Tensor, **how: Any) -> None:
         self._precision.backward(loss, self.optimizer, **how)
 
-    def _answer(self, x: Any) -> Any:
+    def _forward(self, x: Any) -> Any:
         """The outputs for a batch; what masked steps show is carried only where code of one's own may look at it."""
         module: Any = self
-        with showing(self._overridden("compute_loss", "compute_metrics")):
+        with computing_gap_values(self._overridden("compute_loss", "compute_metrics")):
             return module(x)
 
-    def _count(self, loss: Tensor, x: Any, y: Any, outputs: Any, weight: Any) -> Logs | None:
+    def _update_metrics(self, loss: Tensor, x: Any, y: Any, outputs: Any, weight: Any) -> Logs | None:
         """Add the loss and the metrics of a batch."""
         objective = self._objective_of(outputs)
         objective.tracker.update_state(loss, rows_of(x))
@@ -153,14 +153,14 @@ class Steps:
             raise ArgumentError(f"compute_loss of model {self.name!r} must return a scalar tensor; got {what}.")
         return loss
 
-    def _parts_of(self, outputs: Any) -> Parts | None:
+    def _parts_of(self, outputs: Any) -> LossParts | None:
         """What the loss just computed is made of, if it came from `compute_loss` of the model."""
         pending = self._objective_of(outputs).tracker.pending
         return None if pending is None else pending[0]
 
     def _overridden(self, *methods: str) -> bool:
         """Whether some of these methods are overridden."""
-        return any(getattr(type(self), method) is not getattr(Steps, method) for method in methods)
+        return any(getattr(type(self), method) is not getattr(TrainStepMixin, method) for method in methods)
 
     def _epoch_results(self, logs: Logs | None) -> Logs:
         """What is reported of an epoch: all metrics, or as in Keras what steps of one's own returned last."""
@@ -179,7 +179,7 @@ class Steps:
                 f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) before {verb}."
             )
 
-    def _objective_of(self, outputs: Any) -> Objective:
+    def _objective_of(self, outputs: Any) -> CompiledObjective:
         """The objective, named by these outputs if it is not known yet."""
         if self._objective is None:
             self._must_be_compiled("compute_loss")
@@ -190,7 +190,7 @@ class Steps:
                     if isinstance(outputs, dict)
                     else [f"output_{number + 1}" for number in range(len(flat(outputs)))]
                 )
-            self._objective = Objective(names, **self._compiled)
+            self._objective = CompiledObjective(names, **self._compiled)
         return self._objective
 
 
@@ -201,7 +201,7 @@ def _takes_training(compute_loss: Any) -> bool:
     return "training" in names or any(p.kind is p.VAR_KEYWORD for p in names.values())
 
 
-def spread(logs: Any) -> Logs:
+def flatten_logs(logs: Any) -> Logs:
     """Logs with nested ones (as of `{m.name: m.result() for m in self.metrics}`) among them."""
     if not isinstance(logs, Mapping):
         raise ArgumentError(f"A step must return a dictionary of logs such as {{'loss': 0.5}}; got {logs!r}.")

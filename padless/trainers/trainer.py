@@ -15,22 +15,33 @@ from torch import nn
 from padless.callbacks import CallbackList, History, as_floats
 from padless.callbacks.progress_bar import ProgressBar
 from padless.data import batch_structure as nest
-from padless.data.adapters import Batch, Batching, Data, Examples, Feed, Stream, parted, parts_of, read, validation
+from padless.data.adapters import (
+    Batch,
+    Batching,
+    BatchIterableAdapter,
+    Data,
+    EpochIterator,
+    Examples,
+    read,
+    split_named_columns,
+    unpack_validation_data,
+    validation,
+)
 from padless.data.batch_sampler import positive
 from padless.data.class_weight import weigher
 from padless.data.in_memory import validation_split as split
 from padless.errors import ArgumentError
-from padless.graph.symbolic import still
+from padless.graph.symbolic import shape_inference_mode
 from padless.trainers import data_checks as border
 from padless.trainers import epoch_loop as loop
 from padless.trainers import gradient_accumulation as accumulation
-from padless.trainers.compile import Compiling
-from padless.trainers.compile_utils import Objective
+from padless.trainers.compile import CompileMixin
+from padless.trainers.compile_utils import CompiledObjective
 from padless.trainers.gather_outputs import gather_outputs
-from padless.trainers.run_state import Run
+from padless.trainers.run_state import FitState
 
 
-class Training(Compiling):
+class Trainer(CompileMixin):
     """What a model can do with data, once it is compiled."""
 
     stop_training: bool = False
@@ -75,25 +86,25 @@ class Training(Compiling):
             if number is not None:
                 positive(what, number)
         _epochs(initial_epoch, validation_freq)
-        together = self._together(gradient_accumulation_steps)
+        together = self._accumulation_steps(gradient_accumulation_steps)
         batching = Batching(batch_size, batch_tokens, shuffle)  # pyright: ignore[reportArgumentType] - it looks itself
-        self._may_mix(batching)
-        data, held = self._ready(x, y, sample_weight, mask), None
+        self._check_stateful(batching)
+        data, held = self._read_and_build(x, y, sample_weight, mask), None
         if validation_data is not None:
-            held = self._read(*parts_of(validation_data))
+            held = self._read(*unpack_validation_data(validation_data))
         elif validation_split:
             data, held = split(data, validation_split)
-        if isinstance(data, Stream):
+        if isinstance(data, BatchIterableAdapter):
             data.check(epochs - initial_epoch, steps_per_epoch)
         objective = self._objective_for(data)
         plan, *_ = [self._check(part, objective, True, batch_tokens) for part in (data, held) if part is not None]
         weigh = _weigher(class_weight, objective, plan)
         self._try_loss(data, batch_size)
-        feed = Feed(data, batching, steps_per_epoch, repeat=True, change=weigh)
+        feed = EpochIterator(data, batching, steps_per_epoch, repeat=True, change=weigh)
         watched = None if held is None else validation(held, batching, validation_batch_size)
-        self._equip()
+        self._build_optimizer()
         hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
-        run = Run(self, feed, hooks, initial_epoch)
+        run = FitState(self, feed, hooks, initial_epoch)
         hooks.set_run(run)
         self.stop_training = False
         module: Any = self
@@ -103,10 +114,10 @@ class Training(Compiling):
                 hooks.on_epoch_begin(epoch)
                 todo = run.batches()
                 if together > 1:
-                    todo = accumulation.ahead(self, lambda batch: self._plan(batch, False), todo, together)
+                    todo = accumulation.iterate_groups(self, lambda batch: self._plan(batch, False), todo, together)
                 logs: dict[str, Any] = loop.train_epoch(module, todo, hooks, lambda: self.stop_training, run.first)
-                if held is not None and _due(validation_freq, epoch):
-                    found = self._measure(Feed(held, watched, validation_steps), hooks)
+                if held is not None and _is_validation_epoch(validation_freq, epoch):
+                    found = self._measure(EpochIterator(held, watched, validation_steps), hooks)
                     logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
                 hooks.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -140,16 +151,16 @@ class Training(Compiling):
         """The loss and the metrics over all real steps: a number, a list in Keras's order, or a dictionary."""
         self._must_be_compiled("evaluate")
         batching = Batching(batch_size, batch_tokens)
-        self._may_mix(batching)
-        data = self._ready(x, y, sample_weight, mask)
+        self._check_stateful(batching)
+        data = self._read_and_build(x, y, sample_weight, mask)
         self._check(data, self._objective_for(data), False, batch_tokens)
-        feed = Feed(data, batching, steps)
+        feed = EpochIterator(data, batching, steps)
         hooks, bar = self._hooks(callbacks, verbose, feed.steps)
         try:
             results = self._measure(feed, hooks)
         finally:
             bar.close()
-        return _returned(results, return_dict)
+        return _format_results(results, return_dict)
 
     def predict(
         self,
@@ -167,10 +178,10 @@ class Training(Compiling):
         A padded array gives a padded array, a list of sequences a list of arrays, a `Packed` a `Packed`.
         """
         batching = Batching(batch_size, batch_tokens)
-        self._may_mix(batching)
-        data = self._ready(x, None, None, mask)
+        self._check_stateful(batching)
+        data = self._read_and_build(x, None, None, mask)
         self._check(data, None, False, batch_tokens)
-        feed = Feed(data, batching, steps)
+        feed = EpochIterator(data, batching, steps)
         hooks, bar = self._hooks(callbacks, verbose, feed.steps)
         module: Any = self
         parts: list[Any] = []
@@ -200,23 +211,23 @@ class Training(Compiling):
         """One step on one batch; the loss and the metrics of that batch."""
         self._must_be_compiled("train_on_batch")
         batch = self._one(x, y, sample_weight, class_weight)
-        self._equip()
+        self._build_optimizer()
         module: Any = self
-        return _returned(loop.train_epoch(module, [batch]), return_dict)
+        return _format_results(loop.train_epoch(module, [batch]), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """The loss and the metrics of one batch."""
         self._must_be_compiled("test_on_batch")
         batch = self._one(x, y, sample_weight)
         module: Any = self
-        return _returned(loop.test_epoch(module, [batch]), return_dict)
+        return _format_results(loop.test_epoch(module, [batch]), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The outputs for one batch."""
         return self.predict(x, batch_size=2**62, verbose=0)
 
     def _one(self, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Batch:
-        data = self._ready(x, y, sample_weight)
+        data = self._read_and_build(x, y, sample_weight)
         if not isinstance(data, Examples):
             raise ArgumentError("A single batch must be arrays, sequences or Packed; got an iterable of batches.")
         objective = self._objective_for(data)
@@ -234,15 +245,15 @@ class Training(Compiling):
         """For each of the outputs of this batch the kind of container of the input whose mask reaches it."""
         raise NotImplementedError
 
-    def _plan(self, batch: Batch, trains: bool) -> border.Plan:
+    def _plan(self, batch: Batch, trains: bool) -> border.ModelMaskInfo:
         """What is known of the model before data such as this example run through it."""
         raise NotImplementedError
 
     def _read(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
-        x, y, sample_weight, mask = parted(x, y, sample_weight, mask, **self._structure(None, None))
+        x, y, sample_weight, mask = split_named_columns(x, y, sample_weight, mask, **self._structure(None, None))
         return read(x, y, sample_weight, mask, **self._structure(x, y))
 
-    def _may_mix(self, batching: Batching) -> None:
+    def _check_stateful(self, batching: Batching) -> None:
         """Refuse to mix the batches of a model whose layers carry a state from each batch to the next."""
         module: Any = self
         asked = f"batch_tokens={batching.tokens}" if batching.tokens is not None else f"shuffle={batching.shuffle!r}"
@@ -253,21 +264,21 @@ class Training(Compiling):
                 f"ended, which {asked} would mix up. Give batch_size and shuffle=False."
             )
 
-    def _ready(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
+    def _read_and_build(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
         """The data, read; weights that still wait for a shape are made by a call that changes nothing else."""
         data = self._read(x, y, sample_weight, mask)
         module: Any = self
         if not self._callable or _complete(module):
             return data
-        self._try(data.head(1).to(torch.get_default_device()))
+        self._dry_run(data.head(1).to(torch.get_default_device()))
         if not isinstance(data, Examples):
             return data
         return self._read(x, y, sample_weight, mask)  # more is known of the inputs now
 
-    def _try(self, batch: Batch) -> Any:
+    def _dry_run(self, batch: Batch) -> Any:
         """The outputs for a batch, from a call that changes nothing."""
         module: Any = self
-        with torch.no_grad(), still():
+        with torch.no_grad(), shape_inference_mode():
             return module(batch.x)
 
     def _try_loss(self, data: Data, size: int | None) -> None:
@@ -276,16 +287,16 @@ class Training(Compiling):
             return
         module: Any = self
         x, y, weight = nest.unpack_x_y_sample_weight(loop.data_of(data.head(size or 32).to(loop.device_of(module))))
-        with torch.no_grad(), still():
-            self._loss(x, y, self._answer(x), weight, True)
+        with torch.no_grad(), shape_inference_mode():
+            self._loss(x, y, self._forward(x), weight, True)
 
-    def _objective_for(self, data: Data) -> Objective | None:
+    def _objective_for(self, data: Data) -> CompiledObjective | None:
         """The objective, if need be by a trial; a model that has steps but no `call` names its outputs in them."""
         module: Any = self
         if self._objective is None and (self._names_of_outputs() is not None or not self._callable):
             return self._objective_of(()) if self._callable else None
         if self._objective is None:
-            self._objective_of(self._try(data.head(1).to(loop.device_of(module))))
+            self._objective_of(self._dry_run(data.head(1).to(loop.device_of(module))))
         return self._objective
 
     @property
@@ -294,17 +305,17 @@ class Training(Compiling):
         raise NotImplementedError
 
     def _check(
-        self, data: Data, objective: Objective | None, trains: bool = False, tokens: int | None = None
-    ) -> border.Plan:
+        self, data: Data, objective: CompiledObjective | None, trains: bool = False, tokens: int | None = None
+    ) -> border.ModelMaskInfo:
         """Refuse what can be known to be wrong before anything has happened; real steps are counted if batches need it."""
         if objective is not None:
             border.has_targets(data, objective)
         counts = tokens is not None
         if not self._callable:
-            return border.Plan()
+            return border.ModelMaskInfo()
         return border.check(self, lambda batch: self._plan(batch, trains or counts), data, objective, counts)
 
-    def _together(self, steps: int | None) -> int:
+    def _accumulation_steps(self, steps: int | None) -> int:
         """How many batches make one step of the optimizer."""
         if steps is not None:
             positive("gradient_accumulation_steps", steps)
@@ -319,7 +330,7 @@ class Training(Compiling):
             )
         return together
 
-    def _equip(self) -> None:
+    def _build_optimizer(self) -> None:
         """Give the weights to the optimizer; one that trains other weights is refused."""
         module: Any = self
         if hasattr(self.optimizer, "build"):
@@ -344,7 +355,7 @@ class Training(Compiling):
             bar.set_params(hooks.params or {})
         return hooks, bar
 
-    def _measure(self, feed: Feed, hooks: CallbackList) -> dict[str, Any]:
+    def _measure(self, feed: EpochIterator, hooks: CallbackList) -> dict[str, Any]:
         module: Any = self
         hooks.on_test_begin()
         with closing(feed):
@@ -364,12 +375,14 @@ def _complete(module: nn.Module) -> bool:
     return all(getattr(m, "built", True) for m in module.modules())
 
 
-def _weigher(class_weight: Any, objective: Objective | None, plan: border.Plan) -> Callable[[Batch], Batch] | None:
+def _weigher(
+    class_weight: Any, objective: CompiledObjective | None, plan: border.ModelMaskInfo
+) -> Callable[[Batch], Batch] | None:
     """What puts the weights of classes on a batch, for outputs of the ranks that the plan knows."""
     if class_weight is None:
         return None
     names = ["output_1"] if objective is None else [output.name for output in objective.outputs]
-    return weigher(class_weight, names, [len(end.shape) for end in plan.ends] or [0] * len(names))
+    return weigher(class_weight, names, [len(end.shape) for end in plan.outputs] or [0] * len(names))
 
 
 def _epochs(first: Any, frequency: Any) -> None:
@@ -380,11 +393,11 @@ def _epochs(first: Any, frequency: Any) -> None:
         positive("validation_freq", number)
 
 
-def _due(frequency: int | Sequence[int], epoch: int) -> bool:
+def _is_validation_epoch(frequency: int | Sequence[int], epoch: int) -> bool:
     return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
 
 
-def _returned(results: dict[str, Any], return_dict: bool) -> Any:
+def _format_results(results: dict[str, Any], return_dict: bool) -> Any:
     values = as_floats(results)
     if return_dict:
         return values

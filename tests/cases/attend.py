@@ -13,7 +13,7 @@ def _attending() -> list[Case]:
     def groups(**more: Any) -> Any:
         return L.GroupQueryAttention(5, 4, 2, **more)
 
-    columns = {"presence": "its window counts columns, holes among them"}
+    columns = {"matches_unpadded": "its window counts columns, holes among them"}
     two, three = [(3,), (5,)], [(3,), (5,), (3,)]
     found = [
         Case("Attention", lambda: L.Attention(), inputs=three),
@@ -41,7 +41,7 @@ def _attending() -> list[Case]:
             "TokenAndPositionEmbedding",
             lambda: L.TokenAndPositionEmbedding(7, 9, 3, mask_zero=True),
             inputs=IDS,
-            options={"born": True},
+            options={"creates_mask": True},
         ),
         Case("TokenAndPositionEmbedding-narrowed", lambda: L.TokenAndPositionEmbedding(7, 9, 3), inputs=IDS),
     ]

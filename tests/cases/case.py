@@ -9,7 +9,7 @@ import torch
 from padless import layers as L
 from padless.layers.base.layer import get
 from padless.saving.serialization import register_keras_serializable
-from padless.testing import Subject, ids
+from padless.testing import LayerHarness, ids
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Case:
         """The class that this case is about."""
         return self.name.split("-")[0]
 
-    def subject(self) -> Subject:
+    def subject(self) -> LayerHarness:
         """Made anew."""
-        return Subject.of(self.make, self.inputs, **self.options)
+        return LayerHarness.of(self.make, self.inputs, **self.options)
 
 
 # ------------------------------------------------------------------------------------------------ cells of one's own
@@ -65,7 +65,7 @@ class Residual(L.LSTMCell):
 class Attending(L.Layer):
     """A layer of queries and values, on a list of them or on one input that is both."""
 
-    relation = "attend"
+    relation = "attention"
 
     def __init__(self, layer: Any, causal: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -85,11 +85,11 @@ class Attending(L.Layer):
 
 
 NOISE = {
-    "presence": "noise is drawn for the steps of a batch together",
-    "independence": "noise is drawn for the steps of a batch together",
+    "matches_unpadded": "noise is drawn for the steps of a batch together",
+    "independent_of_batch": "noise is drawn for the steps of a batch together",
 }
 GRID = {
-    "presence": "it ends the mask: from here on padding counts as data",
-    "absence": "it ends the mask: from here on padding counts as data",
+    "matches_unpadded": "it ends the mask: from here on padding counts as data",
+    "ignores_padding": "it ends the mask: from here on padding counts as data",
 }
 IDS = ids(7)

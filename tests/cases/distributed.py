@@ -66,7 +66,8 @@ def _cases() -> list[Case]:
         "twice": _documents(_td(lambda: L.LSTM(4, **sequences)), _td(lambda: L.Dense(2)), _td(lambda: L.LastStep())),
     }
     found = [
-        Case(f"TimeDistributed-{name}", make, inputs=sentences(5), options={"born": True}) for name, make in made.items()
+        Case(f"TimeDistributed-{name}", make, inputs=sentences(5), options={"creates_mask": True})
+        for name, make in made.items()
     ]
     numbers = lambda: Sequential([L.Masking(), L.TimeDistributed(L.GRU(2)), L.GlobalSumPooling1D()])  # noqa: E731
     return [
@@ -75,7 +76,7 @@ def _cases() -> list[Case]:
             "TimeDistributed-numbers",
             numbers,
             inputs=sentences(5, 3),
-            options={"born": True},
+            options={"creates_mask": True},
             breaks={"gradients": "a word of zeros is none, and a small step away it is one"},
         ),
     ]

@@ -6,8 +6,8 @@ from cases.case import IDS, Case
 from padless import layers as L
 
 BATCH = {
-    "presence": "in training its statistics are those of the batch",
-    "independence": "in training its statistics are those of the batch",
+    "matches_unpadded": "in training its statistics are those of the batch",
+    "independent_of_batch": "in training its statistics are those of the batch",
 }
 
 

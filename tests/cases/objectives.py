@@ -56,9 +56,9 @@ def unit(*features: int) -> Any:
     return lambda generator, grid: torch.nn.functional.normalize(normal(*features)(generator, grid), dim=-1)
 
 
-PAIRS = {law: "it compares the steps of one batch with one another" for law in ("presence", "split")}
+PAIRS = {law: "it compares the steps of one batch with one another" for law in ("matches_unpadded", "independent_of_split")}
 WHOLE = ("none", "rows", "column")  # weights of a loss that gives one value for each sequence
-APART = {"absence": "labels stand on a grid of their own, so nothing says that they are masked"}
+APART = {"ignores_padding": "labels stand on a grid of their own, so nothing says that they are masked"}
 
 ROWS: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "MeanSquaredError": (losses.MeanSquaredError, normal(3), normal(3)),

@@ -12,7 +12,7 @@ from padless.saving.serialization import register_keras_serializable
 class Scored(L.Layer):
     """Attention pooling together with its scores."""
 
-    relation = "segment"
+    relation = "reduce"
 
     def __init__(self, layer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)

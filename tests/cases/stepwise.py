@@ -60,14 +60,14 @@ def _stepwise() -> list[Case]:
         Case("Reshape", lambda: L.Reshape((-1, 2, 3)), inputs=(6,)),
         Case("InputLayer", lambda: L.InputLayer((None, 3))),
         Case("Embedding", lambda: L.Embedding(7, 3), inputs=IDS),
-        Case("Embedding-zero", lambda: L.Embedding(7, 3, mask_zero=True), inputs=IDS, options={"born": True}),
+        Case("Embedding-zero", lambda: L.Embedding(7, 3, mask_zero=True), inputs=IDS, options={"creates_mask": True}),
         Case("Embedding-narrowed", lambda: L.Embedding(7, 3, mask_zero=True), inputs=IDS),
         Case(
             "Embedding-floats",
             lambda: L.Embedding(7, 3, mask_zero=True, embeddings_regularizer="l2"),
             inputs=lambda generator, grid: IDS(generator, grid).int(),
         ),
-        Case("Masking", lambda: L.Masking(), options={"born": True}),
+        Case("Masking", lambda: L.Masking(), options={"creates_mask": True}),
         Case("Masking-narrowed", lambda: L.Masking(mask_value=9.0)),
         Case("DropMask", lambda: L.DropMask(), breaks=GRID),
         Case("Flatten", lambda: L.Flatten(), breaks=GRID),
@@ -113,7 +113,9 @@ def _activations() -> list[Case]:
             "Softmax-scores",
             lambda: L.Softmax(),
             inputs=(),
-            breaks={"absence": "given by hand, a mask with as many axes as the input chooses numbers and ends there"},
+            breaks={
+                "ignores_padding": "given by hand, a mask with as many axes as the input chooses numbers and ends there"
+            },
         ),
     ]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from padless.kernels.attention import native as attend_compiled
 from padless.kernels.attention import varlen as attend_varlen
-from padless.kernels.attention.grouped import in_groups
-from padless.kernels.attention.reference import Score, Sight, Thin, _for_heads, dot
+from padless.kernels.attention.grouped import attend_grouped
+from padless.kernels.attention.reference import AttentionMask, Score, WeightDropout, _for_heads, dot
 from padless.ragged.index import Index
 
 # ---------------------------------------------------------------------------------------------------- the fast path
@@ -28,10 +28,10 @@ def attend(
     value: Float[Tensor, "keys groups width"],
     queries: Index,
     keys: Index,
-    sight: Sight,
+    sight: AttentionMask,
     scale: float = 1.0,
     score: Score | None = None,
-    thin: Thin | None = None,
+    thin: WeightDropout | None = None,
     show: Literal["", "before", "after"] = "",
 ) -> tuple[Float[Tensor, "queries heads width"], Float[Tensor, "rows heads columns others"] | None]:
     """The sum of the values of the keys that each query sees, weighed by the softmax of their scores.
@@ -41,14 +41,14 @@ def attend(
     """
     if score is None and thin is None and not show and sight.window is None and sight.mask is None:
         given = query, key, value, queries, keys, sight.causal
-        if attend_varlen.takes(*given):
+        if attend_varlen.supports(*given):
             k, v = (_for_heads(x, query.shape[1]) for x in (key, value))
             return attend_varlen.attend(query, k, v, queries, keys, sight.causal, scale), None
-        if attend_compiled.takes(*given):
+        if attend_compiled.supports(*given):
             return attend_compiled.attend(
-                *given, scale, lambda q, k, v: in_groups(q, k, v, queries, keys, sight, scale, dot)[:1]
+                *given, scale, lambda q, k, v: attend_grouped(q, k, v, queries, keys, sight, scale, dot)[:1]
             ), None
-    return in_groups(query, key, value, queries, keys, sight, scale, score, thin, show)
+    return attend_grouped(query, key, value, queries, keys, sight, scale, score, thin, show)
 
 
 # ---------------------------------------------------------------------------------------------------- who goes together

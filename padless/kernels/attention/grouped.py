@@ -13,32 +13,32 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional
 
-from padless.kernels.attention.reference import Score, Sight, Thin, _both, _for_heads, dot, weigh
+from padless.kernels.attention.reference import AttentionMask, Score, WeightDropout, _both, _for_heads, dot, masked_softmax
 from padless.kernels.half_precision import HALVES
-from padless.ragged.device import send
-from padless.ragged.gather import copies, place, take
+from padless.ragged.device import to_device
+from padless.ragged.gather import gather_repeated_rows, gather_rows, scatter_rows
 from padless.ragged.index import Index, Ints
 
 
-def in_groups(
+def attend_grouped(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     queries: Index,
     keys: Index,
-    sight: Sight,
+    sight: AttentionMask,
     scale: float = 1.0,
     score: Score | None = None,
-    thin: Thin | None = None,
+    thin: WeightDropout | None = None,
     show: Literal["", "before", "after"] = "",
 ) -> tuple[Tensor, Tensor | None]:
     """`attend` in torch alone: rows of like lengths laid side by side, one call for each group."""
     plain = score is None and thin is None and not show
     plan = plan_of(queries, keys, query.device)
     laid = [
-        plan.queries.lay(query, False),
-        plan.keys.lay(_for_heads(key, query.shape[1]), False),
-        plan.keys.lay(_for_heads(value, query.shape[1]), False),
+        plan.queries.pad(query, False),
+        plan.keys.pad(_for_heads(key, query.shape[1]), False),
+        plan.keys.pad(_for_heads(value, query.shape[1]), False),
     ]
     outputs, shown = [], []
     for group, *parts in zip(plan.groups, *laid, strict=True):
@@ -49,14 +49,14 @@ def in_groups(
             output = _fused(q, k, v, allowed, causal, sure, scale)
         else:
             allowed = _triangle(group, query.device) if causal else allowed
-            before = weigh((score or dot)(scale * q, k), allowed)
+            before = masked_softmax((score or dot)(scale * q, k), allowed)
             after = before if thin is None else thin(before)
             output = after @ v
             if show:
                 shown.append(group.real_cells(before if show == "before" else after))
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     if outputs:
-        summed = plan.queries.lift(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
+        summed = plan.queries.unpad(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
     else:  # nobody sees anything, and gradients are 0 all the same
         q, k, v = (_for_heads(x, query.shape[1])[:0].transpose(0, 1) for x in (query, key, value))
         nothing = (score or dot)(q, k) @ v
@@ -76,7 +76,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool
     return torch.where(some, product(q, k, v, attn_mask=allowed | ~some, scale=scale), 0)
 
 
-def _seen(group: Group, plan: Plan, sight: Sight) -> tuple[Tensor | None, bool, bool]:
+def _seen(group: RowGroup, plan: AttentionLayout, sight: AttentionMask) -> tuple[Tensor | None, bool, bool]:
     """What the queries of a group see, `(n, 1 or H, 1 or T, S)`; whether it is just causal; whether all see a key."""
     device, keys = plan.device, group.keys
     in_order = not sight.causal or plan.aligned and (plan.same or keys.even)
@@ -88,24 +88,24 @@ def _seen(group: Group, plan: Plan, sight: Sight) -> tuple[Tensor | None, bool, 
     return _both(allowed, None if keys.even else keys.real(device)), False, sure
 
 
-def _triangle(group: Group, device: torch.device) -> Bool[Tensor, "1 1 columns others"]:
+def _triangle(group: RowGroup, device: torch.device) -> Bool[Tensor, "1 1 columns others"]:
     """Every query with the keys up to its own number."""
     shape = (group.queries.width, group.keys.width)
     return torch.ones(shape, dtype=torch.bool, device=device).tril()[None, None]
 
 
-def _on_grid(plan: Plan, shown: list[Tensor], like: Tensor) -> Tensor:
+def _on_grid(plan: AttentionLayout, shown: list[Tensor], like: Tensor) -> Tensor:
     """Weights of real cells on the grid `(B, H, T, S)`."""
     batch, columns, others = plan.grid
     heads = like.shape[1]
     if not shown:
         return like.new_zeros((batch, heads, columns, others))
-    cells = place(torch.cat(shown), plan.cells(), batch * columns * others)
+    cells = scatter_rows(torch.cat(shown), plan.cells(), batch * columns * others)
     return cells.reshape(batch, columns, others, heads).permute(0, 3, 1, 2)
 
 
 @dataclass(eq=False)
-class Side:
+class PaddedBlock:
     """The queries, or the keys, of a group of rows: `(n, width)` slots, the first ones of each row real."""
 
     index: Ints  # of every slot its column, 0 where there is none
@@ -141,22 +141,22 @@ class Side:
 
     def _kept(self, name: str, make: Callable[[], np.ndarray], device: torch.device) -> Tensor:
         if name not in self._device:
-            self._device[name] = send(make(), device)
+            self._device[name] = to_device(make(), device)
         return self._device[name]
 
 
 @dataclass(eq=False)
-class Group:
+class RowGroup:
     """Rows that are computed together."""
 
     numbers: Ints
-    queries: Side
-    keys: Side
+    queries: PaddedBlock
+    keys: PaddedBlock
     _rows: Tensor | None = None
 
     def rows(self, device: torch.device) -> Tensor:
         """The rows' numbers."""
-        self._rows = send(self.numbers, device) if self._rows is None else self._rows
+        self._rows = to_device(self.numbers, device) if self._rows is None else self._rows
         return self._rows
 
     def real(self) -> np.ndarray:
@@ -165,12 +165,12 @@ class Group:
 
     def real_cells(self, weights: Tensor) -> Tensor:
         """The weights `(n, H, T, S)` of real cells, `(cells, H)`."""
-        chosen = send(np.flatnonzero(self.real()), weights.device)
-        return take(weights.permute(0, 2, 3, 1).reshape(-1, weights.shape[1]), chosen)
+        chosen = to_device(np.flatnonzero(self.real()), weights.device)
+        return gather_rows(weights.permute(0, 2, 3, 1).reshape(-1, weights.shape[1]), chosen)
 
 
 @dataclass(eq=False)
-class Layout:
+class StepLayout:
     """Where packed steps stand when they are laid out in groups; None where they stand so already."""
 
     steps: Tensor | None  # those that take part
@@ -179,26 +179,30 @@ class Layout:
     sizes: list[int]  # slots of each group, some of them empty
     count: int  # steps
 
-    def lay(self, values: Tensor, zeros: bool = True) -> tuple[Tensor, ...]:
+    def pad(self, values: Tensor, zeros: bool = True) -> tuple[Tensor, ...]:
         """Packed steps into slots, a part for each group; in empty ones zeros, or what nobody may look at."""
-        values = values if self.steps is None else take(values, self.steps)
+        values = values if self.steps is None else gather_rows(values, self.steps)
         if self.slots is not None and self.source is not None:
-            values = place(values, self.slots, sum(self.sizes)) if zeros else copies(values, self.source, self.slots)
+            values = (
+                scatter_rows(values, self.slots, sum(self.sizes))
+                if zeros
+                else gather_repeated_rows(values, self.source, self.slots)
+            )
         return values.split(self.sizes)  # all at once: the backward of a slice would fill a whole buffer for each
 
-    def lift(self, laid: Tensor) -> Tensor:
+    def unpad(self, laid: Tensor) -> Tensor:
         """Back from slots to packed steps, zeros for those that took no part."""
-        values = laid if self.slots is None else take(laid, self.slots)
-        return values if self.steps is None else place(values, self.steps, self.count)
+        values = laid if self.slots is None else gather_rows(laid, self.slots)
+        return values if self.steps is None else scatter_rows(values, self.steps, self.count)
 
 
 @dataclass(eq=False)
-class Plan:
+class AttentionLayout:
     """How the rows of two indexes are computed: which together, and where their steps are laid out."""
 
-    groups: list[Group]
-    queries: Layout
-    keys: Layout
+    groups: list[RowGroup]
+    queries: StepLayout
+    keys: StepLayout
     grid: tuple[int, int, int]
     same: bool  # both are the same steps
     aligned: bool  # the order of columns is the order of numbers within the row
@@ -213,13 +217,13 @@ class Plan:
             )[g.real()]
             for g in self.groups
         ]
-        return send(np.concatenate(places), self.device)
+        return to_device(np.concatenate(places), self.device)
 
 
-_plans: WeakKeyDictionary[Index, WeakKeyDictionary[Index, dict[torch.device, Plan]]] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[Index, WeakKeyDictionary[Index, dict[torch.device, AttentionLayout]]] = WeakKeyDictionary()
 
 
-def plan_of(queries: Index, keys: Index, device: torch.device) -> Plan:
+def plan_of(queries: Index, keys: Index, device: torch.device) -> AttentionLayout:
     """The plan for two indexes, made once."""
     kept = _plans.setdefault(queries, WeakKeyDictionary()).setdefault(keys, {})
     if device not in kept:
@@ -228,14 +232,14 @@ def plan_of(queries: Index, keys: Index, device: torch.device) -> Plan:
     return kept[device]
 
 
-def _plan(queries: Index, keys: Index, device: torch.device, slack: int) -> Plan:
+def _plan(queries: Index, keys: Index, device: torch.device, slack: int) -> AttentionLayout:
     parts = grouped(queries.lengths, keys.lengths, slack)
     sides = [_sides(queries, parts), _sides(keys, parts)]
-    groups = [Group(rows, q, k) for rows, q, k in zip(parts, *sides, strict=True)]
+    groups = [RowGroup(rows, q, k) for rows, q, k in zip(parts, *sides, strict=True)]
     same = queries.equals(keys)
     layouts = [_layout(index, parts, side, device) for index, side in zip((queries, keys), sides, strict=True)]
     aligned = same or _on_right(queries) and _on_right(keys)
-    return Plan(groups, layouts[0], layouts[1], (*queries.shape, keys.shape[1]), same, aligned, device)
+    return AttentionLayout(groups, layouts[0], layouts[1], (*queries.shape, keys.shape[1]), same, aligned, device)
 
 
 def grouped(queries: Ints, keys: Ints, slack: int) -> list[Ints]:
@@ -258,13 +262,13 @@ def grouped(queries: Ints, keys: Ints, slack: int) -> list[Ints]:
     return [np.array(part, dtype=np.int64) for part in parts]
 
 
-def _sides(index: Index, parts: list[Ints]) -> list[Side]:
+def _sides(index: Index, parts: list[Ints]) -> list[PaddedBlock]:
     sides = []
     for rows in parts:
         lengths = index.lengths[rows]
         columns = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
         columns[np.arange(columns.shape[1]) < lengths[:, None]] = index.positions[_steps(index, rows)]
-        sides.append(Side(columns, lengths))
+        sides.append(PaddedBlock(columns, lengths))
     return sides
 
 
@@ -275,7 +279,7 @@ def _steps(index: Index, rows: Ints) -> Ints:
     return np.repeat(index.offsets[:-1][rows], lengths) + within
 
 
-def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.device) -> Layout:
+def _layout(index: Index, parts: list[Ints], sides: list[PaddedBlock], device: torch.device) -> StepLayout:
     nothing = np.zeros(0, dtype=np.int64)
     steps = np.concatenate([nothing, *(_steps(index, rows) for rows in parts)])
     sizes = [side.index.size for side in sides]
@@ -283,21 +287,21 @@ def _layout(index: Index, parts: list[Ints], sides: list[Side], device: torch.de
     starts = np.cumsum([0, *sizes])[:-1]
     slots = np.concatenate([nothing, *(s + np.flatnonzero(side.there) for s, side in zip(starts, sides, strict=True))])
     part = None
-    if len(steps) == index.steps:  # all of them: let slots say where each goes
+    if len(steps) == index.num_steps:  # all of them: let slots say where each goes
         slots = slots[np.argsort(steps)]
     else:
-        part = send(steps, device)
+        part = to_device(steps, device)
     if total == len(slots) and np.array_equal(slots, np.arange(total)):
-        return Layout(part, None, None, sizes, index.steps)
+        return StepLayout(part, None, None, sizes, index.num_steps)
     source = np.full(total, -1, dtype=np.int64)
     source[slots] = np.arange(len(slots))
     firsts = [
         start + np.arange(side.index.size) // side.width * side.width for start, side in zip(starts, sides, strict=True)
     ]
     source = np.where(source < 0, source[np.concatenate([nothing, *firsts])], source)
-    return Layout(part, send(slots, device), send(source, device), sizes, index.steps)
+    return StepLayout(part, to_device(slots, device), to_device(source, device), sizes, index.num_steps)
 
 
 def _on_right(index: Index) -> bool:
     """Whether all padding is on the right, so that a step's column is its number."""
-    return np.array_equal(index.positions, np.arange(index.steps) - index.offsets[index.rows])
+    return np.array_equal(index.positions, np.arange(index.num_steps) - index.offsets[index.rows])

@@ -38,14 +38,14 @@ class _Job(ctypes.Structure):
     )
 
 
-def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
+def supports(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
     """Whether the kernel is there and these are for it; what fits nowhere is torch's to refuse.
 
     Heads are whole vectors, a causal order is the steps' own. A vector of queries should not be all but empty, and on the
     way back, where a head of keys is one thread's, there should be enough of them.
     """
     native, (heads, size), (groups, width) = compiled.library(), query.shape[1:], value.shape[1:]
-    if native is None or native.lanes < 8 or not compiled.reach(query, key, value) or query.dtype not in DTYPES:
+    if native is None or native.lanes < 8 or not compiled.can_access_memory(query, key, value) or query.dtype not in DTYPES:
         return False
     rows = int((queries.lengths > 0).sum())
     threads = min(torch.get_num_threads(), rows * heads)
@@ -60,10 +60,10 @@ def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index
         and heads > 0
         and heads % groups == 0
         and queries.shape[0] == keys.shape[0]
-        and len(query) == queries.steps
-        and len(key) == len(value) == keys.steps
+        and len(query) == queries.num_steps
+        and len(key) == len(value) == keys.num_steps
         and (not causal or queries.equals(keys))
-        and (queries.steps * 2 >= rows * native.lanes or keys.steps <= FEW * rows)
+        and (queries.num_steps * 2 >= rows * native.lanes or keys.num_steps <= FEW * rows)
         and (rows * groups >= threads or not torch.is_grad_enabled())
     )
 
@@ -106,11 +106,11 @@ class Work:
         units = heads * (np.ones_like(own) if backward else blocks)
         cost = own * others + CALL * np.maximum(blocks, 1)
         each = np.repeat(cost / np.maximum(units, 1), units)
-        return np.append(0, np.cumsum(units)), compiled.cuts(each, len(each))
+        return np.append(0, np.cumsum(units)), compiled.split_by_cost(each, len(each))
 
     def run(self, backward: bool, causal: bool, scale: float, **tensors: Tensor | None) -> None:
         """One call of the compiled kernel."""
-        native = compiled.needed()
+        native = compiled.require_library()
         given: Any = tensors
         heads, size, groups, width = *given["q"].shape[1:], *given["v"].shape[1:]
         units, cuts = (np.ascontiguousarray(x) for x in self.dealt(groups if backward else heads, native.lanes, backward))
@@ -133,7 +133,7 @@ class Work:
             **places,
             **{name: x.data_ptr() for name, x in tensors.items() if x is not None},
         )
-        native.start(native.attend, backward, ctypes.byref(job), len(cuts) - 1)
+        native.run(native.attend, backward, ctypes.byref(job), len(cuts) - 1)
 
 
 def _forward(

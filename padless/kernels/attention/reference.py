@@ -14,11 +14,11 @@ from padless.ragged.index import Index
 Score = Callable[[Tensor, Tensor], Tensor]  # (..., T, K) and (..., S, K) to (..., T, S)
 
 
-Thin = Callable[[Tensor], Tensor]  # dropout of weights
+WeightDropout = Callable[[Tensor], Tensor]  # dropout of weights
 
 
 @dataclass(frozen=True)
-class Sight:
+class AttentionMask:
     """Which of its row's real keys a query may see: by columns of the grid, and by a `mask` on it.
 
     `causal`: none to its right; `window`: those less than so many columns away; `mask`: boolean, `(B, H, T, S)`, any of
@@ -55,7 +55,7 @@ def dot(query: Tensor, key: Tensor) -> Tensor:
     return query @ key.transpose(-1, -2)
 
 
-def weigh(scores: Tensor, allowed: Tensor | None) -> Tensor:
+def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
     """The softmax over allowed keys; 0 for a query that may see none."""
     if allowed is None:
         return scores.softmax(-1)
@@ -69,7 +69,7 @@ def attend_by_row(
     value: Float[Tensor, "keys groups width"],
     queries: Index,
     keys: Index,
-    sight: Sight,
+    sight: AttentionMask,
     scale: float = 1.0,
     score: Score = dot,
 ) -> tuple[Float[Tensor, "queries heads width"], Float[Tensor, "rows heads columns others"]]:
@@ -79,12 +79,12 @@ def attend_by_row(
     for row in range(queries.shape[0]):
         mine = slice(int(queries.offsets[row]), int(queries.offsets[row + 1]))
         theirs = slice(int(keys.offsets[row]), int(keys.offsets[row + 1]))
-        columns = queries.at("positions", query.device)[mine][None]
-        others = keys.at("positions", query.device)[theirs][None]
+        columns = queries.tensor("positions", query.device)[mine][None]
+        others = keys.tensor("positions", query.device)[theirs][None]
         number = torch.tensor([row], device=query.device)
         allowed = _both(sight.by_columns(columns, others), sight.by_mask(number, columns, others))
         scores = score(scale * query[mine].transpose(0, 1), key[theirs].transpose(0, 1))  # (H, t, s)
-        weights = weigh(scores, None if allowed is None else allowed[0].expand_as(scores))
+        weights = masked_softmax(scores, None if allowed is None else allowed[0].expand_as(scores))
         outputs.append((weights @ value[theirs].transpose(0, 1)).transpose(0, 1))
         shown = weights.new_zeros((query.shape[1], queries.shape[1], keys.shape[1]))
         shown[:, columns[0][:, None], others[0]] = weights

@@ -44,7 +44,7 @@ def there(device: torch.device) -> bool:
     )
 
 
-def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
+def supports(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
     """Whether it can be asked for this.
 
     Causal means by numbers there, from the last step backwards; so both sides must be the same steps. Of a row either
@@ -58,7 +58,7 @@ def takes(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index
         and size % 8 == 0
         and 0 < size <= LARGEST
         and there(query.device)
-        and bool(queries.steps)
+        and bool(queries.num_steps)
         and (queries.equals(keys) if causal else np.array_equal(queries.lengths > 0, keys.lengths > 0))
     )
 
@@ -80,8 +80,8 @@ def attend(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
-        queries.at("bounds", device),
-        keys.at("bounds", device),
+        queries.tensor("bounds", device),
+        keys.tensor("bounds", device),
         int(queries.lengths.max()),
         int(keys.lengths.max()),
         scale=scale,

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from padless.kernels.conv.windows import Plan, Stretch, Window
+from padless.kernels.conv.windows import TransposedWindow, Window, WindowLayout
 from padless.ragged.index import Index, Ints
 
 _SEEN = ", seen through windows"
@@ -42,22 +42,22 @@ def spans(index: Index) -> tuple[Ints, Ints]:
     return first, steps
 
 
-def plan(index: Index, window: Window | Stretch) -> Plan:
+def plan(index: Index, window: Window | TransposedWindow) -> WindowLayout:
     """How a window runs over packed steps.
 
     Output `j` of a row stands at column `first // stride + j` (of a `Stretch`: `first * stride + j`), on a grid as wide
     as that of a plain input of the same width. It is real if its window holds a real step; see also `_reached`.
     """
-    make = _stretched if isinstance(window, Stretch) else _windowed
+    make = _stretched if isinstance(window, TransposedWindow) else _windowed
     return _once(index, window, lambda: make(index, window))  # pyright: ignore[reportArgumentType]
 
 
-def of_plan(plan: Plan, index: Index) -> Index:
+def of_plan(plan: WindowLayout, index: Index) -> Index:
     """The index of the outputs."""
     return index if plan.index is None else plan.index
 
 
-def _windowed(index: Index, window: Window) -> Plan:
+def _windowed(index: Index, window: Window) -> WindowLayout:
     first, steps = spans(index)
     count = window.count(steps)
     before = window.before(steps) * (steps > 0)
@@ -71,14 +71,14 @@ def _windowed(index: Index, window: Window) -> Plan:
     begins = starts[rows] + number * window.stride
     seen = _seen(places, size, begins, window)
     if window.keeps:
-        return Plan(places, size, begins, seen, None)
+        return WindowLayout(places, size, begins, seen, None)
     real = seen > 0
     rows, begins, number = rows[real], begins[real], number[real]
     found = _index(index, rows, first[rows] // window.stride + number, window.count(index.shape[1]))
-    return Plan(places, size, begins // window.stride, seen[real], found)
+    return WindowLayout(places, size, begins // window.stride, seen[real], found)
 
 
-def _stretched(index: Index, window: Stretch) -> Plan:
+def _stretched(index: Index, window: TransposedWindow) -> WindowLayout:
     first, steps = spans(index)
     count, stride = window.count(steps), window.stride
     ends = np.where(steps > 0, np.maximum((steps - 1) * stride + window.reach, window.cropped + count), 0)
@@ -89,12 +89,12 @@ def _stretched(index: Index, window: Stretch) -> Plan:
     chosen = starts[rows] * stride + window.cropped + number
     seen = np.ones_like(chosen)
     if window.keeps:
-        return Plan(places, size + 1, chosen, seen, None)
+        return WindowLayout(places, size + 1, chosen, seen, None)
     owners, inside = _numbered(steps)
     real = _reached(places, starts[owners] + inside, chosen, (starts + steps - 1)[rows], window)
     rows, number = rows[real], number[real]
     found = _index(index, rows, first[rows] * stride + number, window.count(index.shape[1]))
-    return Plan(places, size + 1, chosen[real], seen[real], found)
+    return WindowLayout(places, size + 1, chosen[real], seen[real], found)
 
 
 def _laid(lengths: Ints, unit: int) -> tuple[Ints, int]:
@@ -118,7 +118,7 @@ def _seen(places: Ints, size: int, begins: Ints, window: Window) -> Ints:
     return upto[begins + window.reach - 1 + apart] - upto[begins]
 
 
-def _reached(places: Ints, spanned: Ints, outputs: Ints, last: Ints, window: Stretch) -> NDArray[np.bool_]:
+def _reached(places: Ints, spanned: Ints, outputs: Ints, last: Ints, window: TransposedWindow) -> NDArray[np.bool_]:
     """Which outputs are real: those that a real step gives to.
 
     `places` are those of the real steps, `spanned` those of whole spans, `last` is the last of its row for each output.
@@ -138,12 +138,12 @@ def _index(index: Index, rows: Ints, columns: Ints, width: int) -> Index:
     """These cells on a grid of that width as an index."""
     mask = np.zeros((index.shape[0], width), dtype=bool)
     mask[rows, columns] = True
-    return Index(mask, born=_born(index))
+    return Index(mask, mask_source=_mask_source(index))
 
 
-def _born(index: Index) -> str:
+def _mask_source(index: Index) -> str:
     """Where a mask comes from that is no longer the one of the steps: it must not pass for that."""
-    return index.born if index.born.endswith(_SEEN) else index.born + _SEEN
+    return index.mask_source if index.mask_source.endswith(_SEEN) else index.mask_source + _SEEN
 
 
 # ------------------------------------------------------------------------------------------------ moves
@@ -172,12 +172,14 @@ def widened(index: Index, left: int, right: int) -> tuple[Ints, Index]:
         mask[index.rows, index.positions + left] = True
         mask[some[:, None], first[some][:, None] + np.arange(left)] = True
         mask[some[:, None], (first + steps)[some][:, None] + left + np.arange(right)] = True
-        found = Index(mask, born=_born(index))
-        return found.rank[index.rows * mask.shape[1] + index.positions + left], found
+        found = Index(mask, mask_source=_mask_source(index))
+        return found.step_of_cell[index.rows * mask.shape[1] + index.positions + left], found
 
     return _once(index, ("widened", left, right), make)
 
 
 def repeated(index: Index, times: int) -> Index:
     """Each cell of the grid several times."""
-    return _once(index, ("repeated", times), lambda: Index(np.repeat(index.mask, times, axis=1), born=_born(index)))
+    return _once(
+        index, ("repeated", times), lambda: Index(np.repeat(index.mask, times, axis=1), mask_source=_mask_source(index))
+    )

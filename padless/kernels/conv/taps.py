@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from padless.kernels.native import library as compiled
-from padless.ragged.gather import place
+from padless.ragged.gather import scatter_rows
 
 Moves = tuple[int, int]  # stride and dilation
 
@@ -30,7 +30,7 @@ def usable(line: Tensor, kernel: Tensor, groups: int) -> bool:
         and line.dtype in (torch.float32, torch.float64)
         and line.dtype == kernel.dtype
         and not torch.is_autocast_enabled("cpu")
-        and not compiled.transformed()
+        and not compiled.under_functional_transform()
     )
 
 
@@ -94,7 +94,7 @@ class _Windows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (line, kernel, chosen), grad, need = ctx.saved_tensors, grads[0], ctx.needs_input_grad
         bias = grad.sum(0) if need[2] else None
-        grad = grad if chosen is None else place(grad, chosen, ctx.count)
+        grad = grad if chosen is None else scatter_rows(grad, chosen, ctx.count)
         return (
             _Line.apply(grad, kernel, len(line), ctx.moves) if need[0] else None,
             _Kernel.apply(line, grad, len(kernel), ctx.moves) if need[1] else None,

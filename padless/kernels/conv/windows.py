@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from padless.kernels.conv import taps
-from padless.ragged.device import send
-from padless.ragged.gather import place, take
+from padless.ragged.device import to_device
+from padless.ragged.gather import gather_rows, scatter_rows
 from padless.ragged.index import Index, Ints
 
 
@@ -63,10 +63,10 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TransposedWindow:
     """A transposed window: every step is seen by `size` outputs, and the outputs of the next one begin `stride` later.
 
-    >>> Stretch(3, stride=2).count(2), Stretch(3, stride=2, padding="same").count(2), Stretch(3).count(0)
+    >>> TransposedWindow(3, stride=2).count(2), TransposedWindow(3, stride=2, padding="same").count(2), TransposedWindow(3).count(0)
     (5, 4, 0)
     """
 
@@ -133,7 +133,7 @@ def padded(
     return functional.pad(grid, (0, 0, left, right), value=blank) if left or right else grid
 
 
-def correlate(
+def conv(
     grid: Float[Tensor, "rows steps channels"],
     window: Window,
     kernel: Float[Tensor, "size part filters"],
@@ -146,14 +146,14 @@ def correlate(
         count = (grid.shape[1] - window.reach) // window.stride + 1
         return taps.windows(grid[0], kernel, count, (window.stride, window.dilation), bias, chosen)[None]
     if chosen is not None:
-        return take(correlate(grid, window, kernel, bias, groups)[0], chosen)[None]
+        return gather_rows(conv(grid, window, kernel, bias, groups)[0], chosen)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
     return _steps(functional.conv2d(_images(grid), weight, bias, (1, window.stride), 0, (1, window.dilation), groups))
 
 
-def spread(
+def conv_transpose(
     grid: Float[Tensor, "rows steps channels"],
-    stretch: Stretch,
+    stretch: TransposedWindow,
     kernel: Float[Tensor, "size filters channels"],
     bias: Float[Tensor, " filters"] | None,
 ) -> Float[Tensor, "rows outputs filters"]:
@@ -167,12 +167,12 @@ def spread(
     return _steps(images)
 
 
-def largest(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows windows channels"]:
+def max_pool(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows windows channels"]:
     """The maximum of every window that lies on the grid."""
     return _steps(functional.max_pool2d(_images(grid), (1, window.size), (1, window.stride)))
 
 
-def total(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows windows channels"]:
+def sum_pool(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows windows channels"]:
     """The sum of every window that lies on the grid."""
     return _steps(functional.avg_pool2d(_images(grid), (1, window.size), (1, window.stride), divisor_override=1))
 
@@ -185,13 +185,13 @@ def convolve(
     groups: int = 1,
 ) -> Float[Tensor, "rows outputs filters"]:
     """Keras's convolution of a grid on which every step is real; nothing where it is shorter than a window."""
-    outputs = correlate(padded(grid, window), window, kernel, bias, groups)
+    outputs = conv(padded(grid, window), window, kernel, bias, groups)
     return outputs.narrow(1, 0, window.count(grid.shape[1]))
 
 
 def transpose(
     grid: Float[Tensor, "rows steps channels"],
-    stretch: Stretch,
+    stretch: TransposedWindow,
     kernel: Float[Tensor, "size filters channels"],
     bias: Float[Tensor, " filters"] | None = None,
 ) -> Float[Tensor, "rows outputs filters"]:
@@ -200,19 +200,19 @@ def transpose(
     count = stretch.count(steps)
     wanted = max(stretch.cropped + count - stretch.reach, 0)  # beyond what the first step gives to
     grid = functional.pad(grid, (0, 0, 0, max(-(-wanted // stretch.stride) + 1 - steps, 0)))
-    return spread(grid, stretch, kernel, bias).narrow(1, stretch.cropped, count)
+    return conv_transpose(grid, stretch, kernel, bias).narrow(1, stretch.cropped, count)
 
 
 def maximum(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows outputs channels"]:
     """The maximum over what each window sees of a grid on which every step is real."""
-    return largest(padded(grid, window, lowest(grid.dtype)), window).narrow(1, 0, window.count(grid.shape[1]))
+    return max_pool(padded(grid, window, lowest(grid.dtype)), window).narrow(1, 0, window.count(grid.shape[1]))
 
 
 def average(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows outputs channels"]:
     """The mean over what each window sees of a grid on which every step is real; padding does not count."""
     count = window.count(grid.shape[1])
-    seen = total(padded(grid.new_ones((1, grid.shape[1], 1)), window), window).narrow(1, 0, count)
-    return total(padded(grid, window), window).narrow(1, 0, count) / seen
+    seen = sum_pool(padded(grid.new_ones((1, grid.shape[1], 1)), window), window).narrow(1, 0, count)
+    return sum_pool(padded(grid, window), window).narrow(1, 0, count) / seen
 
 
 def lowest(dtype: torch.dtype) -> int | float:
@@ -224,7 +224,7 @@ def lowest(dtype: torch.dtype) -> int | float:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WindowLayout:
     """Where the steps of an index lie on a line, and which windows of the line are its outputs.
 
     `places` `(N,)` are the steps' places, `size` is the length of the line; `chosen` `(M,)` are the windows of the M
@@ -238,52 +238,52 @@ class Plan:
     index: Index | None
     _device: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
-    def at(self, name: Literal["places", "chosen", "seen"], device: torch.device) -> Tensor:
+    def tensor(self, name: Literal["places", "chosen", "seen"], device: torch.device) -> Tensor:
         """One of the arrays on a device, copied there once."""
         if (name, device) not in self._device:
-            self._device[name, device] = send(getattr(self, name), device)
+            self._device[name, device] = to_device(getattr(self, name), device)
         return self._device[name, device]
 
     def lay(self, values: Shaped[Tensor, "n channels"], blank: int | float = 0) -> Shaped[Tensor, "1 size channels"]:
         """The line: steps at their places, `blank` elsewhere."""
-        places = self.at("places", values.device)
+        places = self.tensor("places", values.device)
         if blank == 0:
-            return place(values, places, self.size)[None]
+            return scatter_rows(values, places, self.size)[None]
         return values.new_full((self.size, values.shape[1]), blank).index_copy(0, places, values)[None]
 
     def pick(self, windows: Shaped[Tensor, "1 windows channels"]) -> Shaped[Tensor, "m channels"]:
         """The outputs among all windows of the line."""
-        return take(windows[0], self.at("chosen", windows.device))
+        return gather_rows(windows[0], self.tensor("chosen", windows.device))
 
 
 def convolve_packed(
     values: Float[Tensor, "n channels"],
-    plan: Plan,
+    plan: WindowLayout,
     window: Window,
     kernel: Float[Tensor, "size part filters"],
     bias: Float[Tensor, " filters"] | None = None,
     groups: int = 1,
 ) -> Float[Tensor, "m filters"]:
     """`convolve` of each span, holes as zeros."""
-    return correlate(plan.lay(values), window, kernel, bias, groups, plan.at("chosen", values.device))[0]
+    return conv(plan.lay(values), window, kernel, bias, groups, plan.tensor("chosen", values.device))[0]
 
 
 def transpose_packed(
     values: Float[Tensor, "n channels"],
-    plan: Plan,
-    stretch: Stretch,
+    plan: WindowLayout,
+    stretch: TransposedWindow,
     kernel: Float[Tensor, "size filters channels"],
     bias: Float[Tensor, " filters"] | None = None,
 ) -> Float[Tensor, "m filters"]:
     """`transpose` of each span, holes as zeros."""
-    return plan.pick(spread(plan.lay(values), stretch, kernel, bias))
+    return plan.pick(conv_transpose(plan.lay(values), stretch, kernel, bias))
 
 
-def maximum_packed(values: Shaped[Tensor, "n channels"], plan: Plan, window: Window) -> Shaped[Tensor, "m channels"]:
+def maximum_packed(values: Shaped[Tensor, "n channels"], plan: WindowLayout, window: Window) -> Shaped[Tensor, "m channels"]:
     """`maximum` of each span, without the holes."""
-    return plan.pick(largest(plan.lay(values, lowest(values.dtype)), window))
+    return plan.pick(max_pool(plan.lay(values, lowest(values.dtype)), window))
 
 
-def average_packed(values: Float[Tensor, "n channels"], plan: Plan, window: Window) -> Float[Tensor, "m channels"]:
+def average_packed(values: Float[Tensor, "n channels"], plan: WindowLayout, window: Window) -> Float[Tensor, "m channels"]:
     """`average` of each span, without the holes."""
-    return plan.pick(total(plan.lay(values), window)) / plan.at("seen", values.device)[:, None].to(values.dtype)
+    return plan.pick(sum_pool(plan.lay(values), window)) / plan.tensor("seen", values.device)[:, None].to(values.dtype)

@@ -45,13 +45,13 @@ class Library:
     lanes: int
     parallel_for: Any
 
-    def start(self, function: Callable[..., int], *given: Any) -> None:
+    def run(self, function: Callable[..., int], *given: Any) -> None:
         """Call one of them, on torch's threads."""
         if function(*given, self.parallel_for):
             raise RuntimeError("The compiled kernels could not start their threads.")
 
 
-class _Windows(ctypes.Structure):
+class _ConvArgs(ctypes.Structure):
     """The struct `sliding` of windows.c."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("size", "apart", "columns")] + [
@@ -59,7 +59,7 @@ class _Windows(ctypes.Structure):
     ]
 
 
-def panels(x: Tensor, lanes: int) -> Tensor:
+def pack_weight_panels(x: Tensor, lanes: int) -> Tensor:
     """The columns of a matrix in panels of up to four vectors, one after the other: weights as the kernels want them."""
     width = 4 * lanes
     whole = x.shape[1] // width * width
@@ -67,10 +67,10 @@ def panels(x: Tensor, lanes: int) -> Tensor:
     return torch.cat([wide, rest]) if len(rest) else wide.contiguous()
 
 
-def cuts(costs: NDArray[Any], most: int) -> NDArray[np.int64]:
+def split_by_cost(costs: NDArray[Any], most: int) -> NDArray[np.int64]:
     """Where a list of costs is cut so that each thread has as much of them, in `most` parts at most; both ends too.
 
-    >>> cuts(np.array([3, 1, 1, 1]), 1).tolist()
+    >>> split_by_cost(np.array([3, 1, 1, 1]), 1).tolist()
     [0, 4]
     """
     parts = max(1, min(torch.get_num_threads(), most))
@@ -79,7 +79,7 @@ def cuts(costs: NDArray[Any], most: int) -> NDArray[np.int64]:
     return found
 
 
-def transformed(*tensors: Tensor | None) -> bool:
+def under_functional_transform(*tensors: Tensor | None) -> bool:
     """Whether torch.func or a forward-mode derivative is at work, or such a tensor is a batch of what it seems to be.
 
     They know a function of ours only as the operations of torch that it calls.
@@ -91,13 +91,18 @@ def transformed(*tensors: Tensor | None) -> bool:
     )
 
 
-def reach(*tensors: Tensor | None) -> bool:
+def can_access_memory(*tensors: Tensor | None) -> bool:
     """Whether a kernel may read and write such tensors where they lie, and nobody waits for operations of torch.
 
     Those who do are compilers, tracers, torch.func, forward-mode derivatives and dispatch modes, which see no kernel.
     """
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if torch.compiler.is_compiling() or tracing or transformed(*tensors) or _get_current_dispatch_mode() is not None:
+    if (
+        torch.compiler.is_compiling()
+        or tracing
+        or under_functional_transform(*tensors)
+        or _get_current_dispatch_mode() is not None
+    ):
         return False
     return all(
         t is None
@@ -118,16 +123,18 @@ def windows(
     With `chosen` only those of these numbers. None where the compiled kernels are not there, or are not for such tensors.
     """
     native = library()
-    fits = reach(line, weights, bias) and all(t is None or t.dtype == torch.float32 for t in (line, weights, bias))
+    fits = can_access_memory(line, weights, bias) and all(
+        t is None or t.dtype == torch.float32 for t in (line, weights, bias)
+    )
     if native is None or native.lanes < 8 or not fits or weights.shape[1] % native.lanes:
         return None
     wanted = count if chosen is None else len(chosen)
-    line, packed, to = line.contiguous(), panels(weights, native.lanes), line.new_empty(wanted, weights.shape[1])
+    line, packed, to = line.contiguous(), pack_weight_panels(weights, native.lanes), line.new_empty(wanted, weights.shape[1])
     bias = None if bias is None else bias.contiguous()
     chosen = None if chosen is None else chosen.contiguous()
     places = [None if t is None else t.data_ptr() for t in (chosen, line, packed, bias, to)]
-    job = _Windows(weights.shape[0], apart, weights.shape[1], *places)
-    native.start(native.windows, wanted, ctypes.byref(job))
+    job = _ConvArgs(weights.shape[0], apart, weights.shape[1], *places)
+    native.run(native.windows, wanted, ctypes.byref(job))
     return to
 
 
@@ -138,7 +145,7 @@ def library() -> Library | None:
     return found if isinstance(found, Library) else None
 
 
-def needed() -> Library:
+def require_library() -> Library:
     """The same, for those who have asked before."""
     found = library()
     if found is None:

@@ -127,12 +127,15 @@ def _path(cell: str, forced: str | None, usual: bool, values: Tensor, *others: T
     dtype = dtype_of(values)
     can = {
         "reference": True,
-        "packed": usual and values.device.type in FAST_DEVICES and dtype in FAST_DTYPES and not compiled.transformed(values),
+        "packed": usual
+        and values.device.type in FAST_DEVICES
+        and dtype in FAST_DTYPES
+        and not compiled.under_functional_transform(values),
         "compiled": usual
         and values.device.type == "cpu"
         and dtype in COMPILED_DTYPES
         and compiled.library() is not None
-        and compiled.reach(values, *others),
+        and compiled.can_access_memory(values, *others),
         "cudnn": usual
         and values.device.type == "cuda"
         and dtype in FAST_DTYPES

@@ -19,23 +19,23 @@ from torch import Tensor
 
 from padless.kernels.double_backward import with_double_backward
 from padless.kernels.recurrent.adapters import doors
-from padless.ragged.gather import permute
+from padless.ragged.gather import permute_rows
 from padless.ragged.index import Index, Order
 
 
 @dataclass(frozen=True)
-class Cell:
+class CudnnCellSpec:
     """Torch's function for a cell, and which of Keras's gates stands at each of its places."""
 
     function: Callable[..., Any]
     gates: tuple[int, ...]
 
 
-LSTM, GRU = Cell(torch.lstm, (0, 1, 2, 3)), Cell(torch.gru, (1, 0, 2))
-TANH, RELU = Cell(torch.rnn_tanh, (0,)), Cell(torch.rnn_relu, (0,))
+LSTM, GRU = CudnnCellSpec(torch.lstm, (0, 1, 2, 3)), CudnnCellSpec(torch.gru, (1, 0, 2))
+TANH, RELU = CudnnCellSpec(torch.rnn_tanh, (0,)), CudnnCellSpec(torch.rnn_relu, (0,))
 
 
-def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
+def _run(cell: CudnnCellSpec, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
     device: torch.device = tensors[0].device  # pyright: ignore[reportOptionalMemberAccess] - the values
     order = index.order(device, reverse)
     if not order.sizes:  # torch refuses a batch without a step
@@ -49,7 +49,7 @@ lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 
 
 def _forward(
-    cell: Cell,
+    cell: CudnnCellSpec,
     order: Order,
     train: bool,
     values: Tensor,
@@ -64,7 +64,7 @@ def _forward(
     first = [state[:alive].unsqueeze(0) for state in begun]
     sizes = torch.tensor(order.sizes, device="cpu")
     outputs, *last = cell.function(
-        permute(values, order.take, order.back),
+        permute_rows(values, order.to_time_major, order.to_packed),
         sizes,
         first if len(first) > 1 else first[0],
         _weights(cell, kernel, recurrent, bias),
@@ -75,10 +75,12 @@ def _forward(
         False,
     )
     ended = [torch.cat([after[0], before[alive:]]) for after, before in zip(last, begun, strict=True)]
-    return permute(outputs, order.back, order.take), *(state.index_select(0, order.rank) for state in ended)
+    return permute_rows(outputs, order.to_packed, order.to_time_major), *(
+        state.index_select(0, order.inverse_rows) for state in ended
+    )
 
 
-def _weights(cell: Cell, kernel: Tensor, recurrent: Tensor, bias: Tensor | None) -> list[Tensor]:
+def _weights(cell: CudnnCellSpec, kernel: Tensor, recurrent: Tensor, bias: Tensor | None) -> list[Tensor]:
     """Torch's four weights, views of one buffer."""
     columns, missing = recurrent.shape[1], kernel.new_zeros(recurrent.shape[1])
     biases = [missing, missing] if bias is None else [bias, missing] if bias.ndim == 1 else list(bias)
@@ -87,7 +89,7 @@ def _weights(cell: Cell, kernel: Tensor, recurrent: Tensor, bias: Tensor | None)
     return [of_inputs.view(columns, -1), of_states.view(columns, -1), *biases]
 
 
-def _turned(cell: Cell, x: Tensor) -> Tensor:
+def _turned(cell: CudnnCellSpec, x: Tensor) -> Tensor:
     """Gates along the first axis, from Keras's order into torch's."""
     if cell.gates == tuple(sorted(cell.gates)):
         return x
@@ -98,7 +100,7 @@ def _turned(cell: Cell, x: Tensor) -> Tensor:
 class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, order: Order, again: Callable[..., Any], *tensors: Tensor | None
+        ctx: Any, cell: CudnnCellSpec, order: Order, again: Callable[..., Any], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.ahead, ctx.given, ctx.again = 3, len(tensors), again
         needed = ctx.needs_input_grad[ctx.ahead :]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from padless.kernels.double_backward import with_double_backward
 from padless.kernels.recurrent.reference import REFERENCE
-from padless.kernels.recurrent.time_major import Stretch, Walk, WeightGradients
+from padless.kernels.recurrent.time_major import TimeChunk, TimeMajorPlan, WeightGradients
 from padless.ragged.index import Index
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input  # (a, s, grad_input=out): a * s * (1 - s)
@@ -39,12 +39,12 @@ def lstm(
     masks: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`scan.lstm` with tanh and sigmoid."""
-    walk = Walk.through(index, values, reverse)
+    walk = TimeMajorPlan.build(index, values, reverse)
     if _needs_grad(values, kernel, recurrent, bias, h0, c0):
         again = functools.partial(REFERENCE["lstm"], index, reverse, activation, recurrent_activation, masks=None)
         return _LSTM.apply(values, kernel, recurrent, bias, h0, c0, walk, again)  # pyright: ignore[reportReturnType]
     _, h, c = _run_lstm(values, kernel, recurrent, bias, h0, c0, walk, keep=False)
-    return (*walk.results(h), c.index_select(0, walk.rank))
+    return (*walk.results(h), c.index_select(0, walk.inverse_rows))
 
 
 def _run_lstm(
@@ -54,14 +54,14 @@ def _run_lstm(
     bias: Tensor | None,
     h0: Tensor,
     c0: Tensor,
-    walk: Walk,
+    walk: TimeMajorPlan,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Activated gates, h and c; without `keep` the gates are those of one stretch and c only the last."""
     units = h0.shape[1]
     gates = _buffer(values, walk, 4 * units, keep)
     h, c = walk.states(h0), walk.states(c0) if keep else c0.index_select(0, walk.rows)
-    for stretch in walk.stretches:
+    for stretch in walk.chunks:
         z = gates[stretch.steps] if keep else gates[: stretch.stop - stretch.start]
         _project(values, walk, stretch, kernel, bias, z)
         cells = (stretch.before(c), stretch.split(c[stretch.after])) if keep else (stretch.alive(c),) * 2
@@ -96,7 +96,7 @@ class _LSTM(torch.autograd.Function):
         bias: Tensor | None,
         h0: Tensor,
         c0: Tensor,
-        walk: Walk,
+        walk: TimeMajorPlan,
         again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         gates, h, c = _run_lstm(values, kernel, recurrent, bias, h0, c0, walk, keep=True)
@@ -113,10 +113,10 @@ class _LSTM(torch.autograd.Function):
         values, kernel, recurrent, _, _, _, gates, h, c = ctx.saved_tensors
         walk, units, need = ctx.walk, h.shape[1], ctx.needs_input_grad
         with torch.autocast(values.device.type, enabled=False):
-            dh = walk.arriving(grads[0], grads[1], h)
+            dh = walk.incoming_gradients(grads[0], grads[1], h)
             dc = torch.zeros_like(c[: len(walk.rows)]) if grads[2] is None else grads[2].index_select(0, walk.rows)
             found, back = WeightGradients(need, walk, values, kernel, recurrent), recurrent.t().contiguous()
-            for stretch in reversed(walk.stretches):
+            for stretch in reversed(walk.chunks):
                 i, f, g, o = gates[stretch.steps].split(units, 1)
                 squashed = c[stretch.after].tanh()
                 before = walk.before[stretch.steps]
@@ -151,8 +151,8 @@ class _LSTM(torch.autograd.Function):
                 found.kernel,
                 found.recurrent,
                 found.bias,
-                dh.index_select(0, walk.rank) if need[4] else None,
-                dc.index_select(0, walk.rank) if need[5] else None,
+                dh.index_select(0, walk.inverse_rows) if need[4] else None,
+                dc.index_select(0, walk.inverse_rows) if need[5] else None,
                 None,
                 None,
             )
@@ -172,7 +172,7 @@ def gru(
     masks: None,
 ) -> tuple[Tensor, Tensor]:
     """`scan.gru` with tanh, sigmoid and `reset_after`."""
-    walk = Walk.through(index, values, reverse)
+    walk = TimeMajorPlan.build(index, values, reverse)
     turned = recurrent.roll(h0.shape[1], 1)  # columns h, z, r
     if _needs_grad(values, kernel, recurrent, bias, h0):
 
@@ -195,7 +195,7 @@ def gru(
 
 
 def _run_gru(
-    values: Tensor, kernel: Tensor, turned: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk, keep: bool
+    values: Tensor, kernel: Tensor, turned: Tensor, bias: Tensor | None, h0: Tensor, walk: TimeMajorPlan, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """Gates and h; without `keep` the gates are those of one stretch.
 
@@ -205,7 +205,7 @@ def _run_gru(
     units = h0.shape[1]
     gates, h = _buffer(values, walk, 4 * units, keep), walk.states(h0)
     of_inputs = bias if bias is None else torch.cat([bias[:, : 2 * units].sum(0), bias[0, 2 * units :]])
-    for stretch in walk.stretches:
+    for stretch in walk.chunks:
         block = gates[stretch.steps] if keep else gates[: stretch.stop - stretch.start]
         _project(values, walk, stretch, kernel, of_inputs, block[:, units:])
         block[:, :units] = 0 if bias is None else bias[1, 2 * units :]
@@ -234,7 +234,7 @@ class _GRU(torch.autograd.Function):
         turned: Tensor,
         bias: Tensor | None,
         h0: Tensor,
-        walk: Walk,
+        walk: TimeMajorPlan,
         again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
         gates, h = _run_gru(values, kernel, turned, bias, h0, walk, keep=True)
@@ -251,9 +251,9 @@ class _GRU(torch.autograd.Function):
         values, kernel, turned, _, _, gates, h = ctx.saved_tensors
         walk, units, need = ctx.walk, h.shape[1], ctx.needs_input_grad
         with torch.autocast(values.device.type, enabled=False):
-            dh = walk.arriving(grads[0], grads[1], h)
+            dh = walk.incoming_gradients(grads[0], grads[1], h)
             found, back = WeightGradients(need, walk, values, kernel, turned), turned.t().contiguous()
-            for stretch in reversed(walk.stretches):
+            for stretch in reversed(walk.chunks):
                 m, z, r, a = gates[stretch.steps].split(units, 1)
                 h_before = h.index_select(0, walk.before[stretch.steps])
                 slopes = torch.empty_like(gates[stretch.steps])  # in place they become the gradients
@@ -285,7 +285,7 @@ class _GRU(torch.autograd.Function):
                 found.kernel,
                 found.recurrent,
                 biases,
-                dh.index_select(0, walk.rank) if need[4] else None,
+                dh.index_select(0, walk.inverse_rows) if need[4] else None,
                 None,
                 None,
             )
@@ -303,7 +303,7 @@ def simple_rnn(
     masks: None,
 ) -> tuple[Tensor, Tensor]:
     """`scan.simple_rnn` with tanh or relu."""
-    walk, relu = Walk.through(index, values, reverse), activation is torch.relu
+    walk, relu = TimeMajorPlan.build(index, values, reverse), activation is torch.relu
     if _needs_grad(values, kernel, recurrent, bias, h0):
         again = functools.partial(REFERENCE["simple_rnn"], index, reverse, activation, masks=None)
         made = _SimpleRNN.apply(values, kernel, recurrent, bias, h0, walk, relu, again)
@@ -312,11 +312,11 @@ def simple_rnn(
 
 
 def _run_simple_rnn(
-    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, walk: Walk, relu: bool
+    values: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None, h0: Tensor, walk: TimeMajorPlan, relu: bool
 ) -> Tensor:
     """The states, computed where they are kept."""
     h, activate = walk.states(h0), Tensor.relu_ if relu else Tensor.tanh_
-    for stretch in walk.stretches:
+    for stretch in walk.chunks:
         _project(values, walk, stretch, kernel, bias, h[stretch.after])
         for h_before, h_t in zip(stretch.before(h), stretch.split(h[stretch.after]), strict=True):
             activate(h_t.addmm_(h_before, recurrent))
@@ -332,7 +332,7 @@ class _SimpleRNN(torch.autograd.Function):
         recurrent: Tensor,
         bias: Tensor | None,
         h0: Tensor,
-        walk: Walk,
+        walk: TimeMajorPlan,
         relu: bool,
         again: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
@@ -350,9 +350,9 @@ class _SimpleRNN(torch.autograd.Function):
         values, kernel, recurrent, _, _, h = ctx.saved_tensors
         walk, need = ctx.walk, ctx.needs_input_grad
         with torch.autocast(values.device.type, enabled=False):
-            dh = walk.arriving(grads[0], grads[1], h)
+            dh = walk.incoming_gradients(grads[0], grads[1], h)
             found, back = WeightGradients(need, walk, values, kernel, recurrent), recurrent.t().contiguous()
-            for stretch in reversed(walk.stretches):
+            for stretch in reversed(walk.chunks):
                 states, dz = h[stretch.after], dh[stretch.after]  # what arrives turns in place into the gradient
                 slopes = (states > 0).to(h.dtype) if ctx.relu else 1 - states * states
                 views = zip(stretch.split(dz), stretch.split(slopes), stretch.before(dh), strict=True)
@@ -365,7 +365,7 @@ class _SimpleRNN(torch.autograd.Function):
                 found.kernel,
                 found.recurrent,
                 found.bias,
-                dh.index_select(0, walk.rank) if need[4] else None,
+                dh.index_select(0, walk.inverse_rows) if need[4] else None,
                 None,
                 None,
                 None,
@@ -376,13 +376,15 @@ def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _buffer(values: Tensor, walk: Walk, columns: int, keep: bool) -> Tensor:
+def _buffer(values: Tensor, walk: TimeMajorPlan, columns: int, keep: bool) -> Tensor:
     """Room for the gates of all steps, or of the longest stretch."""
-    longest = max((stretch.stop - stretch.start for stretch in walk.stretches), default=0)
-    return values.new_empty((len(walk.take) if keep else longest, columns))
+    longest = max((stretch.stop - stretch.start for stretch in walk.chunks), default=0)
+    return values.new_empty((len(walk.to_time_major) if keep else longest, columns))
 
 
-def _project(values: Tensor, walk: Walk, stretch: Stretch, kernel: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _project(
+    values: Tensor, walk: TimeMajorPlan, stretch: TimeChunk, kernel: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
     """The product of a stretch's inputs with the kernel, one for all its steps."""
-    x = values.index_select(0, walk.take[stretch.steps])
+    x = values.index_select(0, walk.to_time_major[stretch.steps])
     _ = torch.mm(x, kernel, out=out) if bias is None else torch.addmm(bias, x, kernel, out=out)

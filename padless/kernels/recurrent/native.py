@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from padless.kernels.double_backward import with_double_backward
-from padless.kernels.half_precision import HALVES, filled
+from padless.kernels.half_precision import HALVES, pad_rows_to_bucket
 from padless.kernels.native import library as compiled
-from padless.kernels.native.library import panels
+from padless.kernels.native.library import pack_weight_panels
 from padless.kernels.recurrent.adapters import doors
 from padless.ragged.index import Index
 
 
 @dataclass(frozen=True)
-class Cell:
+class NativeCellSpec:
     """What the compiled kernel has to be told of a cell: its place in the table, its gates.
 
     `extra` columns stand before the gates in what is kept for the way back. A row of the slopes then begins with those
@@ -41,7 +41,12 @@ class Cell:
 
 
 NEAR = 1 << 17  # numbers that stay in a core's second cache, with all else
-LSTM, GRU, TANH, RELU = Cell(0, 4), Cell(1, 3, extra=1, turned=(2, 0, 1)), Cell(2, 1), Cell(2, 1, relu=True)
+LSTM, GRU, TANH, RELU = (
+    NativeCellSpec(0, 4),
+    NativeCellSpec(1, 3, extra=1, turned=(2, 0, 1)),
+    NativeCellSpec(2, 1),
+    NativeCellSpec(2, 1, relu=True),
+)
 _NUMBERS = ("units", "real", "width", "ahead", "stride", "keep", "relu", "features", "near", "own")
 _POINTERS = (
     "cuts",
@@ -92,7 +97,7 @@ class Parts:
         """Longest first, cut where each part has as much to do: so those that end together walk together."""
         lengths = index.lengths
         rows = np.argsort(-lengths, kind="stable")
-        cuts = compiled.cuts(lengths[rows], int((lengths > 0).sum()))
+        cuts = compiled.split_by_cost(lengths[rows], int((lengths > 0).sum()))
         first, last = index.offsets[:-1], index.offsets[1:] - 1
         arrays = (cuts, (last if reverse else first)[rows], lengths[rows], rows)
         cuts, starts, lengths, rows = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in arrays)
@@ -109,7 +114,7 @@ class Parts:
 
     def run(
         self,
-        cell: Cell,
+        cell: NativeCellSpec,
         backward: bool,
         keep: bool,
         z: Tensor,
@@ -137,11 +142,11 @@ class Parts:
             z=z.data_ptr() - missing * z.element_size(),
             **{name: tensor.data_ptr() for name, tensor in given.items() if tensor is not None},
         )
-        native = compiled.needed()
-        native.start(native.scan, 2 * cell.number + backward, ctypes.byref(job), len(self))
+        native = compiled.require_library()
+        native.run(native.scan, 2 * cell.number + backward, ctypes.byref(job), len(self))
 
 
-def _run(cell: Cell, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
+def _run(cell: NativeCellSpec, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
     parts = Parts.of(index, reverse)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _Scan.apply(cell, parts, again, *tensors)
@@ -155,7 +160,7 @@ lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 
 
 def _lanes() -> int:
-    return compiled.needed().lanes
+    return compiled.require_library().lanes
 
 
 def _wide(states: Tensor, units: int) -> Tensor:
@@ -190,20 +195,20 @@ def _packed(recurrent: Tensor, gates: int, units: int) -> Tensor:
     """The recurrent kernel for the way forwards: tile after tile, `(units, gates, lanes)` each."""
     tall = _tall(recurrent, gates, units)
     if gates == 1:
-        return panels(tall.view(units, units), _lanes())
+        return pack_weight_panels(tall.view(units, units), _lanes())
     return tall.view(units, gates, -1, _lanes()).permute(2, 0, 1, 3).contiguous()
 
 
-def _packed_back(recurrent: Tensor, cell: Cell, units: int) -> Tensor:
+def _packed_back(recurrent: Tensor, cell: NativeCellSpec, units: int) -> Tensor:
     """And for the way back: its transpose, gates in the order of the slopes."""
     tall = _tall(recurrent, cell.gates, units)
     if cell.turned:
         tall = tall[:, cell.turned]
-    return panels(tall.reshape(units, -1).t(), _lanes())
+    return pack_weight_panels(tall.reshape(units, -1).t(), _lanes())
 
 
 def _forward(
-    cell: Cell,
+    cell: NativeCellSpec,
     parts: Parts,
     keep: bool,
     values: Tensor,
@@ -245,7 +250,7 @@ def _forward(
 
 
 def _gates(
-    cell: Cell, parts: Parts, values: Tensor, kernel: Tensor, units: int, real: int, keep: bool
+    cell: NativeCellSpec, parts: Parts, values: Tensor, kernel: Tensor, units: int, real: int, keep: bool
 ) -> tuple[Tensor, dict[str, Any]]:
     """Room for the gates, and the inputs that shall be multiplied there; or the products, where torch is better at them.
 
@@ -257,10 +262,10 @@ def _gates(
     if values.dtype == kernel.dtype == torch.float32 and _lanes() > 4 and values.shape[1]:
         near, own = max(parts.widest, NEAR // width), not keep and cell.gates > 1
         z = values.new_empty(len(parts) * near if own else len(values), width)
-        return z, {"x": values.contiguous(), "input": panels(weights, _lanes()), "near": near, "own": own}
+        return z, {"x": values.contiguous(), "input": pack_weight_panels(weights, _lanes()), "near": near, "own": own}
     z = values.new_empty(len(values), width, dtype=torch.float32)
     if values.dtype in HALVES:
-        z[:, extra:] = (filled(values, values.dtype) @ weights)[: len(values)]
+        z[:, extra:] = (pad_rows_to_bucket(values, values.dtype) @ weights)[: len(values)]
     else:
         torch.mm(values, weights, out=z[:, extra:])
     if units > real:  # an infinite input times the kernel's filling is not 0
@@ -268,7 +273,7 @@ def _gates(
     return z, {}
 
 
-def _bias(cell: Cell, bias: Tensor | None, units: int) -> Tensor:
+def _bias(cell: NativeCellSpec, bias: Tensor | None, units: int) -> Tensor:
     """For each column of what is kept what is added to it; a GRU's second bias belongs to products with the state."""
     if bias is None:
         return torch.zeros((cell.extra + cell.gates) * units, dtype=torch.float32, device="cpu")
@@ -281,7 +286,7 @@ def _bias(cell: Cell, bias: Tensor | None, units: int) -> Tensor:
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, parts: Parts, again: Callable[..., Any], *tensors: Tensor | None
+        ctx: Any, cell: NativeCellSpec, parts: Parts, again: Callable[..., Any], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         results, kept = _forward(cell, parts, True, *tensors)  # pyright: ignore[reportArgumentType]
         ctx.save_for_backward(*tensors, *kept)
@@ -331,13 +336,13 @@ class _Scan(torch.autograd.Function):
 
 
 def _weight_gradients(
-    cell: Cell, need: Any, tensors: Sequence[Any], slopes: Tensor, before: Tensor, sums: Tensor
+    cell: NativeCellSpec, need: Any, tensors: Sequence[Any], slopes: Tensor, before: Tensor, sums: Tensor
 ) -> list[Tensor | None]:
     """The gradients of values, kernel, recurrent kernel and bias: one product each over all steps."""
     values, kernel, recurrent = tensors[:3]
     gates, units, real, steps, dtype = cell.gates, before.shape[1], len(recurrent), len(values), values.dtype
     if dtype in HALVES:
-        values, slopes, before = (filled(x, dtype) for x in (values, slopes, before))
+        values, slopes, before = (pad_rows_to_bucket(x, dtype) for x in (values, slopes, before))
     of_inputs, of_state = slopes[:, cell.extra * units :], slopes[:, : gates * units]
     found: list[Tensor | None] = [None, None, None, None]
     if need[0]:
@@ -353,7 +358,7 @@ def _weight_gradients(
     return found
 
 
-def _in_order(cell: Cell, x: Tensor) -> Tensor:
+def _in_order(cell: NativeCellSpec, x: Tensor) -> Tensor:
     """Columns by gate as Keras has them, from the order of the slopes."""
     if not cell.turned:
         return x

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from padless.ragged.gather import permute
+from padless.ragged.gather import permute_rows
 from padless.ragged.index import Index
 
 Activation = Callable[[Tensor], Tensor]
@@ -40,7 +40,7 @@ def scan(
         return outputs, tuple(s + a.sum(0) if a.requires_grad else s for s, a in zip(states, after, strict=True))
     states = tuple(state.index_select(0, order.rows) for state in states)
     outputs, ended, width = [], [], index.shape[0]
-    for x in permute(values, order.take, order.back).split(order.sizes):
+    for x in permute_rows(values, order.to_time_major, order.to_packed).split(order.sizes):
         alive = x.shape[0]
         if alive < width:
             ended.append(tuple(state[alive:] for state in states))
@@ -48,8 +48,8 @@ def scan(
         out, states = step(x, states, order.rows[:alive])
         outputs.append(out)
     ended.append(states)
-    last = tuple(torch.cat(parts[::-1]).index_select(0, order.rank) for parts in zip(*ended, strict=True))
-    return permute(torch.cat(outputs), order.back, order.take), last
+    last = tuple(torch.cat(parts[::-1]).index_select(0, order.inverse_rows) for parts in zip(*ended, strict=True))
+    return permute_rows(torch.cat(outputs), order.to_packed, order.to_time_major), last
 
 
 def _lstm_reference(

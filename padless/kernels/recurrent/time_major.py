@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.index import Index
 
-STRETCH = 1024  # packed steps; 512 to 2048 measure alike
+CHUNK_STEPS = 1024  # packed steps; 512 to 2048 measure alike
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TimeChunk:
     """Consecutive times: the packed steps `[start, stop)`, with `sizes` rows alive at each time and `width` before."""
 
     batch: int
@@ -58,52 +58,52 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Walk:
+class TimeMajorPlan:
     """The whole way: `take`, `back`, `rows`, `rank` are those of `Order`; the others point into state buffers.
 
     `before[n]` is where the state before the time-major step n stands, `last[b]` where row b, in the order of the
     batch, leaves its last one.
     """
 
-    take: Int[Tensor, " n"]
-    back: Int[Tensor, " n"]
+    to_time_major: Int[Tensor, " n"]
+    to_packed: Int[Tensor, " n"]
     rows: Int[Tensor, " b"]
-    rank: Int[Tensor, " b"]
+    inverse_rows: Int[Tensor, " b"]
     before: Int[Tensor, " n"]
     last: Int[Tensor, " b"]
-    stretches: tuple[Stretch, ...]
+    chunks: tuple[TimeChunk, ...]
 
     @staticmethod
-    def through(index: Index, values: Tensor, reverse: bool) -> "Walk":
+    def build(index: Index, values: Tensor, reverse: bool) -> "TimeMajorPlan":
         """The walk of an index, forwards or from each sequence's last step to its first, for values like these."""
         order, batch, device = index.order(values.device, reverse), index.shape[0], values.device
         widths = (batch, *order.sizes)
-        before = np.arange(index.steps) + batch - np.repeat(np.array(widths[:-1], dtype=np.int64), order.sizes)
+        before = np.arange(index.num_steps) + batch - np.repeat(np.array(widths[:-1], dtype=np.int64), order.sizes)
         ends = np.array((0, *(batch + start for start in order.starts[:-1])), dtype=np.int64)[index.lengths]
         # Half-precision sums are rounded once per stretch, and a device with launches to save has no such cache.
         cached = device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-        return Walk(
-            order.take,
-            order.back,
+        return TimeMajorPlan(
+            order.to_time_major,
+            order.to_packed,
             order.rows,
-            order.rank,
-            send(before, device),
-            send(ends, device) + order.rank,
-            _cut(batch, order.sizes, order.starts, STRETCH if cached else index.steps),
+            order.inverse_rows,
+            to_device(before, device),
+            to_device(ends, device) + order.inverse_rows,
+            _cut(batch, order.sizes, order.starts, CHUNK_STEPS if cached else index.num_steps),
         )
 
     def states(self, initial: Float[Tensor, "b units"]) -> Float[Tensor, "b_plus_n units"]:
         """A state buffer that begins with the initial states."""
         batch = len(self.rows)
-        buffer = initial.new_empty((batch + len(self.take), initial.shape[1]))
+        buffer = initial.new_empty((batch + len(self.to_time_major), initial.shape[1]))
         torch.index_select(initial, 0, self.rows, out=buffer[:batch])
         return buffer
 
     def results(self, h: Float[Tensor, "b_plus_n units"]) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
         """Outputs in packed order and last states in the order of the batch, from a state buffer."""
-        return h[len(self.rows) :].index_select(0, self.back), h.index_select(0, self.last)
+        return h[len(self.rows) :].index_select(0, self.to_packed), h.index_select(0, self.last)
 
-    def arriving(
+    def incoming_gradients(
         self, outputs: Float[Tensor, "n units"] | None, last: Float[Tensor, "b units"] | None, like: Tensor
     ) -> Float[Tensor, "b_plus_n units"]:
         """The gradients that come from the results (None where nobody used them), in a state buffer of their own."""
@@ -113,11 +113,11 @@ class Walk:
         else:
             buffer = torch.empty_like(like)
             buffer[:batch].zero_()
-            torch.index_select(outputs, 0, self.take, out=buffer[batch:])
+            torch.index_select(outputs, 0, self.to_time_major, out=buffer[batch:])
         return buffer if last is None else buffer.index_add_(0, self.last, last)
 
 
-def _cut(batch: int, sizes: tuple[int, ...], starts: tuple[int, ...], steps: int) -> tuple[Stretch, ...]:
+def _cut(batch: int, sizes: tuple[int, ...], starts: tuple[int, ...], steps: int) -> tuple[TimeChunk, ...]:
     """Stretches of whole times with at least so many packed steps each, but for the last."""
     cuts = [0]
     for time, start in enumerate(starts):
@@ -125,7 +125,7 @@ def _cut(batch: int, sizes: tuple[int, ...], starts: tuple[int, ...], steps: int
             cuts.append(time)
     widths = (batch, *sizes)
     return tuple(
-        Stretch(batch, starts[a], starts[b], widths[a], sizes[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b
+        TimeChunk(batch, starts[a], starts[b], widths[a], sizes[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b
     )
 
 
@@ -135,7 +135,7 @@ class WeightGradients:
     `of_inputs` and `of_states` are the gradients of the two products of a cell, before its activations.
     """
 
-    def __init__(self, need: Sequence[bool], walk: Walk, values: Tensor, kernel: Tensor, recurrent: Tensor) -> None:
+    def __init__(self, need: Sequence[bool], walk: TimeMajorPlan, values: Tensor, kernel: Tensor, recurrent: Tensor) -> None:
         self.walk, self.x, self.weight = walk, values, kernel
         self.values = torch.empty_like(values, memory_format=torch.contiguous_format) if need[0] else None
         self.kernel = torch.zeros_like(kernel, memory_format=torch.contiguous_format) if need[1] else None
@@ -143,9 +143,9 @@ class WeightGradients:
         self.bias = kernel.new_zeros(kernel.shape[1]) if need[3] else None
         self.state_bias = self.bias if self.bias is None else torch.zeros_like(self.bias)
 
-    def add(self, stretch: Stretch, of_inputs: Tensor, of_states: Tensor, h_before: Tensor) -> None:
+    def add(self, stretch: TimeChunk, of_inputs: Tensor, of_states: Tensor, h_before: Tensor) -> None:
         """Take in one stretch."""
-        take = self.walk.take[stretch.steps]
+        take = self.walk.to_time_major[stretch.steps]
         if self.values is not None:
             self.values.index_copy_(0, take, of_inputs @ self.weight.t())
         if self.kernel is not None:

@@ -203,13 +203,13 @@ class Softmax(SameShape):
         if any(not isinstance(axis, int) or not -rank <= axis < rank for axis in given):
             raise ArgumentError(f"Softmax {self.name!r} has axis {self.axis}, but its input has {rank} axes.")
         axes = sorted(axis % rank for axis in given)
-        if not isinstance(inputs, Packed) or axes[0] >= inputs.lead:
+        if not isinstance(inputs, Packed) or axes[0] >= inputs.num_step_axes:
             return activations.softmax(inputs, axes[0] if len(axes) == 1 else tuple(axes))
-        time = inputs.lead - 1
+        time = inputs.num_step_axes - 1
         if axes[0] < time:
             raise MaskLost(
                 f"Softmax {self.name!r} along axis {self.axis} of {inputs!r} would weigh the steps of different "
-                f"sequences against each other and lose the mask born of {inputs.index.born}. Within one "
+                f"sequences against each other and lose the mask created by {inputs.index.mask_source}. Within one "
                 f"sequence the axes are {time} (time) and those after it; DropMask() makes padding data."
             )
         features = tuple(axis - time for axis in axes[1:])
@@ -228,7 +228,7 @@ def _not_negative(layer: Layer, name: str, value: Any) -> float:
 def _of_steps(mask: Any, inputs: Any) -> bool:
     """Whether a mask is one of steps: it covers the first axes of its input, and not all axes of a plain one."""
     shape, given = tuple(inputs.shape), tuple(mask.shape)
-    if len(given) == len(shape) > getattr(inputs, "lead", 0):
+    if len(given) == len(shape) > getattr(inputs, "num_step_axes", 0):
         return False
     return len(given) >= 2 and all(a == b or None in (a, b) for a, b in zip(given, shape, strict=False))
 

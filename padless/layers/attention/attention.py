@@ -13,12 +13,12 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.kernels.attention.api import attend
-from padless.kernels.attention.reference import Score, Sight
+from padless.kernels.attention.reference import AttentionMask, Score
 from padless.layers.base.layer import Layer
 from padless.layers.regularization.dropout import Dropout
 from padless.ragged.index import Index, full_index
 from padless.ragged.mask import intersection
-from padless.ragged.packed import Packed, gather
+from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
 
 
@@ -36,7 +36,7 @@ class Attention(Layer):
     [[3.0], [3.0]]
     """
 
-    relation = "attend"
+    relation = "attention"
     scale: Tensor | None
     concat_score_weight: Tensor | None
 
@@ -97,7 +97,7 @@ class Attention(Layer):
             v[:, None],
             queries,
             keys,
-            Sight(use_causal_mask),
+            AttentionMask(use_causal_mask),
             score=scored,
             thin=self._thin_out if training and self.dropout else None,
             show="after" if return_attention_scores else "",
@@ -165,7 +165,7 @@ def _pairs(query: Tensor, key: Tensor) -> Tensor:
 
 def steps_of(layer: Layer, x: Any) -> tuple[Tensor, Index]:
     """The steps `(N, D)` of an input and where they stand; of a plain one all are real."""
-    if x.ndim != 3 or isinstance(x, Packed) and x.lead > 2:
+    if x.ndim != 3 or isinstance(x, Packed) and x.num_step_axes > 2:
         hint = " For sequences of sequences wrap the layer in TimeDistributed." if x.ndim > 3 else ""
         raise ShapeError(
             f"{type(layer).__name__} {layer.name!r} expected inputs of shape (batch, steps, features); got "
@@ -189,7 +189,9 @@ def same_steps(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
     if not indexes:
         return value, key
     index = reduce(intersection, indexes)
-    value, key = (x.at_steps(index) if isinstance(x, Packed) else Packed(gather(x, index), index) for x in (value, key))
+    value, key = (
+        x.at_steps(index) if isinstance(x, Packed) else Packed(gather_real_steps(x, index), index) for x in (value, key)
+    )
     return value, key
 
 

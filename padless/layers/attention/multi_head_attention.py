@@ -11,7 +11,7 @@ from torch import Tensor
 from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.attention.api import attend
-from padless.kernels.attention.reference import Sight
+from padless.kernels.attention.reference import AttentionMask
 from padless.layers.attention.attention import like, on_grid, same_rows, same_steps, steps_of
 from padless.layers.base.layer import Layer
 from padless.layers.core.einsum_dense import EinsumDense
@@ -24,7 +24,7 @@ from padless.saving.serialization import serialize
 class _Heads(Layer):
     """What both layers do: project, attend, project back."""
 
-    relation = "attend"
+    relation = "attention"
     query_dense: EinsumDense
     key_dense: EinsumDense
     value_dense: EinsumDense
@@ -136,7 +136,7 @@ class _Heads(Layer):
             _rows(dense, x) for dense, x in ((self.query_dense, query), (self.key_dense, key), (self.value_dense, value))
         )
         thin = self._thin_out if training and self.dropout else None
-        sight = Sight(use_causal_mask, self.sliding_window, mask)
+        sight = AttentionMask(use_causal_mask, self.sliding_window, mask)
         outputs, scores = attend(
             q,
             k,

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from padless import initializers
 from padless.errors import ArgumentError, ShapeError, one_of
-from padless.graph.symbolic import probing
+from padless.graph.symbolic import in_shape_inference
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis
 from padless.layers.core.embedding import Embedding
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, gather
+from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
 
 COUNTS = ("steps", "columns")
@@ -29,7 +29,7 @@ COUNTS = ("steps", "columns")
 class _Positioned(Layer):
     """The base: something made of each step's position."""
 
-    relation = "attend"
+    relation = "attention"
 
     def __init__(self, count: str = "steps", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,7 +43,7 @@ class _Positioned(Layer):
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} expected (batch, steps, ..., features); got {tuple(inputs.shape)}."
             )
-        if isinstance(inputs, Packed) and inputs.lead > 2:
+        if isinstance(inputs, Packed) and inputs.num_step_axes > 2:
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} got sequences of sequences, {inputs!r}. Wrap it in TimeDistributed."
             )
@@ -51,7 +51,7 @@ class _Positioned(Layer):
             return self._given(inputs, positions)
         if not isinstance(inputs, Packed):
             return torch.arange(inputs.shape[1], device=inputs.device)[None] + start_index
-        return send(_counted(inputs.index, self.count), inputs.device) + start_index
+        return to_device(_counted(inputs.index, self.count), inputs.device) + start_index
 
     def _given(self, inputs: Any, positions: Any) -> Tensor:
         """Positions of one's own, `(T,)` or `(B, T)` on the grid."""
@@ -64,7 +64,7 @@ class _Positioned(Layer):
                 f"{type(self).__name__} {self.name!r} expected positions of shape {tuple(inputs.shape[1:2])} "
                 f"or {tuple(inputs.shape[:2])}, one for each column; got {tuple(given.shape)}."
             )
-        return gather(grid.expand(inputs.shape[:2]), inputs.index) if isinstance(inputs, Packed) else grid
+        return gather_real_steps(grid.expand(inputs.shape[:2]), inputs.index) if isinstance(inputs, Packed) else grid
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask of the input."""
@@ -76,7 +76,7 @@ class _Positioned(Layer):
 
 
 def _counted(index: Index, count: str) -> np.ndarray:
-    return index.positions if count == "columns" else np.arange(index.steps) - index.offsets[index.rows]
+    return index.positions if count == "columns" else np.arange(index.num_steps) - index.offsets[index.rows]
 
 
 def _of_each(inputs: Any, found: Tensor) -> Any:
@@ -101,7 +101,7 @@ class PositionEmbedding(_Positioned):
     [[[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]]
     """
 
-    relation = "attend"
+    relation = "attention"
     embeddings: Tensor
 
     def __init__(
@@ -131,7 +131,7 @@ class PositionEmbedding(_Positioned):
 def within(layer: Layer, places: Tensor, size: int) -> Tensor:
     """Whole positions that stand in a table of this size; on a device the lookup itself checks."""
     whole = places.long()
-    if probing():
+    if in_shape_inference():
         return whole.clamp(0, size - 1)
     if whole.device.type == "cpu" and whole.numel() and not bool(((whole >= 0) & (whole < size)).all()):
         beyond = whole[(whole < 0) | (whole >= size)].reshape(-1)[0].item()
@@ -153,7 +153,7 @@ class TokenAndPositionEmbedding(Embedding):
     Packed(shape=(1, 3, 2), 2 real steps, torch.float32, cpu)
     """
 
-    relation = "birth"
+    relation = "creates_mask"
     position_embeddings: Tensor
 
     def __init__(
@@ -191,12 +191,12 @@ class TokenAndPositionEmbedding(Embedding):
         """The rows of the real ids and of their positions."""
         tokens = super().call(inputs)
         if isinstance(tokens, Packed):
-            if tokens.lead > 2:
+            if tokens.num_step_axes > 2:
                 raise ShapeError(
                     f"{type(self).__name__} {self.name!r} got sequences of sequences, {tokens!r}. Wrap it in "
                     f"TimeDistributed."
                 )
-            places = send(_counted(tokens.index, self.count), tokens.device)
+            places = to_device(_counted(tokens.index, self.count), tokens.device)
         else:
             places = torch.arange(tokens.shape[-2], device=tokens.device)
         places = within(self, places + start_index, self.sequence_length)
@@ -219,7 +219,7 @@ class SinePositionEncoding(_Positioned):
     [[[0.0, 1.0], [0.8399999737739563, 0.5400000214576721]]]
     """
 
-    relation = "attend"
+    relation = "attention"
 
     def __init__(self, max_wavelength: float = 10000, count: str = "steps", **kwargs: Any) -> None:
         super().__init__(count, **kwargs)
@@ -254,7 +254,7 @@ class RotaryEmbedding(_Positioned):
     [[[1.0, 0.0], [0.5400000214576721, 0.8399999737739563]]]
     """
 
-    relation = "attend"
+    relation = "attention"
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from padless import initializers
 from padless.errors import ArgumentError, ShapeError
 from padless.layers.attention.multi_head_attention import MultiHeadAttention
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import masked
+from padless.layers.base.mask_rule import apply_explicit_mask
 from padless.layers.core.dense import Dense
 from padless.layers.normalization.layer_normalization import LayerNormalization
 from padless.layers.regularization.dropout import Dropout
@@ -129,7 +129,7 @@ class TransformerEncoder(_Block):
     Packed(shape=(2, 3, 4), 4 real steps, torch.float32, cpu)
     """
 
-    relation = "attend"
+    relation = "attention"
 
     def build(self, inputs_shape: Any) -> None:
         """The inner layers, in KerasHub's order."""
@@ -148,7 +148,7 @@ class TransformerEncoder(_Block):
         return_attention_scores: bool = False,
     ) -> Any:
         """The block; with `return_attention_scores` also the weights `(B, H, T, T)`."""
-        x = masked(inputs, padding_mask, "padding_mask")
+        x = apply_explicit_mask(inputs, padding_mask, "padding_mask")
 
         def attention(x: Any) -> tuple[Any, ...]:
             given = self._self_attention_layer(
@@ -174,7 +174,7 @@ class TransformerDecoder(_Block):
     Packed(shape=(2, 3, 4), 4 real steps, torch.float32, cpu)
     """
 
-    relation = "attend"
+    relation = "attention"
 
     def build(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> None:
         """The inner layers, in KerasHub's order; attention to an encoder only if there is one now."""
@@ -209,7 +209,7 @@ class TransformerDecoder(_Block):
                 f"TransformerDecoder {self.name!r} was built {then} an encoder sequence, and is now called "
                 f"{now} one. Use one layer for each."
             )
-        x = masked(decoder_sequence, decoder_padding_mask, "decoder_padding_mask")
+        x = apply_explicit_mask(decoder_sequence, decoder_padding_mask, "decoder_padding_mask")
         (x,) = self._beside(
             x,
             lambda x: (
@@ -219,7 +219,7 @@ class TransformerDecoder(_Block):
             self._self_attention_dropout,
         )
         if cross is not None:
-            seen = masked(encoder_sequence, encoder_padding_mask, "encoder_padding_mask")
+            seen = apply_explicit_mask(encoder_sequence, encoder_padding_mask, "encoder_padding_mask")
             (x,) = self._beside(
                 x,
                 lambda x: (cross(x, seen, attention_mask=encoder_attention_mask),),

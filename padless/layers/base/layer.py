@@ -20,13 +20,30 @@ from torch.utils import _pytree
 from padless import regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.node import Node, auto_name
-from padless.graph.symbolic import Symbolic, home, infer, is_symbolic, leaves, map_leaves, probing
+from padless.graph.symbolic import (
+    SymbolicTensor,
+    device_of_weights,
+    in_shape_inference,
+    infer,
+    is_symbolic,
+    leaves,
+    map_leaves,
+)
 from padless.graph.torch_modules import enclosing
 from padless.graph.train_mode import in_mode
-from padless.layers.base.mask_rule import Rule, as_data, is_data, mask_of, masked, remask, rule_of, same_steps
-from padless.layers.base.weights import State, Unbuilt, as_dtype, foreign
-from padless.ragged.broadcast import Refused, align, fills_of, scope
-from padless.ragged.packed import Packed, showing
+from padless.layers.base.mask_rule import (
+    CallSpec,
+    apply_explicit_mask,
+    as_data,
+    attach_output_masks,
+    call_spec_of,
+    is_data,
+    mask_of,
+    same_steps,
+)
+from padless.layers.base.weights import UnbuiltParameters, WeightContainer, as_dtype, non_padless_children
+from padless.ragged.broadcast import NotElementwise, align, call_context, gap_values_of
+from padless.ragged.packed import Packed, computing_gap_values
 from padless.registry import register, snake_case
 from padless.saving.serialization import deserialize, serialize
 
@@ -34,7 +51,7 @@ _training: ContextVar[bool | None] = ContextVar("training", default=None)  # wha
 
 
 @register("layer")
-class Layer(State):
+class Layer(WeightContainer):
     """The base of layers, built in and your own: define `call`, and `build` if there are weights to make.
 
     `name`, `trainable`, `dtype` and `activity_regularizer` are Keras's. A class may say `stepwise = True`: its `call`
@@ -93,7 +110,7 @@ class Layer(State):
         self._supports_masking = self._said_to_support
         self._first_shape = input_shape  # the old way to say what comes into the first layer of a Sequential
         self._inbound: list[Node] = []
-        if isinstance(self._parameters, Unbuilt):
+        if isinstance(self._parameters, UnbuiltParameters):
             self._parameters.owner = f"Layer {self.name!r}"
 
     # ------------------------------------------------------------------------------------------------ for subclasses
@@ -116,7 +133,8 @@ class Layer(State):
         if not self.built:
             self.build(*shapes)
         return map_leaves(
-            lambda symbol: symbol.shape, infer(lambda *inputs: self._run(inputs, {}), tuple(symbols), {}, home(self))
+            lambda symbol: symbol.shape,
+            infer(lambda *inputs: self._run(inputs, {}), tuple(symbols), {}, device_of_weights(self)),
         )
 
     # ------------------------------------------------------------------------------------------------ calling
@@ -131,19 +149,19 @@ class Layer(State):
         """A call on symbols: the outputs as symbols, the call kept as a node."""
         inside = enclosing(self)
         if inside is not None:
-            return inside.give(self, lambda: infer(lambda *a, **k: self._run(a, k), args, kwargs, home(self)))
-        rule = rule_of(type(self), Layer)
+            return inside.give(self, lambda: infer(lambda *a, **k: self._run(a, k), args, kwargs, device_of_weights(self)))
+        rule = call_spec_of(type(self), Layer)
         arguments = _bind(self, rule, args, kwargs)
         self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})
         if "mask" in rule.names[: len(args)]:  # by name, so that the graph sees that a mask was given
             place = rule.names.index("mask")
             args, kwargs = args[:place], {**kwargs, **dict(zip(rule.names[place:], args[place:], strict=False))}
-        node = Node(self, args, kwargs, infer(lambda *a, **k: self._run(a, k), args, kwargs, home(self)))
+        node = Node(self, args, kwargs, infer(lambda *a, **k: self._run(a, k), args, kwargs, device_of_weights(self)))
         self._inbound.append(node)
         return node.outputs
 
     def _run(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        rule = rule_of(type(self), Layer)
+        rule = call_spec_of(type(self), Layer)
         arguments = _bind(self, rule, args, kwargs)
         for name in arguments:
             if name not in rule.mask_names:
@@ -153,7 +171,7 @@ class Layer(State):
         for position, name in enumerate(data):
             own = arguments.get(f"{name}_mask") if f"{name}_mask" in rule.mask_names else None
             own = explicit if own is None and position == 0 else own
-            arguments[name] = self._cast(masked(arguments[name], own, "mask"))
+            arguments[name] = self._cast(apply_explicit_mask(arguments[name], own, "mask"))
         self._ensure_built(rule, {name: arguments[name] for name in data})
         first = arguments[data[0]] if data else None
         if rule.relation is not None:
@@ -166,41 +184,43 @@ class Layer(State):
         training = self._in_training(arguments.get("training", kwargs.get("training")))
         if "training" in rule.names:
             arguments["training"] = training
-        return self._within(rule, arguments, data, first, training)
+        return self._call_in_context(rule, arguments, data, first, training)
 
-    def _within(self, rule: Rule, arguments: dict[str, Any], data: list[str], first: Any, training: bool) -> Any:
+    def _call_in_context(
+        self, rule: CallSpec, arguments: dict[str, Any], data: list[str], first: Any, training: bool
+    ) -> Any:
         """`call`, with everything around it that inner layers and functions need to know."""
         outermost = _training.get() is None
-        if outermost and not probing():
+        if outermost and not in_shape_inference():
             for state in self._states():
                 state._losses.clear()
         token = _training.set(training)
         try:
-            with scope(self.name, rule.takes_mask(self) and not rule.stepwise):
+            with call_context(self.name, rule.takes_mask(self) and not rule.stepwise):
                 if rule.stepwise:
                     outputs = self._on_steps(arguments, data, training)
                 elif rule.relation is not None:
                     outputs = self._invoke(arguments, training)
                 else:
-                    with showing(True):
+                    with computing_gap_values(True):
                         outputs = self._invoke(arguments, training)
                 if rule.takes_mask(self):
-                    outputs = remask(self, rule, first, mask_of(first), outputs)
+                    outputs = attach_output_masks(self, rule, first, mask_of(first), outputs)
         finally:
             _training.reset(token)
-        if self.activity_regularizer is not None and not probing():
+        if self.activity_regularizer is not None and not in_shape_inference():
             self._add_activity(outputs)
         return outputs
 
     def _invoke(self, arguments: dict[str, Any], training: bool) -> Any:
         """`call` by its own signature; modules of torch's that it holds train if it does."""
-        rule = rule_of(type(self), Layer)
+        rule = call_spec_of(type(self), Layer)
         if rule.by_name:
             args, named = (), arguments
         else:
             bound = inspect.BoundArguments(rule.signature, arguments)  # pyright: ignore[reportArgumentType]
             args, named = bound.args, bound.kwargs
-        others = foreign(self)
+        others = non_padless_children(self)
         if not others:
             return self.call(*args, **named)
         with in_mode(training, *others):
@@ -218,9 +238,9 @@ class Layer(State):
                     same_steps(self.name, packed, x)
                     meets[id(x)] = x
                 elif isinstance(x, Tensor):
-                    meets[id(x)] = self._met(packed, x)
+                    meets[id(x)] = self._align_plain_input(packed, x)
         operands = [met for met in meets.values() if not isinstance(met, Tensor)]
-        masks = [name for name in rule_of(type(self), Layer).mask_names if arguments.get(name) is not None]
+        masks = [name for name in call_spec_of(type(self), Layer).mask_names if arguments.get(name) is not None]
 
         def on(rows: dict[int, Tensor], real: bool, **more: Any) -> Any:
             def view(x: Any) -> Any:
@@ -233,25 +253,25 @@ class Layer(State):
             return self._invoke(inner, more.get("training", training))
 
         outputs = on({id(x): x.values for x in operands}, True)
-        rows = fills_of(packed.index, operands)
+        rows = gap_values_of(packed.index, operands)
         fills = map_leaves(lambda _: None, outputs) if rows is None else on(rows, False, training=False)
-        return _pytree.tree_map(lambda v, f: self._off_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
+        return _pytree.tree_map(lambda v, f: self._unstack_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
 
-    def _met(self, packed: Packed, x: Tensor) -> Any:
+    def _align_plain_input(self, packed: Packed, x: Tensor) -> Any:
         """A plain input of a stepwise layer, as it meets the one row of steps."""
         try:
             met = align(packed, x)
-        except Refused as why:
+        except NotElementwise as why:
             raise ShapeError(
                 f"Layer {self.name!r} works step by step on {packed!r}, which an input of shape "
                 f"{tuple(x.shape)} does not fit. {why}"
             ) from None
         return met[None] if isinstance(met, Tensor) and x.ndim == packed.ndim else met
 
-    def _off_row(self, packed: Packed, row: Tensor, fill: Tensor | None) -> Packed:
-        if tuple(row.shape[:2]) != (1, packed.index.steps):
+    def _unstack_row(self, packed: Packed, row: Tensor, fill: Tensor | None) -> Packed:
+        if tuple(row.shape[:2]) != (1, packed.index.num_steps):
             raise ShapeError(
-                f"Layer {self.name!r} is stepwise, so for an input of one row {(1, packed.index.steps)} its "
+                f"Layer {self.name!r} is stepwise, so for an input of one row {(1, packed.index.num_steps)} its "
                 f"output must begin with the same; got {tuple(row.shape)}. A layer that mixes steps must "
                 f"not say `stepwise = True`."
             )
@@ -264,7 +284,7 @@ class Layer(State):
                 f"Layer {self.name!r} got data of shape {tuple(given.shape)} for `training`, which is True "
                 f"or False. Several inputs go into one list: layer([x, y])."
             )
-        if probing():
+        if in_shape_inference():
             return False
         return bool(given if given is not None else self.training if enclosing is None else enclosing)
 
@@ -277,7 +297,7 @@ class Layer(State):
         if dtype is None or not dtype.is_floating_point:
             return x
         without = type(self)._weight_dtype is Layer._weight_dtype and self._own_dtype() is None  # then it was asked for
-        whole = rule_of(type(self), Layer).relation is not None and not without
+        whole = call_spec_of(type(self), Layer).relation is not None and not without
 
         def cast(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor | Packed) or leaf.dtype == dtype:
@@ -304,7 +324,7 @@ class Layer(State):
         known = (
             w.dtype
             for m in self.modules()
-            if not isinstance(m._parameters, Unbuilt)
+            if not isinstance(m._parameters, UnbuiltParameters)
             for w in m._parameters.values()
             if w is not None and w.dtype.is_floating_point
         )
@@ -322,14 +342,14 @@ class Layer(State):
 
         A scan and a segment never do, a stepwise layer for its own output's sake, a layer of the user's may.
         """
-        rule = rule_of(type(self), Layer)
-        if rule.stepwise or rule.relation in ("stepwise", "combine"):
+        rule = call_spec_of(type(self), Layer)
+        if rule.stepwise or rule.relation in ("stepwise", "merge"):
             return shown
-        return rule.relation not in ("scan", "segment", "attend", "window")
+        return rule.relation not in ("recurrent", "reduce", "attention", "window")
 
     # ------------------------------------------------------------------------------------------------ building
 
-    def _ensure_built(self, rule: Rule, data: dict[str, Any]) -> None:
+    def _ensure_built(self, rule: CallSpec, data: dict[str, Any]) -> None:
         if self.built:
             return
         shapes = {name: map_leaves(lambda x: None if x is None else tuple(x.shape), x) for name, x in data.items()}
@@ -347,7 +367,7 @@ class Layer(State):
     @property
     def supports_masking(self) -> bool:
         """Whether masks reach the layer's outputs; setting it to True lets `call` look at the padded grid."""
-        rule = rule_of(type(self), Layer)
+        rule = call_spec_of(type(self), Layer)
         return rule.relation is not None or rule.overrides_mask if self._supports_masking is None else self._supports_masking
 
     @supports_masking.setter
@@ -416,7 +436,7 @@ def get(identifier: Any) -> Layer:
     return identifier
 
 
-def _bind(layer: Layer, rule: Rule, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bind(layer: Layer, rule: CallSpec, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name; any layer may be called with `mask` and `training`, whether its `call` takes them or not."""
     if len(args) == 1 and not kwargs and rule.one_suffices:  # as nearly always; `bind` takes its time
         return {rule.names[0]: args[0]}
@@ -447,7 +467,7 @@ def _symbols(shape: Any, dtype: torch.dtype) -> Any:
         return {key: _symbols(inner, dtype) for key, inner in shape.items()}
     if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple | dict):
         return [_symbols(inner, dtype) for inner in shape]
-    return Symbolic(tuple(shape), dtype)
+    return SymbolicTensor(tuple(shape), dtype)
 
 
 def _built_after(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -458,7 +478,7 @@ def _built_after(build: Callable[..., Any]) -> Callable[..., Any]:
         if self.__dict__.get("_building") or not self.built:
             outer, self.__dict__["_building"] = self.__dict__.get("_building", False), True
             before = self._parameters
-            self._lift()
+            self._replace_unbuilt_parameters()
             try:
                 build(self, *args, **kwargs)
             except BaseException:

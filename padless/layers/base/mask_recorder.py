@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from padless.graph.symbolic import still
+from padless.graph.symbolic import shape_inference_mode
 from padless.ragged.index import Index
 
 
-class _Enough(BaseException):
+class _StopRecording(BaseException):
     """All that was to be found out is known; no error, so that nothing takes it for one."""
 
 
-class Notes:
+class MaskRecorder:
     """The masks born on a batch of `count` examples; with `enough` of them the call that bears them is left."""
 
     def __init__(self, count: int, enough: int | None = None) -> None:
@@ -36,7 +36,7 @@ class Notes:
         if index.grid[0] == self.count:
             self.found = [own for own in self.found if own is not narrowed] + [index]
         if self.enough is not None and len(self.found) >= self.enough:
-            raise _Enough
+            raise _StopRecording
 
     @property
     def real(self) -> NDArray[np.bool_] | None:
@@ -45,15 +45,15 @@ class Notes:
         return np.logical_or.reduce(rows) if rows else None
 
     @property
-    def born(self) -> str:
+    def mask_source(self) -> str:
         """Of what these masks were born, in words."""
-        return " and ".join(dict.fromkeys(index.born for index in self.found))
+        return " and ".join(dict.fromkeys(index.mask_source for index in self.found))
 
 
-_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
+_notes: ContextVar[MaskRecorder | None] = ContextVar("notes", default=None)
 
 
-def note(index: Index, narrowed: Index | None = None) -> None:
+def record_mask(index: Index, narrowed: Index | None = None) -> None:
     """A mask is born here, perhaps out of one that it narrows."""
     notes = _notes.get()
     if notes is not None:
@@ -61,9 +61,9 @@ def note(index: Index, narrowed: Index | None = None) -> None:
 
 
 @contextmanager
-def noting(count: int, enough: int | None = None) -> Iterator[Notes]:
+def record_masks(count: int, enough: int | None = None) -> Iterator[MaskRecorder]:
     """While this lasts, masks born on a batch of so many examples are noted, and not farther out."""
-    notes = Notes(count, enough)
+    notes = MaskRecorder(count, enough)
     token = _notes.set(notes)
     try:
         yield notes
@@ -71,22 +71,27 @@ def noting(count: int, enough: int | None = None) -> Iterator[Notes]:
         _notes.reset(token)
 
 
-def foreseen(layer: Any, examples: Any) -> Notes | None:
+def dry_run_masks(layer: Any, examples: Any) -> MaskRecorder | None:
     """What a call on these examples will note, found by one that changes nothing; None if the layer bears no mask."""
-    bearers = [module for module in layer.modules() if bears(module)]
+    bearers = [module for module in layer.modules() if creates_mask(module)]
     if not bearers:
         return None
-    with noting(len(examples), _births_of(layer, bearers)) as notes, suppress(_Enough), torch.no_grad(), still():
+    with (
+        record_masks(len(examples), _count_masks(layer, bearers)) as notes,
+        suppress(_StopRecording),
+        torch.no_grad(),
+        shape_inference_mode(),
+    ):
         layer(examples)
     return notes
 
 
-def bears(module: Any) -> bool:
+def creates_mask(module: Any) -> bool:
     """Whether this layer makes masks of what it is given."""
     return hasattr(module, "index_of") and getattr(module, "mask_zero", True)
 
 
-def _births_of(layer: Any, bearers: list[Any]) -> int | None:
+def _count_masks(layer: Any, bearers: list[Any]) -> int | None:
     """How many masks a graph will bear; None where only its call can tell."""
     nodes = getattr(getattr(layer, "_function", None), "nodes", ())
     calls = [node.operation for node in nodes if any(node.operation is bearer for bearer in bearers)]

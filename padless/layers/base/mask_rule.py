@@ -23,11 +23,11 @@ from padless.errors import MaskError, MaskLost, ShapeError
 from padless.graph.symbolic import leaves, map_leaves
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask
-from padless.ragged.packed import Packed, gather, pack
+from padless.ragged.packed import Packed, gather_real_steps, pack
 
 
 @dataclass(frozen=True)
-class Rule:
+class CallSpec:
     """What the class of a layer says about its `call`; `relation` counts only on the class that defines `call`."""
 
     signature: inspect.Signature
@@ -46,7 +46,7 @@ class Rule:
 
 
 @cache
-def rule_of(cls: type, base: type) -> Rule:
+def call_spec_of(cls: type, base: type) -> CallSpec:
     """The rule of a layer class; `base` is the root of all layers."""
     signature = inspect.signature(cls.call)  # pyright: ignore[reportAttributeAccessIssue]
     parameters = list(signature.parameters.values())[1:]
@@ -58,7 +58,7 @@ def rule_of(cls: type, base: type) -> Rule:
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     by_name = all(p.kind in (either, p.KEYWORD_ONLY) for p in parameters)
     overrides = masker is not base and (relation is None or order.index(masker) < order.index(caller))
-    return Rule(
+    return CallSpec(
         signature.replace(parameters=parameters),
         names,
         tuple(n for n in names if n == "mask" or (n.endswith("_mask") and n.removesuffix("_mask") in names)),
@@ -100,7 +100,7 @@ def _numbers(x: Any) -> bool:
     return all(isinstance(leaf, bool | int | float) for leaf in leaves(x))
 
 
-def masked(x: Any, mask: Any, what: str) -> Any:
+def apply_explicit_mask(x: Any, mask: Any, what: str) -> Any:
     """An argument with an explicit mask in the place of its own; nests of arguments take nests of masks."""
     if mask is None:
         return x
@@ -109,13 +109,13 @@ def masked(x: Any, mask: Any, what: str) -> Any:
             raise MaskError(
                 f"`{what}` must be a dictionary of masks with some of the keys {list(x)}; got {type(mask).__name__}."
             )
-        return {key: masked(value, mask.get(key), f"{what}[{key!r}]") for key, value in x.items()}
+        return {key: apply_explicit_mask(value, mask.get(key), f"{what}[{key!r}]") for key, value in x.items()}
     if isinstance(x, list | tuple):
         if not isinstance(mask, list | tuple) or len(mask) != len(x):
             raise MaskError(
                 f"`{what}` must be a list of {len(x)} masks (or None), one for each input; got {type(mask).__name__}."
             )
-        return type(x)(masked(a, m, what) for a, m in zip(x, mask, strict=True))
+        return type(x)(apply_explicit_mask(a, m, what) for a, m in zip(x, mask, strict=True))
     if isinstance(mask, Packed):
         mask = mask.unpack(padding=0)
     grid = tuple(x.shape)
@@ -123,13 +123,13 @@ def masked(x: Any, mask: Any, what: str) -> Any:
         raise MaskError(f"`{what}` was given for an input of shape {grid}, which has no steps to mask.")
     array = as_mask(mask, grid, what)
     if isinstance(x, Packed):
-        if array.ndim < x.lead:
-            array = np.broadcast_to(array.reshape(*array.shape, *(1,) * (x.lead - array.ndim)), x.index.grid)
+        if array.ndim < x.num_step_axes:
+            array = np.broadcast_to(array.reshape(*array.shape, *(1,) * (x.num_step_axes - array.ndim)), x.index.grid)
         if np.array_equal(array, x.index.mask):
             return x
         return x.at_steps(Index.from_mask(array, f"`{what}`"))
     index = Index.from_mask(array, f"`{what}`")
-    return Packed(gather(x, index), index)
+    return Packed(gather_real_steps(x, index), index)
 
 
 def mask_of(x: Any) -> Any:
@@ -139,7 +139,7 @@ def mask_of(x: Any) -> Any:
     return x.mask if isinstance(x, Packed) else None
 
 
-def remask(layer: Any, rule: Rule, inputs: Any, previous: Any, outputs: Any) -> Any:
+def attach_output_masks(layer: Any, rule: CallSpec, inputs: Any, previous: Any, outputs: Any) -> Any:
     """The outputs of a layer that takes the mask, with the masks that its `compute_mask` gives."""
     flat = leaves(outputs)
     if rule.overrides_mask:
@@ -159,7 +159,7 @@ def remask(layer: Any, rule: Rule, inputs: Any, previous: Any, outputs: Any) -> 
 
 def _by_gap(output: Any) -> Any:
     """What each masked cell shows is known only inside the layer; outside one row per gap says it, or it is 0."""
-    if isinstance(output, Packed) and output.fill is not None and len(output.fill) != output.index.gaps:
+    if isinstance(output, Packed) and output.gap_values is not None and len(output.gap_values) != output.index.num_gaps:
         return output.with_values(output.values)
     return output
 
@@ -168,22 +168,22 @@ def _with_mask(layer: Any, output: Any, mask: Any) -> Any:
     """One output with the mask that the layer itself computed; None ends the mask."""
     if mask is None:
         return output.unpack() if isinstance(output, Packed) else output
-    return masked(output, mask, f"the mask that compute_mask of layer {layer.name!r} gave")
+    return apply_explicit_mask(output, mask, f"the mask that compute_mask of layer {layer.name!r} gave")
 
 
 def _with_index(layer: Any, output: Any, source: Packed | None, strict: bool) -> Any:
     """A plain output on the steps of the input, if it still has them."""
     if source is None or isinstance(output, Packed) or not isinstance(output, Tensor):
         return output
-    fits = tuple(output.shape[: source.lead]) == source.index.grid
+    fits = tuple(output.shape[: source.num_step_axes]) == source.index.grid
     if strict and not fits:
         raise MaskLost(
             f"Layer {layer.name!r} sets supports_masking = True, so its output carries the input's mask; but the output "
-            f"of shape {tuple(output.shape)} has not the {source.index.grid} steps of that mask, born of "
-            f"{source.index.born}. Override compute_mask(inputs, mask): return the output's mask, or None to end it."
+            f"of shape {tuple(output.shape)} has not the {source.index.grid} steps of that mask, created by "
+            f"{source.index.mask_source}. Override compute_mask(inputs, mask): return the output's mask, or None to end it."
         )
     if fits and (strict or output.ndim == source.ndim):
-        return Packed(gather(output, source.index), source.index)
+        return Packed(gather_real_steps(output, source.index), source.index)
     return output
 
 

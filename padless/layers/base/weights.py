@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, NotBuilt, ShapeError
-from padless.graph.symbolic import leaves, probing
+from padless.graph.symbolic import in_shape_inference, leaves
 
 _HELD, _NESTS = (list, dict), (list, tuple, dict)
 _NO_LAYERS = frozenset(
@@ -27,7 +27,7 @@ _NO_LAYERS = frozenset(
 _made = [0]  # how many modules have become attributes
 
 
-class Unbuilt(dict[str, Any]):
+class UnbuiltParameters(dict[str, Any]):
     """Stands in for a module's parameters until they exist, so that nobody iterates over what would be missing."""
 
     owner = "A layer"
@@ -43,12 +43,12 @@ class Unbuilt(dict[str, Any]):
     def __reduce__(self) -> Any:
         return _unbuilt, (self.owner, dict(dict.items(self)))
 
-    def __deepcopy__(self, memo: Any) -> Unbuilt:
+    def __deepcopy__(self, memo: Any) -> UnbuiltParameters:
         return _unbuilt(self.owner, copy.deepcopy(dict(dict.items(self)), memo))
 
 
-def _unbuilt(owner: str, held: dict[str, Any] | None = None) -> Unbuilt:
-    parameters = Unbuilt(held or {})
+def _unbuilt(owner: str, held: dict[str, Any] | None = None) -> UnbuiltParameters:
+    parameters = UnbuiltParameters(held or {})
     parameters.owner = owner
     return parameters
 
@@ -68,7 +68,7 @@ def as_dtype(dtype: Any) -> torch.dtype:
     return found
 
 
-class State(nn.Module):
+class WeightContainer(nn.Module):
     """The weights of a layer and of the layers inside it."""
 
     name: str
@@ -121,7 +121,7 @@ class State(nn.Module):
         for term in added:
             if not isinstance(term, Tensor | int | float):
                 raise ArgumentError(f"add_loss of {self.name!r} takes a scalar tensor; got {loss!r}.")
-        if not probing():
+        if not in_shape_inference():
             self._losses.extend(torch.as_tensor(term) if isinstance(term, int | float) else term for term in added)
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -130,18 +130,18 @@ class State(nn.Module):
         own = (self._parameters if trainable else self._buffers).values()
         return [weight for weight in own if weight is not None]
 
-    def _states(self) -> list[State]:
+    def _states(self) -> list[WeightContainer]:
         known = self.__dict__.get("_known")
         if known is not None and known[0] == _made[0]:
             return known[1]
-        self._adopt()
-        found = [m for m in self.modules() if isinstance(m, State)]
+        self._register_nested_layers()
+        found = [m for m in self.modules() if isinstance(m, WeightContainer)]
         if known is not None:
             self.__dict__["_known"] = (_made[0], found)
         return found
 
     @contextmanager
-    def _settled(self) -> Iterator[None]:
+    def _cached_sublayers(self) -> Iterator[None]:
         """While this lasts, what is inside is looked for again only after some module has become an attribute."""
         outer = self.__dict__.get("_known")
         self.__dict__["_known"] = outer or (-1, [])
@@ -204,7 +204,7 @@ class State(nn.Module):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         for module in self.modules():
-            if isinstance(module, State):
+            if isinstance(module, WeightContainer):
                 module._trainable = bool(value)
             for weight in dict.values(module._parameters):  # of torch's own modules too, and before the rest is built
                 if weight is not None and weight.is_floating_point():
@@ -241,9 +241,9 @@ class State(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ what is inside
 
-    def _lift(self) -> None:
+    def _replace_unbuilt_parameters(self) -> None:
         """From now on the layer's parameters may be asked for."""
-        if isinstance(self._parameters, Unbuilt):
+        if isinstance(self._parameters, UnbuiltParameters):
             self.__dict__["_parameters"] = dict(dict.items(self._parameters))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -253,7 +253,7 @@ class State(nn.Module):
             _made[0] += 1
         super().__setattr__(name, value)  # pyright: ignore[reportArgumentType] - torch takes anything
 
-    def _adopt(self) -> None:
+    def _register_nested_layers(self) -> None:
         """Register layers that were put into a list or dictionary after it became an attribute."""
         found = [(n, v) for n, v in self.__dict__.items() if isinstance(v, _HELD) and v and n not in _NO_LAYERS]
         for name, value in found:
@@ -264,21 +264,21 @@ class State(nn.Module):
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """As in torch; layers held in lists count, here and in what follows."""
-        self._adopt()
+        self._register_nested_layers()
         return super().named_modules(*args, **kwargs)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """As in torch."""
-        self._adopt()
+        self._register_nested_layers()
         return super().named_children()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As in torch."""
-        self._adopt()
+        self._register_nested_layers()
         return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._adopt()
+        self._register_nested_layers()
         super()._load_from_state_dict(*args, **kwargs)
 
 
@@ -291,14 +291,14 @@ def _tracked(value: Any) -> Any:
     return nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(inside)
 
 
-def foreign(holder: nn.Module) -> list[nn.Module]:
+def non_padless_children(holder: nn.Module) -> list[nn.Module]:
     """The modules that a layer holds and that are no layers, in lists and dictionaries too."""
-    if isinstance(holder, State):
-        holder._adopt()
+    if isinstance(holder, WeightContainer):
+        holder._register_nested_layers()
     found = []
     for child in holder._modules.values():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
-            found += foreign(child)
-        elif not isinstance(child, State):
+            found += non_padless_children(child)
+        elif not isinstance(child, WeightContainer):
             found.append(child)
     return found

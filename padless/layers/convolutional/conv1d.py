@@ -10,12 +10,12 @@ from torch.nn import functional
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import Plan, Stretch, Window
-from padless.layers.convolutional.windowed import Windowed, choice, order_of_axes, sizes
+from padless.kernels.conv.windows import TransposedWindow, Window, WindowLayout
+from padless.layers.convolutional.windowed import TemporalLayer, choice, order_of_axes, sizes
 from padless.registry import register
 
 
-class Convolution(Windowed):
+class Convolution(TemporalLayer):
     """The base: sizes along time, a bias, an activation."""
 
     relation = "window"
@@ -59,7 +59,7 @@ class Convolution(Windowed):
 
     def channels(self, input_shape: Any) -> int:
         """The features of the input, which must be known before weights can be made."""
-        found = self.axes(input_shape)[2]
+        found = self.split_shape(input_shape)[2]
         if not isinstance(found, int):
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} makes weights for the features of its input, so their "
@@ -88,7 +88,7 @@ class Convolution(Windowed):
             )
         return inputs
 
-    def finished(self, outputs: Any) -> Any:
+    def postprocess(self, outputs: Any) -> Any:
         """The activation."""
         return activations.of_fresh(self.activation, outputs)
 
@@ -177,17 +177,17 @@ class Conv1D(Convolution):
         )
         self.add_bias(self.filters)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The convolution of a grid."""
         grid = self.checked(grid, self.kernel.shape[1] * self.groups)
         return window.convolve(grid, self.window, self.kernel, self.bias, self.groups)
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The convolution of real steps."""
         values = self.checked(values, self.kernel.shape[1] * self.groups)
         return window.convolve_packed(values, plan, self.window, self.kernel, self.bias, self.groups)
 
-    def features(self, channels: Any) -> int:
+    def output_features(self, channels: Any) -> int:
         """One for each filter."""
         return self.filters
 
@@ -257,19 +257,19 @@ class DepthwiseConv1D(Convolution):
         )
         self.add_bias(channels * self.depth_multiplier)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The convolution of a grid."""
         channels = self.kernel.shape[1]
         return window.convolve(self.checked(grid, channels), self.window, apart(self.kernel), self.bias, channels)
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The convolution of real steps."""
         channels = self.kernel.shape[1]
         return window.convolve_packed(
             self.checked(values, channels), plan, self.window, apart(self.kernel), self.bias, channels
         )
 
-    def features(self, channels: Any) -> Any:
+    def output_features(self, channels: Any) -> Any:
         """So many times more."""
         return None if channels is None else channels * self.depth_multiplier
 
@@ -360,13 +360,13 @@ class SeparableConv1D(Convolution):
         )
         self.add_bias(self.filters)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """Both convolutions of a grid."""
         channels = self.depthwise_kernel.shape[1]
         kernel = apart(self.depthwise_kernel)
         return self._pointwise(window.convolve(self.checked(grid, channels), self.window, kernel, None, channels))
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """Both convolutions of real steps; the second of the outputs alone."""
         channels = self.depthwise_kernel.shape[1]
         kernel = apart(self.depthwise_kernel)
@@ -376,7 +376,7 @@ class SeparableConv1D(Convolution):
     def _pointwise(self, inner: Tensor) -> Tensor:
         return functional.linear(inner, self.pointwise_kernel[0].t(), self.bias)
 
-    def features(self, channels: Any) -> int:
+    def output_features(self, channels: Any) -> int:
         """One for each filter."""
         return self.filters
 
@@ -448,7 +448,7 @@ class Conv1DTranspose(Convolution):
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
-        self.window = Stretch(
+        self.window = TransposedWindow(
             self.kernel_size[0],
             self.strides[0],
             self.dilation_rate[0],
@@ -467,16 +467,16 @@ class Conv1DTranspose(Convolution):
         )
         self.add_bias(self.filters)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The transposed convolution of a grid."""
         return window.transpose(self.checked(grid, self.kernel.shape[2]), self.window, self.kernel, self.bias)
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The transposed convolution of real steps."""
         values = self.checked(values, self.kernel.shape[2])
         return window.transpose_packed(values, plan, self.window, self.kernel, self.bias)
 
-    def features(self, channels: Any) -> int:
+    def output_features(self, channels: Any) -> int:
         """One for each filter."""
         return self.filters
 

@@ -15,15 +15,15 @@ from torch import Tensor
 from padless.errors import ArgumentError, ShapeError, one_of
 from padless.graph.symbolic import is_symbolic
 from padless.kernels.conv import plan as spans
-from padless.kernels.conv.windows import Plan
+from padless.kernels.conv.windows import WindowLayout
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import rule_of
+from padless.layers.base.mask_rule import call_spec_of
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask
 from padless.ragged.packed import Packed
 
 
-class Windowed(Layer):
+class TemporalLayer(Layer):
     """The base: `(B, T, C)` to `(B, T', F)`, by a function on packed steps and its plain twin on a grid.
 
     The output is on a grid as wide as Keras makes it for a plain input of the same width, and shows 0 in gaps. A span,
@@ -34,56 +34,56 @@ class Windowed(Layer):
     data_format = "channels_last"
     window: Any  # a Window or a Stretch, for those that look through one
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The layer on a grid `(B, T, C)` on which every step is real."""
         raise NotImplementedError
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The layer on real steps `(N, C)`, as the plan lays them out."""
         raise NotImplementedError
 
-    def packed(self, inputs: Packed) -> Packed:
+    def call_packed(self, inputs: Packed) -> Packed:
         """The layer on each span."""
         plan = spans.plan(inputs.index, self.window)
-        return Packed(self.on_line(inputs.values, plan), spans.of_plan(plan, inputs.index))
+        return Packed(self.call_packed_steps(inputs.values, plan), spans.of_plan(plan, inputs.index))
 
-    def mapped(self, index: Index) -> Index:
+    def output_index(self, index: Index) -> Index:
         """Which steps of the output are real."""
         return spans.of_plan(spans.plan(index, self.window), index)
 
-    def length(self, steps: int) -> int:
+    def output_length(self, steps: int) -> int:
         """How many steps come of so many."""
         return self.window.count(steps)
 
-    def features(self, channels: Any) -> Any:
+    def output_features(self, channels: Any) -> Any:
         """How many features come of so many."""
         return channels
 
-    def finished(self, outputs: Any) -> Any:
+    def postprocess(self, outputs: Any) -> Any:
         """What is done to the outputs at the end."""
         return outputs
 
     def call(self, inputs: Any) -> Any:
         """The layer over each span, or over the full length of a plain input."""
         kind = f"{type(self).__name__} {self.name!r}"
-        if isinstance(inputs, Packed) and inputs.lead > 2:
+        if isinstance(inputs, Packed) and inputs.num_step_axes > 2:
             raise ShapeError(
                 f"{kind} expected (batch, steps, features); got {inputs!r}. For sequences of sequences wrap "
                 f"it in TimeDistributed."
             )
-        self.axes(tuple(inputs.shape))
+        self.split_shape(tuple(inputs.shape))
         if not isinstance(inputs, Packed):
             turned = self.data_format == "channels_first"
-            outputs = self.plain(inputs.transpose(1, 2) if turned else inputs)
-            return self.finished(outputs.transpose(1, 2) if turned else outputs)
+            outputs = self.call_grid(inputs.transpose(1, 2) if turned else inputs)
+            return self.postprocess(outputs.transpose(1, 2) if turned else outputs)
         if self.data_format == "channels_first":
             raise ArgumentError(
                 f"{kind} got a masked input, which has its steps on axis 1, so data_format="
                 f"'channels_first' does not apply to it. Leave data_format out."
             )
-        return self.finished(self.packed(inputs))
+        return self.postprocess(self.call_packed(inputs))
 
-    def axes(self, shape: Any) -> tuple[Any, Any, Any]:
+    def split_shape(self, shape: Any) -> tuple[Any, Any, Any]:
         """Batch, steps and features of an input shape."""
         first = self.data_format == "channels_first"
         if not isinstance(shape, list | tuple) or len(shape) != 3:
@@ -98,19 +98,19 @@ class Windowed(Layer):
         """The real steps of the output, a boolean grid."""
         if mask is None:
             return None
-        found = self.mapped(Index.from_mask(as_mask(mask))).mask
+        found = self.output_index(Index.from_mask(as_mask(mask))).mask
         return torch.tensor(found, device=mask.device if isinstance(mask, Tensor) else None)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """`(B, T', F)`, with its axes in the order of the input's."""
-        batch, steps, features = self.axes(input_shape)
-        steps, features = None if steps is None else int(self.length(steps)), self.features(features)
+        batch, steps, features = self.split_shape(input_shape)
+        steps, features = None if steps is None else int(self.output_length(steps)), self.output_features(features)
         return (batch, features, steps) if self.data_format == "channels_first" else (batch, steps, features)
 
     def _record(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """A call on a symbol: a stride may hide from probes that the length is open."""
         outputs = super()._record(args, kwargs)
-        if is_symbolic(outputs) and rule_of(type(self), Layer).relation == "window":
+        if is_symbolic(outputs) and call_spec_of(type(self), Layer).relation == "window":
             given = next(self._inbound[-1].inputs()).shape
             outputs.shape = self.compute_output_shape(given)
             if 0 in outputs.shape and 0 not in given:

@@ -187,16 +187,16 @@ class EinsumDense(Layer):
 
     def _on_steps(self, axes: _Axes, inputs: Packed) -> _Axes:
         """The equation for real steps, with one letter for batch and time; refused if it touches these."""
-        head, rest = axes.input[: inputs.lead], axes.input[inputs.lead :]
-        others = rest + axes.kernel + axes.output[inputs.lead :] + (self.bias_axes or "")
-        if axes.output[: inputs.lead] != head or set(head) & set(others) or len(set(head)) < len(head):
+        head, rest = axes.input[: inputs.num_step_axes], axes.input[inputs.num_step_axes :]
+        others = rest + axes.kernel + axes.output[inputs.num_step_axes :] + (self.bias_axes or "")
+        if axes.output[: inputs.num_step_axes] != head or set(head) & set(others) or len(set(head)) < len(head):
             raise MaskLost(
                 f"EinsumDense {self.name!r} with the equation {self.equation!r} would mix or move the steps of "
-                f"{inputs!r}, masked by {inputs.index.born}. Ways out: an equation that leaves batch and time "
+                f"{inputs!r}, masked by {inputs.index.mask_source}. Ways out: an equation that leaves batch and time "
                 f"alone, such as 'abc,cd->abd'; DropMask() or `unpack()` before it, after which padding "
                 f"counts as data."
             )
-        return _Axes(head[0] + rest, axes.kernel, head[0] + axes.output[inputs.lead :])
+        return _Axes(head[0] + rest, axes.kernel, head[0] + axes.output[inputs.num_step_axes :])
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The sizes of the output's axes."""

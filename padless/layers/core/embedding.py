@@ -13,10 +13,10 @@ from torch import Tensor
 from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, DataError
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_creation import _born
+from padless.layers.base.mask_creation import create_mask
 from padless.layers.base.mask_rule import as_data
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, shows
+from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 
 
@@ -34,7 +34,7 @@ class Embedding(Layer):
     Packed(shape=(1, 4, 3), 2 real steps, torch.float32, cpu)
     """
 
-    relation = "birth"
+    relation = "creates_mask"
     embeddings: Tensor
 
     def __init__(
@@ -75,20 +75,22 @@ class Embedding(Layer):
 
     def call(self, inputs: Any) -> Any:
         """The rows of the real ids, `(N, output_dim)`; with `mask_zero`, on the steps whose id is not 0."""
-        packed, seen = _born(inputs, lambda x: x != 0, f"Embedding {self.name!r}") if self.mask_zero else (inputs, None)
+        packed, seen = (
+            create_mask(inputs, lambda x: x != 0, f"Embedding {self.name!r}") if self.mask_zero else (inputs, None)
+        )
         if not isinstance(packed, Packed):
             return self._rows(packed)
         values = self._rows(packed.values, packed.index)
         fill = None
-        if not seen and packed.fill is not None:
-            fill = self._rows(packed.fill)
-        elif self.mask_zero and shows():
-            fill = self.embeddings[:1].expand(packed.index.gaps, -1)
+        if not seen and packed.gap_values is not None:
+            fill = self._rows(packed.gap_values)
+        elif self.mask_zero and gap_values_needed():
+            fill = self.embeddings[:1].expand(packed.index.num_gaps, -1)
         return Packed(values, packed.index, fill)
 
     def index_of(self, inputs: Any) -> Index | None:
         """The real steps of these ids, which are checked; None if every step is real."""
-        packed = _born(inputs, lambda x: x != 0, f"Embedding {self.name!r}")[0] if self.mask_zero else inputs
+        packed = create_mask(inputs, lambda x: x != 0, f"Embedding {self.name!r}")[0] if self.mask_zero else inputs
         index = packed.index if isinstance(packed, Packed) else None
         _checked(packed.values if isinstance(packed, Packed) else packed, self.input_dim, self.name, index)
         return index

@@ -6,7 +6,7 @@ from typing import Any
 
 from padless.errors import ArgumentError
 from padless.graph.node import Node
-from padless.graph.symbolic import Shape, Symbolic, is_symbolic
+from padless.graph.symbolic import Shape, SymbolicTensor, is_symbolic
 from padless.layers.base.layer import Layer
 from padless.registry import register
 
@@ -39,7 +39,7 @@ class InputLayer(Layer):
             raise ArgumentError(f"A masked Input needs a time axis; got the shape {whole} with the batch.")
         self.batch_shape = whole
         self.masked = masked
-        symbol = Symbolic(whole, self.dtype, self.name, 2 if masked else 0, f"Input {self.name!r}" if masked else "")
+        symbol = SymbolicTensor(whole, self.dtype, self.name, 2 if masked else 0, f"Input {self.name!r}" if masked else "")
         self._inbound.append(Node(self, (), {}, symbol))
         self.built = True
 

@@ -13,11 +13,11 @@ import torch
 from padless.errors import ArgumentError
 from padless.graph.node import function_at, place_of
 from padless.graph.serialization import read_argument, write_argument
-from padless.graph.symbolic import leaves, probing
+from padless.graph.symbolic import in_shape_inference, leaves
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import mask_of, remask, rule_of
-from padless.ragged.broadcast import scope
-from padless.ragged.packed import showing
+from padless.layers.base.mask_rule import attach_output_masks, call_spec_of, mask_of
+from padless.ragged.broadcast import call_context
+from padless.ragged.packed import computing_gap_values
 from padless.registry import register
 from padless.saving.serialization import deserialize, serialize
 
@@ -73,21 +73,21 @@ class Lambda(Layer):
         known = {"mask": mask_of(inputs) if self._asks["mask"] else None, "training": training}
         more = {**self.arguments, **{name: value for name, value in known.items() if self._asks[name]}}
         looks = self.mask is not None or self._asks["mask"]
-        with scope(self.name, looks), showing(True):
+        with call_context(self.name, looks), computing_gap_values(True):
             outputs = self.function(inputs, **more)
             if not looks:
                 return outputs
-            rule = replace(rule_of(type(self), Layer), overrides_mask=self.mask is not None)
+            rule = replace(call_spec_of(type(self), Layer), overrides_mask=self.mask is not None)
             fixed = self.mask is not None and not callable(self.mask)
             source = leaves(outputs)[0] if fixed else inputs  # a mask that is given has the output's shape
-            return remask(self, rule, source, mask_of(source), outputs)
+            return attach_output_masks(self, rule, source, mask_of(source), outputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask that was given, or what its function makes of the inputs' mask; without any that of the inputs."""
         if self.mask is None or callable(self.mask):
             return mask if self.mask is None else self.mask(inputs, mask)
         fixed = torch.as_tensor(self.mask, dtype=torch.bool)
-        if probing():
+        if in_shape_inference():
             return fixed.new_ones(tuple(inputs.shape[: fixed.ndim]))
         return fixed.expand(inputs.shape[0], *fixed.shape[1:]) if fixed.shape[0] == 1 else fixed
 

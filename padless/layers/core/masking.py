@@ -10,10 +10,10 @@ from torch import Tensor
 
 from padless.errors import ShapeError
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_creation import _born
+from padless.layers.base.mask_creation import create_mask
 from padless.layers.base.mask_rule import as_data
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, shows
+from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 
 
@@ -27,7 +27,7 @@ class Masking(Layer):
     [[1.0, 0.0]]
     """
 
-    relation = "birth"
+    relation = "creates_mask"
 
     def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -46,13 +46,13 @@ class Masking(Layer):
                 f"features); got {tuple(inputs.shape)}. Add a feature axis with Reshape, or use "
                 f"Embedding(mask_zero=True) for ids."
             )
-        packed, _ = _born(inputs, self._real, f"Masking {self.name!r}")
-        fill = packed.values.new_zeros((packed.index.gaps, *packed.values.shape[1:])) if shows() else None
+        packed, _ = create_mask(inputs, self._real, f"Masking {self.name!r}")
+        fill = packed.values.new_zeros((packed.index.num_gaps, *packed.values.shape[1:])) if gap_values_needed() else None
         return Packed(packed.values, packed.index, fill)
 
     def index_of(self, inputs: Any) -> Index:
         """The real steps of these inputs."""
-        return _born(inputs, self._real, f"Masking {self.name!r}")[0].index
+        return create_mask(inputs, self._real, f"Masking {self.name!r}")[0].index
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Which steps differ from the mask value, narrowed by a mask that the inputs have already."""

@@ -16,16 +16,16 @@ from torch.utils import _pytree
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.graph.node import auto_name
-from padless.graph.symbolic import Symbolic, leaves, map_leaves
+from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves
 from padless.graph.torch_modules import CALL
 from padless.graph.train_mode import in_mode
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import same_steps
-from padless.ragged.packed import Packed, showing, unpack
+from padless.ragged.packed import Packed, computing_gap_values, unpack
 from padless.registry import entries, register, snake_case
 from padless.saving.serialization import deserialize
 
-_RELATIONS = (None, "stepwise", "grid")
+_RELATIONS = (None, "stepwise", "padded_grid")
 _TWINS = {
     "RNN": "SimpleRNN",
     "BatchNorm1d": "BatchNormalization",
@@ -49,7 +49,7 @@ class TorchModuleWrapper(Layer):
     - None: the masked steps themselves. What treats each step alone keeps the mask (Linear, LayerNorm, ReLU, Dropout, a
       Sequential of them); what mixes steps raises `MaskLost`.
     - "stepwise": the real steps as examples `(N, ...)`, of a plain input all steps `(B * T, ...)`; the mask passes.
-    - "grid": the padded grid `(B, T, ...)`, on purpose. The mask ends, as with `DropMask`.
+    - "padded_grid": the padded grid `(B, T, ...)`, on purpose. The mask ends, as with `DropMask`.
 
     Over no example at all the module infers, since there is nothing to learn from; one with torch's batch normalization
     also over a single one, which has no variance. A module without `get_config` and
@@ -74,7 +74,7 @@ class TorchModuleWrapper(Layer):
                 f"Call it once on data first."
             )
         if relation not in _RELATIONS:
-            raise ArgumentError(f"The relation of a wrapped module is None, 'stepwise' or 'grid'; got {relation!r}.")
+            raise ArgumentError(f"The relation of a wrapped module is None, 'stepwise' or 'padded_grid'; got {relation!r}.")
         super().__init__(name=name or auto_name(snake_case(type(module).__name__)), **kwargs)
         self.module = module
         self.output_shape = None if output_shape is None else tuple(output_shape)
@@ -88,11 +88,11 @@ class TorchModuleWrapper(Layer):
         args, kwargs = map_leaves(self._fitted, ((inputs, *args), kwargs))
         if self.relation == "stepwise":
             return self._by_step(args, kwargs, training)
-        if self.relation == "grid":
+        if self.relation == "padded_grid":
             args, kwargs = map_leaves(unpack, (args, kwargs))
         inner = any(isinstance(m, Layer) for m in self.module.modules())
         try:
-            with showing(True) if inner else nullcontext():
+            with computing_gap_values(True) if inner else nullcontext():
                 return self._run_module(args, kwargs, training)
         except MaskLost as lost:
             raise MaskLost(f"{lost} {self._ways_out(lost)}") from lost
@@ -129,8 +129,8 @@ class TorchModuleWrapper(Layer):
             outputs = self._on_rows(lambda x: x.flatten(0, 1), args, kwargs, training)
             return map_leaves(lambda x: x.unflatten(0, first.shape[:2]) if isinstance(x, Tensor) else x, outputs)
         outputs = self._on_rows(lambda x: x.values, args, kwargs, training)
-        shown = all(x.fill is not None and len(x.fill) == first.index.gaps for x in (first, *others))
-        fills = self._on_rows(lambda x: x.fill, args, kwargs, False) if shown else map_leaves(lambda _: None, outputs)
+        shown = all(x.gap_values is not None and len(x.gap_values) == first.index.num_gaps for x in (first, *others))
+        fills = self._on_rows(lambda x: x.gap_values, args, kwargs, False) if shown else map_leaves(lambda _: None, outputs)
 
         def masked(values: Any, fill: Any) -> Any:
             return first.with_values(values, fill) if isinstance(values, Tensor) else values
@@ -165,8 +165,8 @@ class TorchModuleWrapper(Layer):
         return list(self.module.parameters() if trainable else self.module.buffers())
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """The mask of the first input; none for "grid"."""
-        return None if self.relation == "grid" else mask
+        """The mask of the first input; none for "padded_grid"."""
+        return None if self.relation == "padded_grid" else mask
 
     def compute_output_shape(self, *shapes: Any) -> Any:
         """As given by `output_shape`, else found by a call on small probes."""
@@ -174,7 +174,7 @@ class TorchModuleWrapper(Layer):
 
     def reads_grid(self, shown: bool) -> bool:
         """The grid itself, or what a layer inside the module reads."""
-        return shown or self.relation == "grid" or any(isinstance(m, Layer) for m in self.module.modules())
+        return shown or self.relation == "padded_grid" or any(isinstance(m, Layer) for m in self.module.modules())
 
 
 _wrappers: WeakValueDictionary[int, TorchModuleWrapper] = WeakValueDictionary()  # by the module that each keeps alive
@@ -203,7 +203,7 @@ def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 _TAKEN = {"inputs", "mask", "training"}
-Symbolic.wrapped = staticmethod(called)
+SymbolicTensor.wrapped = staticmethod(called)
 
 
 def as_layer(module: Any) -> Layer:

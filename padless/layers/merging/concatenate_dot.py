@@ -20,10 +20,10 @@ from padless.kernels import union as combine
 from padless.layers.base.layer import Layer
 from padless.layers.merging.elementwise import Merge, several
 from padless.ragged.broadcast import align
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.index import Index, full_index
 from padless.ragged.mask import intersection
-from padless.ragged.packed import Packed, gather
+from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
 
 
@@ -37,7 +37,7 @@ class Concatenate(Merge):
     [[1.0, 1.0, 0.0]]
     """
 
-    relation = "combine"
+    relation = "merge"
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,7 +66,7 @@ class Concatenate(Merge):
                 f"Concatenate {self.name!r} joins along axis {self.axis}, so all other axes must agree; got "
                 f"shapes {[tuple(x.shape) for x in inputs]}."
             )
-        leads = {x.lead for x in inputs if isinstance(x, Packed)}
+        leads = {x.num_step_axes for x in inputs if isinstance(x, Packed)}
         if 0 < axis < max(leads, default=0):
             if len(leads) > 1:
                 raise MaskError(
@@ -96,7 +96,9 @@ class Concatenate(Merge):
 def _beside(first: Packed, inputs: list[Any], axis: int) -> Packed:
     """Features joined where some inputs are plain grids: those are read at the steps, and cannot be shown in gaps."""
     met = [x if isinstance(x, Packed) else align(first, x) for x in inputs]
-    values = torch.cat([x if isinstance(x, Tensor) else x.values for x in met], dim=axis % first.ndim - first.lead + 1)
+    values = torch.cat(
+        [x if isinstance(x, Tensor) else x.values for x in met], dim=axis % first.ndim - first.num_step_axes + 1
+    )
     return first.with_values(values)
 
 
@@ -105,7 +107,7 @@ def _after(inputs: list[Any], axis: int, lead: int) -> Packed:
     packed = [x if isinstance(x, Packed) else _wholly(x, lead) for x in inputs]
     whole, places = combine.side_by_side([x.index for x in packed], axis)
     values = torch.cat([x.values for x in packed])
-    return Packed(values.index_select(0, send(places, values.device)), whole)
+    return Packed(values.index_select(0, to_device(places, values.device)), whole)
 
 
 def _wholly(x: Tensor, lead: int) -> Packed:
@@ -133,7 +135,7 @@ class Dot(Layer):
     [[[1.0, 2.0], [2.0, 4.0]], [[9.0, 0.0], [0.0, 0.0]]]
     """
 
-    relation = "combine"
+    relation = "merge"
 
     def __init__(self, axes: int | tuple[int, int] | list[int], normalize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -166,16 +168,16 @@ class Dot(Layer):
         """The sums of products."""
         i, j = self._axes([tuple(x.shape) for x in several(self, inputs)])
         x, y = inputs
-        if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1 and x.lead == y.lead == 2:
+        if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1 and x.num_step_axes == y.num_step_axes == 2:
             both = intersection(x.index, y.index)
             x, y = x.at_steps(both), y.at_steps(both)
         x, i = _met(x, i, y, j)
         y, j = _met(y, j, x, i)
         if self.normalize:
             x, y = _unit(x, i), _unit(y, j)
-        if isinstance(x, Packed) and x.lead == 3 and i == 2:
+        if isinstance(x, Packed) and x.num_step_axes == 3 and i == 2:
             return self._over_inner(x, y, j)
-        if any(isinstance(side, Packed) and side.lead > 2 for side in (x, y)):
+        if any(isinstance(side, Packed) and side.num_step_axes > 2 for side in (x, y)):
             raise MaskLost(
                 f"Dot {self.name!r} takes sequences of sequences only as its first input, summed over the inner "
                 f"steps, axis 2; got {x!r} and {y!r}, summed over axes {(i, j)}. Use TimeDistributed, or end a "
@@ -205,20 +207,20 @@ class Dot(Layer):
         pairs = products.of_pairs(a, b, queries, keys)  # (cells, P, Q)
         if isinstance(y, Packed):
             mask = queries.mask[:, :, None] & keys.mask[:, None, :]
-            return Packed(pairs.reshape(len(pairs), *second), Index.from_mask(mask, _born(queries, keys)))
-        pairs = pairs.reshape(queries.steps, keys.shape[1], *pairs.shape[1:]).transpose(1, 2)
-        return x.with_values(pairs.reshape(queries.steps, *first, keys.shape[1], *second))
+            return Packed(pairs.reshape(len(pairs), *second), Index.from_mask(mask, _mask_source(queries, keys)))
+        pairs = pairs.reshape(queries.num_steps, keys.shape[1], *pairs.shape[1:]).transpose(1, 2)
+        return x.with_values(pairs.reshape(queries.num_steps, *first, keys.shape[1], *second))
 
     def _over_inner(self, x: Packed, y: Any, j: int) -> Packed:
         """The steps of the one, weighed by the inner steps of the other."""
-        if isinstance(y, Packed) and (y.lead > 2 or j != 1):
+        if isinstance(y, Packed) and (y.num_step_axes > 2 or j != 1):
             raise MaskLost(
                 f"Dot {self.name!r} sums over the inner steps of {x!r}, so the second input must be summed over "
                 f"its steps, axis 1; got {y!r}, summed over axis {j}."
             )
         outer: Any = x.index.outer
         sums = products.over_inner(_flat(x.values), _flat(y.values), x.index, y.index)
-        return Packed(sums.reshape(outer.steps, *x.values.shape[1:], *y.values.shape[1:]), outer)
+        return Packed(sums.reshape(outer.num_steps, *x.values.shape[1:], *y.values.shape[1:]), outer)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Which sums belong to steps: those of the first input, of the second, or of both."""
@@ -241,8 +243,8 @@ class Dot(Layer):
         return shape if len(shape) > 1 else (*shape, 1)
 
 
-def _born(first: Index, second: Index) -> str:
-    return " and ".join(dict.fromkeys([first.born, second.born]))
+def _mask_source(first: Index, second: Index) -> str:
+    return " and ".join(dict.fromkeys([first.mask_source, second.mask_source]))
 
 
 def _left(mask: Tensor, axis: int) -> Tensor | None:
@@ -254,7 +256,7 @@ def _left(mask: Tensor, axis: int) -> Tensor | None:
 
 def _unit(x: Any, axis: int) -> Any:
     """Numbers of length 1 along an axis; over time, of each sequence."""
-    if isinstance(x, Packed) and axis < x.lead:
+    if isinstance(x, Packed) and axis < x.num_step_axes:
         return x.with_values(products.normalized(x.values, x.index))
     return functional.normalize(x, dim=axis, eps=1e-7)  # pyright: ignore[reportArgumentType] - the table knows it
 
@@ -278,16 +280,25 @@ def _flat(steps: Tensor) -> Tensor:
 def _with_vector(x: Any, vector: Any, axis: int) -> Packed:
     """Each step with the one vector of its sequence."""
     steps, index, rest = _features_last(x, axis)
-    sums = (steps @ vector.index_select(0, index.at("rows", vector.device))[:, :, None])[..., 0]
-    return x.with_values(sums.reshape(index.steps, *rest))
+    sums = (steps @ vector.index_select(0, index.tensor("rows", vector.device))[:, :, None])[..., 0]
+    return x.with_values(sums.reshape(index.num_steps, *rest))
 
 
 def _met(x: Any, axis: int, other: Any, summed: int) -> tuple[Any, int]:
     """An input without a mask at the steps of the other that are summed over, these behind the batch."""
-    if isinstance(x, Packed) or not isinstance(other, Packed) or summed != other.lead - 1 or other.lead > 3:
+    if (
+        isinstance(x, Packed)
+        or not isinstance(other, Packed)
+        or summed != other.num_step_axes - 1
+        or other.num_step_axes > 3
+    ):
         return x, axis
-    index = other.index if other.lead == 2 else Index.from_mask(np.asarray(other.index.mask.any(1)), other.index.born)
-    return Packed(gather(x.movedim(axis, 1), index), index), 1
+    index = (
+        other.index
+        if other.num_step_axes == 2
+        else Index.from_mask(np.asarray(other.index.mask.any(1)), other.index.mask_source)
+    )
+    return Packed(gather_real_steps(x.movedim(axis, 1), index), index), 1
 
 
 def _over_time(x: Packed, y: Packed) -> Tensor:

@@ -26,7 +26,7 @@ from padless.registry import register
 class Merge(Layer):
     """The base of the merging layers: element by element, over a list of inputs that broadcast."""
 
-    relation = "combine"
+    relation = "merge"
     missing = 0.0  # what an input is where it has no step
 
     def combined(self, inputs: list[Any]) -> Any:
@@ -39,12 +39,12 @@ class Merge(Layer):
         rank = max(x.ndim for x in inputs)
         inputs = [_raised(x, rank) for x in inputs]
         packed = [x for x in inputs if isinstance(x, Packed)]
-        self._fit(inputs, max((x.lead for x in packed), default=0))
+        self._fit(inputs, max((x.num_step_axes for x in packed), default=0))
         if all(x.index.equals(packed[0].index) for x in packed):
             return self.combined(inputs)
         whole = _united(self, packed)
         spread = [
-            Packed(combine.spread(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
+            Packed(combine.scatter_to_union(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
             for x in inputs
         ]
         return self.combined_over(spread, [_present(x, whole) for x in inputs])
@@ -112,11 +112,11 @@ def _column(present: Tensor, like: Packed) -> Tensor:
 
 def _showing(merged: Any, inputs: list[Any], shown: Callable[[Tensor], Tensor]) -> Any:
     """A merge that shows at masked steps what `shown` makes of the first input's; 0 if an input is plain."""
-    if not isinstance(merged, Packed) or merged.fill is None:
+    if not isinstance(merged, Packed) or merged.gap_values is None:
         return merged
-    if any(not isinstance(x, Packed) or x.fill is None or len(x.fill) != len(merged.fill) for x in inputs):
+    if any(not isinstance(x, Packed) or x.gap_values is None or len(x.gap_values) != len(merged.gap_values) for x in inputs):
         return merged.with_values(merged.values)
-    return merged.with_values(merged.values, shown(inputs[0].fill).expand_as(merged.fill))
+    return merged.with_values(merged.values, shown(inputs[0].gap_values).expand_as(merged.gap_values))
 
 
 @register("layer")

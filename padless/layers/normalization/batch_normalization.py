@@ -142,10 +142,10 @@ class BatchNormalization(Affine):
         self._move(*moved)
         if not isinstance(inputs, Packed):
             return outputs
-        if inputs.fill is None:
+        if inputs.gap_values is None:
             return inputs.with_values(outputs)
         mean, variance = moments.moments(values.float(), -1, moments.TINY)  # once more, with gradients
-        return inputs.with_values(outputs, self._by(-1, mean, variance, gamma, beta)(inputs.fill))
+        return inputs.with_values(outputs, self._by(-1, mean, variance, gamma, beta)(inputs.gap_values))
 
     # ------------------------------------------------------------------------------------------------ the averages
 

@@ -29,7 +29,7 @@ class GroupNormalization(Affine):
     tensor([-1.0000, 1.0000, -0.7071, -0.7071, 1.4142])
     """
 
-    relation = "segment"
+    relation = "reduce"
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class GroupNormalization(Affine):
         """The normalized inputs."""
         (axis,) = feature_axes(self, self.axis, inputs)
         inputs, size = floating(self, inputs), inputs.shape[axis]
-        if isinstance(inputs, Packed) and inputs.lead > 2:
+        if isinstance(inputs, Packed) and inputs.num_step_axes > 2:
             raise ShapeError(
                 f"GroupNormalization {self.name!r} expected (batch, steps, ...features); got {inputs!r}. For "
                 f"sequences of sequences wrap it in TimeDistributed."
@@ -98,18 +98,18 @@ class GroupNormalization(Affine):
                 )
         if not isinstance(inputs, Packed):
             return self._by(inputs, axis, *self._scaled(*moments_of_rows(self._in_groups(inputs, axis))))
-        index, fill = inputs.index, inputs.fill
+        index, fill = inputs.index, inputs.gap_values
         numbers = self._scaled(*moments_of_sequences(self._in_groups(inputs.values, axis), index))
 
         def of(x: Tensor, rows: Tensor) -> Tensor:
             return self._by(x, axis, *(number.index_select(0, rows) for number in numbers))
 
-        values = of(inputs.values, index.at("rows", inputs.device))
+        values = of(inputs.values, index.tensor("rows", inputs.device))
         if fill is None:
             return inputs.with_values(values)
-        rows = index.at("gap_rows", inputs.device)
+        rows = index.tensor("gap_rows", inputs.device)
         if len(fill) != len(rows):  # a row for each masked cell
-            rows = rows.index_select(0, index.at("gap_of", inputs.device))
+            rows = rows.index_select(0, index.tensor("gap_of", inputs.device))
         return inputs.with_values(values, of(fill, rows))
 
     def _in_groups(self, x: Tensor, axis: int) -> Tensor:

@@ -84,10 +84,10 @@ def feature_axes(layer: Layer, axis: Any, inputs: Any) -> list[int]:
     Raises `MaskLost` if one is the batch or the time of a masked input.
     """
     axes = axes_of(layer, axis, inputs.ndim)
-    if isinstance(inputs, Packed) and any(a < inputs.lead for a in axes):
+    if isinstance(inputs, Packed) and any(a < inputs.num_step_axes for a in axes):
         raise MaskLost(
             f"{type(layer).__name__} {layer.name!r} has axis={axis!r}, which is batch or time of {inputs!r}, "
-            f"masked by {inputs.index.born}: its numbers would belong to columns of the padded grid. Ways out: "
+            f"masked by {inputs.index.mask_source}: its numbers would belong to columns of the padded grid. Ways out: "
             f"an axis of features; DropMask() or `unpack()` before it, after which padding counts as data."
         )
     return [a - inputs.ndim for a in axes]

@@ -35,7 +35,7 @@ class AttentionPooling1D(Layer):
     ([[2.0], [5.0]], [[0.5, 0.5], [1.0, 0.0]])
     """
 
-    relation = "segment"
+    relation = "reduce"
     kernel: Tensor | None
     bias: Tensor | None
     query: Tensor

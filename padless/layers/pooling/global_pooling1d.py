@@ -18,7 +18,7 @@ from padless.registry import register
 class Segment(Layer):
     """The base: `(B, T, ...)` to `(B, ...)`, by a kernel on packed steps and its plain twin on a grid."""
 
-    relation = "segment"
+    relation = "reduce"
     kernel: Callable[[Tensor, Index], Tensor]
 
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
@@ -27,7 +27,7 @@ class Segment(Layer):
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """One row for each sequence."""
-        if inputs.ndim < 3 or isinstance(inputs, Packed) and inputs.lead > 2:
+        if inputs.ndim < 3 or isinstance(inputs, Packed) and inputs.num_step_axes > 2:
             wrap = " For sequences of sequences wrap it in TimeDistributed." if inputs.ndim > 2 else ""
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} expected (batch, steps, ...features); got the shape "
@@ -50,7 +50,7 @@ class Segment(Layer):
 class Pooling(Segment):
     """The base of the global poolings: Keras's `data_format` and `keepdims`."""
 
-    relation = "segment"
+    relation = "reduce"
 
     def __init__(self, data_format: str | None = None, keepdims: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -88,7 +88,7 @@ class GlobalAveragePooling1D(Pooling):
     [[2.0], [5.0]]
     """
 
-    relation = "segment"
+    relation = "reduce"
     kernel = staticmethod(segment.mean)
 
     def call(self, inputs: Any, mask: Any = None) -> Any:

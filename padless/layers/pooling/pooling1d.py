@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import Plan, Window
-from padless.layers.convolutional.windowed import Windowed, choice, order_of_axes, sizes
+from padless.kernels.conv.windows import Window, WindowLayout
+from padless.layers.convolutional.windowed import TemporalLayer, choice, order_of_axes, sizes
 from padless.registry import register
 
 
-class Pooling(Windowed):
+class Pooling(TemporalLayer):
     """The base of the pooling layers."""
 
     relation = "window"
@@ -54,11 +54,11 @@ class MaxPooling1D(Pooling):
     ) -> None:
         super().__init__(pool_size, strides, padding, data_format, name=name, **kwargs)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The maxima of a grid."""
         return window.maximum(grid, self.window)
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The maxima of real steps."""
         return window.maximum_packed(values, plan, self.window)
 
@@ -88,11 +88,11 @@ class AveragePooling1D(Pooling):
     ) -> None:
         super().__init__(pool_size, strides, padding, data_format, name=name, **kwargs)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The means of a grid."""
         return window.average(grid, self.window)
 
-    def on_line(self, values: Tensor, plan: Plan) -> Tensor:
+    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The means of real steps."""
         return window.average_packed(values, plan, self.window)
 

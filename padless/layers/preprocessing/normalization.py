@@ -14,7 +14,7 @@ from padless.errors import ArgumentError, DataError, ShapeError
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import as_data
 from padless.layers.normalization.layer_normalization import axes_of, feature_axes, floating
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -217,4 +217,6 @@ def _factor(number: Any, like: Any) -> Any:
     """A number as it is, several as a tensor."""
     if isinstance(number, int | float):
         return number
-    return send(torch.as_tensor(number, dtype=like.dtype, device=None if isinstance(number, Tensor) else "cpu"), like.device)
+    return to_device(
+        torch.as_tensor(number, dtype=like.dtype, device=None if isinstance(number, Tensor) else "cpu"), like.device
+    )

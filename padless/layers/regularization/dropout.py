@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from padless.errors import ArgumentError, ShapeError
 from padless.layers.base.layer import Layer
-from padless.ragged.device import send
+from padless.ragged.device import to_device
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed
 from padless.registry import register
@@ -59,31 +59,31 @@ class Noise(Layer):
             shape = _filled(self.noise_shape, inputs.shape)
             return self.disturbed(inputs, lambda sampler: self._drawn(sampler, shape, inputs))
         values = self.disturbed(inputs.values, lambda sampler: self._drawn_for_steps(sampler, inputs))
-        return inputs.with_values(values, None if inputs.fill is None else inputs.fill.to(values.dtype))
+        return inputs.with_values(values, None if inputs.gap_values is None else inputs.gap_values.to(values.dtype))
 
     def _drawn_for_steps(self, sampler: Callable[..., Tensor], inputs: Packed) -> Tensor:
         """Numbers for the real steps alone."""
         if self.noise_shape is None:
             return self._drawn(sampler, tuple(inputs.values.shape), inputs.values)
-        lead, index = self.noise_shape[: inputs.lead], inputs.index
+        lead, index = self.noise_shape[: inputs.num_step_axes], inputs.index
         if any(size not in (None, 1, full) for size, full in zip(lead, index.grid, strict=True)):
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} draws noise of shape {self.noise_shape}, which does not "
                 f"broadcast to inputs of shape {tuple(inputs.shape)}: each size is 1, the input's or None."
             )
-        features = _filled(self.noise_shape[inputs.lead :], inputs.values.shape[1:])
+        features = _filled(self.noise_shape[inputs.num_step_axes :], inputs.values.shape[1:])
         own = [size != 1 for size in lead]
         if all(own):
-            return self._drawn(sampler, (index.steps, *features), inputs.values)
+            return self._drawn(sampler, (index.num_steps, *features), inputs.values)
         sharing = sharers(index, own)
         drawn = self._drawn(sampler, (int(sharing.max(initial=-1)) + 1, *features), inputs.values)
-        return drawn.index_select(0, send(sharing, drawn.device))
+        return drawn.index_select(0, to_device(sharing, drawn.device))
 
     def _drawn(self, sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
         dtype = torch.promote_types(like.dtype, torch.float32)  # halves are too coarse to compare with a rate
         if self._generator is None:
             return sampler(shape, dtype=dtype, device=like.device)
-        return send(sampler(shape, dtype=dtype, generator=self._generator), like.device)
+        return to_device(sampler(shape, dtype=dtype, generator=self._generator), like.device)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""
@@ -101,7 +101,7 @@ def sharers(index: Index, own: Sequence[bool]) -> Ints:
     >>> sharers(Index(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], dtype=bool)), [True, False]).tolist()
     [0, 0, 1, 1]
     """
-    key = np.zeros(index.steps, dtype=np.int64)
+    key = np.zeros(index.num_steps, dtype=np.int64)
     for number, mine in zip(_places(index), own, strict=True):
         key = key * (number.max(initial=0) + 1) + number if mine else key
     return np.unique(key, return_inverse=True)[1]
@@ -109,10 +109,10 @@ def sharers(index: Index, own: Sequence[bool]) -> Ints:
 
 def _places(index: Index) -> list[Ints]:
     """For each real step its row and its number in it; under outer levels first those of its row."""
-    number = np.arange(index.steps) - index.offsets[index.rows]
+    number = np.arange(index.num_steps) - index.offsets[index.rows]
     if index.outer is None:
         return [index.rows, number]
-    row = index.outer.rank[index.rows]
+    row = index.outer.step_of_cell[index.rows]
     return [*(place[row] for place in _places(index.outer)), number]
 
 

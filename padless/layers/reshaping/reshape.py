@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
-from padless.graph.symbolic import probing
+from padless.graph.symbolic import in_shape_inference
 from padless.layers.base.layer import Layer
-from padless.ragged.packed import Packed, shows, unpack
+from padless.ragged.packed import Packed, gap_values_needed, unpack
 from padless.registry import register
 
 
@@ -24,7 +24,7 @@ class DropMask(Layer):
     [[1.0, 2.0], [3.0, 0.0]]
     """
 
-    relation = "grid"
+    relation = "padded_grid"
 
     def call(self, inputs: Any) -> Any:
         """The grid."""
@@ -49,7 +49,7 @@ class Flatten(Layer):
     torch.Size([2, 12])
     """
 
-    relation = "grid"
+    relation = "padded_grid"
 
     def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -93,7 +93,7 @@ class Reshape(Layer):
 
     def _target(self, shape: Any) -> tuple[int, ...]:
         size, known = math.prod(shape[1:]), math.prod(s for s in self.target_shape if s != -1)
-        open_ = probing() and -1 in self.target_shape  # a length of a probe need not divide
+        open_ = in_shape_inference() and -1 in self.target_shape  # a length of a probe need not divide
         if (
             -1 not in self.target_shape
             and size != known
@@ -187,7 +187,7 @@ class RepeatVector(Layer):
     [[1.0], [1.0], [2.0]]
     """
 
-    relation = "combine"
+    relation = "merge"
 
     def __init__(self, n: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -222,8 +222,8 @@ class RepeatVector(Layer):
             )
         vector, steps = inputs
         levels = vector.ndim - 1
-        wanted = steps.lead - 1 if isinstance(steps, Packed) else levels
-        plain = not isinstance(vector, Packed) or isinstance(steps, Packed) and vector.lead == levels
+        wanted = steps.num_step_axes - 1 if isinstance(steps, Packed) else levels
+        plain = not isinstance(vector, Packed) or isinstance(steps, Packed) and vector.num_step_axes == levels
         if not 0 < levels == wanted < steps.ndim or vector.shape[:levels] != steps.shape[:levels] or not plain:
             raise ShapeError(
                 f"RepeatVector {self.name!r} expected one vector for each sequence of steps, (batch, features) "
@@ -241,8 +241,8 @@ class RepeatVector(Layer):
         if isinstance(vector, Packed) and index.outer is not None:
             vector = vector.at_steps(index.outer).unpack(padding=0)
         vector = vector.reshape(index.shape[0], vector.shape[-1])
-        fill = vector.index_select(0, index.at("gap_rows", vector.device)) if shows() else None
-        return Packed(vector.index_select(0, index.at("rows", vector.device)), index, fill)
+        fill = vector.index_select(0, index.tensor("gap_rows", vector.device)) if gap_values_needed() else None
+        return Packed(vector.index_select(0, index.tensor("rows", vector.device)), index, fill)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """That of the steps."""

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from padless.kernels.conv import plan as spans
-from padless.layers.convolutional.windowed import Windowed, order_of_axes, sizes
-from padless.ragged.device import send
-from padless.ragged.gather import place, take
+from padless.layers.convolutional.windowed import TemporalLayer, order_of_axes, sizes
+from padless.ragged.device import to_device
+from padless.ragged.gather import gather_rows, scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.registry import register
 
 
 @register("layer")
-class Cropping1D(Windowed):
+class Cropping1D(TemporalLayer):
     """Sequences without their first and last steps, `(B, T, C)` to `(B, T - left - right, C)`.
 
     Keras's `Cropping1D`, on each row's span from its first to its last real step: `cropping=(left, right)` steps of the
@@ -34,27 +34,27 @@ class Cropping1D(Windowed):
         super().__init__(**kwargs)
         self.cropping = sizes(self, "cropping", cropping, 2, 0)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The middle of a grid."""
-        length = self.length(grid.shape[1])
+        length = self.output_length(grid.shape[1])
         return grid.narrow(1, self.cropping[0] if length else 0, length)
 
-    def packed(self, inputs: Packed) -> Packed:
+    def call_packed(self, inputs: Packed) -> Packed:
         """The middle of each span."""
         kept, index = spans.cropped(inputs.index, *self.cropping)
-        return Packed(take(inputs.values, send(kept, inputs.device)), index)
+        return Packed(gather_rows(inputs.values, to_device(kept, inputs.device)), index)
 
-    def mapped(self, index: Index) -> Index:
+    def output_index(self, index: Index) -> Index:
         """The steps that are left."""
         return spans.cropped(index, *self.cropping)[1]
 
-    def length(self, steps: int) -> int:
+    def output_length(self, steps: int) -> int:
         """Fewer by both."""
         return max(steps - sum(self.cropping), 0)
 
 
 @register("layer")
-class ZeroPadding1D(Windowed):
+class ZeroPadding1D(TemporalLayer):
     """Sequences with zeros before and after, `(B, T, C)` to `(B, T + left + right, C)`.
 
     Keras's `ZeroPadding1D`, on each row's span from its first to its last real step: `padding=(left, right)` real steps
@@ -73,26 +73,26 @@ class ZeroPadding1D(Windowed):
         self.padding = sizes(self, "padding", padding, 2, 0)
         self.data_format = order_of_axes(self, data_format)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """A grid with zeros on both sides."""
         return functional.pad(grid, (0, 0, *self.padding))
 
-    def packed(self, inputs: Packed) -> Packed:
+    def call_packed(self, inputs: Packed) -> Packed:
         """Each span with zeros on both sides."""
         places, index = spans.widened(inputs.index, *self.padding)
-        return Packed(place(inputs.values, send(places, inputs.device), index.steps), index)
+        return Packed(scatter_rows(inputs.values, to_device(places, inputs.device), index.num_steps), index)
 
-    def mapped(self, index: Index) -> Index:
+    def output_index(self, index: Index) -> Index:
         """The steps and the zeros."""
         return spans.widened(index, *self.padding)[1]
 
-    def length(self, steps: int) -> int:
+    def output_length(self, steps: int) -> int:
         """More by both."""
         return steps + sum(self.padding)
 
 
 @register("layer")
-class UpSampling1D(Windowed):
+class UpSampling1D(TemporalLayer):
     """Each step `size` times, `(B, T, C)` to `(B, T * size, C)`; each part of the mask too.
 
     Keras's `UpSampling1D`. Columns are those of its own input: behind a stride a row that began at a column between two
@@ -109,18 +109,18 @@ class UpSampling1D(Windowed):
         super().__init__(**kwargs)
         (self.size,) = sizes(self, "size", size)
 
-    def plain(self, grid: Tensor) -> Tensor:
+    def call_grid(self, grid: Tensor) -> Tensor:
         """The steps of a grid, repeated."""
         return grid.unsqueeze(2).expand(-1, -1, self.size, -1).flatten(1, 2)
 
-    def packed(self, inputs: Packed) -> Packed:
+    def call_packed(self, inputs: Packed) -> Packed:
         """The real steps, repeated."""
-        return Packed(self.plain(inputs.values[None])[0], self.mapped(inputs.index))
+        return Packed(self.call_grid(inputs.values[None])[0], self.output_index(inputs.index))
 
-    def mapped(self, index: Index) -> Index:
+    def output_index(self, index: Index) -> Index:
         """The mask, repeated."""
         return spans.repeated(index, self.size)
 
-    def length(self, steps: int) -> int:
+    def output_length(self, steps: int) -> int:
         """So many times more."""
         return steps * self.size

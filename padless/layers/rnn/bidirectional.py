@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from padless.errors import ArgumentError, ShapeError
-from padless.graph.symbolic import probing
+from padless.graph.symbolic import in_shape_inference
 from padless.layers.base.layer import Layer, get
 from padless.layers.rnn import cell_runner as recurrence
 from padless.layers.rnn import cells
 from padless.layers.rnn.rnn import RNN
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, shows
+from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 
 _MERGES = {
@@ -38,7 +38,7 @@ class Bidirectional(Layer):
     torch.Size([2, 6])
     """
 
-    relation = "scan"
+    relation = "recurrent"
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Bidirectional(Layer):
             outputs, last, index = layer.run(sequences, state, training)
             results.append(outputs if self.return_sequences else layer._last(outputs, last, index))
             ended.extend(last)
-            if layer.activity_regularizer is not None and not probing():
+            if layer.activity_regularizer is not None and not in_shape_inference():
                 own = Packed(outputs, index) if self.return_sequences else results[-1]
                 layer._add_activity([own, *last] if self.return_state else own)
         merged = [_MERGES[self.merge_mode](*results)] if self.merge_mode else results
@@ -112,7 +112,7 @@ class Bidirectional(Layer):
     def _sequence(self, values: Tensor, sequences: Any, index: Index) -> Any:
         if not isinstance(sequences, Packed):
             return values.reshape(*index.shape, *values.shape[1:])
-        fill = values.new_zeros((index.gaps, *values.shape[1:])) if shows() else None
+        fill = values.new_zeros((index.num_gaps, *values.shape[1:])) if gap_values_needed() else None
         return Packed(values, index, fill)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:

@@ -60,13 +60,13 @@ def build(cell: nn.Module, shape: Any) -> None:
         )
 
 
-def over(
+def run_cell(
     cell: nn.Module, values: Tensor, index: Index, states: list[Any], reverse: bool, training: bool
 ) -> tuple[Tensor, list[Any]]:
     """A cell over packed steps `(N, ...)` from its initial states: outputs `(N, ...)` and last states."""
     owner = next(c for c in type(cell).__mro__ if "call" in vars(c) or "forward" in vars(c))
-    if "over" in vars(owner):  # a subclass with a `call` of its own is run by that
-        return cell.over(values, index, states, reverse, training)  # pyright: ignore
+    if "run_packed" in vars(owner):  # a subclass with a `call` of its own is run by that
+        return cell.run_packed(values, index, states, reverse, training)  # pyright: ignore
     flat, structure = _pytree.tree_flatten(states)
 
     def step(x: Tensor, now: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

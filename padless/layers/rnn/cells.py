@@ -16,8 +16,8 @@ from padless.errors import ArgumentError, ShapeError
 from padless.kernels.recurrent import api as scan
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis
-from padless.layers.rnn.cell_runner import as_shape, build, checked, initial_states, output_size, over, state_size, zeros
-from padless.ragged.device import send
+from padless.layers.rnn.cell_runner import as_shape, build, checked, initial_states, output_size, run_cell, state_size, zeros
+from padless.ragged.device import to_device
 from padless.ragged.index import Index, full_index
 from padless.registry import register
 
@@ -116,10 +116,10 @@ class Cell(Layer):
         """One step `(B, D)`: output `(B, units)` and new states."""
         states = list(states) if isinstance(states, list | tuple) else [states]
         index = _one_step(inputs.shape[0])
-        outputs, new = self.over(inputs, index, states, False, training)
+        outputs, new = self.run_packed(inputs, index, states, False, training)
         return outputs, new
 
-    def over(
+    def run_packed(
         self, values: Tensor, index: Index, states: list[Any], reverse: bool, training: bool
     ) -> tuple[Tensor, list[Any]]:
         """All steps, by the kernel of this cell."""
@@ -130,20 +130,20 @@ class Cell(Layer):
         dropped = training and self.dropout > 0
         if dropped:  # one mask for each sequence, the same at all its steps
             noise = self._noise((index.shape[0], values.shape[1]), self.dropout, values)
-            values = values * noise.index_select(0, index.at("rows", values.device))
+            values = values * noise.index_select(0, index.tensor("rows", values.device))
         masks = None
         if training and self.recurrent_dropout > 0:
             masks = self._noise((self.gates, index.shape[0], self.units), self.recurrent_dropout, values)
-        return self.kernel_over(values, index, states, reverse, masks)
+        return self.run_kernel(values, index, states, reverse, masks)
 
-    def kernel_over(
+    def run_kernel(
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """The kernel call."""
         raise NotImplementedError
 
     def _noise(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
-        kept = send(torch.rand(shape, generator=self._generator), like.device) >= rate
+        kept = to_device(torch.rand(shape, generator=self._generator), like.device) >= rate
         return kept.to(like.dtype) / max(1 - rate, 1e-9)
 
 
@@ -159,13 +159,13 @@ class SimpleRNNCell(Cell):
     torch.Size([2, 3])
     """
 
-    over = Cell.over  # stands beside `call`: a subclass with a `call` of its own is run by that
+    run_packed = Cell.run_packed  # stands beside `call`: a subclass with a `call` of its own is run by that
 
     def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step; Keras names its input so."""
         return super().call(sequence, states, training)
 
-    def kernel_over(
+    def run_kernel(
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
@@ -238,7 +238,7 @@ class GRUCell(Cell):
     def _bias_shape(self) -> tuple[int, ...]:
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
-    def kernel_over(
+    def run_kernel(
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
@@ -318,7 +318,7 @@ class LSTMCell(Cell):
             bias[self.units : 2 * self.units] = 1
         return bias
 
-    def kernel_over(
+    def run_kernel(
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
@@ -379,15 +379,15 @@ class StackedRNNCells(Layer):
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step of all cells."""
-        return self.over(inputs, full_index(inputs.shape[0], 1), list(states), False, training)
+        return self.run_packed(inputs, full_index(inputs.shape[0], 1), list(states), False, training)
 
-    def over(
+    def run_packed(
         self, values: Tensor, index: Index, states: list[Any], reverse: bool, training: bool
     ) -> tuple[Tensor, list[Any]]:
         """All steps, cell by cell."""
         last = []
         for cell, state in zip(self.cells, states, strict=True):
             several = isinstance(state, list | tuple)
-            values, new = over(cell, values, index, list(state) if several else [state], reverse, training)
+            values, new = run_cell(cell, values, index, list(state) if several else [state], reverse, training)
             last.append(new if several else new[0])
         return values, last

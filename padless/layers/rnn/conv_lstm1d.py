@@ -13,7 +13,7 @@ from padless.kernels.conv.windows import Window
 from padless.kernels.recurrent.reference import scan
 from padless.layers.convolutional.windowed import choice, order_of_axes, sizes
 from padless.layers.rnn import cells
-from padless.layers.rnn.rnn import OfCell, split_arguments
+from padless.layers.rnn.rnn import _BuiltinRNN, split_arguments
 from padless.ragged.index import Index
 from padless.registry import register
 
@@ -138,7 +138,7 @@ class ConvLSTM1DCell(cells.LSTMCell):
         """Whether channels are the last axis."""
         return self.data_format == "channels_last"
 
-    def over(
+    def run_packed(
         self, values: Tensor, index: Index, states: list[Any], reverse: bool, training: bool
     ) -> tuple[Tensor, list[Any]]:
         """The convolution of all steps at once, then state by state."""
@@ -150,7 +150,7 @@ class ConvLSTM1DCell(cells.LSTMCell):
         axis = -1 if self._last else 1
         noise = self._gates_noise(index, values.shape[1:], self.dropout if training else 0, values)
         dropped = self._gates_noise(index, states[0].shape[1:], self.recurrent_dropout if training else 0, values)
-        of_inputs = self._convolved(values, self._window, self.kernel, self.bias, noise, index.at("rows", values.device))
+        of_inputs = self._convolved(values, self._window, self.kernel, self.bias, noise, index.tensor("rows", values.device))
         recurrent = Window(self.kernel_size[0], padding="same")
 
         def step(x: Tensor, now: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -186,7 +186,7 @@ class ConvLSTM1DCell(cells.LSTMCell):
 
 
 @register("layer")
-class ConvLSTM1D(OfCell):
+class ConvLSTM1D(_BuiltinRNN):
     """An LSTM over the real steps whose products with the kernels are convolutions over the rows of a step.
 
     Keras's `ConvLSTM1D` (Shi et al. 2015), `(B, T, rows, channels)` to `(B, rows', filters)`, or with `return_sequences`

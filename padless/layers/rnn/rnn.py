@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from padless.errors import ShapeError
-from padless.graph.symbolic import leaves, probing
+from padless.graph.symbolic import in_shape_inference, leaves
 from padless.layers.base.layer import Layer
 from padless.layers.rnn import cell_runner as recurrence
 from padless.layers.rnn import cells
-from padless.ragged.gather import take_or_zero
+from padless.ragged.gather import gather_rows_or_zero
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, shows
+from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 
 
@@ -37,7 +37,7 @@ class RNN(Layer):
     Packed(shape=(2, 2, 3), 3 real steps, torch.float32, cpu)
     """
 
-    relation = "scan"
+    relation = "recurrent"
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class RNN(Layer):
     def run(self, sequences: Any, initial_state: Any, training: bool) -> tuple[Tensor, list[Any], Index]:
         """Outputs `(N, ...)`, each where its input stands, the last states, and the index of the steps."""
         if isinstance(sequences, Packed):
-            if sequences.lead > 2:
+            if sequences.num_step_axes > 2:
                 raise ShapeError(
                     f"{type(self).__name__} {self.name!r} got sequences of sequences, {sequences!r}. Wrap "
                     f"it in TimeDistributed."
@@ -93,8 +93,8 @@ class RNN(Layer):
             index = cells.full_index(*sequences.shape[:2])
             values = sequences.reshape(-1, *sequences.shape[2:])
         states = self._first_states(initial_state, index.shape[0], values)
-        outputs, last = recurrence.over(self.cell, values, index, states, self.go_backwards, training)
-        if self.stateful and not probing():
+        outputs, last = recurrence.run_cell(self.cell, values, index, states, self.go_backwards, training)
+        if self.stateful and not in_shape_inference():
             self.states = _pytree.tree_map(lambda s: s.detach(), last)
         return outputs, last, index
 
@@ -110,7 +110,7 @@ class RNN(Layer):
                 )
             flat = [s.to(like.dtype) for s in flat]
             return _pytree.tree_unflatten(flat, _pytree.tree_structure(fresh))
-        if not self.stateful or self.states is None or probing():
+        if not self.stateful or self.states is None or in_shape_inference():
             return recurrence.initial_states(self.cell, batch, like)
         held = leaves(self.states)[0].shape[0]
         if held != batch:
@@ -132,20 +132,20 @@ class RNN(Layer):
         return Packed(sequence.values, sequence.index, self._fill(sequence))
 
     def _fill(self, sequence: Packed) -> Tensor | None:
-        if not shows():
+        if not gap_values_needed():
             return None
         if self.zero_output_for_mask:
-            return sequence.values.new_zeros((sequence.index.gaps, *sequence.values.shape[1:]))
-        return take_or_zero(sequence.values, sequence.index.at("gap_before", sequence.device))
+            return sequence.values.new_zeros((sequence.index.num_gaps, *sequence.values.shape[1:]))
+        return gather_rows_or_zero(sequence.values, sequence.index.tensor("gap_before", sequence.device))
 
     def _last(self, outputs: Tensor, states: list[Any], index: Index) -> Tensor:
         """The output of the last step run, 0 over nothing."""
-        offsets, lengths = index.at("offsets", outputs.device), index.at("lengths", outputs.device)
+        offsets, lengths = index.tensor("offsets", outputs.device), index.tensor("lengths", outputs.device)
         if isinstance(self.cell, cells.Cell) and _gives_state(self.cell):
             there = (lengths > 0).reshape(-1, *(1,) * (states[0].ndim - 1))
             return states[0] if index.lengths.all() else torch.where(there, states[0], 0)
         ends = offsets[:-1] if self.go_backwards else offsets[1:] - 1
-        return take_or_zero(outputs, torch.where(lengths > 0, ends, -1))
+        return gather_rows_or_zero(outputs, torch.where(lengths > 0, ends, -1))
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask for sequences, None for the last output and for states."""
@@ -180,7 +180,7 @@ class RNN(Layer):
 
 def _gives_state(cell: Any) -> bool:
     """Whether the output of a built-in cell is its first state; a `call` of one's own may give anything."""
-    return "over" in vars(next(c for c in type(cell).__mro__ if "call" in vars(c)))
+    return "run_packed" in vars(next(c for c in type(cell).__mro__ if "call" in vars(c)))
 
 
 _RNN_ARGUMENTS = (
@@ -197,7 +197,7 @@ _RNN_ARGUMENTS = (
 )
 
 
-class OfCell(RNN):
+class _BuiltinRNN(RNN):
     """A recurrent layer that is an RNN over one built-in cell and takes the arguments of both."""
 
     cell_class: type[cells.Cell]
@@ -218,7 +218,7 @@ class OfCell(RNN):
 
 
 @register("layer")
-class SimpleRNN(OfCell):
+class SimpleRNN(_BuiltinRNN):
     """`h = activation(x @ kernel + h @ recurrent_kernel + bias)` over the real steps; Keras's `SimpleRNN`.
 
     >>> SimpleRNN(3)(torch.ones(2, 5, 4)).shape
@@ -256,7 +256,7 @@ class SimpleRNN(OfCell):
 
 
 @register("layer")
-class GRU(OfCell):
+class GRU(_BuiltinRNN):
     """Gated recurrent units over the real steps; Keras's `GRU` (Cho et al. 2014).
 
     >>> GRU(3, return_sequences=True)(torch.ones(2, 5, 4)).shape
@@ -297,7 +297,7 @@ class GRU(OfCell):
 
 
 @register("layer")
-class LSTM(OfCell):
+class LSTM(_BuiltinRNN):
     """Long short-term memory over the real steps; Keras's `LSTM` (Hochreiter & Schmidhuber 1997).
 
     >>> [tuple(x.shape) for x in LSTM(3, return_state=True)(torch.ones(2, 5, 4))]

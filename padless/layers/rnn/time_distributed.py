@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, ShapeError
-from padless.graph.symbolic import Symbolic, leaves, map_leaves, still
+from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves, shape_inference_mode
 from padless.layers.base import mask_recorder as births
 from padless.layers.base.layer import Layer, get
-from padless.layers.base.mask_rule import masked, rule_of
+from padless.layers.base.mask_rule import apply_explicit_mask, call_spec_of
 from padless.layers.core.torch_module_wrapper import as_layer
-from padless.ragged.device import send
-from padless.ragged.gather import place
+from padless.ragged.device import to_device
+from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
-from padless.ragged.mask import narrow
-from padless.ragged.packed import Packed, gather, unpack
+from padless.ragged.mask import intersect_with_mask
+from padless.ragged.packed import Packed, gather_real_steps, unpack
 from padless.registry import register
 
 
@@ -42,14 +42,14 @@ class TimeDistributed(Layer):
     torch.Size([4, 7, 2])
     """
 
-    relation = "distributed"
+    relation = "per_step"
 
     def __init__(self, layer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(layer, nn.Module | dict):
             raise ArgumentError(f"TimeDistributed applies a layer to each step; got {layer!r}.")
         self.layer: Layer = as_layer(get(layer) if isinstance(layer, dict) else layer)
-        self._lift()  # its weights are the inner layer's, which speaks for itself
+        self._replace_unbuilt_parameters()  # its weights are the inner layer's, which speaks for itself
 
     def build(self, input_shape: Any) -> None:
         """The inner layer, for one step as an example."""
@@ -64,10 +64,10 @@ class TimeDistributed(Layer):
     def _ensure_built(self, rule: Any, data: dict[str, Any]) -> None:
         """By a symbol of one step. From data the inner layer builds itself: it knows which of their axes are open."""
         x = data.get("inputs")
-        if isinstance(x, Symbolic) and not self.layer.built:
+        if isinstance(x, SymbolicTensor) and not self.layer.built:
             shape = (None, *self._steps_of(x.shape)[2:])
-            step = Symbolic(shape, x.dtype, lead=max(x.lead - 1, 0), born=x.born)
-            own = rule_of(type(self.layer), Layer)
+            step = SymbolicTensor(shape, x.dtype, num_step_axes=max(x.num_step_axes - 1, 0), mask_source=x.mask_source)
+            own = call_spec_of(type(self.layer), Layer)
             self.layer._ensure_built(own, {own.names[0]: step})
         self.built = True
 
@@ -79,37 +79,37 @@ class TimeDistributed(Layer):
                 f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate."
             )
         self._steps_of(tuple(inputs.shape))
-        inputs = self._met(inputs)
+        inputs = self._align_plain_input(inputs)
         if isinstance(inputs, Packed):
-            return self._on_inner(inputs, training) if inputs.lead > 2 else self._on_packed(inputs, training)
+            return self._on_inner(inputs, training) if inputs.num_step_axes > 2 else self._on_packed(inputs, training)
         outputs = self.layer(inputs.flatten(0, 1), training=training)
         return map_leaves(lambda x: _regrid(x, tuple(inputs.shape[:2])), outputs)
 
-    def _met(self, inputs: Any) -> Any:
+    def _align_plain_input(self, inputs: Any) -> Any:
         """The inputs without steps in which the inner layer would find nothing."""
-        if births.bears(self.layer):
+        if births.creates_mask(self.layer):
             return inputs  # it says itself what of each step is real
-        notes = births.foreseen(self.layer, _examples(inputs))
+        notes = births.dry_run_masks(self.layer, _examples(inputs))
         if notes is None or notes.real is None:
             return inputs
         if not isinstance(inputs, Packed):
-            index = Index.from_mask(notes.real.reshape(tuple(inputs.shape[:2])), notes.born)
-            births.note(index)
-            return Packed(gather(inputs, index), index)
+            index = Index.from_mask(notes.real.reshape(tuple(inputs.shape[:2])), notes.mask_source)
+            births.record_mask(index)
+            return Packed(gather_real_steps(inputs, index), index)
         index = inputs.index
         mask = index.mask.copy()
-        mask.reshape(len(index.top.rank), -1)[index.top.flat[~notes.real]] = False
-        index = narrow(index, mask, notes.born)
-        births.note(index, narrowed=inputs.index)
+        mask.reshape(len(index.top.step_of_cell), -1)[index.top.flat[~notes.real]] = False
+        index = intersect_with_mask(index, mask, notes.mask_source)
+        births.record_mask(index, narrowed=inputs.index)
         return inputs.at_steps(index)
 
     def _on_packed(self, inputs: Packed, training: bool) -> Any:
         """N examples; what gaps show goes through the layer too."""
         outputs = self.layer(inputs.values, training=training)
         fills = map_leaves(lambda _: None, outputs)
-        if inputs.fill is not None and any(isinstance(x, Tensor) for x in leaves(outputs)):
-            with still():  # a gap is no example: it changes no state and adds no loss
-                fills = self.layer(inputs.fill, training=False)
+        if inputs.gap_values is not None and any(isinstance(x, Tensor) for x in leaves(outputs)):
+            with shape_inference_mode():  # a gap is no example: it changes no state and adds no loss
+                fills = self.layer(inputs.gap_values, training=False)
 
         def put(x: Any, fill: Any) -> Any:
             return _nested(x, inputs.index) if isinstance(x, Packed) else inputs.with_values(x, fill)
@@ -127,7 +127,7 @@ class TimeDistributed(Layer):
         grid = unpack(inputs)
         batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
         given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
-        met = self._met(masked(grid, given, "mask"))
+        met = self._align_plain_input(apply_explicit_mask(grid, given, "mask"))
         steps = torch.from_numpy(met.index.top.mask) if isinstance(met, Packed) else None
         inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
         found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
@@ -164,8 +164,8 @@ def _regrid(x: Any, grid: tuple[int, int]) -> Any:
     """The results for B*T examples as a grid of steps; masked ones become inner sequences of two levels."""
     if not isinstance(x, Packed):
         return x.reshape(*grid, *x.shape[1:])
-    index = Index.from_mask(x.index.mask.reshape(*grid, *x.index.grid[1:]), x.index.born)
-    return Packed(x.values, index, x.fill)
+    index = Index.from_mask(x.index.mask.reshape(*grid, *x.index.grid[1:]), x.index.mask_source)
+    return Packed(x.values, index, x.gap_values)
 
 
 def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
@@ -176,13 +176,13 @@ def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
     if whole is not None and x.index.equals(whole.inner):
         index = whole
     else:
-        mask = np.zeros((len(outer.rank), *x.index.grid[1:]), dtype=bool)
+        mask = np.zeros((len(outer.step_of_cell), *x.index.grid[1:]), dtype=bool)
         mask[outer.flat] = x.index.mask
-        index = Index.from_mask(mask.reshape(*outer.grid, *x.index.grid[1:]), x.index.born)
-    if x.fill is None or len(x.fill) != x.index.gaps:
+        index = Index.from_mask(mask.reshape(*outer.grid, *x.index.grid[1:]), x.index.mask_source)
+    if x.gap_values is None or len(x.gap_values) != x.index.num_gaps:
         return Packed(x.values, index)
-    kept = np.flatnonzero(outer.rank[index.gap_rows // _size(index)] >= 0)
-    return Packed(x.values, index, place(x.fill, send(kept, x.device), index.gaps))
+    kept = np.flatnonzero(outer.step_of_cell[index.gap_rows // _size(index)] >= 0)
+    return Packed(x.values, index, scatter_rows(x.gap_values, to_device(kept, x.device), index.num_gaps))
 
 
 def _examples(inputs: Any) -> Any:
@@ -190,17 +190,17 @@ def _examples(inputs: Any) -> Any:
     if not isinstance(inputs, Packed):
         return inputs.flatten(0, 1)
     index, fill = inputs.index, None
-    if inputs.lead == 2:
+    if inputs.num_step_axes == 2:
         return inputs.values
-    if inputs.fill is not None:
-        rows = index.gap_rows if len(inputs.fill) == index.gaps else index.masked // max(index.shape[1], 1)
-        fill = inputs.fill[send(_held(index, rows), inputs.device)]
+    if inputs.gap_values is not None:
+        rows = index.gap_rows if len(inputs.gap_values) == index.num_gaps else index.masked // max(index.shape[1], 1)
+        fill = inputs.gap_values[to_device(_held(index, rows), inputs.device)]
     return Packed(inputs.values, index.inner, fill)
 
 
 def _held(index: Index, rows: np.ndarray) -> np.ndarray:
     """Which of these innermost rows belong to a step of the outermost level that is real."""
-    return np.flatnonzero(index.top.rank[rows // _size(index)] >= 0)
+    return np.flatnonzero(index.top.step_of_cell[rows // _size(index)] >= 0)
 
 
 def _size(index: Index) -> int:

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from padless import layers as L
 from padless.graph.symbolic import leaves
-from padless.layers.base.mask_rule import rule_of
+from padless.layers.base.mask_rule import call_spec_of
 from padless.models import Model
 from padless.ragged.packed import pack
 from padless.registry import entries
 from padless.testing import check, normal, special_masks
 from padless.testing import layer_properties as laws
 from padless.testing import model_properties as models
-from padless.testing.harness import Subject
+from padless.testing.harness import LayerHarness
 from padless.testing.loss_properties import Objective
 from padless.testing.model_properties import Task
 
@@ -60,7 +60,9 @@ def test_every_public_layer_has_a_case():
 def test_the_relation_of_every_layer_stands_where_it_counts():
     for cls in entries("layer").values():
         if cls.__module__.startswith("padless."):
-            assert rule_of(cls, L.Layer).relation == cls.relation, f"{cls.__name__} defines `call`, and no relation with it"
+            assert call_spec_of(cls, L.Layer).relation == cls.relation, (
+                f"{cls.__name__} defines `call`, and no relation with it"
+            )
 
 
 def test_every_public_loss_and_metric_has_a_case():
@@ -71,8 +73,8 @@ def test_every_public_loss_and_metric_has_a_case():
 
 def test_who_breaks_a_law_says_why():
     for case in EVERY:
-        list(check.kept(check.LAYER_LAWS, case.breaks))
-        assert "round trip" not in case.breaks
+        list(check.kept(check.LAYER_PROPERTIES, case.breaks))
+        assert "round_trip" not in case.breaks
 
 
 # ------------------------------------------------------------------------------------------------ layers
@@ -88,9 +90,9 @@ def under(names, law, case):
             raise
 
 
-@pytest.mark.parametrize("case", keeping("presence", EVERY), ids=lambda c: c.name)
-def test_presence(case):
-    under(EACH, laws.presence, case)
+@pytest.mark.parametrize("case", keeping("matches_unpadded", EVERY), ids=lambda c: c.name)
+def test_matches_unpadded(case):
+    under(EACH, laws.matches_unpadded, case)
 
 
 @pytest.mark.parametrize("case", keeping("gradients", EVERY), ids=lambda c: c.name)
@@ -98,19 +100,19 @@ def test_gradients(case):
     under(["no step", "mixed"], laws.gradients, case)
 
 
-@pytest.mark.parametrize("case", keeping("absence", EVERY), ids=lambda c: c.name)
-def test_absence(case):
-    under(["no step", "one step", "mixed"], laws.absence, case)  # the second is N = 1 and T = 1
+@pytest.mark.parametrize("case", keeping("ignores_padding", EVERY), ids=lambda c: c.name)
+def test_ignores_padding(case):
+    under(["no step", "one step", "mixed"], laws.ignores_padding, case)  # the second is N = 1 and T = 1
 
 
-@pytest.mark.parametrize("case", keeping("repetition", EVERY), ids=lambda c: c.name)
-def test_repetition(case):
-    under(["no step", "mixed"], laws.repetition, case)
+@pytest.mark.parametrize("case", keeping("deterministic", EVERY), ids=lambda c: c.name)
+def test_deterministic(case):
+    under(["no step", "mixed"], laws.deterministic, case)
 
 
-@pytest.mark.parametrize("case", keeping("independence", EVERY), ids=lambda c: c.name)
-def test_independence(case):
-    laws.independence(subject(case), MIXED)
+@pytest.mark.parametrize("case", keeping("independent_of_batch", EVERY), ids=lambda c: c.name)
+def test_independent_of_batch(case):
+    laws.independent_of_batch(subject(case), MIXED)
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda c: c.name)
@@ -118,22 +120,22 @@ def test_round_trip(case):
     laws.round_trip(subject(case), MIXED)
 
 
-@given(st.sampled_from(keeping("presence", EVERY)), masks(), st.integers(0, 99))
+@given(st.sampled_from(keeping("matches_unpadded", EVERY)), masks(), st.integers(0, 99))
 @settings(max_examples=100)
-def test_presence_of_any_layer_under_any_mask(case, mask, seed):
-    laws.presence(subject(case), mask, seed)
+def test_matches_unpadded_of_any_layer_under_any_mask(case, mask, seed):
+    laws.matches_unpadded(subject(case), mask, seed)
 
 
-@given(st.sampled_from(keeping("absence", EVERY)), masks(), st.integers(0, 99))
+@given(st.sampled_from(keeping("ignores_padding", EVERY)), masks(), st.integers(0, 99))
 @settings(max_examples=100)
-def test_absence_of_any_layer_under_any_mask(case, mask, seed):
-    laws.absence(subject(case), mask, seed)
+def test_ignores_padding_of_any_layer_under_any_mask(case, mask, seed):
+    laws.ignores_padding(subject(case), mask, seed)
 
 
-@given(st.sampled_from(keeping("independence", EVERY)), masks(), st.integers(0, 99))
+@given(st.sampled_from(keeping("independent_of_batch", EVERY)), masks(), st.integers(0, 99))
 @settings(max_examples=100)
-def test_independence_of_any_layer_under_any_mask(case, mask, seed):
-    laws.independence(subject(case), mask, seed)
+def test_independent_of_batch_of_any_layer_under_any_mask(case, mask, seed):
+    laws.independent_of_batch(subject(case), mask, seed)
 
 
 @given(st.sampled_from(EVERY), masks(), st.integers(0, 99))
@@ -143,11 +145,11 @@ def test_round_trip_of_any_layer_under_any_mask(case, mask, seed):
 
 
 @pytest.mark.parametrize("name", ["LSTM-states", "GRU-states", "SimpleRNN-backwards-sequences", "Dense", "Add"])
-def test_absence_in_single_precision(name):
+def test_ignores_padding_in_single_precision(name):
     case = next(case for case in LAYERS if case.name == name)
-    single = Subject.of(case.make, case.inputs, dtype=torch.float32, **case.options)
-    laws.absence(single, MIXED)
-    laws.presence(single, MIXED)
+    single = LayerHarness.of(case.make, case.inputs, dtype=torch.float32, **case.options)
+    laws.ignores_padding(single, MIXED)
+    laws.matches_unpadded(single, MIXED)
 
 
 # ------------------------------------------------------------------------------------------------ merging different masks
@@ -192,8 +194,8 @@ def test_a_merge_runs_over_the_inputs_that_have_the_step(name, data, seed):
 def test_merges_of_different_masks_keep_the_laws(name, mask, seed):
     case = next(case for case in LAYERS if case.name == name)
     grids = [mask, *(np.random.default_rng(seed + n).random(mask.shape) < 0.6 for n in range(1, len(case.inputs)))]
-    laws.absence(subject(case), grids, seed)
-    laws.independence(subject(case), grids, seed)
+    laws.ignores_padding(subject(case), grids, seed)
+    laws.independent_of_batch(subject(case), grids, seed)
 
 
 # ------------------------------------------------------------------------------------------------ what a gap shows
@@ -203,7 +205,7 @@ def showing(mask, features=3, seed=1):
     """Packed numbers whose gaps show numbers of their own."""
     generator = torch.Generator().manual_seed(seed)
     packed = pack(torch.randn(*mask.shape, features, generator=generator), mask)
-    return packed.with_values(packed.values, torch.randn(packed.index.gaps, features, generator=generator))
+    return packed.with_values(packed.values, torch.randn(packed.index.num_gaps, features, generator=generator))
 
 
 @given(masks())
@@ -300,7 +302,7 @@ def test_words_of_sentences_are_run_sentence_by_sentence(batch, sentences, words
         expected = torch.stack(alone) if alone and alone[0].ndim == 1 else torch.cat(alone) if alone else None
         if expected is not None:
             torch.testing.assert_close(output.values, expected)
-        assert np.array_equal(output.index.mask, mask if output.lead == 3 else mask.any(-1))
+        assert np.array_equal(output.index.mask, mask if output.num_step_axes == 3 else mask.any(-1))
 
 
 # ------------------------------------------------------------------------------------------------ losses and metrics
@@ -314,13 +316,13 @@ def under_law(law, case, objective, mask, seed=0):
     """A law, unless the case says why it does not hold; what it then says is noted."""
     if law not in case.breaks:
         try:
-            check.OBJECTIVE_LAWS[law](objective, mask, seed)
+            check.OBJECTIVE_PROPERTIES[law](objective, mask, seed)
         except Exception as broken:
             broken.add_note(f"case {case.name!r}, mask {mask.astype(int).tolist()}")
             raise
 
 
-@pytest.mark.parametrize("law", check.OBJECTIVE_LAWS)
+@pytest.mark.parametrize("law", check.OBJECTIVE_PROPERTIES)
 def test_the_laws_of_every_loss_and_metric(law):
     for number, (case, objective) in enumerate(SCORED):
         if number % 3 == 0 or case.layer == "MeanSquaredError":  # each kind of weights somewhere
@@ -330,7 +332,7 @@ def test_the_laws_of_every_loss_and_metric(law):
             under_law(law, case, objective, MASKS[name])
 
 
-@pytest.mark.parametrize("law", check.OBJECTIVE_LAWS)
+@pytest.mark.parametrize("law", check.OBJECTIVE_PROPERTIES)
 def test_the_laws_of_any_loss_and_metric_under_any_mask(law):
     @given(st.sampled_from(SCORED), masks(), st.integers(0, 99))
     @settings(max_examples=200)
@@ -347,21 +349,21 @@ def task(case):
     """A model that trains: the one with two outputs only on its first."""
     made = subject(case)
     layer = made.layer if case.name == "Sequential" else Model(made.layer.input, made.layer.output[0])
-    return Task(Subject(layer, made.inputs, made.born), (normal(2),), "mse", ["mae", "mse"])
+    return Task(LayerHarness(layer, made.inputs, made.creates_mask), (normal(2),), "mse", ["mae", "mse"])
 
 
 @pytest.mark.parametrize("mask", ["no step", "T = 1", "mixed"])
 @pytest.mark.parametrize("case", MODELS, ids=lambda c: c.name)
 def test_the_laws_of_models_in_training(case, mask):
-    models.training_absence(task(case), EACH[mask])
-    models.model_split(task(case), EACH[mask])
+    models.training_ignores_padding(task(case), EACH[mask])
+    models.model_independent_of_split(task(case), EACH[mask])
     models.archive(subject(case), EACH[mask])
 
 
 @given(st.sampled_from(MODELS), masks(), st.integers(0, 99))
 @settings(max_examples=30)
 def test_any_split_of_a_data_set_gives_the_same(case, mask, seed):
-    models.model_split(task(case), mask, seed)
+    models.model_independent_of_split(task(case), mask, seed)
 
 
 # ------------------------------------------------------------------------------------------------ the core
@@ -394,5 +396,5 @@ def test_index_knows_its_steps(mask):
     before = [-1 if t == 0 else int(mask.reshape(-1)[: b * mask.shape[1] + t].sum()) - 1 for b, t in gaps]
     assert index.gap_before.tolist() == before
     order = index.order(torch.device("cpu"))
-    assert order.back[order.take].tolist() == list(range(index.steps))
-    assert order.rank[order.rows].tolist() == list(range(mask.shape[0]))
+    assert order.to_packed[order.to_time_major].tolist() == list(range(index.num_steps))
+    assert order.inverse_rows[order.rows].tolist() == list(range(mask.shape[0]))
