@@ -66,8 +66,10 @@ class Window:
 class TransposedWindow:
     """A transposed window: every step is seen by `size` outputs, and the outputs of the next one begin `stride` later.
 
-    >>> TransposedWindow(3, stride=2).count(2), TransposedWindow(3, stride=2, padding="same").count(2), TransposedWindow(3).count(0)
-    (5, 4, 0)
+    >>> TransposedWindow(3, stride=2).count(2), TransposedWindow(3, stride=2, padding="same").count(2)
+    (5, 4)
+    >>> TransposedWindow(3).count(0)
+    0
     """
 
     size: int
