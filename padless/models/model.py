@@ -56,7 +56,7 @@ class Model(Trainer, Layer):
         self._replace_unbuilt_parameters()  # a model's weights are its layers', and those speak for themselves
         self._function: Function | None = None
         self._plans: dict[tuple[int, ...], plan.ModelMaskInfo] = {}  # by the axes of the masks that come with the data
-        self._align_plain_input: list[Any] = []  # the forms of the first data that a `call` of one's own saw
+        self._input_forms: list[Any] = []  # the forms of the first data that a `call` of one's own saw
         self._several: int | None = None  # how many inputs a `call` of one's own was trained on
         if graph:
             self._connect(inputs, outputs)
@@ -207,8 +207,8 @@ class Model(Trainer, Layer):
         """The call itself makes the weights of the layers inside; a `build` of one's own comes first."""
         if type(self).build is not Model.build:
             super()._ensure_built(rule, data)
-        if self._function is None and not self._align_plain_input:
-            self._align_plain_input = [map_leaves(_form, value) for value in data.values()]
+        if self._function is None and not self._input_forms:
+            self._input_forms = [map_leaves(_form, value) for value in data.values()]
         self.built = True
 
     # ------------------------------------------------------------------------------------------------ what is inside
@@ -309,7 +309,7 @@ class Model(Trainer, Layer):
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write config and weights to one safetensors file, for `padless.load_model`."""
-        config = {**serialize(self, "layer"), "build_config": {"inputs": self._align_plain_input}}
+        config = {**serialize(self, "layer"), "build_config": {"inputs": self._input_forms}}
         archive.write(filepath, self._named_weights(), config)
 
     def _named_weights(self) -> dict[str, Tensor]:

@@ -79,13 +79,13 @@ class TimeDistributed(Layer):
                 f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate."
             )
         self._steps_of(tuple(inputs.shape))
-        inputs = self._align_plain_input(inputs)
+        inputs = self._align_inputs(inputs)
         if isinstance(inputs, Packed):
             return self._on_inner(inputs, training) if inputs.num_step_axes > 2 else self._on_packed(inputs, training)
         outputs = self.layer(inputs.flatten(0, 1), training=training)
         return map_leaves(lambda x: _regrid(x, tuple(inputs.shape[:2])), outputs)
 
-    def _align_plain_input(self, inputs: Any) -> Any:
+    def _align_inputs(self, inputs: Any) -> Any:
         """The inputs without steps in which the inner layer would find nothing."""
         if births.creates_mask(self.layer):
             return inputs  # it says itself what of each step is real
@@ -127,7 +127,7 @@ class TimeDistributed(Layer):
         grid = unpack(inputs)
         batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
         given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
-        met = self._align_plain_input(apply_explicit_mask(grid, given, "mask"))
+        met = self._align_inputs(apply_explicit_mask(grid, given, "mask"))
         steps = torch.from_numpy(met.index.top.mask) if isinstance(met, Packed) else None
         inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
         found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
