@@ -236,7 +236,7 @@ def _along(function: Callable[..., Steps], x: Steps, axis: Axis) -> Steps:
 _IN_PLACE: dict[Any, Callable[[Tensor], Tensor]] = {relu: torch.relu_, tanh: torch.tanh_, sigmoid: torch.sigmoid_}
 
 
-def of_fresh(activation: Callable[..., Any], x: Steps) -> Steps:
+def apply_in_place(activation: Callable[..., Any], x: Steps) -> Steps:
     """The activation of a result that nobody else holds and no gradient needs, such as a product's: in its place if it can.
 
     >>> x = torch.tensor([-1., 2.])

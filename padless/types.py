@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from padless.ragged.packed import Packed
+from padless.ragged.tensor_like import TensorLike
 
 ArrayLike: TypeAlias = "NDArray[Any] | Tensor | Packed | Sequence[Any] | float"
 """Data that becomes a tensor or a `Packed`: an array, a list, a list of sequences, a number."""
@@ -35,3 +37,39 @@ MetricLike: TypeAlias = "ConfigLike | Callable[..., Any] | nn.Module"
 
 OptimizerLike: TypeAlias = "ConfigLike | Optimizer"
 """An optimizer: a name, a config, an optimizer of padless or of torch."""
+
+Shape: TypeAlias = "Sequence[int | None]"
+"""The shape of one tensor, the batch first, with None for an open size."""
+
+StepT = TypeVar("StepT", bound="Tensor | TensorLike")
+"""A tensor, a `Packed` or a symbolic tensor: a function that takes one of them returns the same kind."""
+
+ActivationLike: TypeAlias = "ConfigLike | Callable[..., Any] | None"
+"""An activation: a name, a config, a function of one tensor; None for the identity."""
+
+InitializerLike: TypeAlias = "ConfigLike | Callable[..., Tensor] | NDArray[Any] | Tensor | None"
+"""An initializer: a name, a config, a function of shape and dtype, or the values themselves."""
+
+RegularizerLike: TypeAlias = "ConfigLike | Callable[[Tensor], Tensor] | None"
+"""A regularizer: a name, a config, a function from a tensor to a scalar; None for no penalty."""
+
+ConstraintLike: TypeAlias = "ConfigLike | Callable[[Tensor], Tensor] | None"
+"""A constraint: a name, a config, a function from a weight to a weight; None for no constraint."""
+
+DTypeLike: TypeAlias = "ConfigLike | torch.dtype"
+"""A dtype: torch's, its name, or a Keras policy such as "mixed_bfloat16"."""
+
+
+class BasicLayerOptions(TypedDict, total=False):
+    """Keyword arguments that every layer takes, as Keras's `Layer`."""
+
+    name: str | None
+    trainable: bool
+    dtype: DTypeLike | None
+    input_shape: ShapeLike | None
+
+
+class LayerOptions(BasicLayerOptions, total=False):
+    """The same for layers that do not name `activity_regularizer` among their own arguments."""
+
+    activity_regularizer: RegularizerLike

@@ -746,7 +746,7 @@ SEGMENT = [
         "kernels/segment_reduce.py",
         "total(grown, index).index_select(0, rows)",
         "grown.sum(0, keepdim=True)",
-        PRESENCE + " tests/test_segment.py",
+        PRESENCE + " tests/test_global_pooling.py",
         function="softmax",
     ),
     Fault(
@@ -868,7 +868,7 @@ STEPWISE = [
         "layers/noise.py",
         "super().__init__(rate, (None, 1, None), seed, ...)",
         "super().__init__(rate, (None, None, None), seed, ...)",
-        "tests/test_stepwise.py",
+        "tests/test_stepwise_layers.py",
         function="SpatialDropout1D.__init__",
     ),
     Fault(
@@ -876,7 +876,7 @@ STEPWISE = [
         "layers/noise.py",
         "np.arange(index.steps) - index.offsets[index.rows]",
         "index.positions",
-        "tests/test_stepwise.py " + ABSENCE,
+        "tests/test_stepwise_layers.py " + ABSENCE,
         function="_places",
     ),
     Fault(
@@ -1277,7 +1277,7 @@ WINDOW = [
         "kernels/spans.py",
         "_once(index, window, lambda: make(index, window))",
         "_once(index, type(window), lambda: make(index, window))",
-        "tests/test_window.py",
+        "tests/test_windowed_layers.py",
         function="plan",
     ),
     Fault(
@@ -1299,7 +1299,7 @@ WINDOW = [
         real = seen >= 0
         rows, begins, number = rows[real], begins[real], number[real]
         """,
-        "tests/test_window.py",
+        "tests/test_windowed_layers.py",
         function="_windowed",
     ),
     Fault(
@@ -1307,7 +1307,7 @@ WINDOW = [
         "kernels/spans.py",
         "first[rows] // window.stride + number",
         "first[rows] + number",
-        "tests/test_window.py",
+        "tests/test_windowed_layers.py",
         function="_windowed",
     ),
     Fault(
@@ -1315,7 +1315,7 @@ WINDOW = [
         "kernels/spans.py",
         "(time >= left) & (time < ...)",
         "(time > left) & (time < ...)",
-        "tests/test_window.py",
+        "tests/test_windowed_layers.py",
         function="cropped.make",
     ),
     Fault(
@@ -1323,7 +1323,7 @@ WINDOW = [
         "kernels/window.py",
         "plan.pick(total(plan.lay(values), window)) / plan.at(..., values.device)[:, None].to(...)",
         "plan.pick(total(plan.lay(values), window)) / window.size",
-        PRESENCE + " tests/test_window.py",
+        PRESENCE + " tests/test_windowed_layers.py",
         function="average_packed",
     ),
     Fault(
@@ -1331,7 +1331,7 @@ WINDOW = [
         "kernels/window.py",
         "plan.lay(values, lowest(values.dtype))",
         "plan.lay(values)",
-        "tests/test_window.py",
+        "tests/test_windowed_layers.py",
         function="maximum_packed",
     ),
     Fault(
@@ -1339,7 +1339,7 @@ WINDOW = [
         "kernels/window.py",
         'self.reach - 1 if self.padding == "causal" else 0',
         'max(self.reach - 2, 0) if self.padding == "causal" else 0',
-        "tests/test_window.py",
+        "tests/test_windowed_layers.py",
         function="Window.before",
     ),
 ]
@@ -1355,7 +1355,7 @@ ATTEND = [
         if self.causal:
             allowed = ahead > 0
         """,
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="Sight.by_columns",
     ),
     Fault(
@@ -1363,7 +1363,7 @@ ATTEND = [
         "kernels/attend.py",
         "torch.ones(...).tril()[None, None]",
         "torch.ones(...).tril(-1)[None, None]",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="_triangle",
     ),
     Fault(
@@ -1371,7 +1371,7 @@ ATTEND = [
         "kernels/attend.py",
         "ahead.abs() < self.window",
         "ahead.abs() <= self.window",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="Sight.by_columns",
     ),
     Fault(
@@ -1379,7 +1379,7 @@ ATTEND = [
         "kernels/attend.py",
         "(None if keys.even else keys.real(device), False, True)",
         "(None, False, True)",
-        "tests/test_attend.py " + PRESENCE,
+        "tests/test_attention_layers.py " + PRESENCE,
         function="_seen",
     ),
     Fault(
@@ -1387,7 +1387,7 @@ ATTEND = [
         "kernels/attend.py",
         "scores.masked_fill(...).softmax(-1) * some",
         "scores.masked_fill(...).softmax(-1)",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="weigh",
     ),
     Fault(
@@ -1395,7 +1395,7 @@ ATTEND = [
         "kernels/attend.py",
         "np.array_equal(index.positions, np.arange(index.steps) - index.offsets[index.rows])",
         "True",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="_on_right",
     ),
     Fault(
@@ -1403,7 +1403,7 @@ ATTEND = [
         "kernels/attend.py",
         "x.repeat_interleave(heads // x.shape[1], dim=1)",
         "x.repeat(1, heads // x.shape[1], 1)",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="_for_heads",
     ),
     Fault(
@@ -1411,7 +1411,7 @@ ATTEND = [
         "layers/attend.py",
         "reduce(intersection, indexes)",
         "indexes[0]",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="same_steps",
     ),
     Fault(
@@ -1419,7 +1419,7 @@ ATTEND = [
         "layers/attend.py",
         "mask[0] if isinstance(mask, list | tuple) else mask",
         "mask[1] if isinstance(mask, list | tuple) else mask",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="Attention.compute_mask",
     ),
     Fault(
@@ -1427,7 +1427,7 @@ ATTEND = [
         "layers/multi_head.py",
         "self._thin_out if training and self.dropout else None",
         "self._thin_out if self.dropout else None",
-        "tests/test_attend.py",
+        "tests/test_attention_layers.py",
         function="_Heads.call",
     ),
     Fault(
@@ -1443,7 +1443,7 @@ ATTEND = [
         "layers/positions.py",
         'index.positions if count == "columns" else ...',
         "index.positions if count else ...",
-        "tests/test_attend.py " + PRESENCE,
+        "tests/test_attention_layers.py " + PRESENCE,
         function="_counted",
     ),
 ]
@@ -1630,7 +1630,7 @@ COMBINE = [
         both = intersection(x.index, y.index)
         y = Packed(y.unpack(padding=0)[tuple(x.index.coordinates(y.device))], x.index)
         """,
-        "tests/test_combine.py",
+        "tests/test_merging.py",
         function="Dot.call",
     ),
     Fault(

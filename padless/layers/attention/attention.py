@@ -81,14 +81,14 @@ class Attention(Layer):
                 f"{type(self).__name__} {self.name!r} takes a list [query, value] or [query, value, key]; got {got}."
             )
         query, value = inputs[0], inputs[1]
-        value, key = same_steps(self, value, inputs[2] if len(inputs) > 2 else value)
+        value, key = align_value_and_key(self, value, inputs[2] if len(inputs) > 2 else value)
         (q, queries), (k, keys), (v, _) = (steps_of(self, x) for x in (query, key, value))
         if q.shape[1] != k.shape[1]:
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} compares queries with keys of as many features; got "
                 f"{tuple(query.shape)} and {tuple(key.shape)}."
             )
-        same_rows(self, query, value)
+        check_same_batch(self, query, value)
         scored = self.scores()
         q = q if scored is not None or self.scale is None else q * self.scale
         outputs, scores = attend(
@@ -102,7 +102,7 @@ class Attention(Layer):
             thin=self._thin_out if training and self.dropout else None,
             show="after" if return_attention_scores else "",
         )
-        result = like(query, outputs[:, 0])
+        result = restore_step_axes(query, outputs[:, 0])
         return (result, scores[:, 0]) if scores is not None else result
 
     def _thin_out(self, weights: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def steps_of(layer: Layer, x: Any) -> tuple[Tensor, Index]:
     return x.reshape(-1, x.shape[2]), full_index(x.shape[0], x.shape[1])
 
 
-def same_steps(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
+def align_value_and_key(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
     """Value and key on the steps that both have; an unmasked one makes no claim."""
     if value is key:
         return value, key
@@ -195,7 +195,7 @@ def same_steps(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
     return value, key
 
 
-def same_rows(layer: Layer, query: Any, value: Any) -> None:
+def check_same_batch(layer: Layer, query: Any, value: Any) -> None:
     """Raises `ShapeError` unless there are as many sequences of queries as of values."""
     if query.shape[0] != value.shape[0]:
         raise ShapeError(
@@ -204,14 +204,14 @@ def same_rows(layer: Layer, query: Any, value: Any) -> None:
         )
 
 
-def like(query: Any, outputs: Tensor) -> Any:
+def restore_step_axes(query: Any, outputs: Tensor) -> Any:
     """Outputs `(N, ...)` on the steps of the query."""
     if isinstance(query, Packed):
         return query.with_values(outputs)
     return outputs.reshape(*query.shape[:2], *outputs.shape[1:])
 
 
-def on_grid(layer: Layer, mask: Any, grid: tuple[int, int, int, int]) -> Tensor | None:
+def as_attention_mask(layer: Layer, mask: Any, grid: tuple[int, int, int, int]) -> Tensor | None:
     """An attention mask as booleans that broadcast against `(B, H, T, S)`; axes before `(T, S)` may be missing."""
     if mask is None:
         return None

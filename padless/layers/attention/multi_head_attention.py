@@ -12,7 +12,13 @@ from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.reference import AttentionMask
-from padless.layers.attention.attention import like, on_grid, same_rows, same_steps, steps_of
+from padless.layers.attention.attention import (
+    align_value_and_key,
+    as_attention_mask,
+    check_same_batch,
+    restore_step_axes,
+    steps_of,
+)
 from padless.layers.base.layer import Layer
 from padless.layers.core.einsum_dense import EinsumDense
 from padless.layers.regularization.dropout import Dropout
@@ -127,11 +133,11 @@ class _Heads(Layer):
         use_causal_mask: bool = False,
     ) -> Any:
         """What each query gets; with `return_attention_scores` also the weights `(B, H, T, S)`, before dropout."""
-        value, key = same_steps(self, value, value if key is None else key)
-        same_rows(self, query, value)
+        value, key = align_value_and_key(self, value, value if key is None else key)
+        check_same_batch(self, query, value)
         queries, keys = steps_of(self, query)[1], steps_of(self, key)[1]
         heads, _, key_dim, _ = self._sizes
-        mask = on_grid(self, attention_mask, (*queries.shape[:1], heads, queries.shape[1], keys.shape[1]))
+        mask = as_attention_mask(self, attention_mask, (*queries.shape[:1], heads, queries.shape[1], keys.shape[1]))
         q, k, v = (
             _rows(dense, x) for dense, x in ((self.query_dense, query), (self.key_dense, key), (self.value_dense, value))
         )
@@ -150,7 +156,7 @@ class _Heads(Layer):
         )
         if self.gate_dense is not None:
             outputs = outputs * _rows(self.gate_dense, query)
-        result = self.output_dense(like(query, outputs))
+        result = self.output_dense(restore_step_axes(query, outputs))
         return (result, scores) if return_attention_scores else result
 
     def _thin_out(self, weights: Tensor) -> Tensor:

@@ -121,14 +121,14 @@ class PositionEmbedding(_Positioned):
 
     def call(self, inputs: Any, start_index: Any = 0, positions: Any = None) -> Any:
         """The rows of the steps' positions."""
-        places = within(self, self.places(inputs, start_index, positions), self.sequence_length)
+        places = check_positions(self, self.places(inputs, start_index, positions), self.sequence_length)
         rows = torch.nn.functional.embedding(places, self.embeddings)
         if isinstance(inputs, Packed):
             rows = rows.reshape(len(rows), *(1,) * (inputs.values.ndim - 2), rows.shape[-1])
         return _of_each(inputs, rows)
 
 
-def within(layer: Layer, places: Tensor, size: int) -> Tensor:
+def check_positions(layer: Layer, places: Tensor, size: int) -> Tensor:
     """Whole positions that stand in a table of this size; on a device the lookup itself checks."""
     whole = places.long()
     if in_shape_inference():
@@ -199,7 +199,7 @@ class TokenAndPositionEmbedding(Embedding):
             places = to_device(_counted(tokens.index, self.count), tokens.device)
         else:
             places = torch.arange(tokens.shape[-2], device=tokens.device)
-        places = within(self, places + start_index, self.sequence_length)
+        places = check_positions(self, places + start_index, self.sequence_length)
         rows = torch.nn.functional.embedding(places, self.position_embeddings)
         return tokens.with_values(tokens.values + rows) if isinstance(tokens, Packed) else tokens + rows
 

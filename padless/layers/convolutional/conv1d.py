@@ -11,7 +11,7 @@ from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.conv import windows as window
 from padless.kernels.conv.windows import TransposedWindow, Window, WindowLayout
-from padless.layers.convolutional.windowed import TemporalLayer, choice, order_of_axes, sizes
+from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_choice, check_data_format
 from padless.registry import register
 
 
@@ -37,11 +37,11 @@ class Convolution(TemporalLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.kernel_size = sizes(self, "kernel_size", kernel_size)
-        self.strides = sizes(self, "strides", strides)
-        self.dilation_rate = sizes(self, "dilation_rate", dilation_rate)
-        self.padding = choice(self, "padding", padding, self.paddings)
-        self.data_format = order_of_axes(self, data_format)
+        self.kernel_size = as_sizes(self, "kernel_size", kernel_size)
+        self.strides = as_sizes(self, "strides", strides)
+        self.dilation_rate = as_sizes(self, "dilation_rate", dilation_rate)
+        self.padding = check_choice(self, "padding", padding, self.paddings)
+        self.data_format = check_data_format(self, data_format)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.bias_initializer = initializers.get(bias_initializer)
@@ -90,7 +90,7 @@ class Convolution(TemporalLayer):
 
     def postprocess(self, outputs: Any) -> Any:
         """The activation."""
-        return activations.of_fresh(self.activation, outputs)
+        return activations.apply_in_place(self.activation, outputs)
 
 
 @register("layer", "Convolution1D")
@@ -149,8 +149,8 @@ class Conv1D(Convolution):
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
-        (self.filters,) = sizes(self, "filters", filters)
-        (self.groups,) = sizes(self, "groups", groups)
+        (self.filters,) = as_sizes(self, "filters", filters)
+        (self.groups,) = as_sizes(self, "groups", groups)
         self.not_both()
         if self.filters % self.groups:
             raise ArgumentError(
@@ -240,7 +240,7 @@ class DepthwiseConv1D(Convolution):
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
-        (self.depth_multiplier,) = sizes(self, "depth_multiplier", depth_multiplier)
+        (self.depth_multiplier,) = as_sizes(self, "depth_multiplier", depth_multiplier)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
         self.depthwise_constraint = constraints.get(depthwise_constraint)
@@ -260,13 +260,15 @@ class DepthwiseConv1D(Convolution):
     def call_grid(self, grid: Tensor) -> Tensor:
         """The convolution of a grid."""
         channels = self.kernel.shape[1]
-        return window.convolve(self.checked(grid, channels), self.window, apart(self.kernel), self.bias, channels)
+        return window.convolve(
+            self.checked(grid, channels), self.window, as_grouped_kernel(self.kernel), self.bias, channels
+        )
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The convolution of real steps."""
         channels = self.kernel.shape[1]
         return window.convolve_packed(
-            self.checked(values, channels), plan, self.window, apart(self.kernel), self.bias, channels
+            self.checked(values, channels), plan, self.window, as_grouped_kernel(self.kernel), self.bias, channels
         )
 
     def output_features(self, channels: Any) -> Any:
@@ -274,7 +276,7 @@ class DepthwiseConv1D(Convolution):
         return None if channels is None else channels * self.depth_multiplier
 
 
-def apart(kernel: Tensor) -> Tensor:
+def as_grouped_kernel(kernel: Tensor) -> Tensor:
     """A depthwise kernel `(size, C, multiplier)` as one of C groups, `(size, 1, C * multiplier)`."""
     return kernel.reshape(kernel.shape[0], 1, -1)
 
@@ -332,8 +334,8 @@ class SeparableConv1D(Convolution):
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
-        (self.filters,) = sizes(self, "filters", filters)
-        (self.depth_multiplier,) = sizes(self, "depth_multiplier", depth_multiplier)
+        (self.filters,) = as_sizes(self, "filters", filters)
+        (self.depth_multiplier,) = as_sizes(self, "depth_multiplier", depth_multiplier)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         self.pointwise_initializer = initializers.get(pointwise_initializer)
         self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
@@ -363,13 +365,13 @@ class SeparableConv1D(Convolution):
     def call_grid(self, grid: Tensor) -> Tensor:
         """Both convolutions of a grid."""
         channels = self.depthwise_kernel.shape[1]
-        kernel = apart(self.depthwise_kernel)
+        kernel = as_grouped_kernel(self.depthwise_kernel)
         return self._pointwise(window.convolve(self.checked(grid, channels), self.window, kernel, None, channels))
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """Both convolutions of real steps; the second of the outputs alone."""
         channels = self.depthwise_kernel.shape[1]
-        kernel = apart(self.depthwise_kernel)
+        kernel = as_grouped_kernel(self.depthwise_kernel)
         values = self.checked(values, channels)
         return self._pointwise(window.convolve_packed(values, plan, self.window, kernel, None, channels))
 
@@ -437,8 +439,8 @@ class Conv1DTranspose(Convolution):
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
-        (self.filters,) = sizes(self, "filters", filters)
-        self.output_padding = None if output_padding is None else sizes(self, "output_padding", output_padding, 1, 0)
+        (self.filters,) = as_sizes(self, "filters", filters)
+        self.output_padding = None if output_padding is None else as_sizes(self, "output_padding", output_padding, 1, 0)
         self.not_both()
         if self.output_padding is not None and self.output_padding >= self.strides:
             raise ArgumentError(

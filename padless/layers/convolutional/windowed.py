@@ -124,7 +124,7 @@ class TemporalLayer(Layer):
 # ------------------------------------------------------------------------------------------------ arguments
 
 
-def sizes(layer: Layer, name: str, given: Any, count: int = 1, least: int = 1) -> tuple[int, ...]:
+def as_sizes(layer: Layer, name: str, given: Any, count: int = 1, least: int = 1) -> tuple[int, ...]:
     """Sizes along time as Keras takes them: one integer for all, or a list or tuple of `count`."""
     found = tuple(given) if isinstance(given, list | tuple) else (given,) * count
     found = tuple(int(s) if isinstance(s, np.integer) else s for s in found)
@@ -136,7 +136,7 @@ def sizes(layer: Layer, name: str, given: Any, count: int = 1, least: int = 1) -
     return found
 
 
-def choice(layer: Layer, name: str, given: Any, known: tuple[str, ...]) -> Any:
+def check_choice(layer: Layer, name: str, given: Any, known: tuple[str, ...]) -> Any:
     """One of a few words, in any case."""
     word = given.lower() if isinstance(given, str) else given
     if word not in known:
@@ -144,9 +144,9 @@ def choice(layer: Layer, name: str, given: Any, known: tuple[str, ...]) -> Any:
     return word
 
 
-def order_of_axes(layer: Layer, data_format: Any) -> str:
+def check_data_format(layer: Layer, data_format: Any) -> str:
     """Which axis the features are; the last unless said otherwise."""
-    return choice(layer, "data_format", data_format or "channels_last", ("channels_last", "channels_first"))
+    return check_choice(layer, "data_format", data_format or "channels_last", ("channels_last", "channels_first"))
 
 
 # ------------------------------------------------------------------------------------------------ pooling

@@ -90,9 +90,9 @@ class Dense(Layer):
                 f"{tuple(inputs.shape)}."
             )
         if isinstance(inputs, Packed) and inputs.values.ndim > 1:
-            return activations.of_fresh(self.activation, inputs.mapped(lambda x: linear(x, self.kernel, self.bias)))
+            return activations.apply_in_place(self.activation, inputs.mapped(lambda x: linear(x, self.kernel, self.bias)))
         product: Any = functional.linear
-        return activations.of_fresh(self.activation, product(inputs, self.kernel.t(), self.bias))
+        return activations.apply_in_place(self.activation, product(inputs, self.kernel.t(), self.bias))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's with `units` as the last axis."""

@@ -18,7 +18,7 @@ from padless.errors import ArgumentError, MaskError, MaskLost, ShapeError
 from padless.kernels import batched_products as products
 from padless.kernels import union as combine
 from padless.layers.base.layer import Layer
-from padless.layers.merging.elementwise import Merge, several
+from padless.layers.merging.elementwise import Merge, check_inputs
 from padless.ragged.broadcast import align
 from padless.ragged.device import to_device
 from padless.ragged.index import Index, full_index
@@ -52,7 +52,7 @@ class Concatenate(Merge):
 
     def call(self, inputs: Any) -> Any:
         """The inputs joined along the axis."""
-        inputs = several(self, inputs)
+        inputs = check_inputs(self, inputs)
         ranks = {x.ndim for x in inputs}
         if len(ranks) > 1:
             raise ShapeError(
@@ -166,7 +166,7 @@ class Dot(Layer):
 
     def call(self, inputs: Any) -> Any:
         """The sums of products."""
-        i, j = self._axes([tuple(x.shape) for x in several(self, inputs)])
+        i, j = self._axes([tuple(x.shape) for x in check_inputs(self, inputs)])
         x, y = inputs
         if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1 and x.num_step_axes == y.num_step_axes == 2:
             both = intersection(x.index, y.index)

@@ -35,7 +35,7 @@ class Merge(Layer):
 
     def call(self, inputs: Any) -> Any:
         """The merge, on the steps of any masked input."""
-        inputs = several(self, inputs)
+        inputs = check_inputs(self, inputs)
         rank = max(x.ndim for x in inputs)
         inputs = [_raised(x, rank) for x in inputs]
         packed = [x for x in inputs if isinstance(x, Packed)]
@@ -68,7 +68,7 @@ class Merge(Layer):
         return reduce(torch.logical_or, masks) if masks else None
 
 
-def several(layer: Layer, inputs: Any) -> list[Any]:
+def check_inputs(layer: Layer, inputs: Any) -> list[Any]:
     """The inputs as a list; raises `ArgumentError` for anything else."""
     if not isinstance(inputs, list | tuple) or len(inputs) < 1:
         raise ArgumentError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from padless import initializers
 from padless.errors import ArgumentError, one_of
 from padless.kernels import moments
-from padless.layers.normalization.layer_normalization import Affine, axes_of, built_for, feature_axes
+from padless.layers.normalization.layer_normalization import Affine, check_weight_sizes, feature_axes, normalize_axes
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -87,7 +87,7 @@ class BatchNormalization(Affine):
 
     def build(self, input_shape: Any) -> None:
         """Scale and shift, and the moving averages."""
-        shape = (input_shape[axes_of(self, self.axis, len(input_shape))[0]],)
+        shape = (input_shape[normalize_axes(self, self.axis, len(input_shape))[0]],)
         self.add_scale_and_shift(shape)
         self.add_weight(shape, self.moving_mean_initializer, trainable=False, name="moving_mean")
         self.add_weight(shape, self.moving_variance_initializer, trainable=False, name="moving_variance")
@@ -99,7 +99,7 @@ class BatchNormalization(Affine):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The inputs, normalized by the batch's numbers in training, else by the moving ones."""
         (axis,) = feature_axes(self, self.axis, inputs)
-        built_for(self, self.moving_mean, inputs, (self.axis,))
+        check_weight_sizes(self, self.moving_mean, inputs, (self.axis,))
         values = inputs.values if isinstance(inputs, Packed) else inputs
         wide = torch.promote_types(values.dtype, torch.float32)
         gamma, beta = (None if weight is None else weight.to(wide) for weight in (self.gamma, self.beta))

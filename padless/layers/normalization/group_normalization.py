@@ -9,7 +9,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.moments import moments_of_rows, moments_of_sequences
-from padless.layers.normalization.layer_normalization import Affine, axes_of, feature_axes, floating
+from padless.layers.normalization.layer_normalization import Affine, as_float, feature_axes, normalize_axes
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -64,7 +64,7 @@ class GroupNormalization(Affine):
 
     def build(self, input_shape: Any) -> None:
         """Scale and shift."""
-        axis = axes_of(self, self.axis, len(input_shape))[0]
+        axis = normalize_axes(self, self.axis, len(input_shape))[0]
         size = input_shape[axis]
         if not axis:
             raise ArgumentError(
@@ -84,7 +84,7 @@ class GroupNormalization(Affine):
     def call(self, inputs: Any) -> Any:
         """The normalized inputs."""
         (axis,) = feature_axes(self, self.axis, inputs)
-        inputs, size = floating(self, inputs), inputs.shape[axis]
+        inputs, size = as_float(self, inputs), inputs.shape[axis]
         if isinstance(inputs, Packed) and inputs.num_step_axes > 2:
             raise ShapeError(
                 f"GroupNormalization {self.name!r} expected (batch, steps, ...features); got {inputs!r}. For "

@@ -60,7 +60,7 @@ class Affine(Layer):
         return tuple(input_shape)
 
 
-def built_for(layer: Layer, weight: Tensor | None, inputs: Any, axes: Any) -> None:
+def check_weight_sizes(layer: Layer, weight: Tensor | None, inputs: Any, axes: Any) -> None:
     """Raises `ShapeError` unless the inputs have, on these axes, the sizes that a weight was made for."""
     sizes = tuple(inputs.shape[axis] for axis in axes)
     if weight is not None and tuple(weight.shape) != sizes:
@@ -70,7 +70,7 @@ def built_for(layer: Layer, weight: Tensor | None, inputs: Any, axes: Any) -> No
         )
 
 
-def axes_of(layer: Layer, axis: Any, rank: int) -> list[int]:
+def normalize_axes(layer: Layer, axis: Any, rank: int) -> list[int]:
     """Axes of a grid counted from its front, in order; raises `ArgumentError` where there is no such axis."""
     axes = list(axis) if isinstance(axis, list | tuple) else [axis]
     if any(not isinstance(a, int) or not -rank <= a < rank for a in axes):
@@ -83,7 +83,7 @@ def feature_axes(layer: Layer, axis: Any, inputs: Any) -> list[int]:
 
     Raises `MaskLost` if one is the batch or the time of a masked input.
     """
-    axes = axes_of(layer, axis, inputs.ndim)
+    axes = normalize_axes(layer, axis, inputs.ndim)
     if isinstance(inputs, Packed) and any(a < inputs.num_step_axes for a in axes):
         raise MaskLost(
             f"{type(layer).__name__} {layer.name!r} has axis={axis!r}, which is batch or time of {inputs!r}, "
@@ -93,7 +93,7 @@ def feature_axes(layer: Layer, axis: Any, inputs: Any) -> list[int]:
     return [a - inputs.ndim for a in axes]
 
 
-def floating(layer: Layer, inputs: Any) -> Any:
+def as_float(layer: Layer, inputs: Any) -> Any:
     """Inputs as floats, integers in the dtype of the layer."""
     return inputs if inputs.dtype.is_floating_point else inputs.to(layer.dtype)
 
@@ -146,13 +146,13 @@ class LayerNormalization(Affine):
 
     def build(self, input_shape: Any) -> None:
         """Scale and shift for the normalized axes."""
-        self.add_scale_and_shift(tuple(input_shape[axis] for axis in axes_of(self, self.axis, len(input_shape))))
+        self.add_scale_and_shift(tuple(input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape))))
 
     def call(self, inputs: Any) -> Any:
         """The normalized inputs."""
-        inputs, rank = floating(self, inputs), inputs.ndim
-        axes = axes_of(self, self.axis, rank)
-        built_for(self, self.gamma if self.gamma is not None else self.beta, inputs, axes)
+        inputs, rank = as_float(self, inputs), inputs.ndim
+        axes = normalize_axes(self, self.axis, rank)
+        check_weight_sizes(self, self.gamma if self.gamma is not None else self.beta, inputs, axes)
         if _trailing(axes, rank) and not self.rms_scaling:
             shape = [inputs.shape[axis] for axis in axes]
             return functional.layer_norm(inputs, shape, self.gamma, self.beta, self.epsilon)
@@ -184,14 +184,14 @@ class RMSNormalization(Layer):
 
     def build(self, input_shape: Any) -> None:
         """The scale of the normalized axes."""
-        shape = tuple(input_shape[axis] for axis in axes_of(self, self.axis, len(input_shape)))
+        shape = tuple(input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape)))
         self.add_weight(shape, "ones", name="scale")
 
     def call(self, inputs: Any) -> Any:
         """The normalized inputs."""
         rank = inputs.ndim
-        axes = axes_of(self, self.axis, rank)
-        built_for(self, self.scale, inputs, axes)
+        axes = normalize_axes(self, self.axis, rank)
+        check_weight_sizes(self, self.scale, inputs, axes)
         if _trailing(axes, rank):
             return functional.rms_norm(inputs, [inputs.shape[axis] for axis in axes], self.scale, self.epsilon)
         square = (inputs * inputs).mean(dim=axes, keepdim=True)
@@ -223,8 +223,8 @@ class UnitNormalization(Layer):
 
     def call(self, inputs: Any) -> Any:
         """The normalized inputs."""
-        axes: Any = axes_of(self, self.axis, inputs.ndim)
-        return functional.normalize(floating(self, inputs), dim=axes, eps=1e-12)
+        axes: Any = normalize_axes(self, self.axis, inputs.ndim)
+        return functional.normalize(as_float(self, inputs), dim=axes, eps=1e-12)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels import segment_reduce as segment
-from padless.layers.attention.attention import like, steps_of
+from padless.layers.attention.attention import restore_step_axes, steps_of
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis
 from padless.ragged.packed import Packed
@@ -113,7 +113,7 @@ class AttentionPooling1D(Layer):
         pooled = segment.weighted(steps, weights, index)
         if self.num_queries is None:
             pooled, weights = pooled[:, 0], weights[:, 0]
-        return (pooled, like(inputs, weights)) if return_attention_scores else pooled
+        return (pooled, restore_step_axes(inputs, weights)) if return_attention_scores else pooled
 
     def _keys(self, inputs: Any) -> Tensor:
         """What the queries are compared with, `(N, size)`; an activation that mixes steps is refused on the way."""

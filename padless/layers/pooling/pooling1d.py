@@ -8,7 +8,7 @@ from torch import Tensor
 
 from padless.kernels.conv import windows as window
 from padless.kernels.conv.windows import Window, WindowLayout
-from padless.layers.convolutional.windowed import TemporalLayer, choice, order_of_axes, sizes
+from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_choice, check_data_format
 from padless.registry import register
 
 
@@ -19,10 +19,10 @@ class Pooling(TemporalLayer):
 
     def __init__(self, pool_size: Any, strides: Any, padding: Any, data_format: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.pool_size = sizes(self, "pool_size", pool_size)
-        self.strides = self.pool_size if strides is None else sizes(self, "strides", strides)
-        self.padding = choice(self, "padding", padding, ("valid", "same"))
-        self.data_format = order_of_axes(self, data_format)
+        self.pool_size = as_sizes(self, "pool_size", pool_size)
+        self.strides = self.pool_size if strides is None else as_sizes(self, "strides", strides)
+        self.padding = check_choice(self, "padding", padding, ("valid", "same"))
+        self.data_format = check_data_format(self, data_format)
         self.window = Window(self.pool_size[0], self.strides[0], 1, self.padding)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import as_data
-from padless.layers.normalization.layer_normalization import axes_of, feature_axes, floating
+from padless.layers.normalization.layer_normalization import as_float, feature_axes, normalize_axes
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register
@@ -38,7 +38,7 @@ class Rescaling(Layer):
 
     def call(self, inputs: Any) -> Any:
         """The inputs in their new range."""
-        inputs = floating(self, inputs)
+        inputs = as_float(self, inputs)
         return inputs * _factor(self.scale, inputs) + _factor(self.offset, inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -84,7 +84,7 @@ class Normalization(Layer):
 
     def build(self, input_shape: Any) -> None:
         """The weights, or the numbers that were given."""
-        shape = tuple(input_shape[axis] for axis in axes_of(self, self.axis, len(input_shape)))
+        shape = tuple(input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape)))
         if any(not isinstance(size, int) for size in shape):
             raise ShapeError(
                 f"Normalization {self.name!r} keeps numbers for each place on axis={self.axis}, whose size "
@@ -143,7 +143,7 @@ class Normalization(Layer):
                 f"Normalization {self.name!r} keeps numbers for {tuple(self.mean.shape)} places on "
                 f"axis={self.axis}; got inputs of shape {tuple(inputs.shape)}."
             )
-        inputs = floating(self, inputs)
+        inputs = as_float(self, inputs)
         around = [inputs.shape[axis] if axis in axes else 1 for axis in range(min(axes, default=0), 0)]
         mean, variance = (number.to(inputs.device, inputs.dtype).reshape(around) for number in (self.mean, self.variance))
         deviation = variance.sqrt().clamp(min=1e-7)

@@ -75,7 +75,7 @@ class Noise(Layer):
         own = [size != 1 for size in lead]
         if all(own):
             return self._drawn(sampler, (index.num_steps, *features), inputs.values)
-        sharing = sharers(index, own)
+        sharing = draw_numbers(index, own)
         drawn = self._drawn(sampler, (int(sharing.max(initial=-1)) + 1, *features), inputs.values)
         return drawn.index_select(0, to_device(sharing, drawn.device))
 
@@ -95,7 +95,7 @@ def _filled(shape: Sequence[int | None] | None, full: Sequence[int]) -> tuple[in
     return tuple(own if size is None else size for size, own in zip(sizes, full, strict=True))
 
 
-def sharers(index: Index, own: Sequence[bool]) -> Ints:
+def draw_numbers(index: Index, own: Sequence[bool]) -> Ints:
     """For each real step the number of its draw, which it shares along the axes of the grid that are not its `own`.
 
     >>> sharers(Index(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], dtype=bool)), [True, False]).tolist()

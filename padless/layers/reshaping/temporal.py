@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from padless.kernels.conv import plan as spans
-from padless.layers.convolutional.windowed import TemporalLayer, order_of_axes, sizes
+from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_data_format
 from padless.ragged.device import to_device
 from padless.ragged.gather import gather_rows, scatter_rows
 from padless.ragged.index import Index
@@ -32,7 +32,7 @@ class Cropping1D(TemporalLayer):
 
     def __init__(self, cropping: Any = (1, 1), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cropping = sizes(self, "cropping", cropping, 2, 0)
+        self.cropping = as_sizes(self, "cropping", cropping, 2, 0)
 
     def call_grid(self, grid: Tensor) -> Tensor:
         """The middle of a grid."""
@@ -70,8 +70,8 @@ class ZeroPadding1D(TemporalLayer):
 
     def __init__(self, padding: Any = 1, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.padding = sizes(self, "padding", padding, 2, 0)
-        self.data_format = order_of_axes(self, data_format)
+        self.padding = as_sizes(self, "padding", padding, 2, 0)
+        self.data_format = check_data_format(self, data_format)
 
     def call_grid(self, grid: Tensor) -> Tensor:
         """A grid with zeros on both sides."""
@@ -107,7 +107,7 @@ class UpSampling1D(TemporalLayer):
 
     def __init__(self, size: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        (self.size,) = sizes(self, "size", size)
+        (self.size,) = as_sizes(self, "size", size)
 
     def call_grid(self, grid: Tensor) -> Tensor:
         """The steps of a grid, repeated."""

@@ -11,7 +11,7 @@ from padless.errors import ArgumentError, ShapeError
 from padless.kernels.conv import windows as window
 from padless.kernels.conv.windows import Window
 from padless.kernels.recurrent.reference import scan
-from padless.layers.convolutional.windowed import choice, order_of_axes, sizes
+from padless.layers.convolutional.windowed import as_sizes, check_choice, check_data_format
 from padless.layers.rnn import cells
 from padless.layers.rnn.rnn import _BuiltinRNN, split_arguments
 from padless.ragged.index import Index
@@ -57,7 +57,7 @@ class ConvLSTM1DCell(cells.LSTMCell):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        (filters,) = sizes(self, "filters", filters)
+        (filters,) = as_sizes(self, "filters", filters)
         super().__init__(
             filters,
             activation,
@@ -79,11 +79,11 @@ class ConvLSTM1DCell(cells.LSTMCell):
             **kwargs,
         )
         self.filters = filters
-        self.kernel_size = sizes(self, "kernel_size", kernel_size)
-        self.strides = sizes(self, "strides", strides)
-        self.dilation_rate = sizes(self, "dilation_rate", dilation_rate)
-        self.padding = choice(self, "padding", padding, ("valid", "same"))
-        self.data_format = order_of_axes(self, data_format)
+        self.kernel_size = as_sizes(self, "kernel_size", kernel_size)
+        self.strides = as_sizes(self, "strides", strides)
+        self.dilation_rate = as_sizes(self, "dilation_rate", dilation_rate)
+        self.padding = check_choice(self, "padding", padding, ("valid", "same"))
+        self.data_format = check_data_format(self, data_format)
         if self.strides[0] > 1 and self.dilation_rate[0] > 1:
             raise ArgumentError(
                 f"{type(self).__name__} takes strides or a dilation_rate above 1, not both; got strides="

@@ -34,7 +34,7 @@ from keras_parity import (
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, MaskError, MaskLost, ShapeError
-from padless.layers.regularization.dropout import sharers
+from padless.layers.regularization.dropout import draw_numbers
 from padless.ragged.index import Index
 from padless.ragged.packed import pack
 from padless.saving.serialization import register_keras_serializable
@@ -509,7 +509,7 @@ def test_a_noise_shape_that_does_not_fit_is_refused():
 def test_steps_that_share_a_draw_differ_only_along_shared_axes(batch, sentences, words, own, seed):
     mask = np.random.default_rng(seed).random((batch, sentences, words)) < 0.5
     index = Index.from_mask(mask)
-    shared = sharers(index, own)
+    shared = draw_numbers(index, own)
     steps = []
     for b in range(batch):
         for s, sentence in enumerate([row for row in mask[b] if row.any()]):
