@@ -247,7 +247,7 @@ def apply_in_place(activation: Callable[..., Any], x: Steps) -> Steps:
     if in_place is None:
         return activation(x)
     if isinstance(x, Packed):
-        return x.mapped(in_place)
+        return x.map_values(in_place)
     return in_place(x) if type(x) is Tensor else activation(x)
 
 

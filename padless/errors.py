@@ -51,13 +51,13 @@ class NotWritten(PadlessError, OSError):
     """A file that could not be written; `errno` says why, as in any OSError."""
 
 
-def one_of(what: str, given: object, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: object, known_names: Iterable[str]) -> str:
     """The sentence for an unknown name, with the nearest known one.
 
-    >>> one_of("optimizer", "adm", ["adam", "sgd"])
+    >>> unknown_name("optimizer", "adm", ["adam", "sgd"])
     "Unknown optimizer 'adm'. Expected one of: adam, sgd. Did you mean 'adam'?"
     """
-    names = sorted(known)
-    near = get_close_matches(str(given), names, n=1)
+    names = sorted(known_names)
+    near = get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Unknown {what} {given!r}. Expected one of: {', '.join(names)}.{hint}"
+    return f"Unknown {kind} {name!r}. Expected one of: {', '.join(names)}.{hint}"

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import init
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.registry import register
 from padless.saving import serialization as _config
 
@@ -159,11 +159,11 @@ class VarianceScaling(Initializer):
         if self.scale <= 0:
             raise ArgumentError(f"VarianceScaling expected a positive scale, got {self.scale!r}.")
         if self.mode not in ("fan_in", "fan_out", "fan_avg"):
-            raise ArgumentError(one_of("mode", self.mode, ("fan_in", "fan_out", "fan_avg")))
+            raise ArgumentError(unknown_name("mode", self.mode, ("fan_in", "fan_out", "fan_avg")))
         lower = self.distribution.lower()
         self.distribution = "truncated_normal" if lower == "normal" else lower
         if self.distribution not in _DISTRIBUTIONS:
-            raise ArgumentError(one_of("distribution", self.distribution, [*_DISTRIBUTIONS, "normal"]))
+            raise ArgumentError(unknown_name("distribution", self.distribution, [*_DISTRIBUTIONS, "normal"]))
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         fan_in, fan_out = compute_fans(shape, self.input_axes, self.output_axes)

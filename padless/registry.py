@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 
 T = TypeVar("T")
 _tables: dict[str, dict[str, Any]] = {}
@@ -50,7 +50,7 @@ def lookup(kind: str, name: str, extra: dict[str, Any] | None = None) -> Any:
     """What `name` means among things of this kind; `extra` (Keras's `custom_objects`) goes first."""
     table = {**_tables.get(kind, {}), **(extra or {})}
     if name not in table:
-        raise ArgumentError(one_of(kind, name, table))
+        raise ArgumentError(unknown_name(kind, name, table))
     return table[name]
 
 

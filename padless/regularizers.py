@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.registry import register
 from padless.saving import serialization as _config
 
@@ -95,7 +95,7 @@ class OrthogonalRegularizer(Regularizer):
     def __post_init__(self) -> None:
         self.factor = _factor("factor", self.factor)
         if self.mode not in ("rows", "columns"):
-            raise ArgumentError(one_of("mode", self.mode, ("rows", "columns")))
+            raise ArgumentError(unknown_name("mode", self.mode, ("rows", "columns")))
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim != 2:

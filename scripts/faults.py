@@ -47,7 +47,7 @@ class Fault(NamedTuple):
     right: str  # the correct code: an expression or statements in Python, any tokens in C
     wrong: str  # the code that replaces `right`, with the identifiers of `right`
     tests: str  # the tests that must fail, as arguments of pytest
-    function: str = ""  # qualified name of the function or class with the code, as "Index.order"
+    function: str = ""  # qualified name of the function or class with the code, as "Index.time_major_order"
 
 
 class Place(NamedTuple):
@@ -588,10 +588,10 @@ RAGGED = [
     Fault(
         "a gap shows the output of the step before the previous one",
         "ragged/index.py",
-        "np.searchsorted(self.flat, self.gap_cells) - 1",
-        "np.searchsorted(self.flat, self.gap_cells) - 2",
+        "np.searchsorted(self.flat, self.first_cell_of_gap) - 1",
+        "np.searchsorted(self.flat, self.first_cell_of_gap) - 2",
         "tests/test_index.py " + _laws("index_knows_its_steps"),
-        function="Index.gap_before",
+        function="Index.step_before_gap",
     ),
     Fault(
         "a reversed order is not reversed if there is padding",
@@ -605,7 +605,7 @@ RAGGED = [
             time = self.lengths[self.rows] - 1 - time
         """,
         "tests/test_kernels_scan.py " + PRESENCE,
-        function="Index.order",
+        function="Index.time_major_order",
     ),
     Fault(
         "a sentence is a step only if all its words are steps",
@@ -667,7 +667,7 @@ RAGGED = [
         "getattr(self.index, self._shown(self.fill))[index.flat]",
         "np.minimum(getattr(self.index, self._shown(self.fill))[index.flat], self.index.num_steps)",
         RULE + " tests/test_packed.py",
-        function="Packed.at_steps",
+        function="Packed.reindex",
     ),
     Fault(
         "masks of different width are equal",
@@ -689,15 +689,15 @@ RAGGED = [
         if key not in self._orders: ...
         """,
         "tests/test_index.py " + KERAS,
-        function="Index.order",
+        function="Index.time_major_order",
     ),
     Fault(
         "merged gaps show the first of them",
         "ragged/packed.py",
-        "shown[index.gap_of[mixed]] = -1",
+        "shown[index.gap_of_cell[mixed]] = -1",
         "pass",
         "tests/test_packed.py tests/test_functions.py",
-        function="Packed.rearranged",
+        function="Packed.rearrange_cells",
     ),
     Fault(
         "a step that widening adds shows zeros",
@@ -705,7 +705,7 @@ RAGGED = [
         "torch.cat([self.values, self.fill])[...]",
         "torch.cat([self.values, torch.zeros_like(self.fill)])[...]",
         RULE + " tests/test_packed.py",
-        function="Packed.at_steps",
+        function="Packed.reindex",
     ),
 ]
 SEGMENT = [
@@ -1092,8 +1092,8 @@ SCAN = [
     Fault(
         "outputs of a backward layer are not reversed",
         "layers/scan.py",
-        "sequence.rearranged(cell_numbers[:, ::-1])",
-        "sequence.rearranged(cell_numbers)",
+        "sequence.rearrange_cells(cell_numbers[:, ::-1])",
+        "sequence.rearrange_cells(cell_numbers)",
         _laws("backwards_is_forwards_on_the_mirror_image") + " " + PRESENCE,
         function="RNN._sequence",
     ),
@@ -1170,17 +1170,11 @@ SCAN = [
     ),
     Fault(
         "plain batches of one size and different length have the same index",
-        "layers/cells.py",
-        """
-        key = (batch, steps)
-        if key not in _full: ...
-        """,
-        """
-        key = (batch, 0)
-        if key not in _full: ...
-        """,
+        "ragged/index.py",
+        "np.ones((batch, steps), dtype=bool)",
+        "np.ones((batch, 1), dtype=bool)",
         "tests/test_cells.py",
-        function="full_index",
+        function="Index.dense",
     ),
     Fault(
         "the gradient of a last state is lost",
@@ -1624,7 +1618,7 @@ COMBINE = [
         "layers/joining.py",
         """
         both = intersection(x.index, y.index)
-        x, y = x.at_steps(both), y.at_steps(both)
+        x, y = x.reindex(both), y.reindex(both)
         """,
         """
         both = intersection(x.index, y.index)
@@ -1737,7 +1731,7 @@ TRAINING = [
         "index.coordinates(found.device)[: len(shape)]",
         "[place.flip(0) for place in index.coordinates(found.device)[: len(shape)]]",
         "tests/test_losses.py",
-        function="weights_on_steps",
+        function="step_weights",
     ),
 ]
 GRAPH = [

@@ -140,7 +140,7 @@ def _shows(subject: LayerHarness, inputs: list[Packed], output: Any) -> str:
     table = next((w for w in subject.layer.weights if w.ndim == 2), None)
     if not inputs and table is not None and fill.shape[1:] == table.shape[1:] and bool((fill == table[0]).all()):
         return "row 0 of the table"
-    before = output.index.tensor("gap_before", output.device)
+    before = output.index.tensor("step_before_gap", output.device)
     last = torch.where((before >= 0).reshape(-1, *(1,) * (fill.ndim - 1)), output.values[before.clamp(min=0)], 0)
     if torch.equal(fill, last):
         return "the output before"
@@ -268,7 +268,7 @@ def equal(mine: Any, theirs: Any) -> int:
 def with_fill(x: torch.Tensor, mask: np.ndarray) -> Packed:
     """Packed, its gaps showing what stands there."""
     packed = pack(x, mask)
-    cells = packed.index.tensor("gap_cells", x.device)
+    cells = packed.index.tensor("first_cell_of_gap", x.device)
     return packed.with_values(packed.values, x.flatten(0, 1)[cells])
 
 

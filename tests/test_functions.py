@@ -307,7 +307,7 @@ def test_a_step_size_may_join_gaps_and_those_show_zeros():
     h = pack(torch.tensor([[1.0, 9, 2, 9, 9]]), mask=[[1, 0, 1, 0, 0]])
     h = h.with_values(h.values, torch.tensor([5.0, 6.0]))
     assert h[:, 1::2].numpy().tolist() == [[0, 0]] and h[:, 3:].numpy().tolist() == [[6, 6]]
-    with call_context("a layer that looks", grid=True):
+    with call_context("a layer that looks", may_use_grid=True):
         assert h[:, 1::2].numpy().tolist() == [[5, 6]]
 
 
@@ -544,7 +544,7 @@ def test_whatever_torch_does_it_is_what_it_does_on_the_grid(dtype):
 def test_for_a_layer_that_looks_at_the_grid_everything_is_shown():
     """There every result, Packed or plain, is the grid's, also at masked steps: a row for each masked cell, if need be."""
     kept = set()
-    with call_context("a layer that looks", grid=True):
+    with call_context("a layer that looks", may_use_grid=True):
         for name, function in known_functions():
             for arguments in VARIANTS[:-1]:
                 found = tried(function, arguments, torch.float32)
@@ -567,7 +567,7 @@ IMPOSSIBLE = {"attention", "nll", "ce", "view dtype", "item", "tolist", "trace",
 @pytest.mark.parametrize("what", [name for name in REFUSED if name not in IMPOSSIBLE])
 def test_inside_a_layer_that_takes_the_mask_the_refused_act_on_the_grid(what):
     h = packed(4)
-    with call_context("a layer that looks", grid=True):
+    with call_context("a layer that looks", may_use_grid=True):
         mine = REFUSED[what](h)
     theirs = REFUSED[what](h.unpack())
     for one, other in zip(flat(mine), flat(theirs), strict=True):

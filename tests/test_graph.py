@@ -137,7 +137,7 @@ def test_a_model_on_another_device_is_probed_there():
     x = Input((None, 4))
     model = Model(x, Dense(2)(x)).to("meta")
     function = model._function
-    known = function.with_input_masks([2])
+    known = function.infer_with_input_masks([2])
     assert known[id(model.output)].shape == (None, None, 2) and known[id(model.output)].masked
 
 
@@ -229,7 +229,7 @@ def test_replay_is_in_the_order_of_need():
     names = [node.operation.name for node in function.nodes]
     assert sorted(names) == ["add", "mul", "mul_1"] and names[-1] == "mul_1"
     assert [t.tolist() for t in function([torch.ones(1, 2)])] == [[[4, 4]], [[2, 2]]]
-    assert function.inputs_reaching(c) == [0]
+    assert function.input_positions_for(c) == [0]
 
 
 # ---------------------------------------------------------------------------------------------------- masks

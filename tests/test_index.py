@@ -53,17 +53,17 @@ def test_gaps_are_the_runs_of_masked_steps(mask):
     index, found, real = Index(mask), runs(mask), cells(mask)
     flat = [(row * mask.shape[1] + step, number) for number, (row, steps) in enumerate(found) for step in steps]
     assert index.num_gaps == len(found)
-    assert list(zip(index.masked.tolist(), index.gap_of.tolist(), strict=True)) == flat
-    assert index.gap_rows.tolist() == [row for row, _ in found]
-    assert index.gap_cells.tolist() == [row * mask.shape[1] + steps[0] for row, steps in found]
+    assert list(zip(index.masked_cells.tolist(), index.gap_of_cell.tolist(), strict=True)) == flat
+    assert index.row_of_gap.tolist() == [row for row, _ in found]
+    assert index.first_cell_of_gap.tolist() == [row * mask.shape[1] + steps[0] for row, steps in found]
     before = [real.index((row, steps[0] - 1)) if steps[0] else -1 for row, steps in found]
-    assert index.gap_before.tolist() == before
+    assert index.step_before_gap.tolist() == before
 
 
 @given(grids, st.booleans())
 def test_the_order_is_time_major_with_the_longest_first(mask, reverse):
     index = Index(mask)
-    order = index.order(CPU, reverse)
+    order = index.time_major_order(CPU, reverse)
     lengths = index.lengths
     rows = sorted(range(len(mask)), key=lambda row: -lengths[row])
     assert order.rows.tolist() == rows  # stable: equal lengths stay in place
@@ -71,11 +71,11 @@ def test_the_order_is_time_major_with_the_longest_first(mask, reverse):
     walked = []
     for step in range(int(lengths.max(initial=0))):
         alive = [row for row in rows if lengths[row] > step]
-        assert order.sizes[step] == len(alive) and order.starts[step] == len(walked)
+        assert order.batch_sizes[step] == len(alive) and order.batch_starts[step] == len(walked)
         walked += [index.offsets[row] + (lengths[row] - 1 - step if reverse else step) for row in alive]
-    assert order.to_time_major.tolist() == walked and order.starts[-1] == len(walked) == index.num_steps
+    assert order.to_time_major.tolist() == walked and order.batch_starts[-1] == len(walked) == index.num_steps
     assert order.to_packed[order.to_time_major].tolist() == list(range(index.num_steps))
-    assert index.order(CPU, reverse) is order
+    assert index.time_major_order(CPU, reverse) is order
 
 
 @given(deep_grids)
@@ -114,7 +114,17 @@ def test_lengths_are_padded_on_the_right(lengths, more):
 @given(grids)
 def test_arrays_are_copied_to_a_device_once(mask):
     index = Index(mask)
-    for name in ("flat", "rows", "positions", "offsets", "lengths", "masked", "gap_of", "gap_cells", "gap_before"):
+    for name in (
+        "flat",
+        "rows",
+        "positions",
+        "offsets",
+        "lengths",
+        "masked_cells",
+        "gap_of_cell",
+        "first_cell_of_gap",
+        "step_before_gap",
+    ):
         found = index.tensor(name, CPU)
         assert found is index.tensor(name, CPU) and found.dtype == torch.int64
         assert found.tolist() == getattr(index, name).tolist()
@@ -164,7 +174,7 @@ def test_a_grid_is_cut_as_numpy_cuts_it(mask, data):
     np.testing.assert_array_equal(found.mask, mask[part])
     numbers = np.where(mask, 1, -1) * (1 + np.arange(mask.size).reshape(mask.shape))
     assert (1 + index.flat[steps]).tolist() == numbers[part][mask[part]].tolist()
-    assert (-1 - index.masked[masked]).tolist() == numbers[part][~mask[part]].tolist()
+    assert (-1 - index.masked_cells[masked]).tolist() == numbers[part][~mask[part]].tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- masks
@@ -256,6 +266,6 @@ def test_moves_take_any_dtype(dtype):
 
 def test_the_orders_of_both_directions_are_kept_side_by_side():
     index, device = Index.from_lengths(np.array([3, 1])), torch.device("cpu")
-    ahead, back = index.order(device), index.order(device, reverse=True)
+    ahead, back = index.time_major_order(device), index.time_major_order(device, reverse=True)
     assert ahead.to_time_major.tolist() == [0, 3, 1, 2] and back.to_time_major.tolist() == [2, 3, 1, 0]
-    assert index.order(device) is ahead and index.order(device, reverse=True) is back
+    assert index.time_major_order(device) is ahead and index.time_major_order(device, reverse=True) is back

@@ -55,7 +55,7 @@ def test_unpack_of_pack_is_the_grid_at_real_steps_and_the_padding_elsewhere(case
 def test_unpacking_into_a_grid_leaves_nothing_of_what_stood_there(case, fill):
     x, mask = case
     h = pack(x, mask=mask)
-    count = {"none": None, "gaps": h.index.num_gaps, "cells": len(h.index.masked)}[fill]
+    count = {"none": None, "gaps": h.index.num_gaps, "cells": len(h.index.masked_cells)}[fill]
     h = h if count is None else h.with_values(h.values, torch.randn(count, *h.values.shape[1:], dtype=x.dtype))
     grid = torch.full((2, *x.shape), float("nan"), dtype=x.dtype)
     h.unpack_into(grid[1])
@@ -124,12 +124,12 @@ REAL = [1, 2, 3]
         {"mask": [[1, 1, 0], [1, 0, 0]]},
         {"mask": np.array([[True, True, False], [True, False, False]])},
         {"mask": torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])},
-        {"mask": pack([[True, True], [True]]).widened(3)},
+        {"mask": pack([[True, True], [True]]).pad_to_width(3)},
         {"lengths": [2, 1]},
         {"lengths": np.array([2, 1])},
         {"lengths": torch.tensor([2, 1])},
-        {"like": pack([[0, 0], [0]]).widened(3)},
-        {"like": pack([[0, 0], [0]]).widened(3).index},
+        {"like": pack([[0, 0], [0]]).pad_to_width(3)},
+        {"like": pack([[0, 0], [0]]).pad_to_width(3).index},
     ],
 )
 def test_every_container_and_every_way_to_say_what_is_real(container, how):
@@ -188,17 +188,17 @@ def test_widening_reads_the_fill(data):
     mask = data.draw(arrays(bool, array_shapes(min_dims=2, max_dims=3, min_side=0, max_side=4)))
     wider = mask | data.draw(arrays(bool, mask.shape))
     h = gapwise(mask, (2,))
-    assert torch.equal(h.at_steps(Index.from_mask(wider)).values, unpack(h)[wider])
-    one_row_per_cell = Packed(h.values, h.index, torch.randn(len(h.index.masked), 2))
-    assert torch.equal(one_row_per_cell.at_steps(Index.from_mask(wider)).values, unpack(one_row_per_cell)[wider])
+    assert torch.equal(h.reindex(Index.from_mask(wider)).values, unpack(h)[wider])
+    one_row_per_cell = Packed(h.values, h.index, torch.randn(len(h.index.masked_cells), 2))
+    assert torch.equal(one_row_per_cell.reindex(Index.from_mask(wider)).values, unpack(one_row_per_cell)[wider])
 
 
 def test_widening_without_a_fill_names_row_and_step():
     h = pack(torch.ones(2, 3), lengths=[3, 1])
     with pytest.raises(MaskError, match="step 2 of row 1.*created|step 2 of row 1.*lengths"):
-        h.at_steps(Index(np.array([[1, 0, 0], [1, 0, 1]], bool)))
+        h.reindex(Index(np.array([[1, 0, 0], [1, 0, 1]], bool)))
     with pytest.raises(MaskError, match=r"\(2, 4\).*\(2, 3\)"):
-        h.at_steps(Index(np.ones((2, 4), bool)))
+        h.reindex(Index(np.ones((2, 4), bool)))
 
 
 @given(st.data())
@@ -208,22 +208,22 @@ def test_a_rearranged_grid_shows_what_it_showed(data):
     part = data.draw(st.sampled_from([np.s_[1:], np.s_[:, 1:3], np.s_[:, ::2], np.s_[:, ::-1], np.s_[1:, 1::3]]))
     which = np.arange(mask.size).reshape(mask.shape)[part]
     wanted = h.numpy()[part]
-    exact = h.rearranged(which, every_cell=True)
+    exact = h.rearrange_cells(which, every_cell=True)
     np.testing.assert_array_equal(exact.numpy(), wanted)
-    np.testing.assert_array_equal(Packed(h.values, h.index, h.gap_values_of_cells()).rearranged(which).numpy(), wanted)
-    usual = h.rearranged(which)
+    np.testing.assert_array_equal(Packed(h.values, h.index, h.gap_values_per_cell()).rearrange_cells(which).numpy(), wanted)
+    usual = h.rearrange_cells(which)
     assert usual.gap_values.shape[0] == usual.index.num_gaps
     for gap in range(usual.index.num_gaps):  # a gap put together from several of different looks shows 0
-        own = exact.gap_values_of_cells()[usual.index.gap_of == gap]
+        own = exact.gap_values_per_cell()[usual.index.gap_of_cell == gap]
         same = (own == own[0]).all()
         assert torch.equal(usual.gap_values[gap], own[0] if same else torch.zeros(2))
-    assert h.with_values(h.values).rearranged(which).gap_values is None
+    assert h.with_values(h.values).rearrange_cells(which).gap_values is None
 
 
 def test_a_wider_grid_holds_the_same_steps():
     h = pack([[1, 2], [3]])
-    assert h.widened(4).unpack().tolist() == [[1, 2, 0, 0], [3, 0, 0, 0]]
-    assert h.widened(2) is h and h.widened(1) is h
+    assert h.pad_to_width(4).unpack().tolist() == [[1, 2, 0, 0], [3, 0, 0, 0]]
+    assert h.pad_to_width(2) is h and h.pad_to_width(1) is h
 
 
 # ---------------------------------------------------------------------------------------------------- errors

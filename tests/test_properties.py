@@ -392,9 +392,9 @@ def test_index_knows_its_steps(mask):
     gaps = [
         (b, t) for b in range(mask.shape[0]) for t in range(mask.shape[1]) if not mask[b, t] and (t == 0 or mask[b, t - 1])
     ]
-    assert [divmod(cell, max(mask.shape[1], 1)) for cell in index.gap_cells.tolist()] == gaps
+    assert [divmod(cell, max(mask.shape[1], 1)) for cell in index.first_cell_of_gap.tolist()] == gaps
     before = [-1 if t == 0 else int(mask.reshape(-1)[: b * mask.shape[1] + t].sum()) - 1 for b, t in gaps]
-    assert index.gap_before.tolist() == before
-    order = index.order(torch.device("cpu"))
+    assert index.step_before_gap.tolist() == before
+    order = index.time_major_order(torch.device("cpu"))
     assert order.to_packed[order.to_time_major].tolist() == list(range(index.num_steps))
     assert order.inverse_rows[order.rows].tolist() == list(range(mask.shape[0]))

@@ -215,7 +215,7 @@ class InGaps(L.Layer):
     def call(self, inputs):
         if not isinstance(inputs, Packed):
             return inputs
-        begin = inputs.index.tensor("gap_cells", inputs.device).to(inputs.dtype)
+        begin = inputs.index.tensor("first_cell_of_gap", inputs.device).to(inputs.dtype)
         return inputs.with_values(inputs.values, begin[:, None].expand(-1, inputs.shape[-1]))
 
 

@@ -396,7 +396,7 @@ def test_nested_lists_are_told_how():
 
 def test_levels_of_an_index():
     index = Index.from_mask(REAL)
-    assert index.top is index.outer and index.top.top is index.top
+    assert index.outermost is index.outer and index.outermost.outermost is index.outermost
     assert np.array_equal(index.inner.mask, REAL[REAL.any(-1)]) and index.inner is index.inner
     assert np.array_equal(index.inner.lengths, index.lengths[REAL.any(-1).reshape(-1)])
     x = pack(torch.arange(REAL.size).reshape(REAL.shape), mask=REAL)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from padless.errors import ArgumentError, DataError, one_of
+from padless.errors import ArgumentError, DataError, unknown_name
 from padless.ragged.device import to_device
 
 
@@ -28,7 +28,7 @@ def pad_sequences(
     """
     for what, side in (("padding", padding), ("truncating", truncating)):
         if side not in ("pre", "post"):
-            raise ArgumentError(one_of(what, side, ("pre", "post")))
+            raise ArgumentError(unknown_name(what, side, ("pre", "post")))
     rows = _rows(sequences)
     width = max((len(row) for row in rows), default=0) if maxlen is None else maxlen
     kind = np.dtype(dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 from padless.registry import register
 
 Logs = dict[str, Any] | None
@@ -136,7 +136,7 @@ class LambdaCallback(Callback):
         known = [name for name in dir(Callback) if name.startswith("on_")]
         for name, function in given.items():
             if name not in known:
-                raise ArgumentError(one_of("hook", name, known))
+                raise ArgumentError(unknown_name("hook", name, known))
             if not (function is None or callable(function)):
                 raise ArgumentError(f"{name} of LambdaCallback must be a function; got {function!r}.")
             if function is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 from padless.registry import register
 
 
@@ -67,7 +67,7 @@ class History(Callback):
         chosen = [names] if isinstance(names, str) else list(self.history if names is None else names)
         for name in chosen:
             if name not in self.history:
-                raise ArgumentError(one_of("result", name, self.history))
+                raise ArgumentError(unknown_name("result", name, self.history))
         panels = list(dict.fromkeys(name.removeprefix("val_") for name in chosen))
         if not panels:
             raise ArgumentError("There is nothing to plot: no epoch has ended. Call fit first.")

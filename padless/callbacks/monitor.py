@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from padless.callbacks.callback import Callback, Logs
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 
 
 class Monitor(Callback):
@@ -15,7 +15,7 @@ class Monitor(Callback):
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
-            raise ArgumentError(one_of("mode", mode, ("auto", "min", "max")))
+            raise ArgumentError(unknown_name("mode", mode, ("auto", "min", "max")))
         if not isinstance(monitor, str):
             raise ArgumentError(f"`monitor` of {type(self).__name__} must be a name among the results; got {monitor!r}.")
         self.monitor, self.mode = monitor, mode

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from padless.data.batch import Batch
 from padless.errors import ArgumentError
-from padless.ragged.alignment import broadcast_weights, on_steps, weights_on_steps
+from padless.ragged.alignment import broadcast_weights, step_weights, target_rows
 from padless.ragged.packed import Packed, pack
 
 
@@ -91,7 +91,7 @@ def _times(weights: Tensor | Packed, given: Tensor | Packed | None) -> Tensor | 
     if given is None:
         return weights
     if isinstance(weights, Packed):
-        return weights.with_values(weights.values * weights_on_steps(given, weights.index).reshape(-1))
+        return weights.with_values(weights.values * step_weights(given, weights.index).reshape(-1))
     if isinstance(given, Packed):
-        return given.with_values(given.values * on_steps(pack(weights, like=given), given.index, "class_weight"))
+        return given.with_values(given.values * target_rows(pack(weights, like=given), given.index, "class_weight"))
     return weights * (broadcast_weights(given, weights) if given.ndim <= weights.ndim or given.shape[-1] == 1 else given)

@@ -20,7 +20,7 @@ from padless.data import ragged_formats as formats
 from padless.errors import DataError, MaskError
 from padless.ragged.device import to_device
 from padless.ragged.index import Index, Ints
-from padless.ragged.packed import DOCUMENTS, Packed, pack
+from padless.ragged.packed import NESTED_LISTS_ADVICE, Packed, pack
 
 Kind = Literal["grid", "list", "packed"]
 Rows = slice | Ints
@@ -159,7 +159,7 @@ def column(what: str, given: Any, sequences: bool = False) -> DenseColumn | Ragg
     if isinstance(given, Packed):
         index, gaps = given.index, None
         if given.gap_values is not None:
-            gaps = np.append(0, np.cumsum(np.bincount(index.gap_rows, minlength=index.shape[0])))
+            gaps = np.append(0, np.cumsum(np.bincount(index.row_of_gap, minlength=index.shape[0])))
         return RaggedColumn(
             what,
             len(given),
@@ -226,7 +226,7 @@ def numbers(what: str, given: Any) -> NDArray[Any]:
         array = np.asarray(given)
     except ValueError as uneven:
         raise DataError(
-            f"{what} is a list of unequal things. Expected a sequence of numbers or equal vectors. {DOCUMENTS}"
+            f"{what} is a list of unequal things. Expected a sequence of numbers or equal vectors. {NESTED_LISTS_ADVICE}"
         ) from uneven
     if array.dtype.kind not in "biuf":
         odd = next((v for v in array.flat if not isinstance(v, int | float)), None)

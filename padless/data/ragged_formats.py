@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from padless.errors import DataError
 from padless.ragged.index import Index, Ints
-from padless.ragged.packed import DOCUMENTS, Packed, pack
+from padless.ragged.packed import NESTED_LISTS_ADVICE, Packed, pack
 
 
 @dataclass
@@ -76,7 +76,7 @@ def _whole(what: str, found: NestedLengths) -> NestedLengths:
         if len(sizes) and (sizes != sizes[0]).any():
             raise DataError(
                 f"{what} holds lists of {sizes.min()} and of {sizes.max()} numbers inside its sequences. "
-                f"Expected a sequence of numbers or equal vectors. {DOCUMENTS}"
+                f"Expected a sequence of numbers or equal vectors. {NESTED_LISTS_ADVICE}"
             )
         values = values.reshape(len(sizes), int(sizes[0]) if len(sizes) else 0, *values.shape[1:])
     return NestedLengths(values, outer)

@@ -21,28 +21,28 @@ class Function:
     def __init__(self, inputs: Any, outputs: Any) -> None:
         self.inputs = _by_key(inputs)
         self.outputs = _by_key(outputs)
-        self.sources: list[SymbolicTensor] = leaves(self.inputs)
-        self.results: list[SymbolicTensor] = leaves(self.outputs)
-        for symbol in (*self.sources, *self.results):
+        self.input_symbols: list[SymbolicTensor] = leaves(self.inputs)
+        self.output_symbols: list[SymbolicTensor] = leaves(self.outputs)
+        for symbol in (*self.input_symbols, *self.output_symbols):
             if not is_symbolic(symbol):
                 raise ArgumentError(
                     f"A model is made of the symbols that Input(...) and layers called on it give; got "
                     f"{type(symbol).__name__}."
                 )
             of_a_call(symbol)
-        if len({id(symbol) for symbol in self.sources}) < len(self.sources):
+        if len({id(symbol) for symbol in self.input_symbols}) < len(self.input_symbols):
             raise ArgumentError(
-                f"The inputs of a model must differ; got {[s.name for s in self.sources]}, some of them "
+                f"The inputs of a model must differ; got {[s.name for s in self.input_symbols]}, some of them "
                 f"twice. Give each once, and use it as often as you like."
             )
-        self.nodes = _sorted(self.sources, self.results)
-        self.operations = _listed(self.sources, self.results, self.nodes)
+        self.nodes = _sorted(self.input_symbols, self.output_symbols)
+        self.operations = _listed(self.input_symbols, self.output_symbols, self.nodes)
         self._readers: dict[bool, dict[int, bool]] = {}
         self.num_real_steps: int | None = None  # the real steps of the last call, where something was masked
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the calls in order, since symbols that point back would make a deep recursion."""
-        given = {id(s) for s in self.sources}
+        given = {id(s) for s in self.input_symbols}
         made = [s for node in self.nodes for s in leaves(node.outputs) if is_symbolic(s) and id(s) not in given]
         numbers = {id(s): _Number(n) for n, s in enumerate(made)}
 
@@ -67,7 +67,7 @@ class Function:
 
         `grid` says whether somebody will look at the outputs' padded grid; where nobody does, no fill is carried.
         """
-        known: dict[int, Any] = {id(s): v for s, v in zip(self.sources, values, strict=True)}
+        known: dict[int, Any] = {id(s): v for s, v in zip(self.input_symbols, values, strict=True)}
         shown = self.gap_values_needed_by_node(grid)
         steps = [value.index.num_steps for value in values if isinstance(value, Packed)]
         for node in self.nodes:
@@ -84,16 +84,16 @@ class Function:
         self.num_real_steps = steps[0] if steps else None
         return map_leaves(lambda s: known[id(s)], self.outputs)
 
-    def with_input_masks(self, leads: Sequence[int]) -> dict[int, SymbolicTensor]:
+    def infer_with_input_masks(self, leads: Sequence[int]) -> dict[int, SymbolicTensor]:
         """Each symbol, by its identity, as it is where the masks of the inputs cover these numbers of axes (0: no mask).
 
         Masks that come with the data are met on small probes, so that one which would be lost is refused at once.
         """
-        known = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.sources}
-        if all(lead == symbol.num_step_axes for lead, symbol in zip(leads, self.sources, strict=True)):
+        known = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.input_symbols}
+        if all(lead == symbol.num_step_axes for lead, symbol in zip(leads, self.input_symbols, strict=True)):
             return known
-        for place, (s, lead) in enumerate(zip(self.sources, leads, strict=True)):
-            known[id(s)] = SymbolicTensor(s.shape, s.dtype, s.name, lead, self.mask_source(place) if lead else "")
+        for place, (s, lead) in enumerate(zip(self.input_symbols, leads, strict=True)):
+            known[id(s)] = SymbolicTensor(s.shape, s.dtype, s.name, lead, self.mask_source_of_input(place) if lead else "")
 
         def meant(x: Any) -> Any:
             return known[id(x)] if is_symbolic(x) else x
@@ -105,19 +105,19 @@ class Function:
                 known[id(old)] = new
         return known
 
-    def mask_source(self, place: int) -> str:
+    def mask_source_of_input(self, place: int) -> str:
         """What a mask that comes with the data of an input is said to be created by."""
-        return self.sources[place].mask_source or f"the data of input {self.sources[place].name!r}"
+        return self.input_symbols[place].mask_source or f"the data of input {self.input_symbols[place].name!r}"
 
-    def inputs_reaching(self, symbol: SymbolicTensor) -> list[int]:
+    def input_positions_for(self, symbol: SymbolicTensor) -> list[int]:
         """The places of the inputs from which this symbol comes."""
-        between = {id(s) for node in _sorted(self.sources, [symbol]) for s in node.inputs()} | {id(symbol)}
-        return [place for place, source in enumerate(self.sources) if id(source) in between]
+        between = {id(s) for node in _sorted(self.input_symbols, [symbol]) for s in node.inputs()} | {id(symbol)}
+        return [place for place, source in enumerate(self.input_symbols) if id(source) in between]
 
     def gap_values_needed_by_node(self, grid: bool) -> dict[int, bool]:
         """For each node whether anybody downstream looks at what its outputs show at masked steps."""
         if grid not in self._readers:
-            wanted = {id(s) for s in self.results} if grid else set()
+            wanted = {id(s) for s in self.output_symbols} if grid else set()
             shown = {}
             for node in reversed(self.nodes):
                 here = any(id(s) in wanted for s in leaves(node.outputs))

@@ -82,12 +82,12 @@ class TorchFunction:
 
     def get_config(self) -> dict[str, Any]:
         """The function by the place where torch has it."""
-        return {"name": self.name, "function": place_of(self.function)}
+        return {"name": self.name, "function": torch_path(self.function)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TorchFunction:
         """The function that stands at the place which `get_config` named; only torch's own can be meant."""
-        return cls(function_at(config["function"]), config["name"])
+        return cls(torch_function_at(config["function"]), config["name"])
 
 
 _HOMES: dict[str, Any] = {
@@ -101,10 +101,10 @@ _HOMES: dict[str, Any] = {
 _UNLISTED = set("sigmoid tanh hardsigmoid hardswish rand_like randn_like randint_like normal".split())  # by torch itself
 
 
-def place_of(function: Callable[..., Any]) -> str:
+def torch_path(function: Callable[..., Any]) -> str:
     """Where torch has a function of tensors.
 
-    >>> place_of(torch.exp), place_of(torch.special.erf)
+    >>> torch_path(torch.exp), torch_path(torch.special.erf)
     ('torch.exp', 'torch.special.erf')
     """
     own = getattr(function, "__name__", "")
@@ -116,8 +116,8 @@ def place_of(function: Callable[..., Any]) -> str:
     raise ArgumentError(f"The function {function!r} cannot be saved: it is none of torch's. Put it into a layer.")
 
 
-def function_at(place: str) -> Callable[..., Any]:
-    """What `place_of` named: a file can mean functions of tensors only, not `torch.save` or `torch.load`."""
+def torch_function_at(place: str) -> Callable[..., Any]:
+    """What `torch_path` named: a file can mean functions of tensors only, not `torch.save` or `torch.load`."""
     where, _, name = place.rpartition(".")
     if where not in _HOMES or not hasattr(_HOMES[where], name) or not _takes_tensors(_HOMES[where], name):
         raise ArgumentError(

@@ -21,7 +21,7 @@ _TENSOR = "__keras_tensor__"
 
 def to_config(function: Function) -> dict[str, Any]:
     """The operations of a graph with their calls, and which symbols are inputs and outputs."""
-    given = [symbol.node for symbol in function.sources]
+    given = [symbol.node for symbol in function.input_symbols]
     calls: dict[int, list[Node]] = {}
     for node in (*given, *function.nodes):
         calls.setdefault(id(node.operation), []).append(node)

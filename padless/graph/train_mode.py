@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def in_mode(training: bool, *modules: nn.Module) -> Iterator[None]:
+def training_mode(training: bool, *modules: nn.Module) -> Iterator[None]:
     """While this lasts, these modules and all inside them train or infer, as far as their own `train()` lets them."""
     before = [(inner, inner.training) for module in modules for inner in module.modules()]
     for module in modules:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
 from padless.losses.loss import Loss, Reduction
-from padless.ragged.alignment import match_rank, read
+from padless.ragged.alignment import match_rank, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 
@@ -60,7 +60,7 @@ def between(what: str, given: float, low: float, high: float) -> float:
 
 def plain(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
     """Both as plain tensors, the outputs at least float32, the targets in their dtype; `MaskLost` for a Packed."""
-    y_true, y_pred = read(y_true, "y_true"), read(y_pred, "y_pred")
+    y_true, y_pred = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
     if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
         raise MaskLost(
             "A loss function takes plain rows. For Packed outputs or targets use the loss as an object, for "

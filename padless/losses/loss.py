@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
-from padless.ragged.alignment import align_targets, broadcast_weights, read, weights_for, weights_on_rows
+from padless.errors import ArgumentError, ShapeError, unknown_name
+from padless.ragged.alignment import align_targets, broadcast_weights, sample_weights_for, sequence_weights, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
@@ -117,7 +117,7 @@ class Loss:
         self, name: str | None = None, reduction: Reduction = "sum_over_batch_size", dtype: str | None = None
     ) -> None:
         if reduction is not None and reduction not in REDUCTIONS:
-            raise ArgumentError(one_of("reduction", reduction, REDUCTIONS))
+            raise ArgumentError(unknown_name("reduction", reduction, REDUCTIONS))
         self.name = name or snake_case(type(self).__name__)
         self.reduction: Reduction = reduction
         self.dtype = str(dtype).removeprefix("torch.") if dtype is not None else None
@@ -149,14 +149,14 @@ class Loss:
         `Packed`, a padded grid, an array, or a list of sequences. Raises `ShapeError` where they do not fit.
         """
         if self.whole:
-            return self._measure_sequences(read(y_true, "y_true"), read(y_pred, "y_pred"), sample_weight)
+            return self._measure_sequences(to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred"), sample_weight)
         targets, rows, index = align_targets(y_true, y_pred)
         self._check_axis(rows, index)
         if targets.device.type == "cpu":  # a device would have to be waited for
             self.check(targets, rows)
         targets, rows = self.cast(to_device(targets, rows.device), rows)
         values = self._values(targets, rows)
-        weight = None if sample_weight is None else weights_for(sample_weight, index, values)
+        weight = None if sample_weight is None else sample_weights_for(sample_weight, index, values)
         return PerStepValues(values, weight, self.counted(targets, values) if len(values) else None, index)
 
     @property
@@ -233,7 +233,7 @@ class Loss:
         values, counted = self._sequence_values(targets, grid, mask, index)
         weight = None
         if sample_weight is not None:
-            weight = broadcast_weights(weights_on_rows(sample_weight, index, len(grid)), values)
+            weight = broadcast_weights(sequence_weights(sample_weight, index, len(grid)), values)
         return PerStepValues(values, weight, counted)
 
     def _sequence_values(

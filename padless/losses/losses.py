@@ -54,7 +54,7 @@ from padless.losses.regression_losses import (
     mean_squared_logarithmic_error,
 )
 from padless.losses.wrappers import FUNCTIONS, LossFunctionWrapper, TorchLoss
-from padless.ragged.alignment import read
+from padless.ragged.alignment import to_tensor
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
 from padless.saving import serialization as saving
@@ -171,7 +171,7 @@ def masked(fn: Any) -> Callable[..., Tensor]:
 
     def measured(y_true: Any, y_pred: Any, weights: Any = None, mask: Any = None) -> Tensor:
         if mask is not None:
-            y_true, y_pred = read(y_true, "y_true"), pack(read(y_pred, "y_pred"), mask=mask)
+            y_true, y_pred = to_tensor(y_true, "y_true"), pack(to_tensor(y_pred, "y_pred"), mask=mask)
             y_true = pack(y_true, mask=mask) if isinstance(y_true, Packed) else y_true
         return loss(y_true, y_pred, weights)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from padless.errors import MaskLost, ShapeError
 from padless.losses.base import check_ids, ids_of
 from padless.metrics.metric import MeanMetricWithFunction, register_metric
-from padless.ragged.alignment import match_rank, read
+from padless.ragged.alignment import match_rank, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register
@@ -86,7 +86,7 @@ def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5, from
 
 
 def _rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
-    y_true, y_pred = read(y_true, "y_true"), read(y_pred, "y_pred")
+    y_true, y_pred = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
     if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
         raise MaskLost(
             "A metric function takes plain rows. For Packed outputs or targets use the metric as an object, "

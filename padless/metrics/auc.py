@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.losses.base import EPSILON
 from padless.metrics.confusion_metrics import Counts, grid
 from padless.metrics.metric import divide, indicators, real_rows, register_metric
@@ -45,9 +45,9 @@ class AUC(Counts):
         from_logits: bool = False,
     ) -> None:
         if str(curve).upper() not in CURVES:
-            raise ArgumentError(one_of("curve", curve, CURVES))
+            raise ArgumentError(unknown_name("curve", curve, CURVES))
         if str(summation_method).lower() not in METHODS:
-            raise ArgumentError(one_of("summation_method", summation_method, METHODS))
+            raise ArgumentError(unknown_name("summation_method", summation_method, METHODS))
         if thresholds is None and num_thresholds < 2:
             raise ArgumentError(f"`num_thresholds` must be above 1; got {num_thresholds!r}.")
         if num_labels and not multi_label:

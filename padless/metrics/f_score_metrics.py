@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.losses.base import alike
 from padless.metrics.metric import Metric, Variable, divide, double, indicators, real_rows, register_metric
 
@@ -69,7 +69,7 @@ class FBetaScore(_ByClass):
     ) -> None:
         super().__init__(dtype, name)
         if average is not None and average not in AVERAGES:
-            raise ArgumentError(one_of("average", average, AVERAGES))
+            raise ArgumentError(unknown_name("average", average, AVERAGES))
         if not beta > 0:
             raise ArgumentError(f"`beta` must be above 0; got {beta!r}.")
         if threshold is not None and not 0 < threshold <= 1:
@@ -147,7 +147,7 @@ class R2Score(_ByClass):
         super().__init__(dtype, name)
         known = ("uniform_average", "variance_weighted_average")
         if class_aggregation is not None and class_aggregation not in known:
-            raise ArgumentError(one_of("class_aggregation", class_aggregation, known))
+            raise ArgumentError(unknown_name("class_aggregation", class_aggregation, known))
         if num_regressors < 0:
             raise ArgumentError(f"`num_regressors` must be at least 0; got {num_regressors!r}.")
         self.class_aggregation, self.num_regressors = class_aggregation, num_regressors

@@ -17,7 +17,7 @@ from padless.losses.base import check_ids
 from padless.losses.loss import Loss, PerStepValues, WeightedSum
 from padless.losses.wrappers import LossFunctionWrapper
 from padless.metrics.variable import Variable
-from padless.ragged.alignment import align_targets, read, weights_for
+from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register, snake_case
@@ -135,10 +135,10 @@ class _Reduction(Metric):
 
     def measured(self, values: Any, sample_weight: Any) -> PerStepValues:
         """Values, plain or `Packed`, with weights for their sequences or steps."""
-        found = read(values, "values")
+        found = to_tensor(values, "values")
         rows = found.values if isinstance(found, Packed) else found.reshape(1) if found.ndim == 0 else found
         index = found.index if isinstance(found, Packed) else None
-        return PerStepValues(rows, None if sample_weight is None else weights_for(sample_weight, index, rows))
+        return PerStepValues(rows, None if sample_weight is None else sample_weights_for(sample_weight, index, rows))
 
 
 @register_metric()
@@ -256,7 +256,7 @@ def real_rows(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Ten
     """Targets and outputs at real steps, on the outputs' device, with weights in the shape of the outputs."""
     targets, rows, index = align_targets(y_true, y_pred)
     targets, rows = to_device(targets, rows.device), rows.detach()
-    return targets, rows, None if sample_weight is None else weights_for(sample_weight, index, rows.to(double(rows)))
+    return targets, rows, None if sample_weight is None else sample_weights_for(sample_weight, index, rows.to(double(rows)))
 
 
 def indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:

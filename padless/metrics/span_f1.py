@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.losses.base import check_ids
 from padless.metrics.f_score_metrics import AVERAGES, averaged
 from padless.metrics.metric import Metric, double, register_metric
-from padless.ragged.alignment import align_targets, read, weights_for
+from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed, pack
 
@@ -40,7 +40,7 @@ class SpanF1(Metric):
         for wrong in (tag for tag in labels if not (tag == "O" or tag[:2] in ("B-", "I-") and tag[2:])):
             raise ArgumentError(f"`labels` must be BIO tags: 'O', 'B-' or 'I-' and a type, as 'B-PER'; got {wrong!r}.")
         if average is not None and average not in AVERAGES:
-            raise ArgumentError(one_of("average", average, AVERAGES))
+            raise ArgumentError(unknown_name("average", average, AVERAGES))
         self.labels, self.average = list(labels), average
         self.types = sorted({tag[2:] for tag in labels if tag != "O"})
         if not self.types:
@@ -60,7 +60,7 @@ class SpanF1(Metric):
 
     def _rows(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Class ids of targets and outputs, weights, and where a sequence begins; one entry for each real step."""
-        given, outputs = read(y_true, "y_true"), read(y_pred, "y_pred")
+        given, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
         if not isinstance(given, Packed) and not isinstance(outputs, Packed):
             outputs = pack(outputs)  # a grid whose steps are all real
         targets, rows, index = align_targets(given if isinstance(given, Packed) else y_true, outputs)
@@ -70,7 +70,7 @@ class SpanF1(Metric):
         weight = (
             torch.ones(len(rows), device=rows.device)
             if sample_weight is None
-            else weights_for(sample_weight, index, rows.flatten(1)[:, 0])
+            else sample_weights_for(sample_weight, index, rows.flatten(1)[:, 0])
         )
         first = to_device(begins, rows.device)
         return self._ids(to_device(targets, rows.device)), self._ids(rows), weight.to(double(rows)), first

@@ -23,10 +23,10 @@ from padless.trainers.data_checks import MaskOrigin, ModelMaskInfo, OutputInfo
 
 def of_graph(function: Function, leads: Sequence[int]) -> ModelMaskInfo:
     """The plan of a graph whose inputs come with masks over so many axes; raises where a layer would lose one."""
-    known = function.with_input_masks(leads)
-    births = [_of_data(place, function.mask_source(place)) for place, lead in enumerate(leads) if lead]
-    places = {id(source): place for place, source in enumerate(function.sources)}
-    origins: dict[int, int] = {id(function.sources[birth.source]): number for number, birth in enumerate(births)}
+    known = function.infer_with_input_masks(leads)
+    births = [_of_data(place, function.mask_source_of_input(place)) for place, lead in enumerate(leads) if lead]
+    places = {id(source): place for place, source in enumerate(function.input_symbols)}
+    origins: dict[int, int] = {id(function.input_symbols[birth.source]): number for number, birth in enumerate(births)}
     for node in function.nodes:
         inner = _mask_origins(node, places)
         born = {birth.mask_source: len(births) + number for number, birth in enumerate(inner) if birth.masks}
@@ -39,7 +39,7 @@ def of_graph(function: Function, leads: Sequence[int]) -> ModelMaskInfo:
         births,
         [
             OutputInfo(known[id(symbol)].shape, known[id(symbol)].num_step_axes, origins.get(id(symbol)))
-            for symbol in function.results
+            for symbol in function.output_symbols
         ],
     )
 
@@ -72,7 +72,7 @@ def _mask_origins(node: Node, places: dict[int, int]) -> list[MaskOrigin]:
         return []
     inner = {
         id(own): places[id(given)]
-        for own, given in zip(operation._function.sources, operation._in_order(node.args[0]), strict=True)
+        for own, given in zip(operation._function.input_symbols, operation._in_order(node.args[0]), strict=True)
         if isinstance(given, SymbolicTensor) and id(given) in places and given.ndim == own.ndim
     }
     return [birth for own in operation._function.nodes for birth in _mask_origins(own, inner)]

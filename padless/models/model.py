@@ -64,7 +64,7 @@ class Model(Trainer, Layer):
     def _connect(self, inputs: Any, outputs: Any) -> None:
         """Become the graph between these symbols."""
         function = Function(inputs, outputs)
-        for symbol in function.sources:
+        for symbol in function.input_symbols:
             if not is_input(symbol):
                 raise ArgumentError(
                     f"A model begins at symbols made by Input(...); got {symbol!r}, which layer "
@@ -115,12 +115,12 @@ class Model(Trainer, Layer):
         if self._function is None:
             return leaves(inputs)
         given = self._in_order(inputs)
-        return [_fitted(value, source) for value, source in zip(given, self._function.sources, strict=True)]
+        return [_fitted(value, source) for value, source in zip(given, self._function.input_symbols, strict=True)]
 
     def _in_order(self, inputs: Any) -> list[Any]:
         """What is given for each input of the graph: by name, in order, or alone."""
         function = self._graph("inputs")
-        names = list(function.inputs) if isinstance(function.inputs, dict) else [s.name for s in function.sources]
+        names = list(function.inputs) if isinstance(function.inputs, dict) else [s.name for s in function.input_symbols]
         if isinstance(inputs, dict):
             missing = sorted(set(names) - set(inputs))
             if missing:
@@ -170,7 +170,7 @@ class Model(Trainer, Layer):
             "input_names": names,
             "outputs": len(outputs),
             "output_names": outputs,
-            "sequences": [s.ndim > 1 and s.shape[1] is None for s in function.sources],
+            "sequences": [s.ndim > 1 and s.shape[1] is None for s in function.input_symbols],
         }
 
     def _kinds(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
@@ -183,8 +183,8 @@ class Model(Trainer, Layer):
             return [same.get(id(output.index), mixed) if isinstance(output, Packed) else "dense" for output in outputs]
         known = self._plan_for(self.arranged(batch.x))
         found = []
-        for symbol, end in zip(function.results, known.outputs, strict=True):
-            reaching = [kinds[place] for place in function.inputs_reaching(symbol)]
+        for symbol, end in zip(function.output_symbols, known.outputs, strict=True):
+            reaching = [kinds[place] for place in function.input_positions_for(symbol)]
             own = reaching if end.origin is None else [kinds[known.origins[end.origin].source]]
             found.append(own[0] if len(set(own)) == 1 else mixed)
         return found
@@ -235,12 +235,12 @@ class Model(Trainer, Layer):
     @property
     def inputs(self) -> list[SymbolicTensor]:
         """The input symbols."""
-        return list(self._graph("inputs").sources)
+        return list(self._graph("inputs").input_symbols)
 
     @property
     def outputs(self) -> list[SymbolicTensor]:
         """The output symbols."""
-        return list(self._graph("outputs").results)
+        return list(self._graph("outputs").output_symbols)
 
     @property
     def input(self) -> Any:
@@ -260,12 +260,12 @@ class Model(Trainer, Layer):
     @property
     def input_names(self) -> list[str]:
         """The names of the inputs."""
-        return [symbol.name for symbol in self._graph("input_names").sources]
+        return [symbol.name for symbol in self._graph("input_names").input_symbols]
 
     @property
     def output_names(self) -> list[str]:
         """For each output the name of the layer that gives it."""
-        return [symbol.node.operation.name for symbol in self._graph("output_names").results]
+        return [symbol.node.operation.name for symbol in self._graph("output_names").output_symbols]
 
     @property
     def input_shape(self) -> Any:
@@ -422,7 +422,7 @@ def _fitted(value: Any, source: SymbolicTensor) -> Any:
         value = value.unsqueeze(-1)
     wanted = source.shape
     if isinstance(value, Packed) and value.num_step_axes == 2 and source.ndim > 1 and isinstance(wanted[1], int):
-        value = value.widened(wanted[1])
+        value = value.pad_to_width(wanted[1])
     if value.ndim != source.ndim or any(
         want is not None and want != have for want, have in zip(wanted[1:], value.shape[1:], strict=True)
     ):

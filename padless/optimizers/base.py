@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, NotBuilt, one_of
+from padless.errors import ArgumentError, NotBuilt, unknown_name
 from padless.saving import serialization as saving
 
 Init = TypeVar("Init", bound=Callable[..., None])
@@ -82,7 +82,9 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, learning_rate: Any, shared: Mapping[str, Any], **own: Any) -> None:
         for name in shared:
             if name not in DEFAULTS:
-                raise ArgumentError(one_of(f"argument of {type(self).__name__}", name, {*DEFAULTS, *own, "learning_rate"}))
+                raise ArgumentError(
+                    unknown_name(f"argument of {type(self).__name__}", name, {*DEFAULTS, *own, "learning_rate"})
+                )
         self._settings = {"learning_rate": _rate(learning_rate), **DEFAULTS, **shared, **own}
         self._settings["name"] = self._settings["name"] or type(self).__name__.lower()
         self._check()

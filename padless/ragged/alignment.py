@@ -24,12 +24,12 @@ def align_targets(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | Non
 
     Outputs without a mask are wholly real, unless the targets come as sequences: these then say which steps are.
     """
-    given, outputs = read(y_true, "y_true"), read(y_pred, "y_pred")
+    given, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
     if isinstance(given, Packed) and not isinstance(outputs, Packed):
-        outputs = pack(outputs, like=given.widened(outputs.shape[1]) if outputs.ndim > 1 else given)
+        outputs = pack(outputs, like=given.pad_to_width(outputs.shape[1]) if outputs.ndim > 1 else given)
     if isinstance(outputs, Packed):
         rows = outputs.values
-        targets = on_steps(given if isinstance(given, Packed) else y_true, outputs.index, "y_true")
+        targets = target_rows(given if isinstance(given, Packed) else y_true, outputs.index, "y_true")
     else:
         targets, rows = given, outputs
     targets, rows = match_rank(targets, rows)  # pyright: ignore[reportArgumentType] - no Packed any more
@@ -41,15 +41,15 @@ def align_targets(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | Non
     return targets, rows, outputs.index if isinstance(outputs, Packed) else None
 
 
-def weights_for(weight: Any, index: Index | None, values: Tensor) -> Tensor:
+def sample_weights_for(weight: Any, index: Index | None, values: Tensor) -> Tensor:
     """Weights in the shape of `values`, for sequences, steps or single values."""
-    found = read(weight, "sample_weight") if index is None else weights_on_steps(weight, index)
+    found = to_tensor(weight, "sample_weight") if index is None else step_weights(weight, index)
     if isinstance(found, Packed):
         raise ShapeError("`sample_weight` came as sequences of different lengths, but the outputs are not.")
     return broadcast_weights(found, values)
 
 
-def read(data: Any, what: str) -> Tensor | Packed:
+def to_tensor(data: Any, what: str) -> Tensor | Packed:
     """Arrays and rectangular lists as a tensor, lists of sequences of different lengths as `Packed`."""
     if isinstance(data, Tensor | Packed):
         return data
@@ -68,13 +68,13 @@ def read(data: Any, what: str) -> Tensor | Packed:
     return torch.as_tensor(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
 
 
-def on_steps(data: Any, index: Index, what: str) -> Tensor:
+def target_rows(data: Any, index: Index, what: str) -> Tensor:
     """The rows `(N, ...)` of targets or weights for the real steps of `index`.
 
     A grid must have the leading shape of the index. Sequences must be as long as the index says, row by row, wherever
     they stand; or fill the whole grid. Raises `ShapeError` otherwise.
     """
-    found = read(data, what)
+    found = to_tensor(data, what)
     if isinstance(found, Tensor):
         if tuple(found.shape[: len(index.grid)]) == index.grid:
             return gather_real_steps(found, index)
@@ -93,7 +93,7 @@ def on_steps(data: Any, index: Index, what: str) -> Tensor:
     if same_rows and np.array_equal(found.index.lengths, index.lengths):
         return found.values
     if found.index.grid == index.grid and found.index.full:
-        return found.at_steps(index).values
+        return found.reindex(index).values
     row = _first_difference(found.index.lengths, index.lengths)
     lengths = [str(i.lengths[row]) if row < i.shape[0] else "no such row" for i in (found.index, index)]
     raise ShapeError(
@@ -103,26 +103,26 @@ def on_steps(data: Any, index: Index, what: str) -> Tensor:
     )
 
 
-def weights_on_steps(weight: Any, index: Index) -> Tensor:
+def step_weights(weight: Any, index: Index) -> Tensor:
     """Weights as rows `(N, ...)`: `(B,)` and `(B, 1)` are spread over each sequence, `(B, T)` are gathered."""
-    found = read(weight, "sample_weight")
+    found = to_tensor(weight, "sample_weight")
     if isinstance(found, Packed):
-        return on_steps(found, index, "sample_weight")
+        return target_rows(found, index, "sample_weight")
     shape, grid = tuple(found.shape), index.grid
     if not shape or shape[: len(grid)] == grid:
         return gather_real_steps(found, index) if shape else found
     fits = shape[0] == grid[0] and all(a in (1, b) for a, b in zip(shape[1:], grid[1:], strict=False))
     if not fits and isinstance(weight, list | tuple) and found.ndim > 1:
-        return on_steps(weight, index, "sample_weight")
+        return target_rows(weight, index, "sample_weight")
     if not fits:
         raise _unfit(shape, f"{grid[:1]} or {(grid[0], 1)} for one weight per sequence, or {grid} for one per step")
     places = index.coordinates(found.device)[: len(shape)]
     return found[tuple(place if size > 1 else torch.zeros_like(place) for place, size in zip(places, shape, strict=False))]
 
 
-def weights_on_rows(weight: Any, index: Index | None, rows: int) -> Tensor:
+def sequence_weights(weight: Any, index: Index | None, rows: int) -> Tensor:
     """Weights of whole sequences, `(B,)`: for a loss that sees each as one."""
-    found = read(weight, "sample_weight")
+    found = to_tensor(weight, "sample_weight")
     size = rows if index is None else index.grid[0]
     if isinstance(found, Packed) or tuple(found.shape) not in ((), (size,), (size, 1)):
         raise _unfit(tuple(found.shape), f"{(size,)} or {(size, 1)}: this loss gives one value per sequence")

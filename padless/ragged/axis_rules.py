@@ -236,7 +236,7 @@ def sliced(packed: Packed, key: Any) -> Packed:
         )
     if any(k != slice(None) for k in leading):
         cells = np.arange(len(packed.index.step_of_cell)).reshape(packed.index.grid)[tuple(leading)]
-        packed = packed.rearranged(cells, every_cell=current_call().may_use_grid)
+        packed = packed.rearrange_cells(cells, every_cell=current_call().may_use_grid)
     if all(isinstance(k, slice) and k == slice(None) for k in rest):
         return packed
     if sum(isinstance(k, Tensor) for k in rest) > 1:

@@ -33,9 +33,9 @@ _scope: ContextVar[CallContext] = ContextVar("scope", default=_nobody)
 
 
 @contextmanager
-def call_context(layer: str, grid: bool) -> Iterator[None]:
+def call_context(layer: str, may_use_grid: bool) -> Iterator[None]:
     """While this lasts, torch functions on a Packed are called by `layer`; with `grid` they may mix steps."""
-    token = _scope.set(CallContext(layer, grid))
+    token = _scope.set(CallContext(layer, may_use_grid))
     try:
         yield
     finally:
@@ -96,15 +96,15 @@ def operand_gap_values(packed: Packed, operand: Tensor) -> Tensor | None:
     index = packed.index
     if not _scope.get().may_use_grid:
         by_row = packed.gap_values is not None and packed.num_step_axes == 2 and operand.shape[1] == 1
-        return operand[index.tensor("gap_rows", operand.device), 0] if by_row else None
-    cells = _gather_cells(operand, torch.unravel_index(index.tensor("masked", operand.device), index.grid))
-    firsts = _gather_cells(operand, torch.unravel_index(index.tensor("gap_cells", operand.device), index.grid))
+        return operand[index.tensor("row_of_gap", operand.device), 0] if by_row else None
+    cells = _gather_cells(operand, torch.unravel_index(index.tensor("masked_cells", operand.device), index.grid))
+    firsts = _gather_cells(operand, torch.unravel_index(index.tensor("first_cell_of_gap", operand.device), index.grid))
     on_host = operand.device.type == "cpu"  # elsewhere the comparison would wait for the device
-    same = on_host and torch.equal(cells, firsts.index_select(0, index.tensor("gap_of", operand.device)))
+    same = on_host and torch.equal(cells, firsts.index_select(0, index.tensor("gap_of_cell", operand.device)))
     return firsts if same else cells
 
 
-def gap_values_of(index: Index, operands: list[Any]) -> dict[int, Tensor] | None:
+def gap_values_by_operand(index: Index, operands: list[Any]) -> dict[int, Tensor] | None:
     """What each operand shows at masked steps, as many rows for each; None if one cannot say.
 
     For a layer that looks at the grid all can: what is not known shows zeros, or needs a row for each masked cell.
@@ -120,5 +120,7 @@ def gap_values_of(index: Index, operands: list[Any]) -> dict[int, Tensor] | None
         found = {id(x): x.gap_values for x in operands}
     if len({len(fill) for fill in found.values()}) == 1:
         return found
-    spread = index.tensor("gap_of", operands[0].values.device)
-    return {key: fill if len(fill) == len(index.masked) else fill.index_select(0, spread) for key, fill in found.items()}
+    spread = index.tensor("gap_of_cell", operands[0].values.device)
+    return {
+        key: fill if len(fill) == len(index.masked_cells) else fill.index_select(0, spread) for key, fill in found.items()
+    }

@@ -50,34 +50,36 @@ class _GatherRepeatedRows(torch.autograd.Function):
         return _GatherRows.apply(grads[0], home, None), None, None
 
 
-def gather_rows(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
+def gather_rows(rows: Shaped[Tensor, "n *rest"], row_numbers: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[chosen]`, for distinct rows."""
-    return _GatherRows.apply(rows, chosen, None)  # pyright: ignore[reportReturnType]
+    return _GatherRows.apply(rows, row_numbers, None)  # pyright: ignore[reportReturnType]
 
 
 def permute_rows(
-    rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], back: Int[Tensor, " n"]
+    rows: Shaped[Tensor, "n *rest"], order: Int[Tensor, " n"], inverse: Int[Tensor, " n"]
 ) -> Shaped[Tensor, "n *rest"]:
     """`rows[order]`, where `back` is the inverse of the permutation `order`."""
-    return _GatherRows.apply(rows, order, back)  # pyright: ignore[reportReturnType]
+    return _GatherRows.apply(rows, order, inverse)  # pyright: ignore[reportReturnType]
 
 
-def scatter_rows(rows: Shaped[Tensor, "m *rest"], chosen: Int[Tensor, " m"], n: int) -> Shaped[Tensor, "n *rest"]:
+def scatter_rows(
+    rows: Shaped[Tensor, "m *rest"], row_numbers: Int[Tensor, " m"], num_rows: int
+) -> Shaped[Tensor, "n *rest"]:
     """`n` rows of zeros with `rows` at the distinct places `chosen`; the inverse of `take`."""
-    return _ScatterRows.apply(rows, chosen, n)  # pyright: ignore[reportReturnType]
+    return _ScatterRows.apply(rows, row_numbers, num_rows)  # pyright: ignore[reportReturnType]
 
 
 def gather_repeated_rows(
-    rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], home: Int[Tensor, " n"]
+    rows: Shaped[Tensor, "n *rest"], source: Int[Tensor, " m"], first_copy: Int[Tensor, " n"]
 ) -> Shaped[Tensor, "m *rest"]:
     """`rows[source]`, where nobody looks at any copy of row i but that at `home[i]`: only this one has a gradient."""
-    return _GatherRepeatedRows.apply(rows, source, home)  # pyright: ignore[reportReturnType]
+    return _GatherRepeatedRows.apply(rows, source, first_copy)  # pyright: ignore[reportReturnType]
 
 
-def gather_rows_or_zero(rows: Shaped[Tensor, "n *rest"], chosen: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
+def gather_rows_or_zero(rows: Shaped[Tensor, "n *rest"], row_numbers: Int[Tensor, " m"]) -> Shaped[Tensor, "m *rest"]:
     """`rows[chosen]` with zeros where `chosen` is -1; rows may be taken more than once."""
     nothing = rows.new_zeros((1,) * rows.ndim)
     if not len(rows):  # there is none to stand in for what is missing
-        return torch.cat([nothing.expand(1, *rows.shape[1:]), rows]).index_select(0, chosen + 1)
-    there = (chosen >= 0).reshape(-1, *(1,) * (rows.ndim - 1))
-    return torch.where(there, rows.index_select(0, chosen.clamp(min=0)), nothing)
+        return torch.cat([nothing.expand(1, *rows.shape[1:]), rows]).index_select(0, row_numbers + 1)
+    there = (row_numbers >= 0).reshape(-1, *(1,) * (rows.ndim - 1))
+    return torch.where(there, rows.index_select(0, row_numbers.clamp(min=0)), nothing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -25,19 +25,19 @@ TensorName = Literal[
     "positions",
     "offsets",
     "lengths",
-    "masked",
-    "gap_of",
-    "gap_cells",
-    "gap_before",
-    "gap_rows",
+    "masked_cells",
+    "gap_of_cell",
+    "first_cell_of_gap",
+    "step_before_gap",
+    "row_of_gap",
     "cell_source",
     "cell_source_per_cell",
-    "bounds",
+    "nonempty_offsets",
 ]
 
 
 @dataclass(frozen=True)
-class Order:
+class TimeMajorOrder:
     """Packed steps in time-major order, longest sequence first: what a scan walks through.
 
     `sizes[t]` sequences are alive at step t and are the first ones of the sorted rows; `take` brings packed steps into
@@ -49,8 +49,8 @@ class Order:
     to_packed: torch.Tensor
     rows: torch.Tensor
     inverse_rows: torch.Tensor
-    sizes: tuple[int, ...]
-    starts: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    batch_starts: tuple[int, ...]
 
 
 class Index:
@@ -75,7 +75,7 @@ class Index:
         self.offsets: Ints = np.zeros(self.shape[0] + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.rows, minlength=self.shape[0]), out=self.offsets[1:])
         self._device: dict[tuple[str, torch.device], torch.Tensor] = {}
-        self._orders: dict[tuple[bool, torch.device], Order] = {}
+        self._orders: dict[tuple[bool, torch.device], TimeMajorOrder] = {}
 
     @staticmethod
     def from_mask(mask: NDArray[np.bool_], mask_source: str = "a mask") -> Index:
@@ -96,6 +96,16 @@ class Index:
         width = int(lengths.max(initial=0)) if width is None else width
         return Index(np.arange(width) < np.asarray(lengths)[:, None], mask_source=mask_source)
 
+    @staticmethod
+    @lru_cache(16)
+    def dense(batch: int, steps: int) -> Index:
+        """Return the index of a grid `(batch, steps)` without padding; the last 16 are cached.
+
+        >>> Index.dense(2, 3) is Index.dense(2, 3), Index.dense(2, 3).full
+        (True, True)
+        """
+        return Index(np.ones((batch, steps), dtype=bool), mask_source="no mask")
+
     @property
     def num_steps(self) -> int:
         """N, the number of real steps."""
@@ -112,7 +122,7 @@ class Index:
         return np.diff(self.offsets)
 
     @cached_property
-    def bounds(self) -> NDArray[np.int32]:
+    def nonempty_offsets(self) -> NDArray[np.int32]:
         """The offsets once more, of the rows that have a step, in the integers that kernels for attention want."""
         return np.unique(self.offsets).astype(np.int32)
 
@@ -138,20 +148,20 @@ class Index:
     # Levels: a step of the outermost one holds a sequence.
 
     @cached_property
-    def top(self) -> Index:
+    def outermost(self) -> Index:
         """The outermost level."""
-        return self if self.outer is None else self.outer.top
+        return self if self.outer is None else self.outer.outermost
 
     @cached_property
     def inner(self) -> Index:
         """What each step of the outermost level holds, as a batch; the steps are these, in the same order."""
-        batch = self.top.shape[0] * self.top.shape[1]
-        return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.top.flat], self.mask_source)
+        batch = self.outermost.shape[0] * self.outermost.shape[1]
+        return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.outermost.flat], self.mask_source)
 
     # Gaps: the runs of masked steps within a row. One row of `fill` stands for each.
 
     @cached_property
-    def masked(self) -> Ints:
+    def masked_cells(self) -> Ints:
         """The masked cells of the flattened grid."""
         return np.flatnonzero(~self.mask.reshape(-1))
 
@@ -164,44 +174,44 @@ class Index:
         return starts
 
     @cached_property
-    def gap_of(self) -> Ints:
+    def gap_of_cell(self) -> Ints:
         """For each masked cell the number of its gap."""
-        return np.cumsum(self._gap_starts.reshape(-1))[self.masked] - 1
+        return np.cumsum(self._gap_starts.reshape(-1))[self.masked_cells] - 1
 
     @cached_property
-    def gap_cells(self) -> Ints:
+    def first_cell_of_gap(self) -> Ints:
         """For each gap its first cell in the flattened grid."""
         return np.flatnonzero(self._gap_starts.reshape(-1))
 
     @property
     def num_gaps(self) -> int:
         """G, the number of gaps."""
-        return len(self.gap_cells)
+        return len(self.first_cell_of_gap)
 
     @cached_property
-    def gap_rows(self) -> Ints:
+    def row_of_gap(self) -> Ints:
         """For each gap its row."""
-        return self.gap_cells // max(self.shape[1], 1)
+        return self.first_cell_of_gap // max(self.shape[1], 1)
 
     @cached_property
-    def gap_before(self) -> Ints:
+    def step_before_gap(self) -> Ints:
         """For each gap the real step just before it, -1 where the row begins with the gap."""
-        inside = self.gap_cells % max(self.shape[1], 1) > 0
-        return np.where(inside, np.searchsorted(self.flat, self.gap_cells) - 1, -1)
+        inside = self.first_cell_of_gap % max(self.shape[1], 1) > 0
+        return np.where(inside, np.searchsorted(self.flat, self.first_cell_of_gap) - 1, -1)
 
     @cached_property
     def cell_source(self) -> Ints:
         """For each cell of the grid its number among the real steps and, behind them, the gaps."""
-        return self._with_gaps_after_steps(self.gap_of)
+        return self._with_gaps_after_steps(self.gap_of_cell)
 
     @cached_property
     def cell_source_per_cell(self) -> Ints:
         """The same where each masked cell shows something of its own."""
-        return self._with_gaps_after_steps(np.arange(len(self.masked)))
+        return self._with_gaps_after_steps(np.arange(len(self.masked_cells)))
 
     def _with_gaps_after_steps(self, masked: Ints) -> Ints:
         places = self.step_of_cell.copy()
-        places[self.masked] = self.num_steps + masked
+        places[self.masked_cells] = self.num_steps + masked
         return places
 
     # Device copies and orders
@@ -213,7 +223,7 @@ class Index:
             self._device[key] = to_device(getattr(self, name), device)
         return self._device[key]
 
-    def order(self, device: torch.device, reverse: bool = False) -> Order:
+    def time_major_order(self, device: torch.device, reverse: bool = False) -> TimeMajorOrder:
         """Time-major order of the packed steps, longest sequence first."""
         key = (reverse, device)
         if key not in self._orders:
@@ -231,7 +241,9 @@ class Index:
             take = np.empty_like(back)
             take[back] = np.arange(self.num_steps)
             moves: list[torch.Tensor] = [to_device(a, device) for a in (take, back, rows, rank)]
-            self._orders[key] = Order(*moves, sizes=tuple(map(int, sizes)), starts=tuple(map(int, starts)))
+            self._orders[key] = TimeMajorOrder(
+                *moves, batch_sizes=tuple(map(int, sizes)), batch_starts=tuple(map(int, starts))
+            )
         return self._orders[key]
 
     def coordinates(self, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -247,16 +259,3 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({self.num_steps} of {' x '.join(map(str, self.grid))} steps, created by {self.mask_source})"
-
-
-_full: dict[tuple[int, int], Index] = {}
-
-
-def full_index(batch: int, steps: int) -> Index:
-    """The index of a grid without padding; the last few are kept."""
-    key = (batch, steps)
-    if key not in _full:
-        while len(_full) >= 16:
-            _full.pop(next(iter(_full)))
-        _full[key] = Index.from_lengths(torch.full((batch,), steps).numpy(), steps, "no mask")
-    return _full[key]

@@ -14,7 +14,7 @@ from padless.ragged.index import Index, Ints
 copies_to_host = 0  # how often a mask that was born on a device had to be fetched; tests count it
 
 
-def as_mask(mask: Any, grid: tuple[int, ...] | None = None, what: str = "mask") -> NDArray[np.bool_]:
+def as_mask(mask: Any, grid: tuple[int, ...] | None = None, argument: str = "mask") -> NDArray[np.bool_]:
     """A mask of any container as a boolean array on the host, checked against the grid it should cover.
 
     Booleans, integers and floats of 0 and 1 are accepted. Raises `MaskError` for another rank or shape, or other values.
@@ -31,7 +31,7 @@ def as_mask(mask: Any, grid: tuple[int, ...] | None = None, what: str = "mask") 
         array = np.asarray(mask)
     except ValueError as ragged:
         raise MaskError(
-            f"`{what}` must be a rectangular array of booleans; got nested lists of unequal length. "
+            f"`{argument}` must be a rectangular array of booleans; got nested lists of unequal length. "
             f"For sequences without padding give the lists themselves as data, and no mask."
         ) from ragged
     if array.dtype != bool:
@@ -39,26 +39,27 @@ def as_mask(mask: Any, grid: tuple[int, ...] | None = None, what: str = "mask") 
             odd = array if array.dtype.kind not in "iuf" else array[~np.isin(array, (0, 1))]
             found = f" with {odd.flat[0].item()!r} in it" if odd.size and hasattr(odd.flat[0], "item") else ""
             raise MaskError(
-                f"`{what}` must hold booleans, or 0 and 1; got {array.dtype}{found}. Compare first, for example `ids != 0`."
+                f"`{argument}` must hold booleans, or 0 and 1; got {array.dtype}{found}. "
+                f"Compare first, for example `ids != 0`."
             )
         array = array.astype(bool)
     if array.ndim < 2:
         raise MaskError(
-            f"`{what}` must have shape (batch, steps); got {array.shape}. A mask says of each step of each "
+            f"`{argument}` must have shape (batch, steps); got {array.shape}. A mask says of each step of each "
             f"sequence whether it is real."
         )
     if grid is not None and array.shape != tuple(grid[: array.ndim]):
         raise MaskError(
-            f"`{what}` of shape {array.shape} does not fit data of shape {tuple(grid)}: expected "
+            f"`{argument}` of shape {array.shape} does not fit data of shape {tuple(grid)}: expected "
             f"{tuple(grid[: max(2, min(array.ndim, len(grid)))])}, one entry for each step of each sequence."
         )
     return array
 
 
-def intersect_with_mask(index: Index, mask: NDArray[np.bool_], born: str) -> Index:
+def intersect_with_mask(index: Index, mask: NDArray[np.bool_], mask_source: str) -> Index:
     """The steps of `index` that `mask` also marks; `index` itself if that is all of them."""
     both = index.mask & mask
-    return index if both.sum() == index.num_steps else Index.from_mask(both, born)
+    return index if both.sum() == index.num_steps else Index.from_mask(both, mask_source)
 
 
 def union(first: Index, second: Index) -> Index:
@@ -86,5 +87,5 @@ def rearrange_index(index: Index, cells: Ints) -> tuple[Index, Ints, Ints]:
     old = index.step_of_cell[cells]
     new = Index.from_mask(old >= 0, f"{index.mask_source}, rearranged")
     number = np.full(len(index.step_of_cell), -1, dtype=np.int64)
-    number[index.masked] = np.arange(len(index.masked))
-    return new, old.reshape(-1)[new.flat], number[cells.reshape(-1)[new.masked]]
+    number[index.masked_cells] = np.arange(len(index.masked_cells))
+    return new, old.reshape(-1)[new.flat], number[cells.reshape(-1)[new.masked_cells]]

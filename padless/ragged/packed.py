@@ -26,7 +26,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, intersect_with_mask, rearrange_index
 from padless.ragged.tensor_like import TensorLike
 
-DOCUMENTS = (
+NESTED_LISTS_ADVICE = (
     "Sequences of sequences cannot be given as nested lists, which look like sequences of vectors: give "
     "pack(x, mask=mask), a padded array and a boolean mask (batch, sentences, words), or padded ids to an "
     "Embedding with mask_zero."
@@ -35,9 +35,9 @@ _showing: ContextVar[bool] = ContextVar("showing", default=True)
 
 
 @contextmanager
-def computing_gap_values(wanted: bool) -> Iterator[None]:
+def computing_gap_values(needed: bool) -> Iterator[None]:
     """While this lasts, whether anybody will look at what masked steps show; if not, layers make no fill."""
-    token = _showing.set(wanted)
+    token = _showing.set(needed)
     try:
         yield
     finally:
@@ -140,11 +140,11 @@ class Packed(TensorLike):
         """How many real steps each sequence has."""
         return self.index.tensor("lengths", self.device).clone()
 
-    def with_values(self, values: Tensor, fill: Tensor | None = None) -> Packed:
+    def with_values(self, values: Tensor, gap_values: Tensor | None = None) -> Packed:
         """Other values on the same steps."""
-        return Packed(values, self.index, fill)
+        return Packed(values, self.index, gap_values)
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> Packed:
+    def map_values(self, function: Callable[[Tensor], Tensor]) -> Packed:
         """A function of single steps, of the values and of what gaps show."""
         return self.with_values(function(self.values), None if self.gap_values is None else function(self.gap_values))
 
@@ -157,10 +157,10 @@ class Packed(TensorLike):
         grid = scatter_rows(self.values, index.tensor("flat", self.device), index.shape[0] * index.shape[1])
         if not index.full and (padding is not None or self.gap_values is not None):
             if padding is not None or self.gap_values is None:
-                shown = self.values.new_full((len(index.masked), *rest), padding or 0)
+                shown = self.values.new_full((len(index.masked_cells), *rest), padding or 0)
             else:
-                shown = self.gap_values_of_cells()
-            grid = grid.index_copy(0, index.tensor("masked", self.device), shown)
+                shown = self.gap_values_per_cell()
+            grid = grid.index_copy(0, index.tensor("masked_cells", self.device), shown)
         return grid.reshape(*index.grid, *rest)
 
     def unpack_into(self, grid: Tensor) -> None:
@@ -183,14 +183,14 @@ class Packed(TensorLike):
         """Where a cell finds what it shows, among values and fill."""
         return "cell_source" if len(fill) == self.index.num_gaps else "cell_source_per_cell"
 
-    def gap_values_of_cells(self) -> Tensor:
+    def gap_values_per_cell(self) -> Tensor:
         """What each masked cell of the grid shows, `(M, ...)`."""
         index = self.index
         if self.gap_values is None:
-            return self.values.new_zeros((len(index.masked), *self.values.shape[1:]))
-        if len(self.gap_values) == len(index.masked):
+            return self.values.new_zeros((len(index.masked_cells), *self.values.shape[1:]))
+        if len(self.gap_values) == len(index.masked_cells):
             return self.gap_values
-        return self.gap_values.index_select(0, index.tensor("gap_of", self.device))
+        return self.gap_values.index_select(0, index.tensor("gap_of_cell", self.device))
 
     def sequences(self) -> list[Tensor]:
         """One tensor `(length, ...)` per sequence, without padding."""
@@ -200,7 +200,7 @@ class Packed(TensorLike):
         """The padded grid as a NumPy array, detached."""
         return self.unpack().detach().cpu().numpy()
 
-    def at_steps(self, index: Index) -> Packed:
+    def reindex(self, index: Index) -> Packed:
         """These values on the steps of another index of the same grid.
 
         Fewer steps are a gather. A step that is not here is read from `fill`; without one it is a `MaskError`.
@@ -222,7 +222,7 @@ class Packed(TensorLike):
         source = getattr(self.index, self._cell_source_name(self.gap_values))[index.flat]
         return Packed(torch.cat([self.values, self.gap_values])[to_device(source, self.device)], index)
 
-    def rearranged(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:
+    def rearrange_cells(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:
         """The grid seen through `cells`, flat cells of this grid arranged as another: slices, flips.
 
         A gap that is put together from several shows zeros, or with `every_cell` what each of its cells showed.
@@ -231,17 +231,17 @@ class Packed(TensorLike):
         values = self.values.index_select(0, to_device(steps, self.device))
         if self.gap_values is None:
             return Packed(values, index)
-        gaps = self.index.gap_of[masked]
+        gaps = self.index.gap_of_cell[masked]
         first = np.full(index.num_gaps, -1, dtype=np.int64)
-        first[index.gap_of[::-1]] = np.arange(len(masked))[::-1]
-        mixed = gaps != gaps[first[index.gap_of]]
+        first[index.gap_of_cell[::-1]] = np.arange(len(masked))[::-1]
+        mixed = gaps != gaps[first[index.gap_of_cell]]
         if every_cell and mixed.any() or len(self.gap_values) > self.index.num_gaps:
-            return Packed(values, index, self.gap_values_of_cells()[to_device(masked, self.device)])
+            return Packed(values, index, self.gap_values_per_cell()[to_device(masked, self.device)])
         shown = gaps[first]
-        shown[index.gap_of[mixed]] = -1
+        shown[index.gap_of_cell[mixed]] = -1
         return Packed(values, index, gather_rows_or_zero(self.gap_values, to_device(shown, self.device)))
 
-    def widened(self, width: int) -> Packed:
+    def pad_to_width(self, width: int) -> Packed:
         """The same steps on a grid of this many columns, with more padding on the right; unchanged if it is too wide."""
         index = self.index
         if index.outer is not None or index.shape[1] >= width:
@@ -297,7 +297,7 @@ def pack(values: Any, mask: Any = None, lengths: Any = None, like: Packed | Inde
         if mask is None:
             return packed
         index = intersect_with_mask(packed.index, _whole(as_mask(mask, tuple(packed.shape)), packed.index), "the given mask")
-        return packed.at_steps(index)
+        return packed.reindex(index)
     grid = values if isinstance(values, Tensor) else torch.as_tensor(_owned(np.asarray(values)))
     if grid.ndim < 2:
         raise ShapeError(f"pack expected an array of shape (batch, steps, ...); got {tuple(grid.shape)}.")
@@ -336,7 +336,7 @@ def _row(sequence: Any, number: int, dtype: torch.dtype | None) -> Tensor:
         array = np.asarray(sequence)
     except ValueError as ragged:
         raise ShapeError(
-            f"Sequence {number} has steps of unequal size: each step must have the same feature shape. {DOCUMENTS}"
+            f"Sequence {number} has steps of unequal size: each step must have the same feature shape. {NESTED_LISTS_ADVICE}"
         ) from ragged
     if array.dtype.kind not in "iufbc":
         raise ShapeError(f"Sequence {number} must hold numbers; got {array.dtype}.")
@@ -359,7 +359,7 @@ def _like(packed: Packed, index: Index, by_place: bool) -> Packed:
     """Sequences on the steps of `index`: equal lengths row by row, wherever the grid puts them; or fewer steps."""
     if packed.index.grid == index.grid and (by_place or packed.index.full):
         if (packed.index.step_of_cell[index.flat] >= 0).all():
-            return packed.at_steps(index)
+            return packed.reindex(index)
     if packed.index.shape[0] != index.shape[0] or not np.array_equal(packed.index.lengths, index.lengths):
         theirs, ours = packed.index.lengths, index.lengths
         row = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))

@@ -18,7 +18,7 @@ from torch import Tensor
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.ragged import axis_rules as axes
 from padless.ragged.axis_rules import AxisRule
-from padless.ragged.broadcast import AlignedOperand, NotElementwise, current_call, gap_values_of
+from padless.ragged.broadcast import AlignedOperand, NotElementwise, current_call, gap_values_by_operand
 from padless.ragged.packed import Packed
 from padless.ragged.tree import leaves, map_leaves
 
@@ -127,7 +127,7 @@ def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict
     values = on(packed.values.shape[0], lambda x: x.values, {})
     if values is NotImplemented:
         return values
-    fills = gap_values_of(packed.index, operands)
+    fills = gap_values_by_operand(packed.index, operands)
     if name in _NOISE:
         fill = packed.gap_values
     elif fills is None or name in _RANDOM:

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 from padless.registry import entries
 
 T = TypeVar("T")
@@ -273,7 +273,7 @@ def _meaning(kinds: tuple[str, ...], name: str, registered: str | None = None, m
         for candidate in names:
             if candidate in table:
                 return table[candidate]
-    sentence = one_of(kinds[0], name, {*known, *custom, *_registered})
+    sentence = unknown_name(kinds[0], name, {*known, *custom, *_registered})
     raise ArgumentError(
         f"{sentence} If it is your own, pass it in `custom_objects`, or decorate it with "
         f"`@padless.saving.register_keras_serializable()` before loading."

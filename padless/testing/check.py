@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 from padless.losses import losses
 from padless.metrics import metrics
 from padless.testing import layer_properties as laws
@@ -179,7 +179,7 @@ def kept(known: Mapping[str, Any], declared: Mapping[str, str]) -> Iterator[str]
     """The laws that are not declared broken; a declaration needs a reason."""
     for name, reason in declared.items():
         if name not in PROPERTIES:
-            raise ArgumentError(one_of("law", name, PROPERTIES))
+            raise ArgumentError(unknown_name("law", name, PROPERTIES))
         if not reason or not isinstance(reason, str):
             raise ArgumentError(f"To break the law {name!r} takes a reason, in words; got {reason!r}.")
     return (name for name in known if name not in declared)

@@ -330,7 +330,7 @@ def _shown(outputs: Sequence[Any]) -> dict[tuple[int, int, int], Tensor]:
         if len(output.gap_values) == output.index.num_gaps:
             index: Index = output.index
             names = np.arange(index.shape[0]) if index.outer is None else index.outer.step_of_cell  # -1: nothing is there
-            for row, before, shows in zip(index.gap_rows, index.gap_before, output.gap_values, strict=True):
+            for row, before, shows in zip(index.row_of_gap, index.step_before_gap, output.gap_values, strict=True):
                 if names[row] >= 0:
                     after = int(before - index.offsets[row]) if before >= 0 else -1
                     found[number, int(names[row]), after] = shows.detach()

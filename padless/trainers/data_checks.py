@@ -130,7 +130,7 @@ def _rows(target: Tensor | Packed, index: Index | None, output: OutputObjective,
     """The targets at real steps; None where only the loss can say whether they fit."""
     if isinstance(target, Packed):
         if index is not None and target.index.full and target.index.grid == index.grid:
-            return target.at_steps(index).values  # a rectangular list is a grid
+            return target.reindex(index).values  # a rectangular list is a grid
         if index is not None:
             _same_lengths(target.index.lengths, index.lengths, f"targets of output {output.name!r}", "labels", first)
         return target.values

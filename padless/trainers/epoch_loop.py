@@ -16,7 +16,7 @@ from padless.callbacks import CallbackList
 from padless.data.adapters import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
 from padless.errors import DataError
-from padless.graph.train_mode import in_mode
+from padless.graph.train_mode import training_mode
 from padless.trainers.train_step import flatten_logs
 
 
@@ -49,7 +49,7 @@ def train_epoch(
     """
     own = model._overridden("train_step")
     whole = model._precision.context(device_of(model)) if own else nullcontext()
-    with in_mode(True, model), model._cached_sublayers(), model._jitted(), whole:
+    with training_mode(True, model), model._cached_sublayers(), model._jitted(), whole:
         step = model.train_step if own else model._train_on_data
         return _each(model, batches, callbacks, "train", step, stop, first)
 
@@ -58,7 +58,7 @@ def train_epoch(
 def test_epoch(model: Any, batches: Iterable[Batch], callbacks: CallbackList | None = None) -> dict[str, Any]:
     """The loss and the metrics over all batches."""
     step = model.test_step if model._overridden("test_step") else model._test_on_data
-    with in_mode(False, model), model._cached_sublayers(), model._jitted():
+    with training_mode(False, model), model._cached_sublayers(), model._jitted():
         return _each(model, batches, callbacks, "test", step)
 
 
@@ -68,7 +68,7 @@ def predict_epoch(
 ) -> Iterator[tuple[Batch, Any]]:
     """Each batch with the model's outputs for it, what masked steps show included."""
     device = device_of(model)
-    with in_mode(False, model), model._cached_sublayers(), model._jitted():
+    with training_mode(False, model), model._cached_sublayers(), model._jitted():
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)

@@ -21,7 +21,7 @@ from padless.data.adapters import Batch
 from padless.data.batch_structure import matched
 from padless.losses.loss import Loss, PerStepValues
 from padless.losses.losses import LossFunctionWrapper
-from padless.ragged.alignment import match_rank, on_steps, weights_for
+from padless.ragged.alignment import match_rank, sample_weights_for, target_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.trainers.compile_utils import CompiledObjective, LossParts
@@ -201,7 +201,7 @@ def _weight(loss: Loss, target: Any, weight: Any, end: OutputInfo, index: Index 
         return None
     if isinstance(target, Packed) and index is None:
         index = target.index
-    targets = target if index is None else on_steps(target, index, "y_true")
+    targets = target if index is None else target_rows(target, index, "y_true")
     if isinstance(targets, Packed) or targets.device.type != "cpu":
         return None
     features = list(end.shape[1:] if index is None else end.shape[len(index.grid) :])
@@ -216,6 +216,6 @@ def _weight(loss: Loss, target: Any, weight: Any, end: OutputInfo, index: Index 
     except RuntimeError:  # torch's word for a function that looks at numbers
         return None
     values = torch.zeros((), dtype=rows.dtype).expand(shape)
-    own = None if weight is None else weights_for(weight, index, values)
+    own = None if weight is None else sample_weights_for(weight, index, values)
     counted = loss.counted(targets, values) if len(values) else None
     return float(PerStepValues(values, own, counted, index).term(loss.reduction).weight)

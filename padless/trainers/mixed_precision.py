@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,7 +32,7 @@ class Precision:
     def __init__(self, autocast: Any = None, scaled: bool = True) -> None:
         name = str(autocast).removeprefix("torch.").removeprefix("mixed_")
         if autocast is not None and name not in ("float32", *DTYPES):
-            raise ArgumentError(one_of("autocast", autocast, ["float32", *DTYPES]))
+            raise ArgumentError(unknown_name("autocast", autocast, ["float32", *DTYPES]))
         self.dtype = DTYPES.get(name)
         self.scaled = scaled and self.dtype is torch.float16
         self._scaler: torch.amp.GradScaler | None = None

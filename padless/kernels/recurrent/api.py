@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.kernels.half_precision import dtype_of
 from padless.kernels.native import library as compiled
 from padless.kernels.recurrent import cudnn as scan_cudnn
@@ -123,7 +123,7 @@ COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 def _path(cell: str, forced: str | None, usual: bool, values: Tensor, *others: Tensor | None) -> Callable[..., Any]:
     """The implementation of a cell: the forced one, else the fastest that can take this."""
     if forced is not None and forced not in PATHS:
-        raise ArgumentError(one_of("path", forced, PATHS))
+        raise ArgumentError(unknown_name("path", forced, PATHS))
     dtype = dtype_of(values)
     can = {
         "reference": True,

@@ -1,6 +1,7 @@
 """The cells of `scan.py` by torch's own packed recurrent functions, which on CUDA are cuDNN's.
 
-They want steps in time-major order, longest sequence first, which is what `Index.order` gives for any mask; rows without
+They want steps in time-major order, longest sequence first, which is what
+`Index.time_major_order` gives for any mask; rows without
 a step stay out and keep their initial state. Torch's gates stand as Keras's do, but for the first two of a GRU.
 
 cuDNN reads all weights from one buffer (torch warns, and copies, where they do not stand so): input kernel, recurrent
@@ -20,7 +21,7 @@ from torch import Tensor
 from padless.kernels.double_backward import with_double_backward
 from padless.kernels.recurrent.adapters import doors
 from padless.ragged.gather import permute_rows
-from padless.ragged.index import Index, Order
+from padless.ragged.index import Index, TimeMajorOrder
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ TANH, RELU = CudnnCellSpec(torch.rnn_tanh, (0,)), CudnnCellSpec(torch.rnn_relu, 
 
 def _run(cell: CudnnCellSpec, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
     device: torch.device = tensors[0].device  # pyright: ignore[reportOptionalMemberAccess] - the values
-    order = index.order(device, reverse)
-    if not order.sizes:  # torch refuses a batch without a step
+    order = index.time_major_order(device, reverse)
+    if not order.batch_sizes:  # torch refuses a batch without a step
         return again(*tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _Recorded.apply(cell, order, again, *tensors)
@@ -50,7 +51,7 @@ lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
 
 def _forward(
     cell: CudnnCellSpec,
-    order: Order,
+    order: TimeMajorOrder,
     train: bool,
     values: Tensor,
     kernel: Tensor,
@@ -59,10 +60,10 @@ def _forward(
     *initial: Tensor,
 ) -> tuple[Tensor, ...]:
     """Outputs in packed order and last states in the order of the batch."""
-    alive = order.sizes[0]
+    alive = order.batch_sizes[0]
     begun = [state.index_select(0, order.rows) for state in initial]
     first = [state[:alive].unsqueeze(0) for state in begun]
-    sizes = torch.tensor(order.sizes, device="cpu")
+    sizes = torch.tensor(order.batch_sizes, device="cpu")
     outputs, *last = cell.function(
         permute_rows(values, order.to_time_major, order.to_packed),
         sizes,
@@ -100,7 +101,7 @@ def _turned(cell: CudnnCellSpec, x: Tensor) -> Tensor:
 class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cell: CudnnCellSpec, order: Order, again: Callable[..., Any], *tensors: Tensor | None
+        ctx: Any, cell: CudnnCellSpec, order: TimeMajorOrder, again: Callable[..., Any], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.ahead, ctx.given, ctx.again = 3, len(tensors), again
         needed = ctx.needs_input_grad[ctx.ahead :]

@@ -33,14 +33,14 @@ def scan(
     >>> scan(torch.tensor([1., 2., 5.]), index, total, (torch.zeros(3),))
     (tensor([1., 3., 5.]), (tensor([3., 0., 5.]),))
     """
-    order = index.order(values.device, reverse)
-    if not order.sizes:
+    order = index.time_major_order(values.device, reverse)
+    if not order.batch_sizes:
         outputs, after = step(values, tuple(state[:0] for state in states), order.rows[:0])
         # plus nothing, which is 0: so a loss on the states of an empty batch has a gradient, of zeros
         return outputs, tuple(s + a.sum(0) if a.requires_grad else s for s, a in zip(states, after, strict=True))
     states = tuple(state.index_select(0, order.rows) for state in states)
     outputs, ended, width = [], [], index.shape[0]
-    for x in permute_rows(values, order.to_time_major, order.to_packed).split(order.sizes):
+    for x in permute_rows(values, order.to_time_major, order.to_packed).split(order.batch_sizes):
         alive = x.shape[0]
         if alive < width:
             ended.append(tuple(state[alive:] for state in states))

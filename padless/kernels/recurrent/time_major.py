@@ -76,10 +76,10 @@ class TimeMajorPlan:
     @staticmethod
     def build(index: Index, values: Tensor, reverse: bool) -> "TimeMajorPlan":
         """The walk of an index, forwards or from each sequence's last step to its first, for values like these."""
-        order, batch, device = index.order(values.device, reverse), index.shape[0], values.device
-        widths = (batch, *order.sizes)
-        before = np.arange(index.num_steps) + batch - np.repeat(np.array(widths[:-1], dtype=np.int64), order.sizes)
-        ends = np.array((0, *(batch + start for start in order.starts[:-1])), dtype=np.int64)[index.lengths]
+        order, batch, device = index.time_major_order(values.device, reverse), index.shape[0], values.device
+        widths = (batch, *order.batch_sizes)
+        before = np.arange(index.num_steps) + batch - np.repeat(np.array(widths[:-1], dtype=np.int64), order.batch_sizes)
+        ends = np.array((0, *(batch + start for start in order.batch_starts[:-1])), dtype=np.int64)[index.lengths]
         # Half-precision sums are rounded once per stretch, and a device with launches to save has no such cache.
         cached = device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
         return TimeMajorPlan(
@@ -89,7 +89,7 @@ class TimeMajorPlan:
             order.inverse_rows,
             to_device(before, device),
             to_device(ends, device) + order.inverse_rows,
-            _cut(batch, order.sizes, order.starts, CHUNK_STEPS if cached else index.num_steps),
+            _cut(batch, order.batch_sizes, order.batch_starts, CHUNK_STEPS if cached else index.num_steps),
         )
 
     def states(self, initial: Float[Tensor, "b units"]) -> Float[Tensor, "b_plus_n units"]:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.reference import AttentionMask, Score
 from padless.layers.base.layer import Layer
 from padless.layers.regularization.dropout import Dropout
-from padless.ragged.index import Index, full_index
+from padless.ragged.index import Index
 from padless.ragged.mask import intersection
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
@@ -45,7 +45,7 @@ class Attention(Layer):
     ) -> None:
         super().__init__(**kwargs)
         if score_mode not in ("dot", "concat"):
-            raise ArgumentError(one_of("score_mode", score_mode, ("dot", "concat")))
+            raise ArgumentError(unknown_name("score_mode", score_mode, ("dot", "concat")))
         self.use_scale = use_scale
         self.score_mode = score_mode
         self.dropout = dropout
@@ -173,7 +173,7 @@ def steps_of(layer: Layer, x: Any) -> tuple[Tensor, Index]:
         )
     if isinstance(x, Packed):
         return x.values, x.index
-    return x.reshape(-1, x.shape[2]), full_index(x.shape[0], x.shape[1])
+    return x.reshape(-1, x.shape[2]), Index.dense(x.shape[0], x.shape[1])
 
 
 def align_value_and_key(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
@@ -190,7 +190,7 @@ def align_value_and_key(layer: Layer, value: Any, key: Any) -> tuple[Any, Any]:
         return value, key
     index = reduce(intersection, indexes)
     value, key = (
-        x.at_steps(index) if isinstance(x, Packed) else Packed(gather_real_steps(x, index), index) for x in (value, key)
+        x.reindex(index) if isinstance(x, Packed) else Packed(gather_real_steps(x, index), index) for x in (value, key)
     )
     return value, key
 

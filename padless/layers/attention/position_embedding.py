@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from padless import initializers
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.graph.symbolic import in_shape_inference
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis
@@ -34,7 +34,7 @@ class _Positioned(Layer):
     def __init__(self, count: str = "steps", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if count not in COUNTS:
-            raise ArgumentError(one_of("count", count, COUNTS))
+            raise ArgumentError(unknown_name("count", count, COUNTS))
         self.count = count
 
     def places(self, inputs: Any, start_index: Any, positions: Any) -> Tensor:
@@ -178,7 +178,7 @@ class TokenAndPositionEmbedding(Embedding):
                 f"TokenAndPositionEmbedding expected a positive integer as sequence_length; got {sequence_length!r}."
             )
         if count not in COUNTS:
-            raise ArgumentError(one_of("count", count, COUNTS))
+            raise ArgumentError(unknown_name("count", count, COUNTS))
         self.sequence_length = sequence_length
         self.count = count
 
@@ -273,7 +273,7 @@ class RotaryEmbedding(_Positioned):
     ) -> None:
         super().__init__(count, **kwargs)
         if rope_type not in ("linear", "dynamic", "yarn"):
-            raise ArgumentError(one_of("rope_type", rope_type, ("linear", "dynamic", "yarn")))
+            raise ArgumentError(unknown_name("rope_type", rope_type, ("linear", "dynamic", "yarn")))
         self.max_wavelength = max_wavelength
         self.scaling_factor = scaling_factor
         self.rope_type = rope_type

@@ -30,7 +30,7 @@ from padless.graph.symbolic import (
     map_leaves,
 )
 from padless.graph.torch_modules import enclosing
-from padless.graph.train_mode import in_mode
+from padless.graph.train_mode import training_mode
 from padless.layers.base.mask_rule import (
     CallSpec,
     apply_explicit_mask,
@@ -42,7 +42,7 @@ from padless.layers.base.mask_rule import (
     same_steps,
 )
 from padless.layers.base.weights import UnbuiltParameters, WeightContainer, as_dtype, non_padless_children
-from padless.ragged.broadcast import NotElementwise, align, call_context, gap_values_of
+from padless.ragged.broadcast import NotElementwise, align, call_context, gap_values_by_operand
 from padless.ragged.packed import Packed, computing_gap_values
 from padless.registry import register, snake_case
 from padless.saving.serialization import deserialize, serialize
@@ -223,7 +223,7 @@ class Layer(WeightContainer):
         others = non_padless_children(self)
         if not others:
             return self.call(*args, **named)
-        with in_mode(training, *others):
+        with training_mode(training, *others):
             return self.call(*args, **named)
 
     def _on_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:
@@ -253,7 +253,7 @@ class Layer(WeightContainer):
             return self._invoke(inner, more.get("training", training))
 
         outputs = on({id(x): x.values for x in operands}, True)
-        rows = gap_values_of(packed.index, operands)
+        rows = gap_values_by_operand(packed.index, operands)
         fills = map_leaves(lambda _: None, outputs) if rows is None else on(rows, False, training=False)
         return _pytree.tree_map(lambda v, f: self._unstack_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
 

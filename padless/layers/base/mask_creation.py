@@ -11,7 +11,7 @@ from padless.ragged.device import host_copy, to_device
 from padless.ragged.gather import gather_rows
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, intersect_with_mask
-from padless.ragged.packed import DOCUMENTS, Packed, gather_real_steps
+from padless.ragged.packed import NESTED_LISTS_ADVICE, Packed, gather_real_steps
 
 
 def create_mask(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
@@ -28,7 +28,7 @@ def create_mask(inputs: Any, real: Any, who: str) -> tuple[Packed, bool]:
     if found.ndim != 1:
         raise ShapeError(
             f"{who} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
-            f"already. Make the finer mask first: it says which of the steps are real, too. {DOCUMENTS}"
+            f"already. Make the finer mask first: it says which of the steps are real, too. {NESTED_LISTS_ADVICE}"
         )
     chosen = as_mask(found[:, None])[:, 0]
     whole = inputs.index

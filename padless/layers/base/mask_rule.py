@@ -127,7 +127,7 @@ def apply_explicit_mask(x: Any, mask: Any, what: str) -> Any:
             array = np.broadcast_to(array.reshape(*array.shape, *(1,) * (x.num_step_axes - array.ndim)), x.index.grid)
         if np.array_equal(array, x.index.mask):
             return x
-        return x.at_steps(Index.from_mask(array, f"`{what}`"))
+        return x.reindex(Index.from_mask(array, f"`{what}`"))
     index = Index.from_mask(array, f"`{what}`")
     return Packed(gather_real_steps(x, index), index)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ArgumentError, ShapeError, one_of
+from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.graph.symbolic import is_symbolic
 from padless.kernels.conv import plan as spans
 from padless.kernels.conv.windows import WindowLayout
@@ -140,7 +140,7 @@ def check_choice(layer: Layer, name: str, given: Any, known: tuple[str, ...]) ->
     """One of a few words, in any case."""
     word = given.lower() if isinstance(given, str) else given
     if word not in known:
-        raise ArgumentError(f"{type(layer).__name__}: {one_of(name, given, known)}")
+        raise ArgumentError(f"{type(layer).__name__}: {unknown_name(name, given, known)}")
     return word
 
 

@@ -90,7 +90,9 @@ class Dense(Layer):
                 f"{tuple(inputs.shape)}."
             )
         if isinstance(inputs, Packed) and inputs.values.ndim > 1:
-            return activations.apply_in_place(self.activation, inputs.mapped(lambda x: linear(x, self.kernel, self.bias)))
+            return activations.apply_in_place(
+                self.activation, inputs.map_values(lambda x: linear(x, self.kernel, self.bias))
+            )
         product: Any = functional.linear
         return activations.apply_in_place(self.activation, product(inputs, self.kernel.t(), self.bias))
 

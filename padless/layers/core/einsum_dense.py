@@ -163,7 +163,7 @@ class EinsumDense(Layer):
                 f"inputs of shape {tuple(inputs.shape)}."
             )
         if isinstance(inputs, Packed):
-            return self.activation(inputs.mapped(self._of(self._on_steps(axes, inputs))))
+            return self.activation(inputs.map_values(self._of(self._on_steps(axes, inputs))))
         return self.activation(self._of(axes)(inputs))
 
     def _of(self, axes: _Axes) -> Any:

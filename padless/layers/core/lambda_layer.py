@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from padless.errors import ArgumentError
-from padless.graph.node import function_at, place_of
+from padless.graph.node import torch_function_at, torch_path
 from padless.graph.serialization import read_argument, write_argument
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.layers.base.layer import Layer
@@ -121,7 +121,7 @@ class Lambda(Layer):
             return {key: self._written(f"argument {key!r}", inner) for key, inner in value.items()}
         if not callable(value):
             return write_argument(torch.as_tensor(value) if isinstance(value, np.ndarray) else value)
-        for name_of in (lambda f: serialize(f, _KINDS), place_of):
+        for name_of in (lambda f: serialize(f, _KINDS), torch_path):
             try:
                 return name_of(value)
             except (ArgumentError, AttributeError):
@@ -139,7 +139,7 @@ _OWN = ("function", "output_shape", "mask", "arguments")
 def _read(value: Any) -> Any:
     """What `_written` wrote, or Keras."""
     if isinstance(value, str):
-        return function_at(value) if value.startswith("torch.") else deserialize(value, _KINDS)
+        return torch_function_at(value) if value.startswith("torch.") else deserialize(value, _KINDS)
     name = value.get("class_name") if isinstance(value, Mapping) else None
     if name == "__lambda__":
         raise ArgumentError(

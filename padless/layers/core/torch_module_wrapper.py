@@ -18,7 +18,7 @@ from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.graph.node import auto_name
 from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves
 from padless.graph.torch_modules import CALL
-from padless.graph.train_mode import in_mode
+from padless.graph.train_mode import training_mode
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import same_steps
 from padless.ragged.packed import Packed, computing_gap_values, unpack
@@ -110,7 +110,7 @@ class TorchModuleWrapper(Layer):
     def _run_module(self, args: Any, kwargs: Any, training: bool) -> Any:
         examples = next((x.shape[0] for x in leaves((args, kwargs)) if _is_array(x)), 1)
         alone = examples == 1 and any(isinstance(m, _BatchNorm) for m in self.module.modules())
-        with in_mode(training and examples > 0 and not alone, self.module):
+        with training_mode(training and examples > 0 and not alone, self.module):
             return self.module(*args, **kwargs)
 
     def _by_step(self, args: Any, kwargs: Any, training: bool) -> Any:

@@ -21,7 +21,7 @@ from padless.layers.base.layer import Layer
 from padless.layers.merging.elementwise import Merge, check_inputs
 from padless.ragged.broadcast import align
 from padless.ragged.device import to_device
-from padless.ragged.index import Index, full_index
+from padless.ragged.index import Index
 from padless.ragged.mask import intersection
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
@@ -170,7 +170,7 @@ class Dot(Layer):
         x, y = inputs
         if isinstance(x, Packed) and isinstance(y, Packed) and i == j == 1 and x.num_step_axes == y.num_step_axes == 2:
             both = intersection(x.index, y.index)
-            x, y = x.at_steps(both), y.at_steps(both)
+            x, y = x.reindex(both), y.reindex(both)
         x, i = _met(x, i, y, j)
         y, j = _met(y, j, x, i)
         if self.normalize:
@@ -267,7 +267,7 @@ def _features_last(x: Any, axis: int) -> tuple[Tensor, Index, tuple[int, ...]]:
         steps, index = x.values.movedim(axis - 1, -1), x.index
     else:
         x = x.movedim(axis, -1)
-        steps, index = x.reshape(-1, *x.shape[2:]), full_index(*x.shape[:2])
+        steps, index = x.reshape(-1, *x.shape[2:]), Index.dense(*x.shape[:2])
     rest = tuple(steps.shape[1:-1])
     return steps.reshape(len(steps), math.prod(rest), steps.shape[-1]), index, rest
 

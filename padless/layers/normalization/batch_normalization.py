@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padless import initializers
-from padless.errors import ArgumentError, one_of
+from padless.errors import ArgumentError, unknown_name
 from padless.kernels import moments
 from padless.layers.normalization.layer_normalization import Affine, check_weight_sizes, feature_axes, normalize_axes
 from padless.ragged.packed import Packed
@@ -116,7 +116,7 @@ class BatchNormalization(Affine):
         else:
             mean, variance = self.moving_mean.to(wide), self.moving_variance.to(wide)
         by = self._by(axis, mean, variance, gamma, beta)
-        return inputs.mapped(by) if isinstance(inputs, Packed) else by(inputs)
+        return inputs.map_values(by) if isinstance(inputs, Packed) else by(inputs)
 
     def _by(
         self, axis: int, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None
@@ -192,7 +192,7 @@ def _checked(clipping: dict[str, float]) -> dict[str, float]:
     """Bounds of the correction; raises `ArgumentError` if they cannot be."""
     for name in clipping:
         if name not in _CLIPPING:
-            raise ArgumentError(one_of("key of renorm_clipping", name, _CLIPPING))
+            raise ArgumentError(unknown_name("key of renorm_clipping", name, _CLIPPING))
     low, high, far = clipping.get("rmin"), clipping.get("rmax"), clipping.get("dmax")
     if low is not None and high is not None and high < low or far is not None and far < 0:
         raise ArgumentError(f"renorm_clipping expected rmin <= rmax and dmax >= 0; got {clipping}.")

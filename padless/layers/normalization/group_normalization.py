@@ -107,9 +107,9 @@ class GroupNormalization(Affine):
         values = of(inputs.values, index.tensor("rows", inputs.device))
         if fill is None:
             return inputs.with_values(values)
-        rows = index.tensor("gap_rows", inputs.device)
+        rows = index.tensor("row_of_gap", inputs.device)
         if len(fill) != len(rows):  # a row for each masked cell
-            rows = rows.index_select(0, index.tensor("gap_of", inputs.device))
+            rows = rows.index_select(0, index.tensor("gap_of_cell", inputs.device))
         return inputs.with_values(values, of(fill, rows))
 
     def _in_groups(self, x: Tensor, axis: int) -> Tensor:

@@ -151,7 +151,7 @@ class Normalization(Layer):
         def of(x: Tensor) -> Tensor:
             return mean + x * deviation if self.invert else (x - mean) / deviation
 
-        return inputs.mapped(of) if isinstance(inputs, Packed) else of(inputs)
+        return inputs.map_values(of) if isinstance(inputs, Packed) else of(inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

@@ -239,9 +239,9 @@ class RepeatVector(Layer):
             return vector.unsqueeze(levels).expand(*steps.shape[: levels + 1], -1)
         index = steps.index
         if isinstance(vector, Packed) and index.outer is not None:
-            vector = vector.at_steps(index.outer).unpack(padding=0)
+            vector = vector.reindex(index.outer).unpack(padding=0)
         vector = vector.reshape(index.shape[0], vector.shape[-1])
-        fill = vector.index_select(0, index.tensor("gap_rows", vector.device)) if gap_values_needed() else None
+        fill = vector.index_select(0, index.tensor("row_of_gap", vector.device)) if gap_values_needed() else None
         return Packed(vector.index_select(0, index.tensor("rows", vector.device)), index, fill)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:

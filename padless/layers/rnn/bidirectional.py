@@ -94,7 +94,7 @@ class Bidirectional(Layer):
                 f"Bidirectional {self.name!r} expected as many initial states for each direction; got {len(given)}."
             )
         results, ended = [], []
-        index = cells.full_index(0, 0)
+        index = Index.dense(0, 0)
         for layer, state in zip((self.forward_layer, self.backward_layer), states, strict=True):
             outputs, last, index = layer.run(sequences, state, training)
             results.append(outputs if self.return_sequences else layer._last(outputs, last, index))

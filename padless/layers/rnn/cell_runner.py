@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from padless.errors import ArgumentError, NotBuilt, ShapeError
-from padless.graph.train_mode import in_mode
+from padless.graph.train_mode import training_mode
 from padless.kernels.recurrent.reference import scan
 from padless.layers.base.layer import Layer, get
 from padless.ragged.index import Index
@@ -80,7 +80,7 @@ def run_cell(
             )
         return output, after
 
-    with nullcontext() if isinstance(cell, Layer) else in_mode(training, cell):
+    with nullcontext() if isinstance(cell, Layer) else training_mode(training, cell):
         outputs, last = scan(values, index, step, tuple(flat), reverse=reverse)
     return outputs, _pytree.tree_unflatten(list(last), structure)
 

@@ -18,7 +18,7 @@ from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis
 from padless.layers.rnn.cell_runner import as_shape, build, checked, initial_states, output_size, run_cell, state_size, zeros
 from padless.ragged.device import to_device
-from padless.ragged.index import Index, full_index
+from padless.ragged.index import Index
 from padless.registry import register
 
 
@@ -148,7 +148,7 @@ class Cell(Layer):
 
 
 def _one_step(batch: int) -> Index:
-    return full_index(batch, 1)
+    return Index.dense(batch, 1)
 
 
 @register("layer")
@@ -379,7 +379,7 @@ class StackedRNNCells(Layer):
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step of all cells."""
-        return self.run_packed(inputs, full_index(inputs.shape[0], 1), list(states), False, training)
+        return self.run_packed(inputs, Index.dense(inputs.shape[0], 1), list(states), False, training)
 
     def run_packed(
         self, values: Tensor, index: Index, states: list[Any], reverse: bool, training: bool

@@ -90,7 +90,7 @@ class RNN(Layer):
                 )
             values, index = sequences.values, sequences.index
         else:
-            index = cells.full_index(*sequences.shape[:2])
+            index = Index.dense(*sequences.shape[:2])
             values = sequences.reshape(-1, *sequences.shape[2:])
         states = self._first_states(initial_state, index.shape[0], values)
         outputs, last = recurrence.run_cell(self.cell, values, index, states, self.go_backwards, training)
@@ -128,7 +128,7 @@ class RNN(Layer):
         sequence = Packed(outputs, index)
         if self.go_backwards:
             cell_numbers = np.arange(index.shape[0] * index.shape[1]).reshape(index.shape)
-            sequence = sequence.rearranged(cell_numbers[:, ::-1])
+            sequence = sequence.rearrange_cells(cell_numbers[:, ::-1])
         return Packed(sequence.values, sequence.index, self._fill(sequence))
 
     def _fill(self, sequence: Packed) -> Tensor | None:
@@ -136,7 +136,7 @@ class RNN(Layer):
             return None
         if self.zero_output_for_mask:
             return sequence.values.new_zeros((sequence.index.num_gaps, *sequence.values.shape[1:]))
-        return gather_rows_or_zero(sequence.values, sequence.index.tensor("gap_before", sequence.device))
+        return gather_rows_or_zero(sequence.values, sequence.index.tensor("step_before_gap", sequence.device))
 
     def _last(self, outputs: Tensor, states: list[Any], index: Index) -> Tensor:
         """The output of the last step run, 0 over nothing."""

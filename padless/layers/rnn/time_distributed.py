@@ -98,10 +98,10 @@ class TimeDistributed(Layer):
             return Packed(gather_real_steps(inputs, index), index)
         index = inputs.index
         mask = index.mask.copy()
-        mask.reshape(len(index.top.step_of_cell), -1)[index.top.flat[~notes.real]] = False
+        mask.reshape(len(index.outermost.step_of_cell), -1)[index.outermost.flat[~notes.real]] = False
         index = intersect_with_mask(index, mask, notes.mask_source)
         births.record_mask(index, narrowed=inputs.index)
-        return inputs.at_steps(index)
+        return inputs.reindex(index)
 
     def _on_packed(self, inputs: Packed, training: bool) -> Any:
         """N examples; what gaps show goes through the layer too."""
@@ -120,7 +120,9 @@ class TimeDistributed(Layer):
         """The inner sequences that have a step, as a batch."""
         index = inputs.index
         outputs = self.layer(_examples(inputs), training=training)
-        return map_leaves(lambda x: _nested(x, index.top, index) if isinstance(x, Packed) else Packed(x, index.top), outputs)
+        return map_leaves(
+            lambda x: _nested(x, index.outermost, index) if isinstance(x, Packed) else Packed(x, index.outermost), outputs
+        )
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask of the steps, and of what they hold if the layer gives sequences."""
@@ -128,7 +130,7 @@ class TimeDistributed(Layer):
         batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
         given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
         met = self._align_inputs(apply_explicit_mask(grid, given, "mask"))
-        steps = torch.from_numpy(met.index.top.mask) if isinstance(met, Packed) else None
+        steps = torch.from_numpy(met.index.outermost.mask) if isinstance(met, Packed) else None
         inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
         found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
 
@@ -181,7 +183,7 @@ def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
         index = Index.from_mask(mask.reshape(*outer.grid, *x.index.grid[1:]), x.index.mask_source)
     if x.gap_values is None or len(x.gap_values) != x.index.num_gaps:
         return Packed(x.values, index)
-    kept = np.flatnonzero(outer.step_of_cell[index.gap_rows // _size(index)] >= 0)
+    kept = np.flatnonzero(outer.step_of_cell[index.row_of_gap // _size(index)] >= 0)
     return Packed(x.values, index, scatter_rows(x.gap_values, to_device(kept, x.device), index.num_gaps))
 
 
@@ -193,14 +195,14 @@ def _examples(inputs: Any) -> Any:
     if inputs.num_step_axes == 2:
         return inputs.values
     if inputs.gap_values is not None:
-        rows = index.gap_rows if len(inputs.gap_values) == index.num_gaps else index.masked // max(index.shape[1], 1)
+        rows = index.row_of_gap if len(inputs.gap_values) == index.num_gaps else index.masked_cells // max(index.shape[1], 1)
         fill = inputs.gap_values[to_device(_held(index, rows), inputs.device)]
     return Packed(inputs.values, index.inner, fill)
 
 
 def _held(index: Index, rows: np.ndarray) -> np.ndarray:
     """Which of these innermost rows belong to a step of the outermost level that is real."""
-    return np.flatnonzero(index.top.step_of_cell[rows // _size(index)] >= 0)
+    return np.flatnonzero(index.outermost.step_of_cell[rows // _size(index)] >= 0)
 
 
 def _size(index: Index) -> int:
