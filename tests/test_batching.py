@@ -11,7 +11,7 @@ import padless
 from padless import Input, Model, Sequential
 from padless.data.adapters import Batch, EpochIterator, Examples
 from padless.data.batch_sampler import Batching, Padding
-from padless.data.class_weight import weigher
+from padless.data.class_weight import class_weighting
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, GlobalAveragePooling1D
 from padless.ragged.packed import Packed
@@ -175,7 +175,7 @@ def test_class_weights_multiply_sample_weights(weight):
 
 def test_class_weights_by_output_and_on_one_batch():
     batch = Batch(torch.zeros(2), {"a": torch.tensor([0, 1]), "b": torch.tensor([1, 0])}, {"b": torch.tensor([5.0, 5.0])}, 2)
-    found = weigher({"b": {1: 3.0}}, ["a", "b"], [2, 2])(batch).sample_weight
+    found = class_weighting({"b": {1: 3.0}}, ["a", "b"], [2, 2])(batch).sample_weight
     assert found["a"] is None and found["b"].tolist() == [15, 5]
     model = tagger()
     want = model.test_on_batch(IDS, TAGS, sample_weight=[[[2.0, 0.5][tag] for tag in row] for row in TAGS])

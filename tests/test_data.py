@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from padless.data.adapters import BatchIterableAdapter, EpochIterator, Examples, read
 from padless.data.batch_sampler import Batching
-from padless.data.in_memory import validation_split
+from padless.data.in_memory import split_for_validation
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
@@ -244,7 +244,7 @@ def test_rows_out_of_range_are_refused_even_where_the_data_goes_on():
 def test_validation_is_the_last_part_as_in_keras(rows, fraction):
     slicing = pytest.importorskip("keras.src.trainers.data_adapters.array_slicing")
     (theirs,), (their_rest,) = slicing.train_validation_split((np.arange(rows),), fraction)
-    train, rest = validation_split(Examples(np.arange(rows), [[i] * (i + 1) for i in range(rows)]), fraction)
+    train, rest = split_for_validation(Examples(np.arange(rows), [[i] * (i + 1) for i in range(rows)]), fraction)
     for part, numbers in ((train, theirs), (rest, their_rest)):
         batch = part.head(rows)
         assert batch.x.tolist() == list(numbers)
@@ -255,7 +255,7 @@ def test_validation_is_the_last_part_as_in_keras(rows, fraction):
 @pytest.mark.parametrize("rows, fraction", [(9, 0.0), (9, 1.0), (9, -0.5), (9, 1.5), (9, "half"), (1, 0.1), (5, 0.9)])
 def test_a_split_with_an_empty_side_is_refused(rows, fraction):
     with pytest.raises(ArgumentError, match="validation_split"):
-        validation_split(Examples(np.zeros(rows)), fraction)
+        split_for_validation(Examples(np.zeros(rows)), fraction)
 
 
 def test_the_order_follows_torchs_seed():
@@ -280,7 +280,7 @@ def test_what_fit_was_given_is_examples_or_a_stream():
     assert isinstance(read([[1], [2, 3]]), Examples) and isinstance(read({"a": np.zeros(2)}), Examples)
     loader = DataLoader(TensorDataset(torch.zeros(5, 2), torch.zeros(5)), batch_size=2)
     stream = read(loader)
-    assert isinstance(stream, BatchIterableAdapter) and stream.count() == 3 and not stream.one_shot
+    assert isinstance(stream, BatchIterableAdapter) and stream.num_batches() == 3 and not stream.one_shot
     assert [part.rows for part in fed(stream).epoch()] == [part.rows for part in stream] == [2, 2, 1]
     with pytest.raises(ArgumentError, match="DataLoader.*own batches"):
         read(loader, np.zeros(5))
@@ -309,7 +309,7 @@ def test_the_first_batch_can_be_seen_without_losing_it():
 
 def test_steps_go_on_where_the_last_epoch_ended():
     stream = BatchIterableAdapter(numbered(5))
-    assert stream.count() is None and stream.one_shot
+    assert stream.num_batches() is None and stream.one_shot
     feed = fed(stream, steps=2)
     assert [int(part.x[0, 0]) for part in feed.epoch()] == [0, 1]
     assert [int(part.x[0, 0]) for part in feed.epoch()] == [2, 3]
@@ -339,7 +339,7 @@ def test_a_loader_without_length_has_no_steps():
         def __iter__(self):
             return iter(torch.zeros(3, 2))
 
-    assert BatchIterableAdapter(DataLoader(Endless(), batch_size=2)).count() is None
+    assert BatchIterableAdapter(DataLoader(Endless(), batch_size=2)).num_batches() is None
 
 
 # Epochs begun anywhere

@@ -2,7 +2,7 @@
 
 from padless.data.adapters import read as read
 from padless.data.adapters import unpack_validation_data as unpack_validation_data
-from padless.data.adapters import validation as validation
+from padless.data.adapters import validation_batching as validation_batching
 from padless.data.batch import Batch as Batch
 from padless.data.batch_sampler import Batching as Batching
 from padless.data.batch_sampler import Padding as Padding
@@ -27,5 +27,5 @@ __all__ = [
     "parquet",
     "read",
     "unpack_validation_data",
-    "validation",
+    "validation_batching",
 ]

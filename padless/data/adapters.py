@@ -80,7 +80,7 @@ def unpack_validation_data(validation_data: Any) -> tuple[Any, Any, Any, Any]:
     return x, y, sample_weight, mask
 
 
-def validation(held: Data, batching: Batching, size: int | None) -> Batching:
+def validation_batching(held: Data, batching: Batching, size: int | None) -> Batching:
     """How held-out data become batches: in order, as large as those of training unless told; loaders have their own."""
     if size is not None or isinstance(held, BatchIterableAdapter | PyDatasetAdapter):
         return Batching(size)

@@ -43,7 +43,7 @@ class Batching:
     def __post_init__(self) -> None:
         for name, value in (("batch_size", self.size), ("batch_tokens", self.tokens)):
             if value is not None:
-                positive(name, value)
+                check_positive(name, value)
         if self.size is not None and self.tokens is not None:
             raise ArgumentError(
                 f"batch_size={self.size} and batch_tokens={self.tokens} both say how large a batch is. Give one of them."
@@ -56,7 +56,7 @@ class Batching:
         """The rows of a batch."""
         return 32 if self.size is None else int(self.size)
 
-    def count(self, rows: int) -> int | None:
+    def num_batches(self, rows: int) -> int | None:
         """How many batches so many rows make; None where that hangs on their lengths."""
         return None if self.tokens is not None else -(-rows // self.rows)
 
@@ -73,7 +73,7 @@ class Batching:
         return _by_tokens(np.maximum(lengths, 1), int(self.tokens), mixed, self.shuffle == "batch")
 
 
-def positive(what: str, value: Any) -> None:
+def check_positive(what: str, value: Any) -> None:
     """Refuse what is no positive integer."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ArgumentError(f"`{what}` must be a positive integer; got {value!r}.")

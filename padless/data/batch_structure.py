@@ -11,40 +11,40 @@ from padless.errors import ArgumentError, DataError
 from padless.ragged.packed import Packed
 
 
-def flat(tree: Any) -> list[Any]:
+def flatten(tree: Any) -> list[Any]:
     """The outputs, targets or weights of a batch as a list; a Packed is one of them, and so is None."""
     return _pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Packed) or x is None)
 
 
-def like(tree: Any, found: list[Any]) -> Any:
+def unflatten(tree: Any, found: list[Any]) -> Any:
     """What `flat` took apart, put together again with other leaves."""
     rest = iter(found)
     return _pytree.tree_map(lambda _: next(rest), tree, is_leaf=lambda x: isinstance(x, Packed) or x is None)
 
 
-def matched(outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
+def pair_with_outputs(outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
     """Outputs side by side with their targets or weights, by name where both are dictionaries."""
-    own = flat(outputs) if isinstance(outputs, list | tuple | dict) else [outputs]
+    own = flatten(outputs) if isinstance(outputs, list | tuple | dict) else [outputs]
     if given is None:
         return own, [None] * len(own)
     if isinstance(outputs, dict) and isinstance(given, dict):
         return [outputs[k] for k in outputs], [given.get(k) for k in outputs]
-    theirs = flat(given) if isinstance(given, list | tuple | dict) else [given]
+    theirs = flatten(given) if isinstance(given, list | tuple | dict) else [given]
     if len(theirs) != len(own):
         raise DataError(f"The model has {len(own)} outputs; got {len(theirs)} {what}.")
     return own, theirs
 
 
-def only_tensors(outputs: Any) -> None:
+def check_outputs(outputs: Any) -> None:
     """Refuse outputs that batches cannot be put together from."""
-    for leaf in flat(outputs) or [outputs]:
+    for leaf in flatten(outputs) or [outputs]:
         if not isinstance(leaf, Tensor | Packed):
             raise ArgumentError(f"predict_step must return tensors, Packed, or nests of them; got {leaf!r}.")
 
 
-def rows_of(x: Any) -> int:
+def num_examples(x: Any) -> int:
     """How many examples a batch has, by the first of its inputs that is there."""
-    leaf = next((leaf for leaf in (flat(x) if isinstance(x, list | tuple | dict) else [x]) if leaf is not None), None)
+    leaf = next((leaf for leaf in (flatten(x) if isinstance(x, list | tuple | dict) else [x]) if leaf is not None), None)
     return 0 if leaf is None or not leaf.shape else leaf.shape[0]
 
 

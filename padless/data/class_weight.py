@@ -16,7 +16,7 @@ from padless.ragged.alignment import broadcast_weights, step_weights, target_row
 from padless.ragged.packed import Packed, pack
 
 
-def weigher(given: Any, names: Sequence[str], ranks: Sequence[int]) -> Callable[[Batch], Batch]:
+def class_weighting(given: Any, names: Sequence[str], ranks: Sequence[int]) -> Callable[[Batch], Batch]:
     """What makes of a batch the same with the weights of its classes on the sample weights.
 
     `given` is `{class: weight}` for one output, or a dictionary of these by output name; a class that is not named

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from padless.data.batch import Batch
-from padless.data.batch_sampler import Batching, Padding, draw_epoch_seed, positive
+from padless.data.batch_sampler import Batching, Padding, check_positive, draw_epoch_seed
 from padless.data.in_memory import Examples
 from padless.data.iterable_dataset import BatchIterableAdapter
 from padless.data.map_dataset import MapDatasetAdapter, PyDatasetAdapter
@@ -40,7 +40,7 @@ class EpochIterator:
         repeat: bool = False, change: Callable[[Batch], Batch] | None = None,
     ) -> None:  # fmt: skip
         if steps is not None:
-            positive("steps", steps)
+            check_positive("steps", steps)
         self.data, self.batching, self.limit, self.repeat = data, batching or Batching(), steps, repeat
         self.padding: Padding | None = None  # with batches by tokens, what padding would have cost in the first epoch
         self._change = change
@@ -56,7 +56,7 @@ class EpochIterator:
     @property
     def steps(self) -> int | None:
         """The batches of an epoch, where they are known before it begins."""
-        return self.data.count(self.batching) if self.limit is None else self.limit
+        return self.data.num_batches(self.batching) if self.limit is None else self.limit
 
     def epoch(self, start: int = 0) -> Iterator[Batch]:
         """The batches of the next epoch from number `start` on; the seed is drawn at once, not with the first batch."""

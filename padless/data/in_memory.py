@@ -84,16 +84,16 @@ class Examples:
         part.lengths = None if self.lengths is None else self.lengths[start:stop]
         return part
 
-    def count(self, batching: Batching) -> int | None:
+    def num_batches(self, batching: Batching) -> int | None:
         """How many batches a pass has, where that is known before it begins."""
-        return batching.count(len(self))
+        return batching.num_batches(len(self))
 
     def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
         """Once through all examples."""
         return PlannedBatches(self.batch, batching.plan(len(self), seed, self.lengths))
 
 
-def validation_split(examples: Any, fraction: float) -> tuple[Examples, Examples]:
+def split_for_validation(examples: Any, fraction: float) -> tuple[Examples, Examples]:
     """The first part for training and the last `fraction` for validation, before any shuffling, as Keras.
 
     >>> [len(part) for part in validation_split(Examples(np.zeros(10)), 0.25)]

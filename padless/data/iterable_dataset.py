@@ -36,7 +36,7 @@ class BatchIterableAdapter:
         self._running: BatchReader | None = None
         self._first: Batch | None = None
 
-    def count(self, batching: Batching | None = None) -> int | None:
+    def num_batches(self, batching: Batching | None = None) -> int | None:
         """The number of batches, where the source knows it."""
         steps = length_hint(self.source, -1)
         return None if steps < 0 else steps
@@ -84,7 +84,7 @@ class ExampleIterableAdapter(BatchIterableAdapter):
     [[0, 1], [2]]
     """
 
-    def count(self, batching: Batching | None = None) -> int | None:
+    def num_batches(self, batching: Batching | None = None) -> int | None:
         """Nobody knows."""
         return None
 

@@ -99,9 +99,9 @@ class MapDatasetAdapter:
         part.lengths = None if self.lengths is None else self.lengths[start:stop]
         return part
 
-    def count(self, batching: Batching) -> int | None:
+    def num_batches(self, batching: Batching) -> int | None:
         """How many batches a pass has, where that is known before it begins."""
-        return batching.count(len(self))
+        return batching.num_batches(len(self))
 
     def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
         """Once through all examples."""
@@ -145,7 +145,7 @@ class PyDatasetAdapter:
         """The first batch, read without drawing torch's random numbers."""
         return quietly(lambda: self.batch(slice(0, 1)))
 
-    def count(self, batching: Batching) -> int | None:
+    def num_batches(self, batching: Batching) -> int | None:
         """How many batches a pass has."""
         return self._batches
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from padless.data.batch import Batch
-from padless.data.batch_sampler import Batching, positive
+from padless.data.batch_sampler import Batching, check_positive
 from padless.data.map_dataset import examples_of
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Ints
@@ -43,7 +43,7 @@ class Parquet:
     seeded, one_shot = True, False  # what a Feed asks of its data
 
     def __init__(self, path: Any, x: Names, y: Names, sample_weight: str | None, mask: str | None, window: int) -> None:
-        positive("window", window)
+        check_positive("window", window)
         self._arrow, self._reader = _library("pyarrow"), _library("pyarrow.parquet")
         self.names: tuple[Names, ...] = (x, y, sample_weight, mask)
         self.structure: dict[str, Any] = {}
@@ -76,9 +76,9 @@ class Parquet:
         batches = self._open(file).iter_batches(batch_size=k, row_groups=[group], columns=self._columns())
         return self.read(self._arrow.Table.from_batches([next(batches)]))
 
-    def count(self, batching: Batching) -> int | None:
+    def num_batches(self, batching: Batching) -> int | None:
         """How many batches a pass has, where that is known before it begins."""
-        return batching.count(self._rows)
+        return batching.num_batches(self._rows)
 
     def begin(self, batching: Batching, seed: int | None) -> Window:
         """Once through all rows."""

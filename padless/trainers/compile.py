@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from padless.data.batch_sampler import positive
+from padless.data.batch_sampler import check_positive
 from padless.errors import ArgumentError
 from padless.optimizers import optimizers
 from padless.trainers.compile_utils import CompiledObjective
@@ -41,7 +41,7 @@ class CompileMixin(TrainStepMixin):
         scaled unless `auto_scale_loss` is False. `jit_compile=True` hands layers that see each step alone to
         torch.compile; "auto" does not. `run_eagerly` turns that off, and like `steps_per_execution` changes no number.
         """
-        positive("steps_per_execution", steps_per_execution)
+        check_positive("steps_per_execution", steps_per_execution)
         for what, flag in (("run_eagerly", run_eagerly), ("auto_scale_loss", auto_scale_loss)):
             if not isinstance(flag, bool):
                 raise ArgumentError(f"`{what}` must be True or False; got {flag!r}.")

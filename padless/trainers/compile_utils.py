@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.data.batch_structure import matched
+from padless.data.batch_structure import pair_with_outputs
 from padless.errors import ArgumentError
 from padless.graph.symbolic import in_shape_inference
 from padless.losses import losses
@@ -118,7 +118,7 @@ class CompiledObjective:
         if y is None:
             raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
         own, targets = self._matched(outputs, y, "targets")
-        _, given = matched(outputs, weights, "sample weights")
+        _, given = pair_with_outputs(outputs, weights, "sample weights")
         terms = [
             None if mine.loss is None else mine.loss.term(target, output, weight)
             for mine, target, output, weight in zip(self.outputs, targets, own, given, strict=True)
@@ -126,7 +126,7 @@ class CompiledObjective:
         return LossParts([(mine.coefficient, term) for mine, term in zip(self.outputs, terms, strict=True)], added, once)
 
     def _matched(self, outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:
-        own, theirs = matched(outputs, given, what)
+        own, theirs = pair_with_outputs(outputs, given, what)
         if len(own) != len(self.outputs):
             raise ArgumentError(
                 f"The model gave {len(own)} outputs; losses and metrics are for {[output.name for output in self.outputs]}."
@@ -150,7 +150,7 @@ class CompiledObjective:
         if not any(output.metrics or output.weighted for output in self.outputs):
             return
         found, targets = self._matched(outputs, y, "targets")
-        _, given = matched(outputs, weights, "sample weights")
+        _, given = pair_with_outputs(outputs, weights, "sample weights")
         for own, target, output, weight in zip(self.outputs, targets, found, given, strict=True):
             own.metrics = [_fitting(metric, target, output) for metric in own.metrics]
             own.weighted = [_fitting(metric, target, output) for metric in own.weighted]

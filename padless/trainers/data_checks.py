@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from padless.data.adapters import Batch, Batching, Data, Examples
-from padless.data.batch_structure import flat
+from padless.data.batch_structure import flatten
 from padless.data.map_dataset import MapDatasetAdapter
 from padless.data.parquet_files import Parquet
 from padless.errors import ArgumentError, DataError, ShapeError
@@ -111,7 +111,7 @@ def has_targets(data: Data, objective: CompiledObjective) -> None:
 def _outputs(
     batch: Batch, indexes: list[Index | None], plan: ModelMaskInfo, objective: CompiledObjective, first: int
 ) -> None:
-    targets, weights = flat(batch.y), flat(batch.sample_weight)
+    targets, weights = flatten(batch.y), flatten(batch.sample_weight)
     weights = weights if len(weights) == len(targets) else [None] * len(targets)
     for target, weight, end, output in zip(targets, weights, plan.outputs, objective.outputs, strict=False):
         if target is None or output.loss is None or output.loss.whole:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from padless.data.adapters import Batch
-from padless.data.batch_structure import matched
+from padless.data.batch_structure import pair_with_outputs
 from padless.losses.loss import Loss, PerStepValues
 from padless.losses.losses import LossFunctionWrapper
 from padless.ragged.alignment import match_rank, sample_weights_for, target_rows
@@ -176,8 +176,8 @@ def total_loss_weights(
             return [None] * len(total)
         names = {output.name: None for output in objective.outputs}
         places = names if isinstance(batch.y, dict) else list(names)
-        _, targets = matched(places, batch.y, "targets")
-        _, weights = matched(places, batch.sample_weight, "sample weights")
+        _, targets = pair_with_outputs(places, batch.y, "targets")
+        _, weights = pair_with_outputs(places, batch.sample_weight, "sample weights")
         values = model.arranged(batch.x)
         indexes = [birth.index(values[birth.source]) for birth in plan.origins]
         for place, (end, output) in enumerate(zip(plan.outputs, objective.outputs, strict=True)):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from padless.data.batch_structure import flat, rows_of, unpack_x_y_sample_weight
+from padless.data.batch_structure import flatten, num_examples, unpack_x_y_sample_weight
 from padless.errors import ArgumentError, NotBuilt
 from padless.metrics.metric import Metric
 from padless.ragged.packed import computing_gap_values
@@ -66,7 +66,7 @@ class TrainStepMixin:
         """
         module: Any = self
         parts = self._objective_of(y_pred).parts(y, y_pred, sample_weight, module.call_losses, module.weight_losses)
-        self._objective_of(y_pred).tracker.pending = (parts, rows_of(y_pred if x is None else x))
+        self._objective_of(y_pred).tracker.pending = (parts, num_examples(y_pred if x is None else x))
         return parts.total
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Logs:
@@ -108,7 +108,7 @@ class TrainStepMixin:
             outputs = self._forward(x)
         loss = self._loss(x, y, outputs, weight, True)
         if group is not None:
-            complete = group.add(loss, self._parts_of(outputs), rows_of(x), self._backward)
+            complete = group.add(loss, self._parts_of(outputs), num_examples(x), self._backward)
         else:
             complete = True
             if loss.requires_grad:
@@ -138,7 +138,7 @@ class TrainStepMixin:
     def _update_metrics(self, loss: Tensor, x: Any, y: Any, outputs: Any, weight: Any) -> Logs | None:
         """Add the loss and the metrics of a batch."""
         objective = self._objective_of(outputs)
-        objective.tracker.update_state(loss, rows_of(x))
+        objective.tracker.update_state(loss, num_examples(x))
         if self._overridden("compute_metrics"):
             return self.compute_metrics(x, y, outputs, weight)
         objective.measure(y, outputs, weight)
@@ -188,7 +188,7 @@ class TrainStepMixin:
                 names = (
                     list(outputs)
                     if isinstance(outputs, dict)
-                    else [f"output_{number + 1}" for number in range(len(flat(outputs)))]
+                    else [f"output_{number + 1}" for number in range(len(flatten(outputs)))]
                 )
             self._objective = CompiledObjective(names, **self._compiled)
         return self._objective

@@ -25,11 +25,11 @@ from padless.data.adapters import (
     read,
     split_named_columns,
     unpack_validation_data,
-    validation,
+    validation_batching,
 )
-from padless.data.batch_sampler import positive
-from padless.data.class_weight import weigher
-from padless.data.in_memory import validation_split as split
+from padless.data.batch_sampler import check_positive
+from padless.data.class_weight import class_weighting
+from padless.data.in_memory import split_for_validation as split
 from padless.errors import ArgumentError
 from padless.graph.symbolic import shape_inference_mode
 from padless.trainers import data_checks as border
@@ -81,10 +81,10 @@ class Trainer(CompileMixin):
         the gradient of the one large batch. What is reported of an epoch are the exact means over all its real steps.
         """
         self._must_be_compiled("fit")
-        positive("epochs", epochs)
+        check_positive("epochs", epochs)
         for what, number in (("validation_batch_size", validation_batch_size), ("validation_steps", validation_steps)):
             if number is not None:
-                positive(what, number)
+                check_positive(what, number)
         _epochs(initial_epoch, validation_freq)
         together = self._accumulation_steps(gradient_accumulation_steps)
         batching = Batching(batch_size, batch_tokens, shuffle)  # pyright: ignore[reportArgumentType] - it looks itself
@@ -101,7 +101,7 @@ class Trainer(CompileMixin):
         weigh = _weigher(class_weight, objective, plan)
         self._try_loss(data, batch_size)
         feed = EpochIterator(data, batching, steps_per_epoch, repeat=True, change=weigh)
-        watched = None if held is None else validation(held, batching, validation_batch_size)
+        watched = None if held is None else validation_batching(held, batching, validation_batch_size)
         self._build_optimizer()
         hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
         run = FitState(self, feed, hooks, initial_epoch)
@@ -189,19 +189,19 @@ class Trainer(CompileMixin):
         try:
             hooks.on_predict_begin()
             for batch, outputs in loop.predict_epoch(module, feed.epoch(), hooks):
-                nest.only_tensors(outputs)
+                nest.check_outputs(outputs)
                 parts.append(outputs)
                 first = first or batch
             hooks.on_predict_end()
         finally:
             feed.close()
             bar.close()
-        flats = [nest.flat(part) for part in parts]
+        flats = [nest.flatten(part) for part in parts]
         joined = [
             gather_outputs(list(column), kind)
             for column, kind in zip(zip(*flats, strict=True), self._kinds(first, flats[0]), strict=True)
         ]
-        return nest.like(parts[0], joined)
+        return nest.unflatten(parts[0], joined)
 
     # ------------------------------------------------------------------------------------------------ one batch
 
@@ -318,7 +318,7 @@ class Trainer(CompileMixin):
     def _accumulation_steps(self, steps: int | None) -> int:
         """How many batches make one step of the optimizer."""
         if steps is not None:
-            positive("gradient_accumulation_steps", steps)
+            check_positive("gradient_accumulation_steps", steps)
         own = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps is not None and own not in (None, steps):
             raise ArgumentError(f"gradient_accumulation_steps is {steps} in fit and {own} in the optimizer. Give one.")
@@ -382,7 +382,7 @@ def _weigher(
     if class_weight is None:
         return None
     names = ["output_1"] if objective is None else [output.name for output in objective.outputs]
-    return weigher(class_weight, names, [len(end.shape) for end in plan.outputs] or [0] * len(names))
+    return class_weighting(class_weight, names, [len(end.shape) for end in plan.outputs] or [0] * len(names))
 
 
 def _epochs(first: Any, frequency: Any) -> None:
@@ -390,7 +390,7 @@ def _epochs(first: Any, frequency: Any) -> None:
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise ArgumentError(f"`initial_epoch` must be an integer of at least 0; got {first!r}.")
     for number in frequency if isinstance(frequency, list | tuple | range | set) else [frequency]:
-        positive("validation_freq", number)
+        check_positive("validation_freq", number)
 
 
 def _is_validation_epoch(frequency: int | Sequence[int], epoch: int) -> bool:
