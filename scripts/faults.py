@@ -891,7 +891,7 @@ STEPWISE = [
         values = values.to(...)
         """,
         ABSENCE,
-        function="Layer._add_activity",
+        function="Layer._add_activity_loss",
     ),
     Fault(
         "an activity loss is divided by steps instead of rows",
@@ -899,7 +899,7 @@ STEPWISE = [
         "self.activity_regularizer(values) / max(output.shape[0], 1)",
         "self.activity_regularizer(values) / max(len(values), 1)",
         PRESENCE,
-        function="Layer._add_activity",
+        function="Layer._add_activity_loss",
     ),
     Fault(
         "an inner layer ignores the training mode of the outer layer",
@@ -907,7 +907,7 @@ STEPWISE = [
         "given if given is not None else self.training if enclosing is None else enclosing",
         "given if given is not None else self.training",
         "tests/test_layer.py",
-        function="Layer._in_training",
+        function="Layer._resolve_training",
     ),
     Fault(
         "an explicit mask is ignored by a layer whose call does not name it",
@@ -1738,7 +1738,7 @@ GRAPH = [
     Fault(
         "the values of gaps are dropped before a layer that reads them",
         "graph/function.py",
-        "node.operation.reads_grid(shown)",
+        "node.operation.needs_gap_values(shown)",
         "shown",
         "tests/test_graph.py tests/test_model.py",
         function="_reads",

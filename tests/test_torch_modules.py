@@ -235,7 +235,7 @@ def test_the_grid_ends_the_mask():
     out, _ = layer(packed)
     torch.testing.assert_close(out, module(packed.unpack())[0])
     symbol, _ = layer(Input((None, 3), masked=True))
-    assert not symbol.masked and layer.reads_grid(False) and layer.compute_mask(packed, packed.mask) is None
+    assert not symbol.masked and layer.needs_gap_values(False) and layer.compute_mask(packed, packed.mask) is None
     ids = Input((None,))
     model = Model(ids, layer(L.Embedding(4, 3, mask_zero=True)(ids))[0])
     table = model.layers[1].embeddings
@@ -447,7 +447,7 @@ def test_modules_inside_modules_are_one_call():
     y = nn.Sequential(inner, L.Dense(2), nn.Identity())(x)
     assert y.masked and y.node.operation.name == "sequential" and list(y.node.inputs()) == [x]
     model = Model(x, L.LSTM(2)(y))
-    assert len(model.layers) == 3 and not inner[0]._inbound
+    assert len(model.layers) == 3 and not inner[0]._inbound_nodes
     torch.testing.assert_close(model(pack(X, MASKS)), model.layers[2](y.node.operation.module.eval()(pack(X, MASKS))))
     embed = nn.Sequential(L.Embedding(5, 3, mask_zero=True), nn.Linear(3, 2))
     ids = Input((None,))

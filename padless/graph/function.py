@@ -59,7 +59,7 @@ class Function:
 
         for operation, args, kwargs, outputs in state["calls"]:
             node = Node(operation, back(args), back(kwargs), back(outputs))
-            getattr(operation, "_inbound", []).append(node)
+            getattr(operation, "_inbound_nodes", []).append(node)
         Function.__init__(self, state["inputs"], back(state["outputs"]))
 
     def __call__(self, values: Sequence[Any], grid: bool = True) -> Any:
@@ -141,7 +141,7 @@ def _reads(node: Node, shown: bool) -> bool:
         return shown
     if any(name == "mask" or name.endswith("_mask") for name in node.kwargs):
         return True  # an explicit mask may widen, and then reads the fill
-    return node.operation.reads_grid(shown)
+    return node.operation.needs_gap_values(shown)
 
 
 def _sorted(sources: list[SymbolicTensor], results: list[SymbolicTensor]) -> list[Node]:

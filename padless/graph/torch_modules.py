@@ -131,7 +131,7 @@ def _outermost(layer: Any) -> FrameType | Call | None:
             return None  # it records the layer that holds the module
         if code is CALL and inside is layer:
             layer = None
-        elif code is CALL and "_inbound" in vars(inside):  # a padless layer, which remembers its calls itself
+        elif code is CALL and "_inbound_nodes" in vars(inside):  # a padless layer, which remembers its calls itself
             break
         elif code is CALL and any(map(is_symbolic, leaves((frame.f_locals["args"], frame.f_locals["kwargs"])))):
             found = frame

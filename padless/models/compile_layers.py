@@ -23,13 +23,13 @@ from padless.ragged.packed import Packed
 
 
 @contextmanager
-def jitted(model: Layer) -> Iterator[None]:
+def compiled_layers(model: Layer) -> Iterator[None]:
     """While this lasts, the stepwise layers of a model run compiled."""
     made: dict[int, Callable[..., Any]] = model.__dict__.setdefault("_jit", {})
-    layers = [layer for layer in model._states() if isinstance(layer, Layer) and stepwise(layer)]
+    layers = [layer for layer in model._containers() if isinstance(layer, Layer) and _is_compilable(layer)]
     for layer in layers:
         if id(layer) not in made:
-            made[id(layer)] = compiled(layer)
+            made[id(layer)] = _compile_call(layer)
         layer.__dict__["call"] = made[id(layer)]
     try:
         yield
@@ -38,7 +38,7 @@ def jitted(model: Layer) -> Iterator[None]:
             del layer.__dict__["call"]
 
 
-def stepwise(layer: Layer) -> bool:
+def _is_compilable(layer: Layer) -> bool:
     """Whether the `call` of a layer treats each step alone, and does nothing else."""
     rule = call_spec_of(type(layer), Layer)
     if "call" in layer.__dict__ or any(True for _ in layer.children()):
@@ -46,7 +46,7 @@ def stepwise(layer: Layer) -> bool:
     return rule.stepwise or type(layer).call in (Dense.call, Activation.call)
 
 
-def compiled(layer: Layer) -> Callable[..., Any]:
+def _compile_call(layer: Layer) -> Callable[..., Any]:
     """The `call` of a layer, compiled for rows of any number."""
     plain = type(layer).call
 

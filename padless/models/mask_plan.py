@@ -21,7 +21,7 @@ from padless.ragged.packed import Packed
 from padless.trainers.data_checks import MaskOrigin, ModelMaskInfo, OutputInfo
 
 
-def of_graph(function: Function, leads: Sequence[int]) -> ModelMaskInfo:
+def mask_info_of_graph(function: Function, leads: Sequence[int]) -> ModelMaskInfo:
     """The plan of a graph whose inputs come with masks over so many axes; raises where a layer would lose one."""
     known = function.infer_with_input_masks(leads)
     births = [_of_data(place, function.mask_source_of_input(place)) for place, lead in enumerate(leads) if lead]
@@ -72,13 +72,13 @@ def _mask_origins(node: Node, places: dict[int, int]) -> list[MaskOrigin]:
         return []
     inner = {
         id(own): places[id(given)]
-        for own, given in zip(operation._function.input_symbols, operation._in_order(node.args[0]), strict=True)
+        for own, given in zip(operation._function.input_symbols, operation._inputs_in_order(node.args[0]), strict=True)
         if isinstance(given, SymbolicTensor) and id(given) in places and given.ndim == own.ndim
     }
     return [birth for own in operation._function.nodes for birth in _mask_origins(own, inner)]
 
 
-def of_call(module: nn.Module, inputs: Any) -> ModelMaskInfo:
+def mask_info_of_call(module: nn.Module, inputs: Any) -> ModelMaskInfo:
     """The plan of a module that says by its `call` what it does, from a call on these inputs."""
     values = leaves(inputs)
     places = {id(value): place for place, value in enumerate(values)}

@@ -26,7 +26,7 @@ from padless.layers.base.layer import Layer
 from padless.layers.core.input_layer import InputLayer, is_input
 from padless.models import mask_plan as plan
 from padless.models import summary
-from padless.models.compile_layers import jitted
+from padless.models.compile_layers import compiled_layers
 from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 from padless.saving import safetensors_io as archive
@@ -56,12 +56,12 @@ class Model(Trainer, Layer):
         self._replace_unbuilt_parameters()  # a model's weights are its layers', and those speak for themselves
         self._function: Function | None = None
         self._plans: dict[tuple[int, ...], plan.ModelMaskInfo] = {}  # by the axes of the masks that come with the data
-        self._input_forms: list[Any] = []  # the forms of the first data that a `call` of one's own saw
+        self._first_inputs: list[Any] = []  # the forms of the first data that a `call` of one's own saw
         self._several: int | None = None  # how many inputs a `call` of one's own was trained on
         if graph:
-            self._connect(inputs, outputs)
+            self._set_graph(inputs, outputs)
 
-    def _connect(self, inputs: Any, outputs: Any) -> None:
+    def _set_graph(self, inputs: Any, outputs: Any) -> None:
         """Become the graph between these symbols."""
         function = Function(inputs, outputs)
         for symbol in function.input_symbols:
@@ -92,14 +92,14 @@ class Model(Trainer, Layer):
         function = self._graph("call")
         values = self.arranged(inputs)
         if not in_shape_inference():
-            self._plan_for(values)
+            self._mask_info_for(values)
         return function(values, gap_values_needed())
 
-    def _plan_for(self, values: Sequence[Any]) -> plan.ModelMaskInfo:
+    def _mask_info_for(self, values: Sequence[Any]) -> plan.ModelMaskInfo:
         """The plan of the graph for such values; made once, which is when masks that come with the data are checked."""
         leads = tuple(value.num_step_axes if isinstance(value, Packed) else 0 for value in values)
         if leads not in self._plans:
-            self._plans[leads] = plan.of_graph(self._graph("call"), leads)
+            self._plans[leads] = plan.mask_info_of_graph(self._graph("call"), leads)
         return self._plans[leads]
 
     def _graph(self, what: str) -> Function:
@@ -114,10 +114,10 @@ class Model(Trainer, Layer):
         """One value for each input of the graph, with the rank that it declares; the leaves, where there is no graph."""
         if self._function is None:
             return leaves(inputs)
-        given = self._in_order(inputs)
-        return [_fitted(value, source) for value, source in zip(given, self._function.input_symbols, strict=True)]
+        given = self._inputs_in_order(inputs)
+        return [_match_input(value, source) for value, source in zip(given, self._function.input_symbols, strict=True)]
 
-    def _in_order(self, inputs: Any) -> list[Any]:
+    def _inputs_in_order(self, inputs: Any) -> list[Any]:
         """What is given for each input of the graph: by name, in order, or alone."""
         function = self._graph("inputs")
         names = list(function.inputs) if isinstance(function.inputs, dict) else [s.name for s in function.input_symbols]
@@ -134,8 +134,8 @@ class Model(Trainer, Layer):
 
     def _plan(self, batch: Batch, trains: bool) -> plan.ModelMaskInfo:
         if self._function is not None:
-            return self._plan_for(self.arranged(batch.x))
-        return plan.of_call(self, batch.to(device_of(self)).x) if trains else plan.ModelMaskInfo()
+            return self._mask_info_for(self.arranged(batch.x))
+        return plan.mask_info_of_call(self, batch.to(device_of(self)).x) if trains else plan.ModelMaskInfo()
 
     def _names_of_outputs(self) -> list[str] | None:
         """Names that differ, so that each loss has its own."""
@@ -154,13 +154,13 @@ class Model(Trainer, Layer):
         )
 
     def _jitted(self) -> AbstractContextManager[Any]:
-        return jitted(self) if self.jit_compile else nullcontext()
+        return compiled_layers(self) if self.jit_compile else nullcontext()
 
     def _structure(self, x: Any, y: Any) -> dict[str, Any]:
         """How data are to be read: so many inputs and outputs, of these names, in which lists are sequences."""
         function = self._function
         if function is None:
-            structure = _guessed(x, y, self._several, self._compiled.get("loss") if self.compiled else None)
+            structure = _guess_structure(x, y, self._several, self._compiled.get("loss") if self.compiled else None)
             self._several = structure.get("inputs", 1) if y is not None else self._several
             return structure
         names = list(function.inputs) if isinstance(function.inputs, dict) else self.input_names
@@ -181,7 +181,7 @@ class Model(Trainer, Layer):
                 id(leaf.index): kind for leaf, kind in zip(leaves(batch.x), kinds, strict=True) if isinstance(leaf, Packed)
             }
             return [same.get(id(output.index), mixed) if isinstance(output, Packed) else "dense" for output in outputs]
-        known = self._plan_for(self.arranged(batch.x))
+        known = self._mask_info_for(self.arranged(batch.x))
         found = []
         for symbol, end in zip(function.output_symbols, known.outputs, strict=True):
             reaching = [kinds[place] for place in function.input_positions_for(symbol)]
@@ -189,10 +189,10 @@ class Model(Trainer, Layer):
             found.append(own[0] if len(set(own)) == 1 else mixed)
         return found
 
-    def _weight_dtype(self) -> None:
+    def _input_dtype(self) -> None:
         """The layers inside bring their inputs to their own dtypes."""
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """Some layer inside may."""
         return True
 
@@ -207,8 +207,8 @@ class Model(Trainer, Layer):
         """The call itself makes the weights of the layers inside; a `build` of one's own comes first."""
         if type(self).build is not Model.build:
             super()._ensure_built(rule, data)
-        if self._function is None and not self._input_forms:
-            self._input_forms = [map_leaves(_form, value) for value in data.values()]
+        if self._function is None and not self._first_inputs:
+            self._first_inputs = [map_leaves(_shape_and_dtype, value) for value in data.values()]
         self.built = True
 
     # ------------------------------------------------------------------------------------------------ what is inside
@@ -309,7 +309,7 @@ class Model(Trainer, Layer):
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write config and weights to one safetensors file, for `padless.load_model`."""
-        config = {**serialize(self, "layer"), "build_config": {"inputs": self._input_forms}}
+        config = {**serialize(self, "layer"), "build_config": {"inputs": self._first_inputs}}
         archive.write(filepath, self._named_weights(), config)
 
     def _named_weights(self) -> dict[str, Tensor]:
@@ -389,7 +389,7 @@ def _layers_in(module: nn.Module) -> Iterator[Layer]:
             yield from _layers_in(child)
 
 
-def _form(value: Any) -> Any:
+def _shape_and_dtype(value: Any) -> Any:
     """What is kept of an input, so that a loaded model can make its weights."""
     return None if value is None else {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
@@ -412,7 +412,7 @@ def map_shapes(shapes: Any, fn: Callable[[Any], Any]) -> Any:
     return fn(shapes)
 
 
-def _fitted(value: Any, source: SymbolicTensor) -> Any:
+def _match_input(value: Any, source: SymbolicTensor) -> Any:
     """A value with the rank that its Input declares (an axis of size 1 is added or taken away), its sizes checked."""
     if not isinstance(value, Tensor | Packed):
         raise ArgumentError(f"Input {source.name!r} expected an array; got {type(value).__name__}.")
@@ -430,7 +430,7 @@ def _fitted(value: Any, source: SymbolicTensor) -> Any:
     return value
 
 
-def _guessed(x: Any, y: Any, several: int | None, loss: Any) -> dict[str, Any]:
+def _guess_structure(x: Any, y: Any, several: int | None, loss: Any) -> dict[str, Any]:
     """How data for a `call` of one's own are to be read: a dictionary by its names, a list of arrays as inputs.
 
     `y` is for several outputs if it is a tuple, or if there are several losses. A list or tuple `x` whose entries all

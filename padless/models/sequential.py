@@ -37,7 +37,7 @@ class Sequential(Model):
     def __init__(self, layers: Sequence[Any] = (), name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self._stack = nn.ModuleList()
-        self._start: Any = None
+        self._input_symbol: Any = None
         self.built = False
         for layer in layers or ():
             self.add(layer)
@@ -46,13 +46,13 @@ class Sequential(Model):
         """One more layer at the end; it is refused before anything has changed."""
         if is_symbolic(layer) and is_input(layer):
             layer = layer.node.operation
-        first = getattr(layer, "_first_shape", None)
-        if first is not None and self._start is None and not len(self._stack):
-            self._start = Input(tuple(first))
+        first = getattr(layer, "_input_shape_argument", None)
+        if first is not None and self._input_symbol is None and not len(self._stack):
+            self._input_symbol = Input(tuple(first))
         if isinstance(layer, InputLayer):
-            if self._start is not None or len(self._stack):
+            if self._input_symbol is not None or len(self._stack):
                 raise ArgumentError(f"Sequential {self.name!r} has its input already; an Input can only come first.")
-            self._start = layer.output
+            self._input_symbol = layer.output
             return
         if not isinstance(layer, nn.Module):
             raise ArgumentError(f"Sequential {self.name!r} takes layers; got {layer!r}.")
@@ -60,10 +60,10 @@ class Sequential(Model):
         name = getattr(layer, "name", None)
         if name is not None and any(getattr(other, "name", None) == name for other in self._stack):
             raise ArgumentError(f"Layers of a model need different names; {name!r} is there already.")
-        start = self._start if self._function is None else self._function.outputs
+        start = self._input_symbol if self._function is None else self._function.outputs
         outputs = None if start is None else layer(start)
         self._stack.append(layer)
-        self._reach(outputs)
+        self._set_outputs(outputs)
 
     def pop(self, rebuild: bool = True) -> Any:
         """Take the last layer off."""
@@ -72,21 +72,21 @@ class Sequential(Model):
         layer: Any = self._stack[-1]
         for node in () if self._function is None else self._function.nodes:
             if isinstance(node.operation, Layer):
-                node.operation._inbound.remove(node)
+                node.operation._inbound_nodes.remove(node)
         del self._stack[-1]
-        self._reach(None if self._function is None or not len(self._stack) else self._through(self._start))
+        self._set_outputs(None if self._function is None or not len(self._stack) else self._call_layers(self._input_symbol))
         return layer
 
-    def _reach(self, outputs: Any) -> None:
+    def _set_outputs(self, outputs: Any) -> None:
         """Become the graph from the start to these symbols; None if the start is not known."""
-        self._function = None if outputs is None else Function(self._start, outputs)
+        self._function = None if outputs is None else Function(self._input_symbol, outputs)
         self._plans, self._objective = {}, None
         self.built = outputs is not None
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights for inputs of this shape, the batch in front."""
         if self._function is None and input_shape is not None:
-            self._begin([tuple(input_shape)[1:]], None, False)
+            self._build_for_shapes([tuple(input_shape)[1:]], None, False)
 
     def _ensure_built(self, rule: Any, data: dict[str, Any]) -> None:
         """The first input, symbol or data, says what comes in."""
@@ -100,28 +100,28 @@ class Sequential(Model):
         known = tuple(given.shape[1:])
         masked = isinstance(given, SymbolicTensor | Packed) and given.num_step_axes >= 2
         shapes = [(*(None,) * axes, *known[axes:]) for axes in range(_varying(given), -1, -1)]
-        self._begin(shapes, given.dtype, masked)
+        self._build_for_shapes(shapes, given.dtype, masked)
 
-    def _begin(self, shapes: list[Any], dtype: Any, masked: bool) -> None:
+    def _build_for_shapes(self, shapes: list[Any], dtype: Any, masked: bool) -> None:
         """Become the graph on an Input of the first of these shapes that all layers can work with."""
         name = auto_name("input_layer")
         own = [layer for layer in self._stack if isinstance(layer, Layer)]
-        before = [len(layer._inbound) for layer in own]
+        before = [len(layer._inbound_nodes) for layer in own]
         for shape in shapes:
             start = Input(shape, dtype=dtype, masked=masked, name=name)
             try:
-                outputs = self._through(start)
+                outputs = self._call_layers(start)
             except Exception:  # whatever a layer says of an open axis, it is asked again with the known size
                 for layer, count in zip(own, before, strict=True):
-                    del layer._inbound[count:]
+                    del layer._inbound_nodes[count:]
                 if shape is shapes[-1]:
                     raise
             else:
-                self._start = start
-                self._reach(outputs)
+                self._input_symbol = start
+                self._set_outputs(outputs)
                 return
 
-    def _through(self, symbol: Any) -> Any:
+    def _call_layers(self, symbol: Any) -> Any:
         """What the layers make of a symbol."""
         for layer in self._stack:
             symbol = layer(symbol)
@@ -140,7 +140,7 @@ class Sequential(Model):
         if type(self) is not Sequential:
             return Layer.get_config(self)
         own = [serialize(layer, "layer") for layer in self._stack]
-        front = [] if self._start is None else [serialize(self._start.node.operation, "layer")]
+        front = [] if self._input_symbol is None else [serialize(self._input_symbol.node.operation, "layer")]
         return {"name": self.name, "trainable": self.trainable, "layers": front + own}
 
     @classmethod

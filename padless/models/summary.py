@@ -32,7 +32,7 @@ def text(model: Any, width: int | None = None) -> str:
 
 def _output(layer: Any) -> tuple[str, str]:
     """The shape that a layer gives and the mask on it, where a graph knows."""
-    nodes = getattr(layer, "_inbound", [])
+    nodes = getattr(layer, "_inbound_nodes", [])
     if not nodes:
         return "?", ""
     symbols = [s for s in leaves(nodes[-1].outputs) if is_symbolic(s)]

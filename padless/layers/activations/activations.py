@@ -185,7 +185,7 @@ class Softmax(SameShape):
         """As any layer, but that `mask` may also be one of single numbers."""
         if mask is None:
             return super().forward(inputs, **kwargs)
-        inputs, mask = as_data(inputs, self._float), as_data(mask)
+        inputs, mask = as_data(inputs, self._float_dtype), as_data(mask)
         return super().forward(inputs, **{"mask" if _of_steps(mask, inputs) else "chosen": mask}, **kwargs)
 
     def call(self, inputs: Any, chosen: Any = None) -> Any:

@@ -108,14 +108,14 @@ class Attention(Layer):
     def _thin_out(self, weights: Tensor) -> Tensor:
         return self._thin(weights, training=True)
 
-    def _run(self, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _call_on_data(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """As ever; a list of masks may leave out that of the key."""
         given = kwargs.get("mask") if len(args) < 2 else args[1]
         inputs = args[0] if args else kwargs.get("inputs")
         if isinstance(given, list | tuple) and isinstance(inputs, list | tuple) and len(given) == 2 < len(inputs):
             masks = [*given, None]
             args, kwargs = (args, {**kwargs, "mask": masks}) if len(args) < 2 else ((inputs, masks, *args[2:]), kwargs)
-        return super()._run(args, kwargs)
+        return super()._call_on_data(args, kwargs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The query's."""
@@ -125,10 +125,10 @@ class Attention(Layer):
         """The query's, with the features of the value."""
         return (*input_shape[0][:-1], input_shape[1][-1])
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _input_dtype(self) -> torch.dtype | None:
         """Without weights of its own the layer takes what it gets."""
         has_weights = self.use_scale or self.score_mode == "concat"
-        return super()._weight_dtype() if has_weights else None
+        return super()._input_dtype() if has_weights else None
 
 
 @register("layer")

@@ -162,13 +162,13 @@ class _Heads(Layer):
     def _thin_out(self, weights: Tensor) -> Tensor:
         return self._thin(weights, training=True)
 
-    def _run(self, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _call_on_data(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """As ever; a mask of the key without a key is one of the value as key."""
         key_given = len(args) > 2 and args[2] is not None or kwargs.get("key") is not None
         if not key_given and (kwargs.get("key_mask") is not None or len(args) > 5 and args[5] is not None):
             value = args[1] if len(args) > 1 else kwargs.get("value")
             args, kwargs = (args, {**kwargs, "key": value}) if len(args) < 3 else ((*args[:2], value, *args[3:]), kwargs)
-        return super()._run(args, kwargs)
+        return super()._call_on_data(args, kwargs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The query's."""
@@ -183,7 +183,7 @@ class _Heads(Layer):
         own = {} if self._activity is None else {"activity_regularizer": serialize(self._activity, "regularizer")}
         return {**super().get_config(), **own}
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _input_dtype(self) -> torch.dtype | None:
         return self.query_dense.kernel.dtype if self.built else self.dtype
 
 

@@ -16,7 +16,7 @@ from padless import initializers
 from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.graph.symbolic import in_shape_inference
 from padless.layers.base.layer import Layer
-from padless.layers.core.dense import last_axis
+from padless.layers.core.dense import last_axis_size
 from padless.layers.core.embedding import Embedding
 from padless.ragged.device import to_device
 from padless.ragged.index import Index
@@ -117,7 +117,7 @@ class PositionEmbedding(_Positioned):
 
     def build(self, inputs_shape: Any) -> None:
         """The table."""
-        self.add_weight((self.sequence_length, last_axis(self, inputs_shape)), self.initializer, name="embeddings")
+        self.add_weight((self.sequence_length, last_axis_size(self, inputs_shape)), self.initializer, name="embeddings")
 
     def call(self, inputs: Any, start_index: Any = 0, positions: Any = None) -> Any:
         """The rows of the steps' positions."""

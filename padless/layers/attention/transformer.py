@@ -113,7 +113,7 @@ class _Block(Layer):
         """The shape of the first input."""
         return tuple(input_shape)
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _input_dtype(self) -> torch.dtype | None:
         return next(self.parameters()).dtype if self.built else self.dtype
 
 

@@ -66,7 +66,7 @@ class Layer(WeightContainer):
 
     relation: str | None = None
     stepwise: bool = False
-    _said_to_support: bool | None = None  # what the class says by `supports_masking = True`
+    _class_supports_masking: bool | None = None  # what the class says by `supports_masking = True`
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         layer = super().__new__(cls)
@@ -75,16 +75,16 @@ class Layer(WeightContainer):
         except TypeError:  # copy and pickle make the object without arguments; __init__ reports a user's mistake
             return layer
         bound.apply_defaults()
-        layer.__dict__["_arguments"] = _by_name(bound)
+        layer.__dict__["_arguments"] = _constructor_arguments(bound)
         return layer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if isinstance(vars(cls).get("supports_masking"), bool):
-            cls._said_to_support = vars(cls)["supports_masking"]
+            cls._class_supports_masking = vars(cls)["supports_masking"]
             del cls.supports_masking  # pyright: ignore - the property of the base stays in force
         if "build" in vars(cls):
-            cls.build = _built_after(cls.build)
+            cls.build = _build_once(cls.build)
 
     def __init__(
         self,
@@ -107,9 +107,9 @@ class Layer(WeightContainer):
         self.built = False
         self.dtype = as_dtype(dtype)
         self.activity_regularizer = regularizers.get(activity_regularizer)
-        self._supports_masking = self._said_to_support
-        self._first_shape = input_shape  # the old way to say what comes into the first layer of a Sequential
-        self._inbound: list[Node] = []
+        self._supports_masking = self._class_supports_masking
+        self._input_shape_argument = input_shape  # the old way to say what comes into the first layer of a Sequential
+        self._inbound_nodes: list[Node] = []
         if isinstance(self._parameters, UnbuiltParameters):
             self._parameters.owner = f"Layer {self.name!r}"
 
@@ -129,12 +129,12 @@ class Layer(WeightContainer):
 
     def compute_output_shape(self, *shapes: Any) -> Any:
         """The shape of the output for inputs of this shape, found by a call on small probes."""
-        symbols = [_symbols(shape, self.dtype) for shape in shapes]
+        symbols = [_symbols_of_shapes(shape, self.dtype) for shape in shapes]
         if not self.built:
             self.build(*shapes)
         return map_leaves(
             lambda symbol: symbol.shape,
-            infer(lambda *inputs: self._run(inputs, {}), tuple(symbols), {}, device_of_weights(self)),
+            infer(lambda *inputs: self._call_on_data(inputs, {}), tuple(symbols), {}, device_of_weights(self)),
         )
 
     # ------------------------------------------------------------------------------------------------ calling
@@ -143,35 +143,39 @@ class Layer(WeightContainer):
         """Build, find the mask, call; on symbols, remember the call."""
         if any(is_symbolic(leaf) for leaf in leaves((args, kwargs))):
             return self._record(args, kwargs)
-        return self._run(args, kwargs)
+        return self._call_on_data(args, kwargs)
 
     def _record(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """A call on symbols: the outputs as symbols, the call kept as a node."""
         inside = enclosing(self)
         if inside is not None:
-            return inside.give(self, lambda: infer(lambda *a, **k: self._run(a, k), args, kwargs, device_of_weights(self)))
+            return inside.give(
+                self, lambda: infer(lambda *a, **k: self._call_on_data(a, k), args, kwargs, device_of_weights(self))
+            )
         rule = call_spec_of(type(self), Layer)
-        arguments = _bind(self, rule, args, kwargs)
+        arguments = _bind_arguments(self, rule, args, kwargs)
         self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})
         if "mask" in rule.names[: len(args)]:  # by name, so that the graph sees that a mask was given
             place = rule.names.index("mask")
             args, kwargs = args[:place], {**kwargs, **dict(zip(rule.names[place:], args[place:], strict=False))}
-        node = Node(self, args, kwargs, infer(lambda *a, **k: self._run(a, k), args, kwargs, device_of_weights(self)))
-        self._inbound.append(node)
+        node = Node(
+            self, args, kwargs, infer(lambda *a, **k: self._call_on_data(a, k), args, kwargs, device_of_weights(self))
+        )
+        self._inbound_nodes.append(node)
         return node.outputs
 
-    def _run(self, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _call_on_data(self, args: Any, kwargs: dict[str, Any]) -> Any:
         rule = call_spec_of(type(self), Layer)
-        arguments = _bind(self, rule, args, kwargs)
+        arguments = _bind_arguments(self, rule, args, kwargs)
         for name in arguments:
             if name not in rule.mask_names:
-                arguments[name] = as_data(arguments[name], self._float)
+                arguments[name] = as_data(arguments[name], self._float_dtype)
         data = [name for name, value in arguments.items() if name not in rule.mask_names and is_data(value)]
         explicit = arguments.get("mask", kwargs.get("mask"))
         for position, name in enumerate(data):
             own = arguments.get(f"{name}_mask") if f"{name}_mask" in rule.mask_names else None
             own = explicit if own is None and position == 0 else own
-            arguments[name] = self._cast(apply_explicit_mask(arguments[name], own, "mask"))
+            arguments[name] = self._cast_floats(apply_explicit_mask(arguments[name], own, "mask"))
         self._ensure_built(rule, {name: arguments[name] for name in data})
         first = arguments[data[0]] if data else None
         if rule.relation is not None:
@@ -181,7 +185,7 @@ class Layer(WeightContainer):
             for name in rule.mask_names:
                 source = first if name == "mask" else arguments.get(name.removesuffix("_mask"))
                 arguments[name] = mask_of(source)
-        training = self._in_training(arguments.get("training", kwargs.get("training")))
+        training = self._resolve_training(arguments.get("training", kwargs.get("training")))
         if "training" in rule.names:
             arguments["training"] = training
         return self._call_in_context(rule, arguments, data, first, training)
@@ -192,13 +196,13 @@ class Layer(WeightContainer):
         """`call`, with everything around it that inner layers and functions need to know."""
         outermost = _training.get() is None
         if outermost and not in_shape_inference():
-            for state in self._states():
+            for state in self._containers():
                 state._losses.clear()
         token = _training.set(training)
         try:
             with call_context(self.name, rule.takes_mask(self) and not rule.stepwise):
                 if rule.stepwise:
-                    outputs = self._on_steps(arguments, data, training)
+                    outputs = self._call_on_row_of_steps(arguments, data, training)
                 elif rule.relation is not None:
                     outputs = self._invoke(arguments, training)
                 else:
@@ -209,7 +213,7 @@ class Layer(WeightContainer):
         finally:
             _training.reset(token)
         if self.activity_regularizer is not None and not in_shape_inference():
-            self._add_activity(outputs)
+            self._add_activity_loss(outputs)
         return outputs
 
     def _invoke(self, arguments: dict[str, Any], training: bool) -> Any:
@@ -226,7 +230,7 @@ class Layer(WeightContainer):
         with training_mode(training, *others):
             return self.call(*args, **named)
 
-    def _on_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:
+    def _call_on_row_of_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:
         """`call` on the real steps as one row `(1, N, ...)`, and once more, inferring, on the fill."""
         packed = next((x for name in data for x in leaves(arguments[name]) if isinstance(x, Packed)), None)
         if packed is None:
@@ -277,7 +281,7 @@ class Layer(WeightContainer):
             )
         return packed.with_values(row[0], None if fill is None else fill[0])
 
-    def _in_training(self, given: Any) -> bool:
+    def _resolve_training(self, given: Any) -> bool:
         enclosing = _training.get()
         if isinstance(given, Tensor | Packed):
             raise ArgumentError(
@@ -288,15 +292,17 @@ class Layer(WeightContainer):
             return False
         return bool(given if given is not None else self.training if enclosing is None else enclosing)
 
-    def _cast(self, x: Any) -> Any:
+    def _cast_floats(self, x: Any) -> Any:
         """Floating inputs in the dtype of the layer's own weights, as Keras casts; autocast keeps its own order.
 
         Integers are cast for built-in layers only: in a layer of the user's they may be ids.
         """
-        dtype = self._weight_dtype()
+        dtype = self._input_dtype()
         if dtype is None or not dtype.is_floating_point:
             return x
-        without = type(self)._weight_dtype is Layer._weight_dtype and self._own_dtype() is None  # then it was asked for
+        without = (
+            type(self)._input_dtype is Layer._input_dtype and self._first_weight_dtype() is None
+        )  # then it was asked for
         whole = call_spec_of(type(self), Layer).relation is not None and not without
 
         def cast(leaf: Any) -> Any:
@@ -308,18 +314,18 @@ class Layer(WeightContainer):
 
         return map_leaves(cast, x)
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _input_dtype(self) -> torch.dtype | None:
         """The dtype that inputs are brought to: that of the layer's own weights, else the one that it was given, or None."""
         given = self.__dict__.get("_arguments", {}).get("dtype")
         asked = given is not None and not str(given).startswith("mixed_") and not isinstance(given, dict)
-        return self._own_dtype() or (self.dtype if asked and type(self).build is Layer.build else None)
+        return self._first_weight_dtype() or (self.dtype if asked and type(self).build is Layer.build else None)
 
-    def _own_dtype(self) -> torch.dtype | None:
+    def _first_weight_dtype(self) -> torch.dtype | None:
         if not self.built:
             return self.dtype if type(self).build is not Layer.build else None
         return next((w.dtype for w in self._parameters.values() if w is not None), None)
 
-    def _float(self) -> torch.dtype:
+    def _float_dtype(self) -> torch.dtype:
         """The dtype that floats of NumPy and Python are brought to: that of the weights, of a model's layers too."""
         known = (
             w.dtype
@@ -330,14 +336,14 @@ class Layer(WeightContainer):
         )
         return next(known, self.dtype if self.dtype.is_floating_point else torch.float32)
 
-    def _add_activity(self, outputs: Any) -> None:
+    def _add_activity_loss(self, outputs: Any) -> None:
         """The activity loss of real steps, per row of the batch as in Keras."""
         for output in leaves(outputs):
             values = output.values if isinstance(output, Packed) else output
             values = values.to(torch.promote_types(values.dtype, torch.float32))  # sums are never of half precision
             self._losses.append(self.activity_regularizer(values) / max(output.shape[0], 1))  # pyright: ignore
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """Whether a call looks at what its input shows at masked steps; `shown`: whether its output is looked at.
 
         A scan and a segment never do, a stepwise layer for its own output's sake, a layer of the user's may.
@@ -377,28 +383,28 @@ class Layer(WeightContainer):
     @property
     def input(self) -> Any:
         """The symbol that the layer was called on, if it was called once."""
-        node = self._only_call("input")
+        node = self._single_node("input")
         symbols = list(node.inputs())
         return symbols[0] if len(symbols) == 1 else symbols
 
     @property
     def output(self) -> Any:
         """The symbol that the layer gave, if it was called once."""
-        return self._only_call("output").outputs
+        return self._single_node("output").outputs
 
-    def _only_call(self, what: str) -> Node:
-        if len(self._inbound) != 1:
+    def _single_node(self, what: str) -> Node:
+        if len(self._inbound_nodes) != 1:
             raise ArgumentError(
-                f"Layer {self.name!r} has {len(self._inbound)} calls on symbols, so `{what}` means "
-                f"{'nothing yet' if not self._inbound else 'no single one'}. Keep the symbol that a call "
+                f"Layer {self.name!r} has {len(self._inbound_nodes)} calls on symbols, so `{what}` means "
+                f"{'nothing yet' if not self._inbound_nodes else 'no single one'}. Keep the symbol that a call "
                 f"returns instead."
             )
-        return self._inbound[0]
+        return self._inbound_nodes[0]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make the same layer again, as JSON has them."""
-        own = {k: serialize(v) for k, v in self.__dict__.get("_arguments", {}).items() if k not in _BASE}
-        free = type(self).build is Layer.build and self._weight_dtype() is None  # takes floats of any dtype
+        own = {k: serialize(v) for k, v in self.__dict__.get("_arguments", {}).items() if k not in _NOT_IN_ARGUMENTS}
+        free = type(self).build is Layer.build and self._input_dtype() is None  # takes floats of any dtype
         dtype = None if free else str(self.dtype).removeprefix("torch.")
         base = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
         if self.activity_regularizer is not None:
@@ -412,19 +418,19 @@ class Layer(WeightContainer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: calls on symbols belong to the graphs, which bring them along (`Function`)."""
-        inbound = [node for node in self._inbound if not any(True for _ in node.inputs())]
+        inbound = [node for node in self._inbound_nodes if not any(True for _ in node.inputs())]
         arguments = self.__dict__.get("_arguments", {})
         arguments = {name: value for name, value in arguments.items() if not any(map(is_symbolic, leaves(value)))}
-        own = {name: value for name, value in self.__dict__.items() if name not in _OF_A_RUN}
-        return {**own, "_inbound": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
+        own = {name: value for name, value in self.__dict__.items() if name not in _TRANSIENT}
+        return {**own, "_inbound_nodes": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
         return f"name={self.name!r}" + ("" if self.built else ", not built")
 
 
-_OF_A_RUN = ("_known", "_jit", "call")  # what a run remembers, and what it calls in the place of `call`
-_BASE = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # first weights are no setting
+_TRANSIENT = ("_known", "_jit", "call")  # what a run remembers, and what it calls in the place of `call`
+_NOT_IN_ARGUMENTS = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # first weights are no setting
 
 
 def get(identifier: Any) -> Layer:
@@ -436,7 +442,7 @@ def get(identifier: Any) -> Layer:
     return identifier
 
 
-def _bind(layer: Layer, rule: CallSpec, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bind_arguments(layer: Layer, rule: CallSpec, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name; any layer may be called with `mask` and `training`, whether its `call` takes them or not."""
     if len(args) == 1 and not kwargs and rule.one_suffices:  # as nearly always; `bind` takes its time
         return {rule.names[0]: args[0]}
@@ -449,7 +455,7 @@ def _bind(layer: Layer, rule: CallSpec, args: Any, kwargs: dict[str, Any]) -> di
         ) from None
 
 
-def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
+def _constructor_arguments(bound: inspect.BoundArguments) -> dict[str, Any]:
     """Constructor arguments by name, those of `**kwargs` among them, without self."""
     kinds = bound.signature.parameters
     named = {}
@@ -461,16 +467,16 @@ def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
     return named
 
 
-def _symbols(shape: Any, dtype: torch.dtype) -> Any:
+def _symbols_of_shapes(shape: Any, dtype: torch.dtype) -> Any:
     """A symbol for a shape, a nest of them for a nest of shapes."""
     if isinstance(shape, dict):
-        return {key: _symbols(inner, dtype) for key, inner in shape.items()}
+        return {key: _symbols_of_shapes(inner, dtype) for key, inner in shape.items()}
     if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple | dict):
-        return [_symbols(inner, dtype) for inner in shape]
+        return [_symbols_of_shapes(inner, dtype) for inner in shape]
     return SymbolicTensor(tuple(shape), dtype)
 
 
-def _built_after(build: Callable[..., Any]) -> Callable[..., Any]:
+def _build_once(build: Callable[..., Any]) -> Callable[..., Any]:
     """`build` that runs once and then says so."""
 
     @functools.wraps(build)

@@ -22,7 +22,17 @@ from padless.graph.symbolic import in_shape_inference, leaves
 
 _HELD, _NESTS = (list, dict), (list, tuple, dict)
 _NO_LAYERS = frozenset(
-    ("_parameters", "_modules", "_buffers", "_arguments", "_losses", "_inbound", "_regularized", "_constrained", "_compiled")
+    (
+        "_parameters",
+        "_modules",
+        "_buffers",
+        "_arguments",
+        "_losses",
+        "_inbound_nodes",
+        "_regularized",
+        "_constrained",
+        "_compiled",
+    )
 )  # attributes that hold no layers, or hold them as torch does
 _made = [0]  # how many modules have become attributes
 
@@ -126,11 +136,11 @@ class WeightContainer(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ reading
 
-    def _own(self, trainable: bool) -> list[Tensor]:
+    def _direct_weights(self, trainable: bool) -> list[Tensor]:
         own = (self._parameters if trainable else self._buffers).values()
         return [weight for weight in own if weight is not None]
 
-    def _states(self) -> list[WeightContainer]:
+    def _containers(self) -> list[WeightContainer]:
         known = self.__dict__.get("_known")
         if known is not None and known[0] == _made[0]:
             return known[1]
@@ -154,7 +164,7 @@ class WeightContainer(nn.Module):
     @property
     def weights(self) -> list[Tensor]:
         """All weights: of each layer first the trainable, then the others."""
-        found = {id(w): w for m in self._states() for w in (*m._own(True), *m._own(False))}
+        found = {id(w): w for m in self._containers() for w in (*m._direct_weights(True), *m._direct_weights(False))}
         found |= {id(w): w for w in (*self.parameters(), *self.buffers()) if id(w) not in found}
         return list(found.values())
 
@@ -218,14 +228,14 @@ class WeightContainer(nn.Module):
     @property
     def call_losses(self) -> list[Tensor]:
         """What layers added during the last call, by `add_loss` or as activity regularization."""
-        return [loss for m in self._states() for loss in m._losses]
+        return [loss for m in self._containers() for loss in m._losses]
 
     @property
     def weight_losses(self) -> list[Tensor]:
         """Regularization of the weights: these terms count once per step, whatever the data."""
         found = {
             id(m._parameters[n]): (m, n)
-            for m in self._states()
+            for m in self._containers()
             for n in m._regularized
             if m._trainable and n in m._parameters
         }
@@ -234,7 +244,7 @@ class WeightContainer(nn.Module):
     @torch.no_grad()
     def apply_constraints(self) -> None:
         """Bring constrained weights back to where they may be; training does this after every step."""
-        for module in self._states():
+        for module in self._containers():
             for name, constraint in module._constrained.items():
                 weight = getattr(module, name)
                 weight.copy_(constraint(weight))
@@ -248,7 +258,7 @@ class WeightContainer(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, _NESTS):
-            value = _tracked(value)
+            value = _as_module_container(value)
         if isinstance(value, nn.Module):
             _made[0] += 1
         super().__setattr__(name, value)  # pyright: ignore[reportArgumentType] - torch takes anything
@@ -257,7 +267,7 @@ class WeightContainer(nn.Module):
         """Register layers that were put into a list or dictionary after it became an attribute."""
         found = [(n, v) for n, v in self.__dict__.items() if isinstance(v, _HELD) and v and n not in _NO_LAYERS]
         for name, value in found:
-            held = _tracked(value)
+            held = _as_module_container(value)
             if held is not value:
                 del self.__dict__[name]
                 setattr(self, name, held)
@@ -282,10 +292,10 @@ class WeightContainer(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
-def _tracked(value: Any) -> Any:
+def _as_module_container(value: Any) -> Any:
     """A list or dictionary of nothing but layers, or of such lists, as torch's container; anything else as it is."""
     inside = list(value.values()) if isinstance(value, dict) else value
-    inside = [_tracked(v) if isinstance(v, list | tuple) else v for v in inside]
+    inside = [_as_module_container(v) if isinstance(v, list | tuple) else v for v in inside]
     if not inside or not all(isinstance(v, nn.Module) for v in inside):
         return value
     return nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(inside)

@@ -111,7 +111,7 @@ class TemporalLayer(Layer):
         """A call on a symbol: a stride may hide from probes that the length is open."""
         outputs = super()._record(args, kwargs)
         if is_symbolic(outputs) and call_spec_of(type(self), Layer).relation == "window":
-            given = next(self._inbound[-1].inputs()).shape
+            given = next(self._inbound_nodes[-1].inputs()).shape
             outputs.shape = self.compute_output_shape(given)
             if 0 in outputs.shape and 0 not in given:
                 raise ShapeError(

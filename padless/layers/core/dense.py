@@ -63,7 +63,7 @@ class Dense(Layer):
 
     def build(self, input_shape: Any) -> None:
         """Kernel and bias, for the size of the last axis."""
-        features = last_axis(self, input_shape)
+        features = last_axis_size(self, input_shape)
         self.add_weight(
             (features, self.units),
             self.kernel_initializer,
@@ -101,7 +101,7 @@ class Dense(Layer):
         return (*input_shape[:-1], self.units)
 
 
-def last_axis(layer: Layer, shape: Any) -> int:
+def last_axis_size(layer: Layer, shape: Any) -> int:
     """The size of the last axis, which must be known before weights can be made."""
     if not isinstance(shape, list | tuple) or len(shape) < 2 or not isinstance(shape[-1], int):
         raise ShapeError(

@@ -163,7 +163,7 @@ class EinsumDense(Layer):
                 f"inputs of shape {tuple(inputs.shape)}."
             )
         if isinstance(inputs, Packed):
-            return self.activation(inputs.map_values(self._of(self._on_steps(axes, inputs))))
+            return self.activation(inputs.map_values(self._of(self._merged_step_axes(axes, inputs))))
         return self.activation(self._of(axes)(inputs))
 
     def _of(self, axes: _Axes) -> Any:
@@ -185,7 +185,7 @@ class EinsumDense(Layer):
 
         return of
 
-    def _on_steps(self, axes: _Axes, inputs: Packed) -> _Axes:
+    def _merged_step_axes(self, axes: _Axes, inputs: Packed) -> _Axes:
         """The equation for real steps, with one letter for batch and time; refused if it touches these."""
         head, rest = axes.input[: inputs.num_step_axes], axes.input[inputs.num_step_axes :]
         others = rest + axes.kernel + axes.output[inputs.num_step_axes :] + (self.bias_axes or "")

@@ -102,14 +102,14 @@ class Embedding(Layer):
         """`inputs != 0` with `mask_zero`, narrowed by a mask that the ids have already; else None."""
         if not self.mask_zero:
             return mask
-        real = as_data(inputs, self._float) != 0
+        real = as_data(inputs, self._float_dtype) != 0
         real = real.unpack(padding=0) if isinstance(real, Packed) else real
         return real if mask is None else real & torch.as_tensor(mask, dtype=torch.bool)
 
-    def _weight_dtype(self) -> None:
+    def _input_dtype(self) -> None:
         """Ids are not brought to the dtype of the table."""
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """Only ids that keep a fill of their own are shown through the table."""
         return shown
 

@@ -40,7 +40,7 @@ class InputLayer(Layer):
         self.batch_shape = whole
         self.masked = masked
         symbol = SymbolicTensor(whole, self.dtype, self.name, 2 if masked else 0, f"Input {self.name!r}" if masked else "")
-        self._inbound.append(Node(self, (), {}, symbol))
+        self._inbound_nodes.append(Node(self, (), {}, symbol))
         self.built = True
 
     def call(self, inputs: Any) -> Any:

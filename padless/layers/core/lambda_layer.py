@@ -102,7 +102,7 @@ class Lambda(Layer):
             batch = batch[0]
         return _behind(batch, self._output_shape)
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """A function may unpack its inputs."""
         return True
 

@@ -56,7 +56,7 @@ class Masking(Layer):
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Which steps differ from the mask value, narrowed by a mask that the inputs have already."""
-        real = self._real(as_data(inputs, self._float))
+        real = self._real(as_data(inputs, self._float_dtype))
         real = real.unpack(padding=0) if isinstance(real, Packed) else real
         return real if mask is None else real & torch.as_tensor(mask, dtype=torch.bool)
 
@@ -64,6 +64,6 @@ class Masking(Layer):
         """The shape of the input."""
         return tuple(input_shape)
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """It shows zeros, whatever the input showed."""
         return False

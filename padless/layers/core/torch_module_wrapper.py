@@ -160,7 +160,7 @@ class TorchModuleWrapper(Layer):
             f"it is meant to see the padding."
         )
 
-    def _own(self, trainable: bool) -> list[Tensor]:
+    def _direct_weights(self, trainable: bool) -> list[Tensor]:
         """The module's weights, in the place of the layer's."""
         return list(self.module.parameters() if trainable else self.module.buffers())
 
@@ -172,7 +172,7 @@ class TorchModuleWrapper(Layer):
         """As given by `output_shape`, else found by a call on small probes."""
         return super().compute_output_shape(*shapes) if self.output_shape is None else self.output_shape
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """The grid itself, or what a layer inside the module reads."""
         return shown or self.relation == "padded_grid" or any(isinstance(m, Layer) for m in self.module.modules())
 

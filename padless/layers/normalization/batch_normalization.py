@@ -177,7 +177,7 @@ class BatchNormalization(Affine):
             ratio, offset = ratio * gamma, offset * gamma
         return ratio, offset if beta is None else offset + beta
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _input_dtype(self) -> torch.dtype | None:
         return self.moving_mean.dtype if self.built else self.dtype
 
 

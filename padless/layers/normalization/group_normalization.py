@@ -132,6 +132,6 @@ class GroupNormalization(Affine):
         shifted = apart if self.beta is None else apart + self.beta.to(mean.dtype).reshape(-1, *after)
         return shifted.to(x.dtype)
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """For its own output's sake, as a stepwise layer."""
         return shown

@@ -12,7 +12,7 @@ from padless.errors import ArgumentError, ShapeError
 from padless.kernels import segment_reduce as segment
 from padless.layers.attention.attention import restore_step_axes, steps_of
 from padless.layers.base.layer import Layer
-from padless.layers.core.dense import last_axis
+from padless.layers.core.dense import last_axis_size
 from padless.ragged.packed import Packed
 from padless.registry import register
 
@@ -77,7 +77,7 @@ class AttentionPooling1D(Layer):
 
     def build(self, input_shape: Any) -> None:
         """The way from steps to keys, where there is one, and the queries."""
-        features = last_axis(self, input_shape)
+        features = last_axis_size(self, input_shape)
         if self.units is None:
             self.kernel = None
         else:

@@ -157,7 +157,7 @@ class Normalization(Layer):
         """The shape of the input."""
         return tuple(input_shape)
 
-    def _own_dtype(self) -> torch.dtype | None:
+    def _first_weight_dtype(self) -> torch.dtype | None:
         return self.mean.dtype if self.built and self.input_mean is None else None
 
 

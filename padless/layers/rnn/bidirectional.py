@@ -101,7 +101,7 @@ class Bidirectional(Layer):
             ended.extend(last)
             if layer.activity_regularizer is not None and not in_shape_inference():
                 own = Packed(outputs, index) if self.return_sequences else results[-1]
-                layer._add_activity([own, *last] if self.return_state else own)
+                layer._add_activity_loss([own, *last] if self.return_state else own)
         merged = [_MERGES[self.merge_mode](*results)] if self.merge_mode else results
         if self.return_sequences:
             merged = [self._sequence(values, sequences, index) for values in merged]
@@ -149,8 +149,8 @@ class Bidirectional(Layer):
 
     reset_states = reset_state
 
-    def _weight_dtype(self) -> torch.dtype | None:
-        return self.forward_layer._weight_dtype()
+    def _input_dtype(self) -> torch.dtype | None:
+        return self.forward_layer._input_dtype()
 
 
 def _again(layer: RNN, name: str, go_backwards: bool, fresh: bool = False) -> RNN:

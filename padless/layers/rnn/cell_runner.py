@@ -20,13 +20,13 @@ from padless.kernels.recurrent.reference import scan
 from padless.layers.base.layer import Layer, get
 from padless.ragged.index import Index
 
-RECURRENT = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)  # torch's own, which say their sizes in other words
+TORCH_CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)  # torch's own, which say their sizes in other words
 
 
-def checked(cell: Any) -> Any:
+def as_cell(cell: Any) -> Any:
     """A cell, from itself or its config; raises `ArgumentError` for what cannot be run as one."""
     cell = cell if isinstance(cell, nn.Module) else get(cell)
-    if isinstance(cell, RECURRENT):
+    if isinstance(cell, TORCH_CELLS):
         return cell
     if isinstance(cell, nn.RNNBase):
         raise ArgumentError(
@@ -42,18 +42,18 @@ def checked(cell: Any) -> Any:
             f"A recurrent cell is called with (inputs, states) and gives (output, new states); "
             f"{type(cell).__name__} cannot be: {wrong}."
         ) from None
-    if state_size(cell) is None and not hasattr(cell, "get_initial_state"):
+    if state_size_of(cell) is None and not hasattr(cell, "get_initial_state"):
         raise ArgumentError(
             f"A recurrent cell needs `state_size`, an integer or a list of them; {type(cell).__name__} has none."
         )
     return cell
 
 
-def build(cell: nn.Module, shape: Any) -> None:
+def build_cell(cell: nn.Module, shape: Any) -> None:
     """The weights of a cell for one step of this shape; torch's own cells have theirs, and the features must fit."""
     if isinstance(cell, Layer) and not cell.built:
         cell.build(shape)
-    elif isinstance(cell, RECURRENT) and tuple(shape[1:]) != (cell.input_size,):
+    elif isinstance(cell, TORCH_CELLS) and tuple(shape[1:]) != (cell.input_size,):
         raise ShapeError(
             f"torch.nn.{type(cell).__name__} was made for steps of {cell.input_size} features; got steps of "
             f"shape {tuple(shape[1:])}."
@@ -87,7 +87,7 @@ def run_cell(
 
 def _one_step_of(cell: Any, x: Tensor, states: Any, training: bool) -> tuple[Tensor, Any]:
     """Output and new states; torch's own cells give their states alone, the first of which is the output."""
-    if isinstance(cell, RECURRENT):
+    if isinstance(cell, TORCH_CELLS):
         several = isinstance(cell, nn.LSTMCell)
         new = cell(x, tuple(states) if several else states[0])
         return (new[0], list(new)) if several else (new, [new])
@@ -104,14 +104,14 @@ def initial_states(cell: nn.Module, batch: int, like: Tensor) -> list[Any]:
     """The states before the first step: what the cell's `get_initial_state` says, else zeros of its `state_size`."""
     own: Any = getattr(cell, "get_initial_state", None)
     if own is None:
-        return zeros(state_size(cell), batch, like)
+        return zero_states(state_size_of(cell), batch, like)
     with nullcontext() if like.device.type == "cpu" else like.device:  # made there, not sent there
         given = own(batch_size=batch)
     given = list(given) if isinstance(given, list | tuple) else [given]
     return _pytree.tree_map(lambda s: s.to(like.device, like.dtype), given)
 
 
-def zeros(size: Any, batch: int, like: Tensor) -> list[Any]:
+def zero_states(size: Any, batch: int, like: Tensor) -> list[Any]:
     """States of these sizes, for one size or a list of them."""
 
     def one(inner: Any) -> Any:
@@ -127,26 +127,26 @@ def zeros(size: Any, batch: int, like: Tensor) -> list[Any]:
     return [one(s) for s in size] if isinstance(size, list) else [one(size)]
 
 
-def state_size(cell: Any) -> Any:
+def state_size_of(cell: Any) -> Any:
     """An integer, a tuple of them (the shape of a state), or a list for several states; None where it is not known."""
-    if isinstance(cell, RECURRENT):
+    if isinstance(cell, TORCH_CELLS):
         return [cell.hidden_size, cell.hidden_size] if isinstance(cell, nn.LSTMCell) else cell.hidden_size
     return getattr(cell, "state_size", None)
 
 
 def state_count(cell: Any) -> int:
     """How many states a cell has; those of a cell in a stack count as one."""
-    size = state_size(cell)
+    size = state_size_of(cell)
     if size is None:
         return len(initial_states(cell, 1, torch.zeros(())))
     return len(size) if isinstance(size, list | tuple) else 1
 
 
-def output_size(cell: Any) -> Any:
+def output_size_of(cell: Any) -> Any:
     """The size of a cell's output; a cell that does not say gives its first state."""
     size = getattr(cell, "output_size", None)
     if size is None:
-        size = state_size(cell)
+        size = state_size_of(cell)
         size = size[0] if isinstance(size, list | tuple) and size else size
     return size
 

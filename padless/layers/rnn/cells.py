@@ -15,8 +15,17 @@ from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.recurrent import api as scan
 from padless.layers.base.layer import Layer
-from padless.layers.core.dense import last_axis
-from padless.layers.rnn.cell_runner import as_shape, build, checked, initial_states, output_size, run_cell, state_size, zeros
+from padless.layers.core.dense import last_axis_size
+from padless.layers.rnn.cell_runner import (
+    as_cell,
+    as_shape,
+    build_cell,
+    initial_states,
+    output_size_of,
+    run_cell,
+    state_size_of,
+    zero_states,
+)
 from padless.ragged.device import to_device
 from padless.ragged.index import Index
 from padless.registry import register
@@ -78,7 +87,7 @@ class Cell(Layer):
         """Kernel, recurrent kernel and bias, the gates side by side."""
         columns = self.units * self.gates
         self.add_weight(
-            (last_axis(self, input_shape), columns),
+            (last_axis_size(self, input_shape), columns),
             self.kernel_initializer,
             name="kernel",
             regularizer=self.kernel_regularizer,
@@ -110,7 +119,7 @@ class Cell(Layer):
 
     def get_initial_state(self, batch_size: int) -> list[Tensor]:
         """Zeros."""
-        return zeros(self.state_size, batch_size, torch.zeros((), dtype=self.dtype))
+        return zero_states(self.state_size, batch_size, torch.zeros((), dtype=self.dtype))
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step `(B, D)`: output `(B, units)` and new states."""
@@ -353,17 +362,17 @@ class StackedRNNCells(Layer):
         super().__init__(**kwargs)
         if not cells:
             raise ArgumentError("StackedRNNCells needs at least one cell; got none.")
-        self.cells = [checked(cell) for cell in cells]
+        self.cells = [as_cell(cell) for cell in cells]
 
     @property
     def state_size(self) -> list[Any]:
         """The state sizes of the cells."""
-        return [state_size(cell) for cell in self.cells]
+        return [state_size_of(cell) for cell in self.cells]
 
     @property
     def output_size(self) -> Any:
         """The output size of the last cell."""
-        return output_size(self.cells[-1])
+        return output_size_of(self.cells[-1])
 
     def get_initial_state(self, batch_size: int) -> list[Any]:
         """The initial states of the cells, each a list (a single state stands alone)."""
@@ -374,8 +383,8 @@ class StackedRNNCells(Layer):
     def build(self, input_shape: Any) -> None:
         """Each cell for the output of the one below."""
         for cell in self.cells:
-            build(cell, input_shape)
-            input_shape = (input_shape[0], *as_shape(output_size(cell)))
+            build_cell(cell, input_shape)
+            input_shape = (input_shape[0], *as_shape(output_size_of(cell)))
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step of all cells."""

@@ -53,7 +53,7 @@ class RNN(Layer):
         super().__init__(**kwargs)
         if isinstance(cell, list | tuple):
             cell = cells.StackedRNNCells(cell)
-        self.cell: Any = recurrence.checked(cell)
+        self.cell: Any = recurrence.as_cell(cell)
         self.return_sequences = return_sequences
         self.return_state = return_state
         self.go_backwards = go_backwards
@@ -69,7 +69,7 @@ class RNN(Layer):
                 f"{type(self).__name__} {self.name!r} expected sequences of shape (batch, steps, features); "
                 f"got {tuple(sequences_shape)}."
             )
-        recurrence.build(self.cell, (sequences_shape[0], *sequences_shape[2:]))
+        recurrence.build_cell(self.cell, (sequences_shape[0], *sequences_shape[2:]))
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
         """The outputs, and with `return_state` the last states behind them."""
@@ -158,9 +158,9 @@ class RNN(Layer):
     def compute_output_shape(self, sequences_shape: Any, initial_state_shape: Any = None) -> Any:
         """`(B, units)` or `(B, T, units)`, and the states' behind it."""
         batch = sequences_shape[0]
-        if not self.built and recurrence.output_size(self.cell) is None:  # known by the input alone
+        if not self.built and recurrence.output_size_of(self.cell) is None:  # known by the input alone
             self.build(sequences_shape)
-        size = recurrence.as_shape(recurrence.output_size(self.cell))
+        size = recurrence.as_shape(recurrence.output_size_of(self.cell))
         own = (batch, sequences_shape[1], *size) if self.return_sequences else (batch, *size)
         return [own, *self._state_shapes(batch)] if self.return_state else own
 
@@ -174,7 +174,7 @@ class RNN(Layer):
 
     reset_states = reset_state
 
-    def _weight_dtype(self) -> torch.dtype | None:
+    def _input_dtype(self) -> torch.dtype | None:
         return next((p.dtype for p in self.cell.parameters()), None) if self.built else self.dtype
 
 

@@ -79,13 +79,13 @@ class TimeDistributed(Layer):
                 f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate."
             )
         self._steps_of(tuple(inputs.shape))
-        inputs = self._align_inputs(inputs)
+        inputs = self._apply_inner_masks(inputs)
         if isinstance(inputs, Packed):
             return self._on_inner(inputs, training) if inputs.num_step_axes > 2 else self._on_packed(inputs, training)
         outputs = self.layer(inputs.flatten(0, 1), training=training)
         return map_leaves(lambda x: _regrid(x, tuple(inputs.shape[:2])), outputs)
 
-    def _align_inputs(self, inputs: Any) -> Any:
+    def _apply_inner_masks(self, inputs: Any) -> Any:
         """The inputs without steps in which the inner layer would find nothing."""
         if births.creates_mask(self.layer):
             return inputs  # it says itself what of each step is real
@@ -129,7 +129,7 @@ class TimeDistributed(Layer):
         grid = unpack(inputs)
         batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
         given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
-        met = self._align_inputs(apply_explicit_mask(grid, given, "mask"))
+        met = self._apply_inner_masks(apply_explicit_mask(grid, given, "mask"))
         steps = torch.from_numpy(met.index.outermost.mask) if isinstance(met, Packed) else None
         inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
         found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
@@ -147,11 +147,11 @@ class TimeDistributed(Layer):
         batch, steps, *rest = self._steps_of(input_shape)
         return _with_steps(self.layer.compute_output_shape((batch, *rest)), steps)
 
-    def reads_grid(self, shown: bool) -> bool:
+    def needs_gap_values(self, shown: bool) -> bool:
         """The inner layer may."""
-        return shown or self.layer.reads_grid(shown)
+        return shown or self.layer.needs_gap_values(shown)
 
-    def _weight_dtype(self) -> None:
+    def _input_dtype(self) -> None:
         """The inner layer brings inputs to its own dtype; to it they may be ids."""
 
 
