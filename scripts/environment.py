@@ -1,4 +1,4 @@
-"""Where the repository is, and the interpreter that has what a script needs: this one, or the one of scripts/setup."""
+"""Find the root of the repository, and an interpreter with the packages that a script needs."""
 
 import importlib.util
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def enter(*modules: str) -> None:
-    """Go on in an interpreter that has these modules; without one, say how to get it."""
+def require_modules(*modules: str) -> None:
+    """Restart the script with the interpreter in `.venv` if this one lacks a module; exit if that does not help."""
     if all(importlib.util.find_spec(module) for module in modules):
         return
-    own = ROOT / ".venv" / "bin" / "python"
-    if not own.exists() or Path(sys.prefix) == own.parent.parent:
-        sys.exit(f"{sys.executable} has not all of {', '.join(modules)}. Run scripts/setup test first.")
-    os.execv(own, [str(own), *sys.argv])
+    python = ROOT / ".venv" / "bin" / "python"
+    if not python.exists() or Path(sys.prefix) == python.parent.parent:
+        sys.exit(f"{sys.executable} lacks at least one of the modules {', '.join(modules)}. Run `scripts/setup test` first.")
+    os.execv(python, [str(python), *sys.argv])

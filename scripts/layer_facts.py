@@ -1,4 +1,4 @@
-"""What `scripts/layer_table` writes: each layer run on the cases of the tests, beside Keras's layer of the same name."""
+"""Compute the rows of docs/layers.md: run each layer on the cases of the tests, and compare it with Keras's layer."""
 
 import re
 import warnings
@@ -25,9 +25,10 @@ MASKS = {
     "none": ["11111"] * 4,
     "right": ["11100", "10000", "11111", "11000"],
     "left": ["00111", "00001", "01111", "00011"],
-    "holes": ["10101", "01001", "11010", "01100"],
+    "gaps": ["10101", "01001", "11010", "01100"],
     "empty": ["00000", "11000", "00000", "01011"],
 }
+MASK_TITLES = {"right": "right padding", "left": "left padding", "gaps": "gaps", "empty": "empty sequences"}
 RELATIONS = (
     "creates_mask",
     "stepwise",
@@ -42,236 +43,236 @@ RELATIONS = (
 )
 COSTS = {
     "window": "the spans",
-    "attention": "each sequence's steps squared",
+    "attention": "the square of each sequence's real steps",
     "padded_grid": "the grid",
-    "per_step": "that of the inner layer",
-    "module": "as its relation says",
+    "per_step": "the cost of the inner layer",
+    "module": "depends on its relation",
 }
-POSITIONS = {"PositionEmbedding", "SinePositionEncoding", "RotaryEmbedding"}  # of the room "attention", but without pairs
+POSITION_LAYERS = {"PositionEmbedding", "SinePositionEncoding", "RotaryEmbedding"}  # no pairs of steps: linear cost
 MODELS = {"Model", "Sequential", "Functional"}
-MATES = {name: cls for name, cls in vars(keras.layers).items() if isinstance(cls, type)}
+KERAS_LAYERS = {name: cls for name, cls in vars(keras.layers).items() if isinstance(cls, type)}
 SECTIONS = {"window": "windows-and-attention", "attention": "windows-and-attention", "merge": "merges", "recurrent": "masks"}
-KINDS = {"right": "right padding", "left": "left padding", "holes": "holes", "empty": "empty rows"}
 HEAD = """# The layers
 
-One line for each, written by `scripts/layer_table` from what the layers do on the cases of the tests.
+`scripts/layer_table` writes this page. It runs each layer on the cases of the tests.
 
 - *relation*: which other steps a step may see ([masking.md](masking.md)).
-- *mask*: what becomes of it, by the layer's arguments. It is born, passes, is mapped to other steps, united with others, or
-  consumed with the steps.
-- *gaps*: what masked steps of the output show, if they showed something before: the same ("as before"), what the layer
-  makes of it, 0, or the output of the step before.
-- *cost*: what the time grows with; everywhere but under "grid" padding is free.
-- *Keras 3.15.1*: the outputs of both with the same weights under no mask, right and left padding, holes and empty rows:
-  equal at every position of the grid, at real steps, or only where nothing is masked. The links lead to the lines of
-  [differences.md](differences.md) that name the layer.
+- *mask*: what happens to the mask, depending on the layer's arguments. The layer creates it, passes it on, maps it to other
+  steps, unites the masks of its inputs, or consumes it.
+- *gap values*: what the grid of the output shows at masked steps. "unchanged" means the gap values of the input, "computed"
+  means the layer's function of them.
+- *cost*: what the time is proportional to. Padding costs nothing, except where the cost is the grid.
+- *Keras 3.15.1*: how close the outputs are with the same weights. They are compared without a mask, with right padding,
+  with left padding, with gaps and with empty sequences. The links lead to the rows of [differences.md](differences.md)
+  that name the layer.
 
-| layer | relation | mask | gaps | cost | Keras 3.15.1 |
+| layer | relation | mask | gap values | cost | Keras 3.15.1 |
 |---|---|---|---|---|---|
 """
 
 
-def page() -> str:
-    """The page, one line for each public layer."""
+def make_page() -> str:
+    """Return the page, with one row for each public layer."""
     public = {cls for cls in entries("layer").values() if cls.__module__.startswith("padless.")}
-    names = {cls.__name__: cls for cls in public if cls.__name__ not in {*ABSTRACT, *MODELS}}
-    lines = [line(names[name]) for name in sorted(names, key=lambda name: (RELATIONS.index(relation(names[name])), name))]
-    return HEAD + "".join(lines)
+    layers = [cls for cls in public if cls.__name__ not in {*ABSTRACT, *MODELS}]
+    layers.sort(key=lambda cls: (RELATIONS.index(relation_of(cls)), cls.__name__))
+    return HEAD + "".join(make_row(cls) for cls in layers)
 
 
-def relation(cls: type[Layer]) -> str:
-    """Which other steps a step of this layer may see; a cell is one step of a scan."""
-    own = call_spec_of(cls, Layer).relation
-    return own or ("recurrent" if issubclass(cls, Cell | StackedRNNCells) else "padded_grid")
+def relation_of(cls: type[Layer]) -> str:
+    """Return which other steps a step of this layer may see; for a cell, the relation of its layer."""
+    relation = call_spec_of(cls, Layer).relation
+    return relation or ("recurrent" if issubclass(cls, Cell | StackedRNNCells) else "padded_grid")
 
 
-def line(cls: type[Layer]) -> str:
-    """The line of a layer."""
-    name, own = cls.__name__, relation(cls)
+def make_row(cls: type[Layer]) -> str:
+    """Return the row of a layer."""
+    name, relation = cls.__name__, relation_of(cls)
     cases = [case for case in LAYERS if case.layer == name and not case.options.get("training")]
     if not cases:
-        raise SystemExit(f"{name} has no case in tests/cases, so nothing is known about it.")
-    found = [facts(case.subject()) for case in cases]
-    fates, gaps = (" or ".join(dict.fromkeys(part[which] for part in found if part[which])) for which in (0, 1))
-    cost = "the real steps" if cls.__name__ in POSITIONS else COSTS.get(own, "the real steps")
-    kind = "a step of a scan" if issubclass(cls, Cell | StackedRNNCells) else own
-    return f"| `{name}` | {kind} | {fates} | {gaps or '-'} | {cost} | {parity(cls, cases, own)} |\n"
+        raise SystemExit(f"{name} has no case in tests/cases. Add one.")
+    facts = [describe_mask_and_gaps(case.subject()) for case in cases]
+    masks, gaps = (" or ".join(dict.fromkeys(fact[column] for fact in facts if fact[column])) for column in (0, 1))
+    cost = COSTS.get(relation, "the real steps") if name not in POSITION_LAYERS else "the real steps"
+    title = "one recurrent step" if issubclass(cls, Cell | StackedRNNCells) else relation
+    return f"| `{name}` | {title} | {masks} | {gaps or '-'} | {cost} | {describe_parity(cls, cases, relation)} |\n"
 
 
 # ------------------------------------------------------------------------------------------------ mask and gaps
 
 
-def facts(subject: LayerHarness) -> tuple[str, str]:
-    """What becomes of the mask, and what gaps show."""
-    mask = grid("holes")
-    masks = apart(mask, len(subject.inputs)) if _takes_several_masks(subject) else [mask] * len(subject.inputs)
+def describe_mask_and_gaps(subject: LayerHarness) -> tuple[str, str]:
+    """Return what happens to the mask, and what gaps show."""
+    mask = make_mask("gaps")
+    masks = apart(mask, len(subject.inputs)) if takes_several_masks(subject) else [mask] * len(subject.inputs)
     sample = subject.sample(masks)
     with torch.no_grad():
-        given, more = subject.arguments(sample, "mask_created" if subject.creates_mask else "gap_values", 2.5)
-        output = leaves(subject.called(given, more))[0]
-    inputs = [x for x in leaves(given) if isinstance(x, Packed)]
-    return _fate(inputs, output), _shows(subject, inputs, output)
+        arguments, options = subject.arguments(sample, "mask_created" if subject.creates_mask else "gap_values", 2.5)
+        output = leaves(subject.called(arguments, options))[0]
+    inputs = [x for x in leaves(arguments) if isinstance(x, Packed)]
+    return describe_mask(inputs, output), describe_gaps(subject, inputs, output)
 
 
-def _takes_several_masks(subject: LayerHarness) -> bool:
-    several = len(subject.inputs) > 1
-    return several and (relation(type(subject.layer)) == "merge" and type(subject.layer).__name__ != "RepeatVector")
+def takes_several_masks(subject: LayerHarness) -> bool:
+    """Return whether the inputs of the layer may have different masks."""
+    is_merge = relation_of(type(subject.layer)) == "merge" and type(subject.layer).__name__ != "RepeatVector"
+    return is_merge and len(subject.inputs) > 1
 
 
-def _fate(inputs: list[Packed], output: Any) -> str:
+def describe_mask(inputs: list[Packed], output: Any) -> str:
+    """Return what happened to the mask of the inputs."""
     if not inputs:
-        return "mask_created" if isinstance(output, Packed) else ""
+        return "created" if isinstance(output, Packed) else ""
     if not isinstance(output, Packed):
         return "consumed"
     if all(output.index.equals(x.index) for x in inputs):
         return "passes"
-    union = np.logical_or.reduce([x.index.mask for x in inputs]) if len({x.index.grid for x in inputs}) == 1 else None
-    if len(inputs) > 1 and union is not None and np.array_equal(output.index.mask, union):
-        return "united"
+    same_grid = len({x.index.grid for x in inputs}) == 1
+    if len(inputs) > 1 and same_grid:
+        union = np.logical_or.reduce([x.index.mask for x in inputs])
+        if np.array_equal(output.index.mask, union):
+            return "united"
     return "mapped"
 
 
-def _shows(subject: LayerHarness, inputs: list[Packed], output: Any) -> str:
+def describe_gaps(subject: LayerHarness, inputs: list[Packed], output: Any) -> str:
+    """Return what the grid of the output shows at masked steps."""
     if not isinstance(output, Packed):
         return ""
-    fill = output.gap_values
-    if fill is None or not fill.any():
+    gap_values = output.gap_values
+    if gap_values is None or not gap_values.any():
         return "0"
     table = next((w for w in subject.layer.weights if w.ndim == 2), None)
-    if not inputs and table is not None and fill.shape[1:] == table.shape[1:] and bool((fill == table[0]).all()):
+    is_row = not inputs and table is not None and gap_values.shape[1:] == table.shape[1:]
+    if is_row and bool((gap_values == table[0]).all()):
         return "row 0 of the table"
     before = output.index.tensor("step_before_gap", output.device)
-    last = torch.where((before >= 0).reshape(-1, *(1,) * (fill.ndim - 1)), output.values[before.clamp(min=0)], 0)
-    if torch.equal(fill, last):
+    has_before = (before >= 0).reshape(-1, *(1,) * (gap_values.ndim - 1))
+    if torch.equal(gap_values, torch.where(has_before, output.values[before.clamp(min=0)], 0)):
         return "the output before"
-    if (
-        inputs
-        and inputs[0].gap_values is not None
-        and inputs[0].gap_values.shape == fill.shape
-        and torch.equal(fill, inputs[0].gap_values)
-    ):
-        return "as before"
-    return "what it makes of it"
+    input_values = inputs[0].gap_values if inputs else None
+    if input_values is not None and input_values.shape == gap_values.shape and torch.equal(gap_values, input_values):
+        return "unchanged"
+    return "computed"
 
 
 # ------------------------------------------------------------------------------------------------ Keras
 
+EVERYWHERE, REAL_STEPS, DIFFERENT = 2, 1, 0  # where two outputs are equal
 
-def parity(cls: type[Layer], cases: list[Any], own: str) -> str:
-    """How far the layer is Keras's, and where differences.md speaks of it."""
+
+def describe_parity(cls: type[Layer], cases: list[Any], relation: str) -> str:
+    """Return how far the layer equals Keras's, with links to differences.md."""
     if not hasattr(keras.layers, cls.__name__):
         return "not in Keras"
-    seen = {case.name.partition("-")[2]: found for case in cases if (found := compared(case)) is not None}
-    odd = [name for name, found in seen.items() if found["none"] < 1]
-    levels = [found for name, found in seen.items() if name not in odd]
-    worst = {kind: min((found[kind] for found in levels if kind in found), default=0) for kind in MASKS}
-    lost = [kind for kind in KINDS if worst[kind] < 1]
-    if not seen:
-        said = "equal, in tests of its own"
-    elif not lost:
-        said = f"equal at {'every position' if min(worst.values()) == 2 else 'real steps'}"
-    elif len(lost) == len(KINDS):
-        said = "equal where nothing is masked"
+    compared = {case.name.partition("-")[2]: levels for case in cases if (levels := compare(case)) is not None}
+    different = [name for name, levels in compared.items() if levels["none"] == DIFFERENT]
+    equal = [levels for name, levels in compared.items() if name not in different]
+    lowest = {kind: min((levels[kind] for levels in equal if kind in levels), default=DIFFERENT) for kind in MASKS}
+    unequal_masks = [title for kind, title in MASK_TITLES.items() if lowest[kind] == DIFFERENT]
+    if not compared:
+        text = "equal, in separate tests"
+    elif not unequal_masks:
+        text = f"equal at {'every position' if min(lowest.values()) == EVERYWHERE else 'real steps'}"
+    elif len(unequal_masks) == len(MASK_TITLES):
+        text = "equal without a mask"
     else:
-        said = f"equal but for {' and '.join(KINDS[kind] for kind in lost)}"
-    said += f", not {', '.join(odd)}" if odd else ""
-    links = differing(cls.__name__) or ([f"[differences](differences.md#{SECTIONS[own]})"] if own in SECTIONS else [])
-    return "; ".join([said, *links])
+        text = f"equal except with {' and '.join(unequal_masks)}"
+    text += f", except {', '.join(different)}" if different else ""
+    links = list_differences(cls.__name__)
+    if not links and relation in SECTIONS:
+        links = [f"[differences](differences.md#{SECTIONS[relation]})"]
+    return ", ".join([text, *links])
 
 
-def differing(name: str) -> list[str]:
-    """Links to the lines of differences.md that name the layer."""
-    found, section = [], ""
-    for text in (DOCS / "differences.md").read_text().splitlines():
+def list_differences(name: str) -> list[str]:
+    """Return links to the rows of differences.md that name the layer."""
+    links, section = [], ""
+    for text in (DOCS / "differences.md").read_text(encoding="utf-8").splitlines():
         if text.startswith("## "):
             section = text[3:].lower().replace(" ", "-")
         key = re.match(r"\| `(\w+)` \|", text)
         if key and re.search(rf"`{name}\b", text):
-            found.append(f"[{key.group(1)}](differences.md#{section})")
-    return found
+            links.append(f"[{key.group(1)}](differences.md#{section})")
+    return links
 
 
-def compared(case: Any) -> dict[str, int] | None:
-    """For each kind of mask 2 where a case is Keras's at every position, 1 at real steps, else 0.
+def compare(case: Any) -> dict[str, int] | None:
+    """Return for each kind of mask where the outputs of a case equal those of Keras.
 
-    Kinds on which Keras fails are left out; None if it cannot be called at all.
+    Masks on which Keras fails are left out. The result is None if Keras has no such layer or cannot call it.
     """
-    mine = case.make()
-    inner = mine.layer if type(mine).__name__ == "Attending" else mine
-    twin = getattr(keras.layers, type(inner).__name__, None)
-    if twin is None or case.options.get("rows") or isinstance(inner, padless.layers.InputLayer):
+    ours = case.make()
+    inner = ours.layer if type(ours).__name__ == "Attending" else ours
+    keras_class = getattr(keras.layers, type(inner).__name__, None)
+    if keras_class is None or case.options.get("rows") or isinstance(inner, padless.layers.InputLayer):
         return None
     shapes = case.inputs if isinstance(case.inputs, list) else [case.inputs]
-    subject = LayerHarness(mine, tuple(map(as_draw, shapes)), creates_mask=case.options.get("creates_mask", False))
-    found = {}
-    with torch.no_grad(), warnings.catch_warnings(), keras.saving.custom_object_scope(MATES):
+    subject = LayerHarness(ours, tuple(map(as_draw, shapes)), creates_mask=case.options.get("creates_mask", False))
+    levels: dict[str, int] = {}
+    with torch.no_grad(), warnings.catch_warnings(), keras.saving.custom_object_scope(KERAS_LAYERS):
         warnings.simplefilter("ignore")
-        for kind in MASKS:
+        try:
+            theirs = keras_class.from_config(inner.get_config())
+            compare_outputs(subject, ours, theirs, "none")
+            weights = [0.7 * weight + 0.1 for weight in inner.get_weights()]
+            inner.set_weights(weights)
+            theirs.set_weights(weights)
+            levels["none"] = compare_outputs(subject, ours, theirs, "none")
+        except Exception:  # Keras may raise anything, also for arguments and cells that only padless has
+            return None
+        for kind in MASK_TITLES:
             try:
-                theirs = twin.from_config(inner.get_config()) if kind == "none" else theirs
-                found[kind] = both(subject, mine, inner, theirs, kind)
-            except Exception:  # whatever Keras raises, also for arguments and cells that only padless has
-                if kind == "none":
-                    return None
-    return found
+                levels[kind] = compare_outputs(subject, ours, theirs, kind)
+            except Exception:  # Keras fails on this kind of mask
+                continue
+    return levels
 
 
-def both(subject: LayerHarness, mine: Any, inner: Any, theirs: Any, kind: str) -> int:
-    """How far all outputs are equal under one kind of mask; with the first, both get the same weights."""
-    mask = grid(kind)
-    grids = [g.float() if g.is_floating_point() else g for g in subject.sample(mask).grids]
-    wide = torch.from_numpy(mask)
-    shown = [
-        g if subject.creates_mask else torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g))
-        for g in grids
-    ]
-    packed = [x if subject.creates_mask else with_fill(x, mask) for x in shown]
+def compare_outputs(subject: LayerHarness, ours: Any, theirs: Any, kind: str) -> int:
+    """Call both layers under one kind of mask, and return where all their outputs are equal."""
+    mask = make_mask(kind)
+    grids = [grid.float() if grid.is_floating_point() else grid for grid in subject.sample(mask).grids]
+    if not subject.creates_mask:
+        wide = torch.from_numpy(mask)
+        grids = [torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g)) for g in grids]
+    packed = [grid if subject.creates_mask else pack_with_gap_values(grid, mask) for grid in grids]
     subject.forget()
     if getattr(theirs, "stateful", False):
         theirs.reset_state()
-    ours = leaves(mine(packed[0] if len(packed) == 1 else packed))
-    for x in shown:
+    outputs = leaves(ours(packed[0] if len(packed) == 1 else packed))
+    for grid in grids:
         if not subject.creates_mask and not mask.all():
-            x._keras_mask = wide
-    if inner is not mine:
-
-        def run() -> Any:
-            return theirs(*(shown if len(shown) > 1 else shown * 2), **({"use_causal_mask": True} if mine.causal else {}))
+            grid._keras_mask = torch.from_numpy(mask)
+    if type(ours).__name__ == "Attending":
+        arguments = grids if len(grids) > 1 else grids * 2
+        keras_outputs = theirs(*arguments, **({"use_causal_mask": True} if ours.causal else {}))
     else:
-
-        def run() -> Any:
-            return theirs(shown[0] if len(shown) == 1 else shown)
-
-    others = run()
-    if kind == "none":
-        weights = [0.7 * w + 0.1 for w in inner.get_weights()]
-        inner.set_weights(weights)
-        theirs.set_weights(weights)
-        return both(subject, mine, inner, theirs, "full")
-    others = [x for x in leaves(others) if x is not None]
-    return min(equal(a, b) for a, b in zip(ours, others, strict=True))
+        keras_outputs = theirs(grids[0] if len(grids) == 1 else grids)
+    keras_outputs = [x for x in leaves(keras_outputs) if x is not None]
+    return min(find_level(a, b) for a, b in zip(outputs, keras_outputs, strict=True))
 
 
-def equal(mine: Any, theirs: Any) -> int:
-    """2 if equal at every position, 1 at real steps, else 0."""
-    shown = padless.unpack(mine)
-    if shown.shape != theirs.shape:
-        return 0
-    apart_by = (shown - theirs).abs() > 1e-4
-    if not apart_by.any() and not theirs.isnan().any():
-        return 2
-    if not isinstance(mine, Packed):
-        return 0
-    return int(not bool(apart_by[mine.mask].any()) and not bool(theirs[mine.mask].isnan().any()))
+def find_level(output: Any, keras_output: Any) -> int:
+    """Return where two outputs are equal: `EVERYWHERE`, at `REAL_STEPS`, else `DIFFERENT`."""
+    grid = padless.unpack(output)
+    if grid.shape != keras_output.shape:
+        return DIFFERENT
+    differs = (grid - keras_output).abs() > 1e-4
+    if not differs.any() and not keras_output.isnan().any():
+        return EVERYWHERE
+    if not isinstance(output, Packed) or differs[output.mask].any() or keras_output[output.mask].isnan().any():
+        return DIFFERENT
+    return REAL_STEPS
 
 
-def with_fill(x: torch.Tensor, mask: np.ndarray) -> Packed:
-    """Packed, its gaps showing what stands there."""
-    packed = pack(x, mask)
-    cells = packed.index.tensor("first_cell_of_gap", x.device)
-    return packed.with_values(packed.values, x.flatten(0, 1)[cells])
+def pack_with_gap_values(grid: torch.Tensor, mask: np.ndarray) -> Packed:
+    """Pack a grid, and keep what it shows in its gaps."""
+    packed = pack(grid, mask)
+    cells = packed.index.tensor("first_cell_of_gap", grid.device)
+    return packed.with_values(packed.values, grid.flatten(0, 1)[cells])
 
 
-def grid(kind: str) -> np.ndarray:
-    """One of the masks."""
-    return np.array([[cell == "1" for cell in row] for row in MASKS.get(kind, MASKS["none"])])
+def make_mask(kind: str) -> np.ndarray:
+    """Return one of the masks as a boolean array."""
+    return np.array([[cell == "1" for cell in row] for row in MASKS[kind]])

@@ -1,44 +1,18 @@
-"""The order of the packages: a module imports only from packages above its own; one case for each rule."""
+"""The rules of the architecture: the order of packages, what a module may import, which constructs are not used."""
 
 import ast
 import importlib
+import runpy
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import padless
 
 ROOT = Path(padless.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
 TOP = "padless"
-# A package may import from the rows above its own. Packages in one row may not import each other.
-ORDER = {
-    "padless": [
-        {"errors"},
-        {"registry", "ragged"},
-        {"saving", "kernels", "types"},
-        {"graph", "initializers", "regularizers", "constraints", "activations", "losses", "optimizers", "_utils"},
-        {"metrics", "callbacks", "data", "layers"},
-        {"trainers"},
-        {"models"},
-        {"utils"},
-        {"testing", "demo"},
-        {"cli"},
-    ],
-    "padless.layers": [
-        {"base"},
-        {"core", "activations", "convolutional", "normalization", "regularization"},
-        {"rnn", "reshaping", "preprocessing"},
-        {"attention", "merging"},
-        {"pooling"},
-    ],
-    "padless.kernels": [
-        {"half_precision"},
-        {"native"},
-        {"double_backward"},
-        {"recurrent", "attention", "conv"},
-        {"segment_reduce", "union"},
-        {"moments", "batched_products"},
-    ],
-}
+ORDER = runpy.run_path(str(REPOSITORY / "scripts" / "package_order.py"))["ORDER"]
 PUBLIC = [
     "padless",
     *(f"padless.{name}" for name in ("callbacks", "data", "layers", "losses", "metrics", "models", "optimizers")),
@@ -48,7 +22,7 @@ FILES = {".".join((TOP, *p.relative_to(ROOT).with_suffix("").parts)): p for p in
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
 
-def imports(path: Path) -> Iterator[str]:
+def list_imports(path: Path) -> Iterator[str]:
     """Yield the modules of padless that a file imports, by their full names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -65,16 +39,16 @@ def test_a_module_imports_only_from_packages_above_its_own():
         for module, path in MODULES.items():
             if not module.startswith(f"{package}.") or module == f"{TOP}.__main__":
                 continue
-            own = module.removeprefix(f"{package}.").split(".")[0]
-            assert own in row_of, f"{module}: give {own} a place in the order of {package}"
-            for other in imports(path):
-                if other.startswith(f"{package}."):
-                    other = other.removeprefix(f"{package}.").split(".")[0]
-                    assert other == own or row_of[other] < row_of[own], f"{module} may not import {package}.{other}"
+            part = module.removeprefix(f"{package}.").split(".")[0]
+            assert part in row_of, f"{module}: add {part} to {package} in scripts/package_order.py"
+            for imported in list_imports(path):
+                if imported.startswith(f"{package}."):
+                    other = imported.removeprefix(f"{package}.").split(".")[0]
+                    assert other == part or row_of[other] < row_of[part], f"{module} may not import {imported}"
 
 
 def test_modules_do_not_import_each_other_in_a_circle():
-    edges = {module: set(imports(path)) - {module} for module, path in MODULES.items() if path.name != "__init__.py"}
+    edges = {module: set(list_imports(path)) - {module} for module, path in MODULES.items() if path.name != "__init__.py"}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
@@ -123,3 +97,11 @@ def test_functions_import_nothing():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 hidden = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
                 assert not hidden or module == f"{TOP}.cli", f"{module}: {ast.unparse(hidden[0])}"  # --help is quick
+
+
+def test_ruff_checks_every_python_script():
+    """Scripts without a suffix must be listed in pyproject.toml; ruff finds only `*.py`."""
+    files = [path for path in (REPOSITORY / "scripts").iterdir() if path.is_file() and not path.suffix]
+    scripts = [path for path in files if path.read_text().startswith("#!/usr/bin/env python")]
+    config = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert config["tool"]["ruff"]["extend-include"] == sorted(f"scripts/{path.name}" for path in scripts)

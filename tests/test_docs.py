@@ -1,4 +1,4 @@
-"""What the documentation shows runs: each page from top to bottom, each example as a program."""
+"""Test that the code of each page runs, that links are valid, and that generated pages are up to date."""
 
 import re
 import runpy
@@ -11,22 +11,22 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+CODE = {page: re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE) for page in PAGES}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if CODE[page]], ids=lambda p: p.name)
 def test_the_code_of_a_page_runs(page):
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     names: dict = {"__name__": "page"}
-    for block in blocks:
+    for block in CODE[page]:
         exec(compile(block, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_the_links_of_a_page_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def test_links_point_to_files():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
@@ -37,15 +37,28 @@ def test_an_example_runs(example):
 
 
 def test_the_two_experiments_of_the_example():
-    page = runpy.run_path(str(ROOT / "examples" / "masking.py"))
-    out = page["skipped_steps"]()
+    example = runpy.run_path(str(ROOT / "examples" / "masking.py"))
+    out = example["skipped_steps"]()
     assert np.array_equal(out[0, 1], out[0, 0]) and np.array_equal(out[0, 3], out[0, 2])
-    loss, by_hand = page["masked_loss"]()
+    loss, by_hand = example["masked_loss"]()
     assert loss == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_the_table_of_layers_is_what_scripts_layer_table_makes(monkeypatch):
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+def test_the_table_of_layers_is_what_scripts_layer_table_writes(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     with torch.random.fork_rng():
-        page = __import__("layer_facts").page()
+        page = __import__("layer_facts").make_page()
     assert (ROOT / "docs" / "layers.md").read_text() == page, "run scripts/layer_table"
+
+
+def test_the_architecture_page_is_what_scripts_architecture_writes(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = ROOT / "scripts" / "architecture"
+    names: dict = {"__name__": "architecture", "__file__": str(script)}
+    exec(compile(script.read_text(), str(script), "exec"), names)
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert page == names["make_page"](page), "run scripts/architecture"

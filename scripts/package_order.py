@@ -1,0 +1,35 @@
+"""The order of the packages: a module may import from the rows above the row of its own package.
+
+Packages in one row may not import each other. `tests/test_architecture.py` checks the order, and
+`scripts/architecture` writes it to docs/architecture.md.
+"""
+
+ORDER = {
+    "padless": [
+        {"errors"},
+        {"registry", "ragged"},
+        {"saving", "kernels", "types"},
+        {"graph", "initializers", "regularizers", "constraints", "activations", "losses", "optimizers", "_utils"},
+        {"metrics", "callbacks", "data", "layers"},
+        {"trainers"},
+        {"models"},
+        {"utils"},
+        {"testing", "demo"},
+        {"cli"},
+    ],
+    "padless.layers": [
+        {"base"},
+        {"core", "activations", "convolutional", "normalization", "regularization"},
+        {"rnn", "reshaping", "preprocessing"},
+        {"attention", "merging"},
+        {"pooling"},
+    ],
+    "padless.kernels": [
+        {"half_precision"},
+        {"native"},
+        {"double_backward"},
+        {"recurrent", "attention", "conv"},
+        {"segment_reduce", "union"},
+        {"moments", "batched_products"},
+    ],
+}

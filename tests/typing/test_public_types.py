@@ -1,0 +1,53 @@
+"""Types of the public interface, checked by pyright in `scripts/test`; pytest runs the same code.
+
+`assert_type` does nothing when it runs. pyright fails if the type of its first argument is not exactly the second.
+"""
+
+from typing import assert_type
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import padless
+from padless import Model, Packed, Sequential
+from padless.callbacks import EarlyStopping, History
+from padless.layers import LSTM, Dense, Embedding
+from padless.losses import MeanSquaredError
+from padless.metrics import Accuracy
+from padless.optimizers import Adam
+from padless.optimizers.schedules import CosineDecay
+
+
+def test_public_namespaces_are_modules():
+    assert_type(EarlyStopping("loss"), EarlyStopping)
+    assert_type(padless.callbacks.EarlyStopping("loss"), EarlyStopping)
+    assert_type(padless.losses.MeanSquaredError(), MeanSquaredError)
+    assert_type(padless.metrics.Accuracy(), Accuracy)
+    assert_type(padless.optimizers.Adam(), Adam)
+    assert_type(padless.optimizers.schedules.CosineDecay(0.1, 10), CosineDecay)
+    assert_type(padless.layers.LSTM(2), LSTM)
+    assert_type(padless.layers.Embedding(3, 2), Embedding)
+
+
+def test_pack_returns_packed():
+    packed = padless.pack([[1, 2], [3]])
+    assert_type(packed, Packed)
+    assert_type(packed.values, Tensor)
+    assert_type(packed.unpack(), Tensor)
+
+
+def test_models_are_constructed():
+    model = Sequential([Embedding(5, 2, mask_zero=True), Dense(1)])
+    assert_type(model, Sequential)
+    x = padless.Input((None,))
+    assert_type(Model(x, Embedding(5, 2)(x)), Model)
+    model.compile("sgd", "mse")
+    history = model.fit(np.array([[1, 2]]), np.zeros((1, 2, 1)), verbose=0)
+    assert_type(history, History)
+    assert_type(history.epoch, list[int])
+
+
+def test_a_layer_is_a_torch_module():
+    layer: torch.nn.Module = Dense(2)
+    assert isinstance(layer, padless.Layer)
