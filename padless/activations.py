@@ -1,11 +1,11 @@
-"""Activation functions with Keras's names, arguments and defaults, as torch functions.
+"""Activation functions with Keras's names, arguments and defaults, written as torch functions.
 
-They are pointwise, or work along the features, so they act on tensors, on packed steps and on symbols alike. `tanh` and
-`sigmoid` are torch's own, so that a kernel can recognise them.
+They are elementwise or compute along the features. So they work on a tensor, on a `Packed` and on a symbolic tensor,
+and return the same kind. `tanh` and `sigmoid` are torch's own functions: kernels recognize them by identity.
 """
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeAlias
+from typing import Concatenate, ParamSpec, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,235 +13,301 @@ from torch.nn import functional
 
 from padless.ragged.packed import Packed
 from padless.registry import register
-from padless.saving import serialization as _config
+from padless.saving import serialization
+from padless.types import ActivationLike, ConfigLike, StepT, StepTensor
 
-Steps: TypeAlias = Any  # a tensor, or what stands for one: torch functions dispatch on Packed and symbols
-Number: TypeAlias = float | int
 Axis: TypeAlias = int | tuple[int, ...] | None
+Options = ParamSpec("Options")
+
 _KINDS = ("activation", "layer")  # layers such as LeakyReLU serve as activations too
+
+
+class ActivationFunction(Protocol):
+    """A function from a tensor, a `Packed` or a symbolic tensor to the same kind."""
+
+    def __call__(self, x: StepT, /) -> StepT: ...
+
+
+class ActivationWithOptions(Protocol[Options]):
+    """An activation function that takes further arguments."""
+
+    def __call__(self, x: StepT, *args: Options.args, **kwargs: Options.kwargs) -> StepT: ...
+
+
+def _activation(
+    *names: str,
+) -> Callable[[Callable[Concatenate[Tensor, Options], Tensor]], ActivationWithOptions[Options]]:
+    """Register a function of a tensor; torch functions accept a `Packed` and a symbolic tensor in its place."""
+    return register("activation", *names)  # pyright: ignore[reportReturnType] - torch's stubs know tensors only
+
 
 tanh = register("activation")(torch.tanh)
 sigmoid = register("activation")(torch.sigmoid)
 
 
-@register("activation")
-def linear(x: Steps) -> Steps:
-    """The input itself."""
+@_activation()
+def linear(x: Tensor) -> Tensor:
+    """Return the input itself."""
     return x
 
 
-@register("activation")
-def relu(x: Steps, negative_slope: Number = 0.0, max_value: Number | None = None, threshold: Number = 0.0) -> Steps:
-    """`x` where it exceeds `threshold`, at most `max_value`; below, `negative_slope * (x - threshold)`.
+@_activation()
+def relu(x: Tensor, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> Tensor:
+    """Return `x` above `threshold` and at most `max_value`, else `negative_slope * (x - threshold)`.
 
-    >>> relu(torch.tensor([-4., 1., 9.]), negative_slope=0.5, max_value=6)
-    tensor([-2.,  1.,  6.])
+    Args:
+        x: The input, of any shape.
+        negative_slope: The factor below `threshold`.
+        max_value: The largest output; None for no limit.
+        threshold: The number below which the slope applies.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Example:
+        >>> relu(torch.tensor([-4., 1., 9.]), negative_slope=0.5, max_value=6)
+        tensor([-2.,  1.,  6.])
     """
     if negative_slope and max_value is None and not threshold:
         return functional.leaky_relu(x, negative_slope)
     if max_value == 6 and not threshold:
-        above = functional.relu6(x)  # no gradient at 6 itself, as in Keras
+        positive = functional.relu6(x)  # its gradient at 6 is 0, as in Keras; that of clamp is not
     else:
-        above = functional.threshold(x, threshold, 0.0) if threshold else functional.relu(x)
-        above = above if max_value is None else torch.clamp(above, 0.0, max_value)
-    return above - negative_slope * functional.relu(threshold - x) if negative_slope else above
+        positive = functional.threshold(x, threshold, 0.0) if threshold else functional.relu(x)
+        if max_value is not None:
+            positive = torch.clamp(positive, 0.0, max_value)
+    if negative_slope:
+        return positive - negative_slope * functional.relu(threshold - x)
+    return positive
 
 
-@register("activation")
-def leaky_relu(x: Steps, negative_slope: Number = 0.2) -> Steps:
-    """`x`, times `negative_slope` below 0."""
+@_activation()
+def leaky_relu(x: Tensor, negative_slope: float = 0.2) -> Tensor:
+    """Return `x`, multiplied by `negative_slope` below 0."""
     return functional.leaky_relu(x, negative_slope)
 
 
-@register("activation")
-def relu6(x: Steps) -> Steps:
-    """`x` between 0 and 6."""
+@_activation()
+def relu6(x: Tensor) -> Tensor:
+    """Limit `x` to the range from 0 to 6."""
     return functional.relu6(x)
 
 
-@register("activation")
-def elu(x: Steps, alpha: Number = 1.0) -> Steps:
-    """`x`, or `alpha * (exp(x) - 1)` below 0 (Clevert et al., 2016)."""
+@_activation()
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return `x` above 0 and `alpha * (exp(x) - 1)` below (Clevert et al., 2016)."""
     return functional.elu(x, alpha)
 
 
-@register("activation")
-def celu(x: Steps, alpha: Number = 1.0) -> Steps:
-    """`x`, or `alpha * (exp(x / alpha) - 1)` below 0 (Barron, 2017)."""
+@_activation()
+def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return `x` above 0 and `alpha * (exp(x / alpha) - 1)` below (Barron, 2017)."""
     return functional.celu(x, alpha)
 
 
-@register("activation")
-def selu(x: Steps) -> Steps:
-    """The scaled `elu` that keeps mean 0 and variance 1 (Klambauer et al., 2017)."""
+@_activation()
+def selu(x: Tensor) -> Tensor:
+    """Return the scaled `elu` that keeps mean 0 and variance 1 (Klambauer et al., 2017)."""
     return functional.selu(x)
 
 
-@register("activation")
-def gelu(x: Steps, approximate: bool = False) -> Steps:
-    """`x` times the normal distribution function at `x`, or its tanh approximation (Hendrycks & Gimpel, 2016)."""
+@_activation()
+def gelu(x: Tensor, approximate: bool = False) -> Tensor:
+    """Multiply `x` by the normal distribution function at `x` (Hendrycks & Gimpel, 2016).
+
+    Args:
+        x: The input, of any shape.
+        approximate: Whether the distribution function is approximated by a tanh.
+
+    Returns:
+        A tensor of the shape of `x`.
+    """
     return functional.gelu(x, approximate="tanh" if approximate else "none")
 
 
-@register("activation", "swish")
-def silu(x: Steps) -> Steps:
-    """`x * sigmoid(x)` (Ramachandran et al., 2017)."""
+@_activation("swish")
+def silu(x: Tensor) -> Tensor:
+    """Return `x * sigmoid(x)` (Ramachandran et al., 2017)."""
     return functional.silu(x)
 
 
-@register("activation", "hard_swish")
-def hard_silu(x: Steps) -> Steps:
-    """`x * hard_sigmoid(x)` (Howard et al., 2019)."""
+@_activation("hard_swish")
+def hard_silu(x: Tensor) -> Tensor:
+    """Return `x * hard_sigmoid(x)` (Howard et al., 2019)."""
     return functional.hardswish(x)
 
 
 swish, hard_swish = silu, hard_silu
 
 
-@register("activation")
-def mish(x: Steps) -> Steps:
-    """`x * tanh(softplus(x))` (Misra, 2019)."""
+@_activation()
+def mish(x: Tensor) -> Tensor:
+    """Return `x * tanh(softplus(x))` (Misra, 2019)."""
     return functional.mish(x)
 
 
-@register("activation")
-def glu(x: Steps, axis: int = -1) -> Steps:
-    """One half of `x` along `axis`, gated by the sigmoid of the other (Dauphin et al., 2017)."""
+@_activation()
+def glu(x: Tensor, axis: int = -1) -> Tensor:
+    """Multiply the first half of `x` along `axis` by the sigmoid of the second half (Dauphin et al., 2017)."""
     return functional.glu(x, axis)
 
 
-@register("activation")
-def softplus(x: Steps) -> Steps:
-    """`log(exp(x) + 1)`."""
+@_activation()
+def softplus(x: Tensor) -> Tensor:
+    """Return `log(exp(x) + 1)`."""
     return functional.softplus(x)
 
 
-@register("activation")
-def squareplus(x: Steps, b: Number = 4) -> Steps:
-    """`(x + sqrt(x² + b)) / 2` (Barron, 2021)."""
+@_activation()
+def squareplus(x: Tensor, b: float = 4) -> Tensor:
+    """Return `(x + sqrt(x² + b)) / 2` (Barron, 2021)."""
     return (x + torch.sqrt(x * x + b)) / 2
 
 
-@register("activation")
-def softsign(x: Steps) -> Steps:
-    """`x / (1 + |x|)`."""
+@_activation()
+def softsign(x: Tensor) -> Tensor:
+    """Return `x / (1 + |x|)`."""
     return functional.softsign(x)
 
 
-@register("activation")
-def exponential(x: Steps) -> Steps:
-    """`exp(x)`."""
+@_activation()
+def exponential(x: Tensor) -> Tensor:
+    """Return `exp(x)`."""
     return torch.exp(x)
 
 
-@register("activation")
-def log_sigmoid(x: Steps) -> Steps:
-    """`log(sigmoid(x))`, without overflow."""
+@_activation()
+def log_sigmoid(x: Tensor) -> Tensor:
+    """Return `log(sigmoid(x))`, without overflow."""
     return functional.logsigmoid(x)
 
 
-@register("activation")
-def hard_sigmoid(x: Steps) -> Steps:
-    """`x / 6 + 1/2` between 0 and 1."""
+@_activation()
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """Limit `x / 6 + 1/2` to the range from 0 to 1."""
     return functional.hardsigmoid(x)
 
 
-@register("activation")
-def hard_tanh(x: Steps) -> Steps:
-    """`x` between -1 and 1."""
+@_activation()
+def hard_tanh(x: Tensor) -> Tensor:
+    """Limit `x` to the range from -1 to 1."""
     return functional.hardtanh(x)
 
 
-@register("activation")
-def hard_shrink(x: Steps, threshold: Number = 0.5) -> Steps:
-    """`x` where `|x| > threshold`, else 0."""
+@_activation()
+def hard_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
+    """Return `x` where `|x| > threshold`, else 0."""
     return functional.hardshrink(x, threshold)
 
 
-@register("activation")
-def soft_shrink(x: Steps, threshold: Number = 0.5) -> Steps:
-    """`x` moved towards 0 by `threshold`, and no further than 0."""
+@_activation()
+def soft_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
+    """Move `x` towards 0 by `threshold`, and no further than 0."""
     return functional.softshrink(x, threshold)
 
 
-@register("activation")
-def tanh_shrink(x: Steps) -> Steps:
-    """`x - tanh(x)`."""
+@_activation()
+def tanh_shrink(x: Tensor) -> Tensor:
+    """Return `x - tanh(x)`."""
     return functional.tanhshrink(x)
 
 
-@register("activation")
-def threshold(x: Steps, threshold: Number, default_value: Number) -> Steps:
-    """`x` where it exceeds `threshold`, else `default_value`."""
+@_activation()
+def threshold(x: Tensor, threshold: float, default_value: float) -> Tensor:
+    """Return `x` where `x > threshold`, else `default_value`."""
     return functional.threshold(x, threshold, default_value)
 
 
-@register("activation")
-def sparse_plus(x: Steps) -> Steps:
-    """`(x + 1)² / 4` between -1 and 1; 0 below, `x` above."""
+@_activation()
+def sparse_plus(x: Tensor) -> Tensor:
+    """Return 0 below -1, `(x + 1)² / 4` from -1 to 1, and `x` above."""
     return torch.where(x < 1, (torch.clamp(x, -1.0, 1.0) + 1) ** 2 / 4, x)
 
 
-@register("activation")
-def sparse_sigmoid(x: Steps) -> Steps:
-    """`(x + 1) / 2` between 0 and 1."""
-    return (functional.hardtanh(x) + 1) / 2  # clamp would have a gradient at the corners, where Keras has none
+@_activation()
+def sparse_sigmoid(x: Tensor) -> Tensor:
+    """Limit `(x + 1) / 2` to the range from 0 to 1."""
+    return (functional.hardtanh(x) + 1) / 2  # clamp has a gradient at -1 and 1; Keras's function has none
 
 
-@register("activation")
-def softmax(x: Steps, axis: Axis = -1) -> Steps:
-    """Positive numbers that sum to 1 along `axis`, or along several axes together (None: all).
+@_activation()
+def softmax(x: Tensor, axis: Axis = -1) -> Tensor:
+    """Return positive numbers that sum to 1 along `axis`.
 
-    >>> softmax(torch.zeros(1, 2, 2), axis=(1, 2))
-    tensor([[[0.2500, 0.2500],
-             [0.2500, 0.2500]]])
+    Args:
+        x: The input, of any shape.
+        axis: One axis; or several axes, along which the numbers sum to 1 together; or None for all axes.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Example:
+        >>> softmax(torch.zeros(1, 2, 2), axis=(1, 2))
+        tensor([[[0.2500, 0.2500],
+                 [0.2500, 0.2500]]])
     """
-    return _along(torch.softmax, x, axis)
+    return _apply_along_axes(torch.softmax, x, axis)
 
 
-@register("activation")
-def log_softmax(x: Steps, axis: Axis = -1) -> Steps:
-    """The logarithm of `softmax`."""
-    return _along(torch.log_softmax, x, axis)
+@_activation()
+def log_softmax(x: Tensor, axis: Axis = -1) -> Tensor:
+    """Return the logarithm of `softmax`."""
+    return _apply_along_axes(torch.log_softmax, x, axis)
 
 
-@register("activation")
-def sparsemax(x: Steps, axis: int = -1) -> Steps:
-    """The point of the probability simplex along `axis` that is nearest to `x` (Martins & Astudillo, 2016).
+@_activation()
+def sparsemax(x: Tensor, axis: int = -1) -> Tensor:
+    """Project `x` to the nearest point of the probability simplex along `axis` (Martins & Astudillo, 2016).
 
-    >>> sparsemax(torch.tensor([[1., 0.5, -3.]]))
-    tensor([[0.7500, 0.2500, 0.0000]])
+    Example:
+        >>> sparsemax(torch.tensor([[1., 0.5, -3.]]))
+        tensor([[0.7500, 0.2500, 0.0000]])
     """
-    size, axes_after = x.shape[axis], -axis - 1 if axis < 0 else x.ndim - 1 - axis
-    count = torch.arange(1, size + 1, device=x.device).reshape(size, *(1,) * axes_after)
-    largest = torch.sort(x, dim=axis, descending=True)[0]
-    excess = torch.cumsum(largest, dim=axis) - 1
-    support = torch.sum(largest * count > excess, dim=axis, keepdim=True)  # how many stay above 0
-    tau = torch.sum(torch.where(count == support, excess, 0.0), dim=axis, keepdim=True) / support
+    size = x.shape[axis]
+    num_later_axes = -axis - 1 if axis < 0 else x.ndim - 1 - axis
+    rank = torch.arange(1, size + 1, device=x.device).reshape(size, *(1,) * num_later_axes)
+    descending = torch.sort(x, dim=axis, descending=True)[0]
+    excess = torch.cumsum(descending, dim=axis) - 1
+    support = torch.sum(descending * rank > excess, dim=axis, keepdim=True)  # the number of outputs above 0
+    tau = torch.sum(torch.where(rank == support, excess, 0.0), dim=axis, keepdim=True) / support
     return functional.relu(x - tau)
 
 
-def _along(function: Callable[..., Steps], x: Steps, axis: Axis) -> Steps:
-    """A function of one axis applied to several as if they were one."""
+def _apply_along_axes(function: Callable[..., Tensor], x: Tensor, axis: Axis) -> Tensor:
+    """Apply a function of one axis; several axes are flattened into one for it and restored afterwards."""
     if isinstance(axis, int):
         return function(x, dim=axis)
-    axes = tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in axis)
-    order = (*(a for a in range(x.ndim) if a not in axes), *axes)
-    moved = torch.permute(x, order)
-    joined = function(torch.flatten(moved, -len(axes)), dim=-1) if axes else moved
-    back = torch.unflatten(joined, -1, [x.shape[a] for a in axes]) if axes else joined
-    return torch.permute(back, tuple(order.index(a) for a in range(x.ndim)))
+    axes = tuple(range(x.ndim)) if axis is None else tuple(number % x.ndim for number in axis)
+    if not axes:
+        return x
+    order = (*(number for number in range(x.ndim) if number not in axes), *axes)
+    permuted = torch.permute(x, order)  # the axes of the function are last
+    result = function(torch.flatten(permuted, -len(axes)), dim=-1)
+    result = torch.unflatten(result, -1, [x.shape[number] for number in axes])
+    return torch.permute(result, tuple(order.index(number) for number in range(x.ndim)))
 
 
-_IN_PLACE: dict[Any, Callable[[Tensor], Tensor]] = {relu: torch.relu_, tanh: torch.tanh_, sigmoid: torch.sigmoid_}
+_IN_PLACE: dict[Hashable, Callable[[Tensor], Tensor]] = {
+    relu: torch.relu_,
+    tanh: torch.tanh_,
+    sigmoid: torch.sigmoid_,
+}
 
 
-def apply_in_place(activation: Callable[..., Any], x: Steps) -> Steps:
-    """The activation of a result that nobody else holds and no gradient needs, such as a product's: in its place if it can.
+def apply_in_place(activation: Callable[[StepTensor], StepTensor], x: StepTensor) -> StepTensor:
+    """Apply an activation to a temporary result, in its memory if the activation has an in-place form.
 
-    >>> x = torch.tensor([-1., 2.])
-    >>> of_fresh(relu, x) is x
-    True
+    Args:
+        activation: The activation function.
+        x: A result that nothing else refers to and that no gradient needs, such as that of a matrix product.
+
+    Returns:
+        The activation of `x`.
+
+    Example:
+        >>> x = torch.tensor([-1., 2.])
+        >>> apply_in_place(relu, x) is x
+        True
     """
     in_place = _IN_PLACE.get(activation) if isinstance(activation, Hashable) else None
     if in_place is None:
@@ -251,24 +317,32 @@ def apply_in_place(activation: Callable[..., Any], x: Steps) -> Steps:
     return in_place(x) if type(x) is Tensor else activation(x)
 
 
-def get(identifier: Any) -> Callable[..., Any]:
-    """The activation that a user means by None (linear), a name, a config, or a function.
+def get(identifier: ActivationLike) -> ActivationFunction:
+    """Return the activation function that an argument names, as Keras's `activations.get`.
 
-    >>> get("relu") is relu, get(None) is linear
-    (True, True)
+    Args:
+        identifier: None for the identity, a name, a config, or a function.
+
+    Raises:
+        ArgumentError: The name is not known.
+
+    Example:
+        >>> get("relu") is relu, get(None) is linear
+        (True, True)
     """
-    return linear if identifier is None else _config.get(identifier, _KINDS)
+    return linear if identifier is None else serialization.get(identifier, _KINDS)
 
 
-def serialize(activation: Callable[..., Any]) -> Any:
-    """The registered name of a function, or the config of an object.
+def serialize(activation: Callable[..., object]) -> ConfigLike:
+    """Return the registered name of a function, or the config of an object.
 
-    >>> serialize(torch.tanh), serialize(silu)
-    ('tanh', 'silu')
+    Example:
+        >>> serialize(torch.tanh), serialize(silu)
+        ('tanh', 'silu')
     """
-    return _config.serialize(activation, _KINDS)
+    return serialization.serialize(activation, _KINDS)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """What `serialize` wrote, as a function again."""
-    return _config.deserialize(config, _KINDS, custom_objects)
+def deserialize(config: ConfigLike, custom_objects: Mapping[str, object] | None = None) -> ActivationFunction:
+    """Return the function that `serialize` wrote; `custom_objects` adds user-defined names."""
+    return serialization.deserialize(config, _KINDS, custom_objects)

@@ -1,33 +1,38 @@
-"""What a weight may be: `constraint(weight)` gives the nearest allowed one after each update. Names are Keras's."""
+"""Constraints on weights: after each update `constraint(weight)` returns an allowed weight. Names are Keras's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from padless.registry import register
-from padless.saving import serialization as _config
+from padless.saving import serialization
+from padless.types import ConfigLike, ConstraintLike
 
 _EPSILON = 1e-7  # Keras's
+ConstraintFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class Constraint(_config.Configured):
-    """The base of all constraints; a subclass defines `__call__`, and `get_config` if it takes arguments."""
+class Constraint(serialization.Configured):
+    """Base class of constraints, as Keras's `Constraint`.
+
+    A subclass defines `__call__`, and `get_config` if its constructor takes arguments.
+    """
 
     def __call__(self, w: Tensor) -> Tensor:
-        """The constrained weight."""
+        """Return the constrained weight."""
         return w
 
 
 @register("constraint", "non_neg")
 @dataclass(eq=False)
 class NonNeg(Constraint):
-    """Numbers below 0 become 0."""
+    """Replace numbers below 0 by 0, as Keras's `NonNeg`."""
 
     def __call__(self, w: Tensor) -> Tensor:
         return w.clamp(min=0)
@@ -36,11 +41,12 @@ class NonNeg(Constraint):
 @register("constraint", "unit_norm")
 @dataclass(eq=False)
 class UnitNorm(Constraint):
-    """Vectors along `axis` (or several axes) get length 1.
+    """Scale vectors along `axis` (or several axes) to length 1, as Keras's `UnitNorm`.
 
-    >>> UnitNorm()(torch.tensor([[3.], [4.]]))
-    tensor([[0.6000],
-            [0.8000]])
+    Example:
+        >>> UnitNorm()(torch.tensor([[3.], [4.]]))
+        tensor([[0.6000],
+                [0.8000]])
     """
 
     axis: int | list[int] = 0
@@ -52,7 +58,7 @@ class UnitNorm(Constraint):
 @register("constraint", "max_norm")
 @dataclass(eq=False)
 class MaxNorm(Constraint):
-    """Vectors along `axis` (or several axes) longer than `max_value` are cut to that length."""
+    """Scale vectors along `axis` (or several axes) that are longer than `max_value` to that length, as Keras's `MaxNorm`."""
 
     max_value: float = 2
     axis: int | list[int] = 0
@@ -65,7 +71,14 @@ class MaxNorm(Constraint):
 @register("constraint", "min_max_norm")
 @dataclass(eq=False)
 class MinMaxNorm(Constraint):
-    """Vectors along `axis` (or several axes) come to a length between the bounds, by the share `rate` of the way."""
+    """Scale vectors along `axis` (or several axes) to a length between two bounds, as Keras's `MinMaxNorm`.
+
+    Args:
+        min_value: The lower bound of the length.
+        max_value: The upper bound of the length.
+        rate: The new length is `rate * bounded + (1 - rate) * length`, where `bounded` is the length limited to the bounds.
+        axis: The axis of the vectors, or several axes.
+    """
 
     min_value: float = 0.0
     max_value: float = 1.0
@@ -74,31 +87,42 @@ class MinMaxNorm(Constraint):
 
     def __call__(self, w: Tensor) -> Tensor:
         norm = _norm(w, self.axis)
-        wanted = self.rate * norm.clamp(self.min_value, self.max_value) + (1 - self.rate) * norm
-        return w * (wanted / (_EPSILON + norm))
+        new_norm = self.rate * norm.clamp(self.min_value, self.max_value) + (1 - self.rate) * norm
+        return w * (new_norm / (_EPSILON + norm))
 
 
 def _norm(w: Tensor, axis: int | list[int]) -> Tensor:
+    """Return the lengths of vectors, with their axes kept as size 1."""
     return torch.sqrt(torch.sum(w.square(), dim=axis, keepdim=True))
 
 
-def get(identifier: Any) -> Any:
-    """The constraint that a user means by None, a name, a config, a class, or a function.
+def get(identifier: ConstraintLike) -> ConstraintFunction | None:
+    """Return the constraint that an argument names, as Keras's `constraints.get`.
 
-    >>> get("max_norm")
-    MaxNorm(max_value=2, axis=0)
+    Args:
+        identifier: None, a name, a config, a class, or a function from a weight to a weight.
+
+    Returns:
+        The constraint; None for None.
+
+    Raises:
+        ArgumentError: The name is not known.
+
+    Example:
+        >>> get("max_norm")
+        MaxNorm(max_value=2, axis=0)
     """
-    return _config.get(identifier, "constraint")
+    return serialization.get(identifier, "constraint")
 
 
-def serialize(constraint: Any) -> Any:
-    """The config of a constraint, or the registered name of a function."""
-    return _config.serialize(constraint, "constraint")
+def serialize(constraint: ConstraintFunction | None) -> ConfigLike:
+    """Return the config of a constraint, or the registered name of a function."""
+    return serialization.serialize(constraint, "constraint")
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """What `serialize` wrote, as a constraint again."""
-    return _config.deserialize(config, "constraint", custom_objects)
+def deserialize(config: ConfigLike, custom_objects: Mapping[str, object] | None = None) -> ConstraintFunction:
+    """Return the constraint that `serialize` wrote; `custom_objects` adds user-defined names."""
+    return serialization.deserialize(config, "constraint", custom_objects)
 
 
 max_norm, non_neg, unit_norm, min_max_norm = MaxNorm, NonNeg, UnitNorm, MinMaxNorm

@@ -1,12 +1,12 @@
-"""Penalties on weights and activities: `regularizer(tensor)` gives a scalar. Names and defaults are Keras's."""
+"""Penalties on weights and outputs: `regularizer(tensor)` returns a scalar. Names and defaults are Keras's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,27 +14,33 @@ from torch.nn import functional
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.registry import register
-from padless.saving import serialization as _config
+from padless.saving import serialization
+from padless.types import ConfigLike, RegularizerLike
 
 _EPSILON = 1e-7  # Keras's
+RegularizerFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class Regularizer(_config.Configured):
-    """The base of all regularizers; a subclass defines `__call__`, and `get_config` if it takes arguments."""
+class Regularizer(serialization.Configured):
+    """Base class of regularizers, as Keras's `Regularizer`.
+
+    A subclass defines `__call__`, and `get_config` if its constructor takes arguments.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the penalty of a tensor, a scalar."""
         return torch.zeros((), dtype=x.dtype, device=x.device)
 
 
 @register("regularizer", "l1")
 @dataclass(eq=False)
 class L1(Regularizer):
-    """`l1` times the sum of the absolute values.
+    """Return `l1` times the sum of the absolute values, as Keras's `L1`.
 
-    >>> L1(0.5)(torch.tensor([1., -3.]))
-    tensor(2.)
+    Example:
+        >>> L1(0.5)(torch.tensor([1., -3.]))
+        tensor(2.)
     """
 
     l1: float = 0.01
@@ -49,10 +55,11 @@ class L1(Regularizer):
 @register("regularizer", "l2")
 @dataclass(eq=False)
 class L2(Regularizer):
-    """`l2` times the sum of the squares.
+    """Return `l2` times the sum of the squares, as Keras's `L2`.
 
-    >>> L2(0.5)(torch.tensor([1., -3.]))
-    tensor(5.)
+    Example:
+        >>> L2(0.5)(torch.tensor([1., -3.]))
+        tensor(5.)
     """
 
     l2: float = 0.01
@@ -67,7 +74,7 @@ class L2(Regularizer):
 @register("regularizer", "l1_l2", "l1l2")
 @dataclass(eq=False)
 class L1L2(Regularizer):
-    """`l1` times the sum of the absolute values plus `l2` times the sum of the squares; without arguments nothing."""
+    """Return `l1` times the sum of the absolute values plus `l2` times the sum of the squares, as Keras's `L1L2`."""
 
     l1: float = 0.0
     l2: float = 0.0
@@ -87,7 +94,14 @@ class L1L2(Regularizer):
 @register("regularizer", "orthogonal_regularizer")
 @dataclass(eq=False)
 class OrthogonalRegularizer(Regularizer):
-    """`factor` times the mean absolute cosine between the rows (or columns, by `mode`) of a matrix; 0 if it has one."""
+    """Return `factor` times the mean absolute cosine between the rows of a matrix.
+
+    Keras's `OrthogonalRegularizer`. A matrix with one row has the penalty 0.
+
+    Args:
+        factor: A finite number, at least 0.
+        mode: "rows", or "columns" for the cosines between columns.
+    """
 
     factor: float = 0.01
     mode: str = "rows"
@@ -99,13 +113,15 @@ class OrthogonalRegularizer(Regularizer):
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim != 2:
-            raise ShapeError(f"OrthogonalRegularizer needs a matrix; got shape {tuple(x.shape)}.")
-        unit = functional.normalize(x if self.mode == "rows" else x.T, dim=1, eps=_EPSILON)  # (n, d)
-        cosines = (unit @ unit.T).triu(1)  # each pair once
-        return self.factor * cosines.abs().sum() / max(math.comb(len(unit), 2), 1)
+            raise ShapeError(f"OrthogonalRegularizer expected a weight with 2 axes; got shape {tuple(x.shape)}.")
+        vectors = functional.normalize(x if self.mode == "rows" else x.T, dim=1, eps=_EPSILON)  # (n, d)
+        cosines = (vectors @ vectors.T).triu(1)  # each pair once
+        num_pairs = math.comb(len(vectors), 2)
+        return self.factor * cosines.abs().sum() / max(num_pairs, 1)
 
 
-def _factor(name: str, value: Any, default: float | None = None) -> float:
+def _factor(name: str, value: object, default: float | None = None) -> float:
+    """Return a factor as a float, `default` for None; raise `ArgumentError` for a negative or infinite one."""
     if value is None and default is not None:
         return default
     if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
@@ -113,23 +129,33 @@ def _factor(name: str, value: Any, default: float | None = None) -> float:
     return float(value)
 
 
-def get(identifier: Any) -> Any:
-    """The regularizer that a user means by None, a name, a config, a class, or a function.
+def get(identifier: RegularizerLike) -> RegularizerFunction | None:
+    """Return the regularizer that an argument names, as Keras's `regularizers.get`.
 
-    >>> get("l2")
-    L2(l2=0.01)
+    Args:
+        identifier: None, a name, a config, a class, or a function from a tensor to a scalar.
+
+    Returns:
+        The regularizer; None for None.
+
+    Raises:
+        ArgumentError: The name is not known.
+
+    Example:
+        >>> get("l2")
+        L2(l2=0.01)
     """
-    return _config.get(identifier, "regularizer")
+    return serialization.get(identifier, "regularizer")
 
 
-def serialize(regularizer: Any) -> Any:
-    """The config of a regularizer, or the registered name of a function."""
-    return _config.serialize(regularizer, "regularizer")
+def serialize(regularizer: RegularizerFunction | None) -> ConfigLike:
+    """Return the config of a regularizer, or the registered name of a function."""
+    return serialization.serialize(regularizer, "regularizer")
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """What `serialize` wrote, as a regularizer again."""
-    return _config.deserialize(config, "regularizer", custom_objects)
+def deserialize(config: ConfigLike, custom_objects: Mapping[str, object] | None = None) -> RegularizerFunction:
+    """Return the regularizer that `serialize` wrote; `custom_objects` adds user-defined names."""
+    return serialization.deserialize(config, "regularizer", custom_objects)
 
 
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from padless.ragged.packed import Packed
 from padless.ragged.tensor_like import TensorLike
 
-ArrayLike: TypeAlias = "NDArray[Any] | Tensor | Packed | Sequence[Any] | float"
+ArrayLike: TypeAlias = "NDArray[Any] | np.generic | Tensor | Packed | Sequence[Any] | float"
 """Data that becomes a tensor or a `Packed`: an array, a list, a list of sequences, a number."""
 
 StepTensor: TypeAlias = "Tensor | Packed"
@@ -47,7 +47,7 @@ StepT = TypeVar("StepT", bound="Tensor | TensorLike")
 ActivationLike: TypeAlias = "ConfigLike | Callable[..., Any] | None"
 """An activation: a name, a config, a function of one tensor; None for the identity."""
 
-InitializerLike: TypeAlias = "ConfigLike | Callable[..., Tensor] | NDArray[Any] | Tensor | None"
+InitializerLike: TypeAlias = "ConfigLike | Callable[..., Tensor] | NDArray[Any] | np.generic | Tensor | None"
 """An initializer: a name, a config, a function of shape and dtype, or the values themselves."""
 
 RegularizerLike: TypeAlias = "ConfigLike | Callable[[Tensor], Tensor] | None"
