@@ -1,4 +1,4 @@
-"""The order of the packages: a module may import from the rows above the row of its own package.
+"""The order of the packages: a module may import from the rows above the row of its package.
 
 Packages in one row may not import each other. `tests/test_architecture.py` checks the order, and
 `scripts/architecture` writes it to docs/architecture.md.

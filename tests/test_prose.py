@@ -178,6 +178,7 @@ def test_short_sentences_one_after_another_pass():
     half = " ".join(["word"] * (prose.MAX_WORDS // 2 + 1))
     code = "`" + " ".join(["word"] * prose.MAX_WORDS) + "`"
     assert find_rules(f"One {half}. Two {half}.") == []
+    assert find_rules(f"One {half}. padless {half}.") == []
     assert find_rules(f"- {half}\n- {half}\n\n| {half} | {half} |\n") == []
     assert find_rules(f'"""Return it.\n\nArgs:\n    x: {half}\n    y: {half}\n"""\n', "tests/x.py") == []
     assert find_rules(f"The code {code} is one word, and so is [a link]({'x' * 200}).") == []

@@ -1,9 +1,9 @@
-"""What the demo learns from: the functions of the running interpreter's standard library, character by character.
+"""The data of the demo: functions of Python's standard library, as characters with the class of their token.
 
-A file's path decides by its hash whether the file teaches (training), is watched while teaching (validation), or stays
-unseen until the report (test); so the lists are disjoint, and the same on every machine with the same library. From a
-file, functions and methods are cut whole with their decorators; a function inside a function is a part of it, and a
-text that was seen before is not taken again. The label of a character is the class of the token it belongs to.
+A hash of a file's path decides its split: training, validation or test. So the splits have no file in common, and are the
+same on every machine with the same library. Functions and methods are extracted with their decorators; a nested function
+is a part of the function around it. A text that occurs twice is used once. The label of a character is the class of its
+token.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,236 +29,285 @@ from numpy.typing import NDArray
 from padless.errors import DataError
 
 Labels = NDArray[np.int64]
+T = TypeVar("T")
 
 CLASSES = ("whitespace", "keyword", "name", "string", "number", "comment", "operator")
 SPLITS = ("training", "validation", "test")
 UNKNOWN = 1  # the id of a character that no training file has; 0 is padding
 
-_ELSEWHERE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_BEGINS = re.compile(r"[ \t]*(@|(async[ \t]+)?def\b|class\b)")
-_QUOTES = re.compile(r"\"{3}|\'{3}")
-_KINDS = {tokenize.STRING: "string", tokenize.NUMBER: "number", tokenize.COMMENT: "comment", tokenize.OP: "operator"}
+_EXCLUDED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+_DEFINITION = re.compile(r"[ \t]*(@|(async[ \t]+)?def\b|class\b)")
+_TRIPLE_QUOTES = re.compile(r"\"{3}|\'{3}")
+_CLASS_OF_TOKEN = {
+    tokenize.STRING: "string",
+    tokenize.NUMBER: "number",
+    tokenize.COMMENT: "comment",
+    tokenize.OP: "operator",
+}
 
 
 @dataclass(frozen=True)
-class Function:
-    """A function cut whole from a file: `text` begins at line `line` of `path`, its indentation included."""
+class SourceFunction:
+    """The source of a function: `text` begins at line `line` of `path`, with its indentation."""
 
     path: str
     line: int
     text: str
 
 
-def library() -> Path:
-    """The folder of the running interpreter's standard library."""
+def find_library() -> Path:
+    """Return the folder of the running interpreter's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
-def split_of(path: str) -> str:
-    """To which split a file belongs: eight tenths of all paths teach, one validates, one tests.
+def choose_split(path: str) -> str:
+    """Return the split of a file: about 80 % of all paths train, 10 % validate, 10 % test.
 
-    >>> split_of("json/decoder.py") == split_of("json/decoder.py")
-    True
+    Example:
+        >>> choose_split("json/decoder.py") == choose_split("json/decoder.py")
+        True
     """
     tenth = hashlib.sha256(path.encode()).digest()[0] * 10 // 256
     return SPLITS[max(tenth - 7, 0)]
 
 
-def files(root: Path) -> dict[str, list[str]]:
-    """The library's source files by split, as sorted paths relative to `root`; its own tests are left out.
+def list_files(root: Path) -> dict[str, list[str]]:
+    """Return the library's source files by split, without the library's tests.
 
-    Raises `DataError` where no source is installed.
+    Args:
+        root: The folder of the library.
+
+    Returns:
+        Sorted paths relative to `root` for each split.
+
+    Raises:
+        DataError: If a split has no file, because no source is installed.
     """
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
-    found = sorted(path.as_posix() for path in paths if not _ELSEWHERE & set(path.parts))
-    lists = {split: [path for path in found if split_of(path) == split] for split in SPLITS}
-    if not all(lists.values()):
+    names = sorted(path.as_posix() for path in paths if not _EXCLUDED_FOLDERS & set(path.parts))
+    splits = {split: [name for name in names if choose_split(name) == split] for split in SPLITS}
+    if not all(splits.values()):
         raise DataError(
-            f"Expected the source of the standard library in {root}, but found {len(found)} files there. "
+            f"Expected the source of the standard library in {root}, but found {len(names)} files there. "
             "Run the demo with a Python that has its library as .py files."
         )
-    return lists
+    return splits
 
 
-def functions(root: Path, paths: Iterable[str], longest: int, seen: set[str] | None = None) -> Iterator[Function]:
-    """The functions of these files that have at most `longest` characters, in order, each text once.
+def read_functions(
+    root: Path, paths: Iterable[str], max_length: int, known_texts: set[str] | None = None
+) -> Iterator[SourceFunction]:
+    """Yield the functions of some files, in order, each text once.
 
-    `seen` holds the texts already taken and is added to, so that no split repeats what another one has.
+    Args:
+        root: The folder of the library.
+        paths: Files relative to `root`.
+        max_length: Functions with more characters are left out.
+        known_texts: Texts to leave out; each text that is yielded is added, so that no split repeats the text of another.
     """
-    seen = set() if seen is None else seen
+    known_texts = set() if known_texts is None else known_texts
     for path in paths:
         try:
             with tokenize.open(root / path) as file:
                 source = file.read()
-            for line, text in cut(source):
-                if len(text) <= longest and text not in seen:
-                    seen.add(text)
-                    yield Function(path, line, text)
-        except (SyntaxError, ValueError):  # a file for another Python, or in no known encoding
+            for line, text in extract_functions(source):
+                if len(text) <= max_length and text not in known_texts:
+                    known_texts.add(text)
+                    yield SourceFunction(path, line, text)
+        except (SyntaxError, ValueError):  # a file for another version of Python, or in an unknown encoding
             continue
 
 
-def cut(source: str) -> Iterator[tuple[int, str]]:
-    r"""The outermost functions of a module: their first lines' numbers and their texts.
+def extract_functions(source: str) -> Iterator[tuple[int, str]]:
+    r"""Yield the number of the first line and the text of each outermost function of a module.
 
-    >>> list(cut("x = 1\nclass A:\n    @property\n    def f(self):\n        return 2\n"))
-    [(3, '    @property\n    def f(self):\n        return 2\n')]
+    Example:
+        >>> list(extract_functions("x = 1\nclass A:\n    @property\n    def f(self):\n        return 2\n"))
+        [(3, '    @property\n    def f(self):\n        return 2\n')]
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old files with odd escapes
+        warnings.simplefilter("ignore")  # old files have invalid escape sequences
         module = ast.parse(source)
     lines = split_lines(source)
-    for node in _outermost(module):
+    for node in _find_outermost_functions(module):
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         yield first, "".join(lines[first - 1 : node.end_lineno])
 
 
-def _outermost(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def _find_outermost_functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the functions in a node that are not inside another function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield child
         elif isinstance(child, ast.stmt | ast.excepthandler):
-            yield from _outermost(child)
+            yield from _find_outermost_functions(child)
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Lines with their ends, as Python counts them (`str.splitlines` also splits at form feeds).
+    r"""Split a text into lines with their ends, as Python counts them; `str.splitlines` also splits at form feeds.
 
-    >>> split_lines("a\n\x0cb")
-    ['a\n', '\x0cb']
+    Example:
+        >>> split_lines("a\n\x0cb")
+        ['a\n', '\x0cb']
     """
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
-def plain_lines(text: str) -> tuple[str, NDArray[np.intp]]:
-    r"""The text with every line end as one newline, and for each character of `text` where it stands there.
+def normalize_newlines(text: str) -> tuple[str, NDArray[np.intp]]:
+    r"""Return the text with `\n` at each line end, and the position there of each character of `text`.
 
-    >>> plain_lines("a\r\nb")
-    ('a\nb', array([0, 1, 1, 2]))
+    Example:
+        >>> normalize_newlines("a\r\nb")
+        ('a\nb', array([0, 1, 1, 2]))
     """
-    second = [before == "\r" and here == "\n" for before, here in pairwise(" " + text)]
-    return text.replace("\r\n", "\n").replace("\r", "\n"), np.cumsum(~np.array(second, dtype=bool)) - 1
+    is_second_of_two = [previous == "\r" and character == "\n" for previous, character in pairwise(" " + text)]
+    positions = np.cumsum(~np.array(is_second_of_two, dtype=bool)) - 1
+    return text.replace("\r\n", "\n").replace("\r", "\n"), positions
 
 
-def label(text: str) -> Labels | None:
-    """For each character the class of its token, as a number into `CLASSES`; None if the text has no tokens to offer.
+def label_characters(text: str) -> Labels | None:
+    """Return the class of each character's token.
 
     Everything between tokens is whitespace: blanks, line ends, indentation, the backslash that continues a line. Soft
-    keywords (`match`, `case`, `type`, `_`) are names. An f-string is a string from its first quote to its last, as it
-    was one token before Python 3.12.
+    keywords (`match`, `case`, `type`, `_`) are names. An f-string is one string, as it was one token before Python 3.12.
 
-    >>> [CLASSES[n] for n in label("if x:")]
-    ['keyword', 'keyword', 'whitespace', 'name', 'operator']
+    Args:
+        text: Python source.
+
+    Returns:
+        Numbers into `CLASSES`, one for each character, or None if Python's tokenizer rejects the text.
+
+    Example:
+        >>> [CLASSES[n] for n in label_characters("if x:")]
+        ['keyword', 'keyword', 'whitespace', 'name', 'operator']
     """
-    if "\r" in text:
-        text, places = plain_lines(text)
-        labels = _label(text)
-        return None if labels is None else labels[places]
-    return _label(text)
+    if "\r" not in text:
+        return _label_tokens(text)
+    text, positions = normalize_newlines(text)
+    labels = _label_tokens(text)
+    return None if labels is None else labels[positions]
 
 
-def _label(text: str) -> Labels | None:
+def _label_tokens(text: str) -> Labels | None:
+    r"""Return the class of each character of a text whose line ends are `\n`, or None."""
     lines = split_lines(text)
-    starts = np.cumsum([0, *map(len, lines)])
+    line_starts = np.cumsum([0, *map(len, lines)])
     labels = np.zeros(len(text), dtype=np.int64)
-    depth, opened = 0, 0  # how many f-strings we are inside of, and where the outermost began
+    depth, start_of_outermost = 0, 0  # of nested f-strings
     try:
         for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
-            kind = tokenize.tok_name[token.type]
-            first, last = (int(starts[row - 1]) + column for row, column in (token.start, token.end))
-            if kind == "ERRORTOKEN":
+            name = tokenize.tok_name[token.type]
+            start, end = (int(line_starts[row - 1]) + column for row, column in (token.start, token.end))
+            if name == "ERRORTOKEN":
                 return None
-            if kind.endswith("STRING_START"):  # of an f-string, or from Python 3.14 on of a t-string
-                opened = first if depth == 0 else opened
+            if name.endswith("STRING_START"):  # of an f-string, or since Python 3.14 of a t-string
+                start_of_outermost = start if depth == 0 else start_of_outermost
                 depth += 1
-            elif kind.endswith("STRING_END"):
+            elif name.endswith("STRING_END"):
                 depth -= 1
                 if depth == 0:
-                    labels[opened:last] = CLASSES.index("string")
-            elif depth == 0 and (token.type == tokenize.NAME or token.type in _KINDS):
-                if text[first:last] != token.string:  # the tokenizer counts otherwise than we do
+                    labels[start_of_outermost:end] = CLASSES.index("string")
+            elif depth == 0 and (token.type == tokenize.NAME or token.type in _CLASS_OF_TOKEN):
+                if text[start:end] != token.string:  # the tokenizer counts columns differently in this text
                     return None
                 word = "keyword" if keyword.iskeyword(token.string) else "name"
-                labels[first:last] = CLASSES.index(_KINDS.get(token.type, word))
+                labels[start:end] = CLASSES.index(_CLASS_OF_TOKEN.get(token.type, word))
     except (tokenize.TokenError, SyntaxError, StopIteration, IndexError):
         return None
     return labels
 
 
-def alphabet(texts: Iterable[str]) -> str:
-    """The characters of these texts, the commonest first: character `i` gets the id `i + 2`."""
+def list_characters(texts: Iterable[str]) -> str:
+    """Return the characters of some texts, the most frequent first; character `i` has the id `i + 2`."""
     counts = Counter[str]()
     for text in texts:
         counts.update(text)
-    return "".join(sorted(counts, key=lambda c: (-counts[c], c)))
+    return "".join(sorted(counts, key=lambda character: (-counts[character], character)))
 
 
 def encode(texts: Sequence[str], characters: str) -> list[Labels]:
-    """The texts as ids: 1 for a character that is not among `characters`.
+    """Return the ids of the characters of each text; a character that is not in `characters` has the id 1.
 
-    >>> encode(["ab?"], "ba")
-    [array([3, 2, 1])]
+    Example:
+        >>> encode(["ab?"], "ba")
+        [array([3, 2, 1])]
     """
-    ids = {c: i + UNKNOWN + 1 for i, c in enumerate(characters)}
-    return [np.array([ids.get(c, UNKNOWN) for c in text], dtype=np.int64) for text in texts]
+    ids = {character: number + UNKNOWN + 1 for number, character in enumerate(characters)}
+    return [np.array([ids.get(character, UNKNOWN) for character in text], dtype=np.int64) for text in texts]
 
 
-def pieces(text: str, shortest: int = 200, longest: int = 5000) -> list[str]:
-    r"""A text in pieces that each begin like a function where that is possible; joined they are the text.
+def split_into_pieces(text: str, min_length: int = 200, max_length: int = 5000) -> list[str]:
+    r"""Split a text into pieces that each begin with a definition, where that is possible.
 
-    A piece ends before a line that begins a definition or a decorator, but not between decorators, nor inside triple
-    quotes as far as counting them can tell. Where no such line comes, it ends where it grew too long: between two
-    lines, or in one that is longer than a piece may be.
+    A piece ends before a line that begins a definition or a decorator. It does not end between decorators, nor inside triple
+    quotes, as far as counting the quotes shows. A piece without such a line ends at the maximum length.
 
-    >>> pieces("x = 1\ndef f():\n    pass\ndef g():\n    pass\n", shortest=6)
-    ['x = 1\n', 'def f():\n    pass\n', 'def g():\n    pass\n']
+    Args:
+        text: Python source.
+        min_length: A piece with fewer characters does not end before a definition.
+        max_length: No piece has more characters.
+
+    Returns:
+        The pieces. Joined, they are the text.
+
+    Example:
+        >>> split_into_pieces("x = 1\ndef f():\n    pass\ndef g():\n    pass\n", min_length=6)
+        ['x = 1\n', 'def f():\n    pass\n', 'def g():\n    pass\n']
     """
-    found, quote, decorated = [""], "", False
+    pieces, open_quote, after_decorator = [""], "", False
     for line in split_lines(text):
-        begins = not quote and _BEGINS.match(line)
-        if begins and not decorated and len(found[-1]) >= shortest or len(found[-1]) + len(line) > longest:
-            found.append("")
-        decorated = bool(begins) and line.lstrip().startswith("@")
-        for mark in _QUOTES.findall(line):
-            quote = "" if quote == mark else quote or mark
-        found[-1] += line
-        while len(found[-1]) > longest:
-            found[-1:] = [found[-1][:longest], found[-1][longest:]]
-    return [piece for piece in found if piece]
+        is_definition = not open_quote and _DEFINITION.match(line) is not None
+        may_end = is_definition and not after_decorator and len(pieces[-1]) >= min_length
+        if may_end or len(pieces[-1]) + len(line) > max_length:
+            pieces.append("")
+        after_decorator = is_definition and line.lstrip().startswith("@")
+        for quote in _TRIPLE_QUOTES.findall(line):
+            open_quote = "" if open_quote == quote else open_quote or quote
+        pieces[-1] += line
+        while len(pieces[-1]) > max_length:
+            pieces[-1:] = [pieces[-1][:max_length], pieces[-1][max_length:]]
+    return [piece for piece in pieces if piece]
 
 
-def as_function(piece: str) -> tuple[str, NDArray[np.bool_]]:
-    r"""The piece as a reader of functions knows it, and which characters of that are the piece's own.
+def wrap_as_function(piece: str) -> tuple[str, NDArray[np.bool_]]:
+    r"""Return the piece as the body of a function, and which characters of the result belong to the piece.
 
-    What begins neither a function nor a method is put into the body of one.
+    The model is trained on functions only. A piece that begins with a function or a decorator stays as it is.
 
-    >>> text, own = as_function("x = 1\n\ny = 2\n")
-    >>> text, "".join(np.array(list(text))[own])
-    ('def f():\n    x = 1\n\n    y = 2\n', 'x = 1\n\ny = 2\n')
+    Example:
+        >>> text, is_piece = wrap_as_function("x = 1\n\ny = 2\n")
+        >>> text, "".join(np.array(list(text))[is_piece])
+        ('def f():\n    x = 1\n\n    y = 2\n', 'x = 1\n\ny = 2\n')
     """
-    if _BEGINS.match(piece) and not piece.startswith("class"):
+    if _DEFINITION.match(piece) and not piece.startswith("class"):
         return piece, np.ones(len(piece), dtype=bool)
     parts = [("def f():\n", False)]
     for line in split_lines(piece):
         parts += [("    " if line.strip() else "", False), (line, True)]
-    return "".join(part for part, _ in parts), np.repeat([own for _, own in parts], [len(part) for part, _ in parts])
+    is_piece = np.repeat([belongs for _, belongs in parts], [len(part) for part, _ in parts])
+    return "".join(part for part, _ in parts), is_piece
 
 
-def thin(items: Sequence[Function], count: int) -> list[Function]:
-    """At most `count` of the items, evenly spread.
+def select_evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of the items, evenly spread.
 
-    >>> thin(range(10), 5)
-    [0, 2, 4, 6, 8]
+    Example:
+        >>> select_evenly(range(10), 5)
+        [0, 2, 4, 6, 8]
     """
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def read(path: Path) -> str:
-    """A user's file as text, line ends as they are; Latin-1, which accepts every byte, where no encoding fits."""
+def read_text(path: Path) -> str:
+    """Return the text of a file with unchanged line ends.
+
+    The encoding is that of Python's rules for source files. If it does not fit, the text is read as Latin-1, in which each
+    byte is a character.
+    """
     data = path.read_bytes()
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         return data.decode(encoding)
-    except (SyntaxError, UnicodeDecodeError, LookupError):  # a codec may exist and not be one of text
+    except (SyntaxError, UnicodeDecodeError, LookupError):  # LookupError: a codec that is not for text
         return data.decode("latin-1")
