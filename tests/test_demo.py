@@ -287,8 +287,8 @@ def test_the_grid_is_counted_from_what_enters_the_layers(highlighter: Highlighte
 
 def test_other_texts_in_the_call_do_not_change_a_result(highlighter: Highlighter, data: Corpus):
     some = ["x", *texts(data.functions["test"]), "", "# é"]
-    all_files = highlighter.classify(some)
-    for text, answer in zip(some, all_files, strict=True):
+    labels_in_one_call = highlighter.classify(some)
+    for text, answer in zip(some, labels_in_one_call, strict=True):
         assert np.array_equal(highlighter.classify([text])[0], answer) and len(answer) == len(text)
 
 
