@@ -18,7 +18,7 @@ from padless.layers.rnn.cells import Cell, StackedRNNCells
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
 from padless.testing.harness import LayerHarness
-from padless.testing.masks import apart, as_draw
+from padless.testing.masks import as_draw, different_masks
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MASKS = {
@@ -104,11 +104,11 @@ def make_row(cls: type[Layer]) -> str:
 def describe_mask_and_gaps(subject: LayerHarness) -> tuple[str, str]:
     """Return what happens to the mask, and what gaps show."""
     mask = make_mask("gaps")
-    masks = apart(mask, len(subject.inputs)) if takes_several_masks(subject) else [mask] * len(subject.inputs)
+    masks = different_masks(mask, len(subject.inputs)) if takes_several_masks(subject) else [mask] * len(subject.inputs)
     sample = subject.sample(masks)
     with torch.no_grad():
         arguments, options = subject.arguments(sample, "mask_created" if subject.creates_mask else "gap_values", 2.5)
-        output = leaves(subject.called(arguments, options))[0]
+        output = leaves(subject.call(arguments, options))[0]
     inputs = [x for x in leaves(arguments) if isinstance(x, Packed)]
     return describe_mask(inputs, output), describe_gaps(subject, inputs, output)
 
@@ -205,7 +205,7 @@ def compare(case: Any) -> dict[str, int] | None:
     ours = case.make()
     inner = ours.layer if type(ours).__name__ == "Attending" else ours
     keras_class = getattr(keras.layers, type(inner).__name__, None)
-    if keras_class is None or case.options.get("rows") or isinstance(inner, padless.layers.InputLayer):
+    if keras_class is None or case.options.get("sequence_arguments") or isinstance(inner, padless.layers.InputLayer):
         return None
     shapes = case.inputs if isinstance(case.inputs, list) else [case.inputs]
     subject = LayerHarness(ours, tuple(map(as_draw, shapes)), creates_mask=case.options.get("creates_mask", False))
@@ -237,7 +237,7 @@ def compare_outputs(subject: LayerHarness, ours: Any, theirs: Any, kind: str) ->
         wide = torch.from_numpy(mask)
         grids = [torch.where(wide.reshape(*mask.shape, *(1,) * (g.ndim - 2)), g, torch.ones_like(g)) for g in grids]
     packed = [grid if subject.creates_mask else pack_with_gap_values(grid, mask) for grid in grids]
-    subject.forget()
+    subject.reset_states()
     if getattr(theirs, "stateful", False):
         theirs.reset_state()
     outputs = leaves(ours(packed[0] if len(packed) == 1 else packed))

@@ -23,7 +23,7 @@ from padless.kernels.attention.grouped import grouped
 from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
-from padless.testing import layer_properties as laws
+from padless.testing import layer_properties
 from padless.testing.harness import LayerHarness
 
 S = 6  # columns of keys, where they are not those of queries
@@ -161,9 +161,9 @@ def test_the_laws_hold_between_two_masks(name):
     subject = LayerHarness.of(CROSS[name], [(4,), (4,)])
     for kind in ("right", "left", "holes", "empty"):
         grids = [mask_of(kind), other_mask(kind)]
-        laws.matches_unpadded(subject, grids)
-        laws.ignores_padding(subject, grids)
-        laws.independent_of_batch(subject, grids)
+        layer_properties.matches_unpadded(subject, grids)
+        layer_properties.ignores_padding(subject, grids)
+        layer_properties.independent_of_batch(subject, grids)
 
 
 def test_a_key_of_its_own_mask_counts_where_the_value_has_one_too():

@@ -217,7 +217,7 @@ def test_a_rectangular_list_of_labels_is_a_grid():
 def test_a_loss_of_whole_sequences_has_labels_of_its_own_length():
     class Length(padless.losses.Loss):
         relation = "sequence"
-        aligned = False
+        targets_share_mask = False
 
         def call(self, y_true, y_pred):
             return (y_pred.sum((1, 2)) - y_true.shape[1]) ** 2

@@ -13,7 +13,7 @@ from padless import pack
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.layers import ConvLSTM1D, ConvLSTM1DCell
 from padless.saving.serialization import deserialize
-from padless.testing.layer_properties import leaves_of_shapes
+from padless.testing.layer_properties import flatten_shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 L, K = padless.layers, keras.layers
@@ -46,7 +46,7 @@ def data(batch, **options):
 
 
 def same_shapes(mine, theirs, shape):
-    ours, kerass = (leaves_of_shapes(layer.compute_output_shape(shape)) for layer in (mine, theirs))
+    ours, kerass = (flatten_shapes(layer.compute_output_shape(shape)) for layer in (mine, theirs))
     assert ours == kerass
 
 

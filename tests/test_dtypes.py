@@ -34,14 +34,14 @@ def like(subject, dtype, name):
 
 def dtypes(result):
     """Those of the outputs that are not whole numbers."""
-    values = [x.values if isinstance(x, Packed) else x for x in leaves(result.raw)]
+    values = [x.values if isinstance(x, Packed) else x for x in leaves(result.raw_outputs)]
     return {x.dtype for x in values if x.dtype.is_floating_point}
 
 
 def apart(given, expected):
     """How far numbers are from each other at most, by the size of the largest; they must be finite."""
     worst = 0.0
-    for (name, mine), (_, theirs) in zip(given.parts(), expected.parts(), strict=True):
+    for (name, mine), (_, theirs) in zip(given.named_tensors(), expected.named_tensors(), strict=True):
         assert bool(torch.isfinite(mine).all()), name
         if mine.numel():
             scale = max(theirs.abs().max().item(), 1.0)
@@ -65,11 +65,13 @@ def near(subject, run, tolerance):
 def test_a_layer_runs_in_the_dtype_that_it_is_brought_to(name, dtype):
     subject = single(name)
     other = like(subject, dtype, name)
-    given = near(subject, lambda sample, pulls: other.run(sample, pulls=pulls), 0.06 if dtype == torch.bfloat16 else 1e-4)
-    whole = not any(grid.is_floating_point() for grid in subject.sample(MASK).grids) and not given.weights
+    given = near(
+        subject, lambda sample, pulls: other.run(sample, output_weights=pulls), 0.06 if dtype == torch.bfloat16 else 1e-4
+    )
+    whole = not any(grid.is_floating_point() for grid in subject.sample(MASK).grids) and not given.weight_gradients
     wanted = {torch.float32} if whole else {dtype}  # of integers alone, what the layer was made with
     assert dtypes(given) <= wanted
-    assert all(gradient.dtype == dtype for gradient in given.weights.values())
+    assert all(gradient.dtype == dtype for gradient in given.weight_gradients.values())
     nothing = other.run(other.sample(NOTHING))
     apart(nothing, nothing)
     assert dtypes(nothing) <= wanted
@@ -81,10 +83,10 @@ def test_a_layer_runs_under_autocast(name):
 
     def run(sample, pulls):
         with torch.autocast("cpu", torch.bfloat16):
-            return subject.run(sample, pulls=pulls)
+            return subject.run(sample, output_weights=pulls)
 
     given = near(subject, run, 0.06)
-    assert all(gradient.dtype == torch.float32 for gradient in given.weights.values())
+    assert all(gradient.dtype == torch.float32 for gradient in given.weight_gradients.values())
     with torch.autocast("cpu", torch.bfloat16):
         nothing = subject.run(subject.sample(NOTHING))
     apart(nothing, nothing)

@@ -476,7 +476,7 @@ def test_losses_and_metrics_may_be_functions_and_torch_modules():
     for loss in (
         "mse",
         squares,
-        padless.losses.masked(squares),
+        padless.losses.MaskedLoss(squares),
         torch.nn.MSELoss(reduction="none"),
         padless.losses.MeanSquaredError(),
     ):

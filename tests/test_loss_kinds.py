@@ -183,7 +183,7 @@ def test_the_overlap_of_a_batch_is_kerass_and_that_of_many_is_that_of_all(name, 
         torch.testing.assert_close(leaf.grad, theirs.grad)
     real = getattr(keras.losses, name)(**arguments)(torch.from_numpy(y[HOLES]), torch.from_numpy(pred[HOLES]))
     torch.testing.assert_close(loss(y, pack(pred, mask=HOLES)), real)
-    parts = [loss.term(y[row : row + 1], pack(pred[row : row + 1], mask=HOLES[row : row + 1])) for row in range(B)]
+    parts = [loss.weighted_sum(y[row : row + 1], pack(pred[row : row + 1], mask=HOLES[row : row + 1])) for row in range(B)]
     torch.testing.assert_close(sum(parts).value, real)
     assert loss(y, pack(pred, mask=np.zeros((B, T), bool))).item() == 0
     weight = np.array([1.0, 3.0, 0.0, 2.0])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from padless.errors import ArgumentError, DataError, MaskError, MaskLost, ShapeError
 from padless.losses import losses
 from padless.losses.loss import Loss, WeightedSum
-from padless.losses.losses import LossFunctionWrapper, TorchLoss, get, masked
-from padless.losses.probabilistic_losses import sparse_values
+from padless.losses.losses import LossFunctionWrapper, MaskedLoss, TorchLoss, get
+from padless.losses.probabilistic_losses import crossentropy_of_checked_ids
 from padless.ragged.packed import Packed, pack
 from padless.registry import register
 from padless.saving import serialization as saving
@@ -153,7 +153,7 @@ def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
     loss = getattr(losses, name)(**arguments, reduction=reduction)
 
     def term(rows):
-        return loss.term(
+        return loss.weighted_sum(
             y[rows], pack(torch.from_numpy(pred[rows]), mask=mask[rows]), None if weight is None else weight[rows]
         )
 
@@ -311,7 +311,7 @@ def test_weights_of_single_values():
 
     y, pred = data("numbers")
     weight = np.random.default_rng(5).random((B, T, D)).astype("float32")
-    got = get(squares).term(y, pack(pred, mask=HOLES), weight)
+    got = get(squares).weighted_sum(y, pack(pred, mask=HOLES), weight)
     assert got.weight == HOLES.sum() * D
     assert got.sum.item() == pytest.approx(((y - pred) ** 2 * weight)[HOLES].sum(), rel=1e-5)
 
@@ -321,7 +321,7 @@ def test_weights_of_single_values():
 
 def test_a_scalar_stands_for_all_real_rows():
     y, pred = data("numbers")
-    term = get(lambda y_true, y_pred: (y_true - y_pred).abs().mean()).term(y, pack(pred, mask=HOLES))
+    term = get(lambda y_true, y_pred: (y_true - y_pred).abs().mean()).weighted_sum(y, pack(pred, mask=HOLES))
     assert term.weight == HOLES.sum() and term.value.item() == pytest.approx(np.abs(y - pred)[HOLES].mean(), rel=1e-6)
 
 
@@ -376,7 +376,7 @@ def test_a_loss_of_whole_sequences_sees_zeros_at_masked_steps_whatever_they_show
 
 def test_a_sequence_loss_gets_its_targets_as_they_are():
     class Count(Loss):
-        relation, aligned = "sequence", False
+        relation, targets_share_mask = "sequence", False
 
         def call(self, y_true, y_pred, mask):
             return mask.sum(1) - y_true.sum(1)
@@ -397,7 +397,7 @@ def test_what_a_function_returns_is_checked():
 def test_masked_alone_with_weights_with_a_mask_both_and_neither(fn):
     fn = {"mse": "mse", "function": lambda y_true, y_pred: (y_true - y_pred) ** 2, "object": get("mse")}[fn]
     y, pred = data("numbers")
-    squares, weight, loss = (y - pred) ** 2, WEIGHTS["steps"], masked(fn)
+    squares, weight, loss = (y - pred) ** 2, WEIGHTS["steps"], MaskedLoss(fn)
     expected = {
         (False, False): squares.mean(),
         (True, False): (squares * weight[..., None]).mean(),
@@ -476,7 +476,7 @@ def test_no_id_is_ignored_in_silence_where_ids_are_not_looked_at():
     """On an accelerator only torch's kernels look at the ids; left alone they would skip -100."""
     for from_logits in (True, False):
         with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
-            sparse_values(torch.tensor([-100]), torch.ones(1, D), from_logits, None, -1)
+            crossentropy_of_checked_ids(torch.tensor([-100]), torch.ones(1, D), from_logits, None, -1)
 
 
 def test_targets_of_other_lengths_are_named():
@@ -528,7 +528,7 @@ def test_functions_do_not_take_packed_rows_apart():
         (lambda: losses.MeanSquaredError(reduction="avg"), "Unknown reduction 'avg'"),
         (lambda: losses.MeanSquaredError(dtype="float33"), "float33"),
         (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing"),
-        (lambda: losses.MeanSquaredError(reduction="none").term([[1.0]], torch.ones(1, 1)), "no total to train on"),
+        (lambda: losses.MeanSquaredError(reduction="none").weighted_sum([[1.0]], torch.ones(1, 1)), "no total to train on"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
@@ -590,5 +590,5 @@ def test_every_way_to_say_mse():
 
 
 def test_sums_of_terms_stay_sums():
-    a, b = (WeightedSum(torch.tensor(2.0), 1.0, adds=False) for _ in range(2))
+    a, b = (WeightedSum(torch.tensor(2.0), 1.0, adds_weights=False) for _ in range(2))
     assert (a + b).value.item() == 4 and sum([a, b, a]).value.item() == 6

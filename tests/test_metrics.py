@@ -324,7 +324,7 @@ def test_functions_have_configs_by_name():
     f1 = F1Score("macro", 0.5)
     assert saving.deserialize(saving.serialize(f1, "metric"), "metric").get_config() == f1.get_config()
     loss = MeanMetricWrapper(losses.BinaryCrossentropy(from_logits=True))
-    assert saving.deserialize(saving.serialize(loss, "metric"), "metric").measure.from_logits is True
+    assert saving.deserialize(saving.serialize(loss, "metric"), "metric").step_function.from_logits is True
 
 
 def test_functions_do_not_take_packed_rows_apart_and_bad_arguments_are_named():

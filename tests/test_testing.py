@@ -18,11 +18,11 @@ from padless.testing import (
     check_metric,
     ids,
     labels,
+    layer_properties,
     random_masks,
     special_masks,
 )
-from padless.testing import layer_properties as laws
-from padless.testing.check import smallest
+from padless.testing.check import shrink_mask
 
 
 class Leak(L.Layer):
@@ -73,7 +73,7 @@ class Forgetful(L.Layer):
 class Mates(L.Layer):
     """Its outputs depend on who else is in the batch, as said."""
 
-    breaks = {"matches_unpadded": "statistics of the batch", "independent_of_batch": "statistics of the batch"}
+    known_violations = {"matches_unpadded": "statistics of the batch", "independent_of_batch": "statistics of the batch"}
     relation = "stepwise"
 
     def call(self, inputs):
@@ -317,32 +317,32 @@ WRONG = {
 def test_a_wrong_layer_is_found_and_its_law_named(fault):
     make, law, also = WRONG[fault]
     with pytest.raises(PropertyViolation) as broken:
-        check_layer(make, (2,), masks=3)
-    said, _, others = str(broken.value).partition("It also breaks: ")
+        check_layer(make, (2,), num_masks=3)
+    said, _, others = str(broken.value).partition("It also violates: ")
     assert said.startswith(f"{law}: ") and also in others, broken.value
     assert "Smallest mask: [[" in said
 
 
 def test_a_mask_of_the_wrong_input_is_found_where_inputs_have_masks_of_their_own():
-    check_layer(Second(), [(2,), (2,)], masks=1)  # with one mask for both nobody could tell
+    check_layer(Second(), [(2,), (2,)], num_masks=1)  # with one mask for both nobody could tell
     with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest masks: \[\[\[0\]\], \[\[1\]\]\]"):
-        check_layer(Second(), [(2,), (2,)], apart=True, masks=1)
-    check_layer(L.Attention(), [(2,), (2,)], apart=True, masks=1)
+        check_layer(Second(), [(2,), (2,)], separate_masks=True, num_masks=1)
+    check_layer(L.Attention(), [(2,), (2,)], separate_masks=True, num_masks=1)
 
 
 def test_gradients_of_masked_numbers_are_found():
     reads = looking(lambda x, mask: unpack(x).sum(1), lambda mask: None)
     with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest mask: \[\[0\]\]") as broken:
-        check_layer(Sequential([L.Embedding(5, 2, mask_zero=True), reads()]), ids(5), creates_mask=True, masks=1)
+        check_layer(Sequential([L.Embedding(5, 2, mask_zero=True), reads()]), ids(5), creates_mask=True, num_masks=1)
     assert "ignores_padding" in str(broken.value)
 
 
 def test_every_side_is_padded_by_one_and_by_three_however_the_mask_is_given():
     for ways in (("packed", "mask"), ("mask_created",)):
-        tried = list(laws.disguises(*ways))
+        tried = list(layer_properties.padding_variants(*ways))
         for way in ways:
             assert {(1, 0), (3, 0), (0, 1), (0, 3)} <= {(left, right) for left, right, w, *_ in tried if w == way}
-        assert {str(number) for *_, number, _ in tried} == set(map(str, laws.CONTENTS))
+        assert {str(number) for *_, number, _ in tried} == set(map(str, layer_properties.PADDING_NUMBERS))
 
 
 def test_a_layer_that_looks_at_the_grid_and_honours_the_mask_passes():
@@ -352,20 +352,20 @@ def test_a_layer_that_looks_at_the_grid_and_honours_the_mask_passes():
 def test_a_layer_that_declares_what_it_breaks_passes():
     check_layer(Mates(), (2,))
     with pytest.raises(PropertyViolation, match="matches_unpadded"):
-        check_layer(type("Silent", (Mates,), {"breaks": {}})(), (2,))
+        check_layer(type("Silent", (Mates,), {"known_violations": {}})(), (2,))
 
 
 def test_a_declaration_needs_a_known_law_and_a_reason():
     with pytest.raises(ArgumentError, match="reason"):
-        check_layer(L.Dense(2), breaks={"matches_unpadded": ""})
+        check_layer(L.Dense(2), known_violations={"matches_unpadded": ""})
     with pytest.raises(ArgumentError, match="Did you mean 'matches_unpadded'"):
-        check_layer(L.Dense(2), breaks={"matches_unpaded": "no"})
+        check_layer(L.Dense(2), known_violations={"matches_unpaded": "no"})
 
 
 def test_the_layer_that_is_checked_stays_as_it_was():
     layer = L.Dense(2)
     before = layer(torch.ones(1, 2, 3))
-    check_layer(layer, masks=1)
+    check_layer(layer, num_masks=1)
     assert layer(torch.ones(1, 2, 3)).equal(before)
     assert layer.kernel.dtype == torch.float32
 
@@ -374,7 +374,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_checked():
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    check_layer(L.Dropout(0.5), masks=1)
+    check_layer(L.Dropout(0.5), num_masks=1)
     assert torch.rand(3).equal(expected)
 
 
@@ -386,8 +386,8 @@ class Padded(losses.Loss):
 
 
 def test_losses_and_metrics_are_checked():
-    check_loss("mse", masks=1)
-    check_metric(lambda y_true, y_pred: (y_true - y_pred).abs().mean(-1), masks=1)
+    check_loss("mse", num_masks=1)
+    check_metric(lambda y_true, y_pred: (y_true - y_pred).abs().mean(-1), num_masks=1)
     with pytest.raises(PropertyViolation, match="matches_unpadded"):
         check_loss(Padded())
 
@@ -416,6 +416,6 @@ def test_shrinking_ends_where_nothing_can_be_taken_away():
         if mask.any(1).sum() > 1:
             raise PropertyViolation("two rows")
 
-    mask, _ = smallest(law, special_masks()["holes"], PropertyViolation("two rows"))
+    mask, _ = shrink_mask(law, special_masks()["gaps"], PropertyViolation("two rows"))
     assert mask.astype(int).tolist() == [[1], [1]]
     assert isinstance(mask, np.ndarray)

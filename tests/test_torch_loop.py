@@ -115,7 +115,7 @@ def test_hooks_and_accumulated_gradients():
     loss_of(LABELS, net(IDS)[0]).backward()
     whole = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     net.zero_grad()
-    terms = [loss_of.term(LABELS[rows], net(IDS[rows])[0]) for rows in (slice(0, 1), slice(1, 3))]
+    terms = [loss_of.weighted_sum(LABELS[rows], net(IDS[rows])[0]) for rows in (slice(0, 1), slice(1, 3))]
     sum(terms).value.backward()
     split = [p.grad for p in net.parameters() if p.grad is not None]
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, split, strict=True)) and seen == [4, 3, 1]

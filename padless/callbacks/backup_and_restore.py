@@ -55,7 +55,7 @@ class BackupAndRestore(Callback):
         self.run = run
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        archive.folder(self.backup_dir)
+        archive.writable_folder(self.backup_dir)
         for left in self.backup_dir.glob(".backup-*"):  # half written when the last run was cut off
             left.unlink()
         found, self._since = self._read(), 0

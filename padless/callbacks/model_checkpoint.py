@@ -97,7 +97,7 @@ class ModelCheckpoint(Monitor):
     def _check(path: Path) -> None:
         if path.is_dir():
             raise ArgumentError(f"ModelCheckpoint writes a file; {os.fspath(path)!r} is a folder. Add a file's name.")
-        archive.folder(path.parent)
+        archive.writable_folder(path.parent)
 
 
 def save_frequency(callback: Callback, value: Any) -> int | str:

@@ -11,9 +11,9 @@ from padless.losses.hinge_losses import categorical_hinge as categorical_hinge
 from padless.losses.hinge_losses import hinge as hinge
 from padless.losses.hinge_losses import squared_hinge as squared_hinge
 from padless.losses.loss import Loss as Loss
+from padless.losses.losses import MaskedLoss as MaskedLoss
 from padless.losses.losses import deserialize as deserialize
 from padless.losses.losses import get as get
-from padless.losses.losses import masked as masked
 from padless.losses.losses import serialize as serialize
 from padless.losses.overlap_losses import Dice as Dice
 from padless.losses.overlap_losses import Tversky as Tversky
@@ -71,6 +71,7 @@ __all__ = [
     "LogCosh",
     "Loss",
     "LossFunctionWrapper",
+    "MaskedLoss",
     "MeanAbsoluteError",
     "MeanAbsolutePercentageError",
     "MeanSquaredError",
@@ -96,7 +97,6 @@ __all__ = [
     "huber",
     "kl_divergence",
     "log_cosh",
-    "masked",
     "mean_absolute_error",
     "mean_absolute_percentage_error",
     "mean_squared_error",

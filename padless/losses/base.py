@@ -28,15 +28,15 @@ class LossWithFunction(Loss):
         vars(self).update(own)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return self.function(y_true, y_pred, **self.own)
+        return self.function(y_true, y_pred, **self.function_arguments)
 
     @property
-    def own(self) -> dict[str, Any]:
+    def function_arguments(self) -> dict[str, Any]:
         """The arguments of the function."""
         return {name: getattr(self, name) for name in self.arguments}
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.own}
+        return {**super().get_config(), **self.function_arguments}
 
 
 class ClassIdLoss(LossWithFunction):
@@ -44,21 +44,21 @@ class ClassIdLoss(LossWithFunction):
 
     ignore_class: int | None = None
 
-    def check(self, y_true: Tensor, y_pred: Tensor) -> None:
-        check_ids(y_true, y_pred.shape[self.axis], self.ignore_class)
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
+        check_class_ids(y_true, y_pred.shape[self.axis], self.ignore_class)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-        return y_true, y_pred.to(self._dtype(y_pred))
+        return y_true, y_pred.to(self._dtype_for(y_pred))
 
 
-def between(what: str, given: float, low: float, high: float) -> float:
+def check_range(what: str, given: float, low: float, high: float) -> float:
     """The number, if it is within these bounds, else an `ArgumentError`."""
     if not low <= given <= high:
         raise ArgumentError(f"`{what}` must be between {low:g} and {high:g}; got {given!r}.")
     return given
 
 
-def plain(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
+def read_tensors(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
     """Both as plain tensors, the outputs at least float32, the targets in their dtype; `MaskLost` for a Packed."""
     y_true, y_pred = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
     if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
@@ -71,9 +71,9 @@ def plain(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
     return (y_true.to(y_pred.dtype) if cast else y_true), y_pred
 
 
-def alike(y_true: Any, y_pred: Any, advice: str = "") -> tuple[Tensor, Tensor]:
+def read_same_shape(y_true: Any, y_pred: Any, advice: str = "") -> tuple[Tensor, Tensor]:
     """Both as plain tensors of one shape; a last axis of size 1 may be missing in one of them."""
-    y_true, y_pred = match_rank(*plain(y_true, y_pred))
+    y_true, y_pred = match_rank(*read_tensors(y_true, y_pred))
     if y_true.shape != y_pred.shape:
         raise ShapeError(
             f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
@@ -82,7 +82,7 @@ def alike(y_true: Any, y_pred: Any, advice: str = "") -> tuple[Tensor, Tensor]:
     return y_true, y_pred
 
 
-def ids_of(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+def match_class_ids(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
     """Class ids in the shape of the outputs without the axis of classes."""
     ids = y_true.squeeze(axis) if y_true.ndim == y_pred.ndim and y_true.shape[axis] == 1 else y_true
     expected = y_pred.movedim(axis, -1).shape[:-1]
@@ -94,7 +94,7 @@ def ids_of(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
     return ids
 
 
-def check_ids(ids: Tensor, classes: int, ignore: int | None = None) -> None:
+def check_class_ids(ids: Tensor, classes: int, ignore: int | None = None) -> None:
     """Raise `DataError` for ids that are no class; ids on an accelerator are left to its own assertions."""
     if ids.device.type != "cpu" or not ids.numel():
         return

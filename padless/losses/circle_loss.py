@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from padless.losses.base import LossWithFunction, plain
+from padless.losses.base import LossWithFunction, read_tensors
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -30,8 +30,8 @@ def circle(
     >>> circle([0, 0, 1], [[1., 0.], [1., 0.], [1., 0.]])
     tensor([54.4000, 54.4000,  0.0000])
     """
-    ids, y_pred = plain(y_true, y_pred, cast=False)
-    keys, others = (ids, y_pred) if ref_embeddings is None else plain(ref_labels, ref_embeddings, cast=False)
+    ids, y_pred = read_tensors(y_true, y_pred, cast=False)
+    keys, others = (ids, y_pred) if ref_embeddings is None else read_tensors(ref_labels, ref_embeddings, cast=False)
     distances = (1.0 - y_pred @ others.T).clamp_min(0.0)
     same = ids.reshape(-1, 1) == keys.reshape(1, -1)
     friends = same & ~torch.eye(*same.shape, dtype=torch.bool, device=same.device) if remove_diagonal else same
@@ -65,7 +65,7 @@ class Circle(LossWithFunction):
         super().__init__(reduction, name, dtype, gamma=gamma, margin=margin, remove_diagonal=remove_diagonal)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-        return y_true, y_pred.to(self._dtype(y_pred))
+        return y_true, y_pred.to(self._dtype_for(y_pred))
 
-    def counted(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+    def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         return values > 0

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from padless.errors import DataError, ShapeError
-from padless.losses.base import LossWithFunction, check_ids, plain
+from padless.losses.base import LossWithFunction, check_class_ids, read_tensors
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -24,13 +24,13 @@ def ctc(y_true: Any, y_pred: Any, mask: Tensor | None = None) -> Tensor:
     >>> ctc([[1, 0]], torch.zeros(1, 2, 2))
     tensor([0.2877])
     """
-    labels, logits = plain(y_true, y_pred, cast=False)
+    labels, logits = read_tensors(y_true, y_pred, cast=False)
     if labels.ndim != 2 or logits.ndim != 3 or len(labels) != len(logits):
         raise ShapeError(
             f"CTC takes labels of shape (B, L) and logits of shape (B, T, C); got {tuple(labels.shape)} and "
             f"{tuple(logits.shape)}."
         )
-    check_ids(labels, logits.shape[-1])
+    check_class_ids(labels, logits.shape[-1])
     mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if mask is None else mask
     labels, sizes = _first(F.pad(labels.long(), (0, 1)), F.pad(labels != 0, (0, 1)))
     logits, lengths = _first(logits, mask)
@@ -69,7 +69,7 @@ class CTC(LossWithFunction):
     """
 
     function = staticmethod(ctc)
-    relation, aligned = "sequence", False
+    relation, targets_share_mask = "sequence", False
 
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "ctc", dtype: str | None = None
@@ -77,7 +77,7 @@ class CTC(LossWithFunction):
         super().__init__(reduction, name, dtype)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-        return y_true, y_pred.to(self._dtype(y_pred))
+        return y_true, y_pred.to(self._dtype_for(y_pred))
 
     def call(self, y_true: Tensor, y_pred: Tensor, mask: Tensor) -> Tensor:
         return ctc(y_true, y_pred, mask)

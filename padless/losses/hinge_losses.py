@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.losses.base import LossWithFunction, alike
+from padless.losses.base import LossWithFunction, read_same_shape
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -39,13 +39,13 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
     >>> categorical_hinge([[0., 1., 0.]], [[0.5, 1., 0.]])
     tensor([0.5000])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     right, wrong = (y_true * y_pred).sum(-1), ((1.0 - y_true) * y_pred).amax(-1)
     return (wrong - right + 1.0).clamp_min(0.0)
 
 
 def _margin(y_true: Any, y_pred: Any) -> Tensor:
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     signs = torch.where(y_true == 0, -1.0, y_true)  # of each label alone: Keras asks the whole batch
     return (1.0 - signs * y_pred).clamp_min(0.0)
 

@@ -42,10 +42,12 @@ class WeightedSum:
 
     sum: Tensor
     weight: Tensor | float
-    adds: bool = True
+    adds_weights: bool = True
 
     def __add__(self, other: WeightedSum) -> WeightedSum:
-        return WeightedSum(self.sum + other.sum, self.weight + other.weight if self.adds else self.weight, self.adds)
+        return WeightedSum(
+            self.sum + other.sum, self.weight + other.weight if self.adds_weights else self.weight, self.adds_weights
+        )
 
     def __radd__(self, other: Any) -> Any:
         return self if isinstance(other, int) and other == 0 else NotImplemented  # so that sum(terms) works
@@ -65,31 +67,31 @@ class PerStepValues:
 
     values: Tensor
     weight: Tensor | None = None
-    counted: Tensor | None = None
+    count_mask: Tensor | None = None
     index: Index | None = None
 
     @property
-    def weighted(self) -> Tensor:
+    def weighted_values(self) -> Tensor:
         """The values times their weights, 0 where they do not count."""
-        values = self.values if self.counted is None else torch.where(self.counted, self.values, 0)
+        values = self.values if self.count_mask is None else torch.where(self.count_mask, self.values, 0)
         return values if self.weight is None else values * self.weight
 
-    def term(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
+    def reduce(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
         """Their sum, with the weight that the reduction asks for."""
-        total = self.weighted.sum(dtype=dtype)
+        total = self.weighted_values.sum(dtype=dtype)
         if reduction == "sum":
-            return WeightedSum(total, 1.0, adds=False)
+            return WeightedSum(total, 1.0, adds_weights=False)
         if reduction == "mean_with_sample_weight" and self.weight is not None:
-            weight = self.weight if self.counted is None else torch.where(self.counted, self.weight, 0)
+            weight = self.weight if self.count_mask is None else torch.where(self.count_mask, self.weight, 0)
             return WeightedSum(total, weight.sum(dtype=dtype))
-        if self.counted is not None:
-            return WeightedSum(total, self.counted.sum(dtype=total.dtype))
+        if self.count_mask is not None:
+            return WeightedSum(total, self.count_mask.sum(dtype=total.dtype))
         return WeightedSum(total, float(self.values.numel()))
 
     @property
-    def unreduced(self) -> Tensor | Packed:
+    def unreduced_values(self) -> Tensor | Packed:
         """The weighted values themselves, on their steps."""
-        return self.weighted if self.index is None else Packed(self.weighted, self.index)
+        return self.weighted_values if self.index is None else Packed(self.weighted_values, self.index)
 
 
 class Loss:
@@ -110,7 +112,8 @@ class Loss:
     """
 
     relation: ClassVar[str] = "stepwise"
-    aligned: ClassVar[bool] = True  # whether targets that stand on the outputs' grid have the outputs' mask
+    known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
+    targets_share_mask: ClassVar[bool] = True  # whether targets that stand on the outputs' grid have the outputs' mask
     axis: Any = -1  # the feature axis that `call` takes together, several, or None for all
 
     def __init__(
@@ -128,56 +131,56 @@ class Loss:
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss of one batch; the unreduced values, on their steps, if `reduction` is None."""
-        measured = self.measure(y_true, y_pred, sample_weight)
+        measured = self.per_step_values(y_true, y_pred, sample_weight)
         if self.reduction in (None, "none"):
-            return measured.unreduced
-        return measured.term(self.reduction).value
+            return measured.unreduced_values
+        return measured.reduce(self.reduction).value
 
-    def term(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> WeightedSum:
+    def weighted_sum(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> WeightedSum:
         """What this batch adds to the loss of all that belongs together."""
         if self.reduction in (None, "none"):
             raise ArgumentError(
                 f"The loss {self.name!r} has reduction={self.reduction!r}, so it has no total to train "
                 f"on. Use reduction='sum' or leave the default."
             )
-        return self.measure(y_true, y_pred, sample_weight).term(self.reduction)
+        return self.per_step_values(y_true, y_pred, sample_weight).reduce(self.reduction)
 
-    def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
+    def per_step_values(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
         """The values at the real steps, with their weights.
 
         `y_pred` is `Packed`, or plain: then every step is real, unless `y_true` comes as sequences. `y_true` is
         `Packed`, a padded grid, an array, or a list of sequences. Raises `ShapeError` where they do not fit.
         """
-        if self.whole:
-            return self._measure_sequences(to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred"), sample_weight)
+        if self.reads_whole_sequences:
+            return self._per_sequence_values(to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred"), sample_weight)
         targets, rows, index = align_targets(y_true, y_pred)
         self._check_axis(rows, index)
         if targets.device.type == "cpu":  # a device would have to be waited for
-            self.check(targets, rows)
+            self.check_targets(targets, rows)
         targets, rows = self.cast(to_device(targets, rows.device), rows)
-        values = self._values(targets, rows)
+        values = self._call_on_rows(targets, rows)
         weight = None if sample_weight is None else sample_weights_for(sample_weight, index, values)
-        return PerStepValues(values, weight, self.counted(targets, values) if len(values) else None, index)
+        return PerStepValues(values, weight, self.count_mask(targets, values) if len(values) else None, index)
 
     @property
-    def whole(self) -> bool:
+    def reads_whole_sequences(self) -> bool:
         """Whether it sees sequences as a whole, on padded grids."""
         return self.relation == "sequence" or self.takes_mask
 
     @cached_property  # asked for every batch
     def takes_mask(self) -> bool:
         """Whether `call` wants the boolean grid of real steps."""
-        return has_mask(self.call)
+        return has_mask_argument(self.call)
 
-    def check(self, y_true: Tensor, y_pred: Tensor) -> None:
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Refuse targets that mean nothing, with a `DataError`; they are still where the data came from."""
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         """Both in the dtype of the loss: its own, else that of the outputs, at least float32."""
-        y_pred = y_pred.to(self._dtype(y_pred))
+        y_pred = y_pred.to(self._dtype_for(y_pred))
         return y_true.to(y_pred.dtype), y_pred
 
-    def counted(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+    def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         """Which of the values count, in their shape; None for all."""
         return None
 
@@ -191,7 +194,7 @@ class Loss:
         """The loss with this config."""
         return cls(**config)
 
-    def _dtype(self, y_pred: Tensor) -> torch.dtype:
+    def _dtype_for(self, y_pred: Tensor) -> torch.dtype:
         if self.dtype is not None:
             return getattr(torch, self.dtype)
         return torch.promote_types(y_pred.dtype, torch.float32)
@@ -204,7 +207,7 @@ class Loss:
                 f"shape {(*index.grid, *rows.shape[1:])}. Count from the end: -1 is the last."
             )
 
-    def _values(self, targets: Tensor, rows: Tensor) -> Tensor:
+    def _call_on_rows(self, targets: Tensor, rows: Tensor) -> Tensor:
         """What `call` says of the rows; nothing is asked about nothing."""
         n = len(rows)
         values = torch.as_tensor(self.call(targets, rows)) if n else rows.reshape(-1)
@@ -216,27 +219,27 @@ class Loss:
             )
         return values if values.ndim else values.expand(n)
 
-    def _measure_sequences(self, given: Tensor | Packed, outputs: Tensor | Packed, sample_weight: Any) -> PerStepValues:
+    def _per_sequence_values(self, given: Tensor | Packed, outputs: Tensor | Packed, sample_weight: Any) -> PerStepValues:
         index = outputs.index if isinstance(outputs, Packed) else None
         if isinstance(outputs, Packed):
             grid, mask = Packed(outputs.values, outputs.index).unpack(), outputs.mask  # zeros, not the fill
         else:
             grid, mask = outputs, torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
-        targets = self._on_grid(given, index)
+        targets = self._pad_targets(given, index)
         if len(targets) != len(grid):
             raise ShapeError(f"`y_true` has {len(targets)} sequences, the outputs {len(grid)}.")
         if targets.ndim == grid.ndim - 1 and grid.shape[-1] == 1:
             targets = targets.unsqueeze(-1)
         if targets.device.type == "cpu":
-            self.check(targets, grid)
+            self.check_targets(targets, grid)
         targets, grid = self.cast(to_device(targets, grid.device), grid)
-        values, counted = self._sequence_values(targets, grid, mask, index)
+        values, counted = self._call_on_sequences(targets, grid, mask, index)
         weight = None
         if sample_weight is not None:
             weight = broadcast_weights(sequence_weights(sample_weight, index, len(grid)), values)
         return PerStepValues(values, weight, counted)
 
-    def _sequence_values(
+    def _call_on_sequences(
         self, targets: Tensor, grid: Tensor, mask: Tensor, index: Index | None
     ) -> tuple[Tensor, Tensor | None]:
         """What `call` says of the sequences; those without a real step are not shown to it, and do not count."""
@@ -257,9 +260,9 @@ class Loss:
             return values, None
         return scatter_rows(values, kept, len(grid)), to_device(np.asarray(real), grid.device)
 
-    def _on_grid(self, given: Tensor | Packed, index: Index | None) -> Tensor:
+    def _pad_targets(self, given: Tensor | Packed, index: Index | None) -> Tensor:
         """Targets as a grid; those that stand on the outputs' steps show zeros where these are masked."""
-        if index is None or not self.aligned:
+        if index is None or not self.targets_share_mask:
             return given.unpack() if isinstance(given, Packed) else given
         if isinstance(given, Packed):
             same = given.index.shape[0] == index.shape[0] and (given.index.lengths == index.lengths).all()
@@ -267,7 +270,7 @@ class Loss:
         return pack(given, like=index).unpack() if tuple(given.shape[: len(index.grid)]) == index.grid else given
 
 
-def has_mask(function: Callable[..., Any]) -> bool:
+def has_mask_argument(function: Callable[..., Any]) -> bool:
     """Whether a function has an argument `mask`."""
     try:
         return "mask" in inspect.signature(function).parameters

@@ -1,12 +1,12 @@
 """The losses, with Keras's names, arguments and numbers.
 
 What `compile` takes for a loss goes through `get`: a name, an object, a config, a function of `(y_true, y_pred)` or of
-`(y_true, y_pred, mask)`, a torch loss module. All of them are summed over real steps in one place, `Loss.measure`.
+`(y_true, y_pred, mask)`, a torch loss module. All of them are summed over real steps in one place, `Loss.per_step_values`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ from padless.ragged.alignment import to_tensor
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
 from padless.saving import serialization as saving
+from padless.types import ArrayLike, LossLike, MaskLike
 
 __all__ = [
     "BinaryCrossentropy",
@@ -76,6 +77,7 @@ __all__ = [
     "LogCosh",
     "Loss",
     "LossFunctionWrapper",
+    "MaskedLoss",
     "MeanAbsoluteError",
     "MeanAbsolutePercentageError",
     "MeanSquaredError",
@@ -101,7 +103,7 @@ __all__ = [
     "huber",
     "kl_divergence",
     "log_cosh",
-    "masked",
+    "MaskedLoss",
     "mean_absolute_error",
     "mean_absolute_percentage_error",
     "mean_squared_error",
@@ -123,7 +125,8 @@ def get(identifier: Any) -> Loss:
     ('mean_squared_error', 'sum_over_batch_size')
     """
     found = saving.get(identifier, "loss") if not isinstance(identifier, torch.nn.Module) else identifier
-    found = getattr(found, "of_steps", found)  # what `masked` wrapped: its sums can be split into batches
+    if isinstance(found, MaskedLoss):
+        return found.loss  # whose sums can be split into batches
     if isinstance(found, Loss):
         return found
     if isinstance(found, TorchModule):
@@ -157,23 +160,33 @@ def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> A
     return saving.deserialize(name, ("loss", "loss_function"), custom_objects)
 
 
-def masked(fn: Any) -> Callable[..., Tensor]:
-    """Of `fn(y_true, y_pred)` the function `(y_true, y_pred, weights=None, mask=None)` that `compile` uses.
+class MaskedLoss:
+    """A loss as a function of `(y_true, y_pred, weights=None, mask=None)`, for training loops without `compile`.
 
-    `fn` is anything that `get` takes. The mask is a boolean grid in any container, or the one that a Packed `y_pred`
-    has; given both, steps are real where both say so. The result is the scalar S / W over real steps.
+    Args:
+        fn: Anything that `get` accepts: a name, a loss, a function of `(y_true, y_pred)`.
 
-    >>> loss = masked(lambda y_true, y_pred: (y_true - y_pred) ** 2)
-    >>> loss([[1., 2., 9.]], [[0., 0., 0.]], mask=[[True, True, False]])
-    tensor(2.5000)
+    Example:
+        >>> loss = MaskedLoss(lambda y_true, y_pred: (y_true - y_pred) ** 2)
+        >>> loss([[1., 2., 9.]], [[0., 0., 0.]], mask=[[True, True, False]])
+        tensor(2.5000)
     """
-    loss = get(fn)
 
-    def measured(y_true: Any, y_pred: Any, weights: Any = None, mask: Any = None) -> Tensor:
+    def __init__(self, fn: LossLike) -> None:
+        self.loss = get(fn)
+
+    def __call__(
+        self, y_true: ArrayLike, y_pred: ArrayLike, weights: ArrayLike | None = None, mask: MaskLike | None = None
+    ) -> Tensor:
+        """Return the loss over the real steps, S / W.
+
+        Args:
+            y_true: Targets, a padded grid `(B, T, ...)` or sequences.
+            y_pred: Outputs `(B, T, ...)`, plain or `Packed`.
+            weights: Weights of sequences `(B,)` or steps `(B, T)`.
+            mask: The real steps, booleans `(B, T)`. If `y_pred` is `Packed`, a step is real where both masks are True.
+        """
         if mask is not None:
-            y_true, y_pred = to_tensor(y_true, "y_true"), pack(to_tensor(y_pred, "y_pred"), mask=mask)
-            y_true = pack(y_true, mask=mask) if isinstance(y_true, Packed) else y_true
-        return loss(y_true, y_pred, weights)
-
-    measured.of_steps = loss  # pyright: ignore[reportFunctionMemberAccess]
-    return measured
+            targets, y_pred = to_tensor(y_true, "y_true"), pack(to_tensor(y_pred, "y_pred"), mask=mask)
+            y_true = pack(targets, mask=mask) if isinstance(targets, Packed) else targets
+        return self.loss(y_true, y_pred, weights)

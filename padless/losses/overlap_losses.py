@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.losses.base import EPSILON, LossWithFunction, alike
+from padless.losses.base import EPSILON, LossWithFunction, read_same_shape
 from padless.losses.loss import PerStepValues, Reduction, WeightedSum
 from padless.registry import register
 
@@ -31,7 +31,7 @@ def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axi
     >>> tversky([[1., 0.]], [[0.5, 0.5]], beta=0.0)
     tensor(0.3333)
     """
-    both, wrong = _overlap(*alike(y_true, y_pred), alpha, beta)
+    both, wrong = _overlap(*read_same_shape(y_true, y_pred), alpha, beta)
     both, wrong = (both.sum(), wrong.sum()) if axis is None else (both.sum(axis), wrong.sum(axis))
     return 1.0 - both / (both + wrong + EPSILON)
 
@@ -44,15 +44,15 @@ def _overlap(y_true: Tensor, y_pred: Tensor, alpha: float, beta: float) -> tuple
 class Ratio(PerStepValues):
     """Pairs (wrong, whole) by element: the total is the one ratio of their two sums, whatever the reduction."""
 
-    def term(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
+    def reduce(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
         """The sum of what is wrong, with the sum of the wholes for its weight."""
-        wrong, whole = self.weighted.reshape(-1, 2).sum(0, dtype=dtype)
+        wrong, whole = self.weighted_values.reshape(-1, 2).sum(0, dtype=dtype)
         return WeightedSum(wrong, whole)
 
     @property
-    def unreduced(self) -> Tensor:
+    def unreduced_values(self) -> Tensor:
         """The ratio itself."""
-        return self.term(None).value
+        return self.reduce(None).value
 
 
 class _Overlap(LossWithFunction):
@@ -67,11 +67,11 @@ class _Overlap(LossWithFunction):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.axis is not None:
             return super().call(y_true, y_pred)
-        both, wrong = _overlap(*alike(y_true, y_pred), self.alpha, self.beta)
+        both, wrong = _overlap(*read_same_shape(y_true, y_pred), self.alpha, self.beta)
         return torch.stack([wrong, both + wrong], -1)
 
-    def measure(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
-        found = super().measure(y_true, y_pred, sample_weight)
+    def per_step_values(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
+        found = super().per_step_values(y_true, y_pred, sample_weight)
         return found if self.axis is not None else Ratio(found.values, found.weight)
 
 

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from padless.errors import ArgumentError
-from padless.losses.base import EPSILON, ClassIdLoss, LossWithFunction, alike, between, check_ids, ids_of, plain
+from padless.losses.base import (
+    EPSILON,
+    ClassIdLoss,
+    LossWithFunction,
+    check_class_ids,
+    check_range,
+    match_class_ids,
+    read_same_shape,
+    read_tensors,
+)
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -26,7 +35,7 @@ def binary_crossentropy(
     >>> binary_crossentropy([[0., 1.]], [[0.5, 0.5]])
     tensor([0.6931])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return _binary(_smooth(y_true, label_smoothing, 2), y_pred, from_logits).mean(axis)
 
 
@@ -48,7 +57,7 @@ def binary_focal_crossentropy(
     >>> binary_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
     tensor([0.1733])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     y_true = _smooth(y_true, label_smoothing, 2)
     p = y_pred.sigmoid() if from_logits else y_pred
     values = (1.0 - (y_true * p + (1.0 - y_true) * (1.0 - p))).pow(gamma) * _binary(y_true, p, False)
@@ -66,7 +75,7 @@ def categorical_crossentropy(
     >>> categorical_crossentropy([[0., 1.]], [[0.5, 0.5]])
     tensor([0.6931])
     """
-    y_true, y_pred = alike(y_true, y_pred, ONE_HOT)
+    y_true, y_pred = read_same_shape(y_true, y_pred, ONE_HOT)
     y_true = _smooth(y_true, label_smoothing, y_true.shape[-1])
     if from_logits:
         return -(y_true * y_pred.log_softmax(axis)).sum(axis)
@@ -88,7 +97,7 @@ def categorical_focal_crossentropy(
     >>> categorical_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
     tensor([0.0433])
     """
-    y_true, y_pred = alike(y_true, y_pred, ONE_HOT)
+    y_true, y_pred = read_same_shape(y_true, y_pred, ONE_HOT)
     y_true = _smooth(y_true, label_smoothing, y_true.shape[-1])
     p = _normed(y_pred.softmax(axis) if from_logits else y_pred, axis)
     return -(alpha * (1.0 - p).pow(gamma) * y_true * p.log()).sum(axis)
@@ -105,14 +114,16 @@ def sparse_categorical_crossentropy(
     >>> sparse_categorical_crossentropy([1., 2.], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
     tensor([0.0513, 2.3026])
     """
-    ids, y_pred = plain(y_true, y_pred, cast=False)
-    check_ids(ids, y_pred.shape[axis], ignore_class)
-    return sparse_values(ids, y_pred, from_logits, ignore_class, axis)
+    ids, y_pred = read_tensors(y_true, y_pred, cast=False)
+    check_class_ids(ids, y_pred.shape[axis], ignore_class)
+    return crossentropy_of_checked_ids(ids, y_pred, from_logits, ignore_class, axis)
 
 
-def sparse_values(ids: Tensor, y_pred: Tensor, from_logits: bool, ignore_class: int | None, axis: int) -> Tensor:
+def crossentropy_of_checked_ids(
+    ids: Tensor, y_pred: Tensor, from_logits: bool, ignore_class: int | None, axis: int
+) -> Tensor:
     """The same for ids that were checked."""
-    shaped = ids_of(ids, y_pred, axis)
+    shaped = match_class_ids(ids, y_pred, axis)
     rows, flat = y_pred.movedim(axis, -1).reshape(-1, y_pred.shape[axis]), shaped.reshape(-1)
     ignored = None if ignore_class is None else flat == ignore_class
     if ignored is not None:  # neither what the label says there nor what the model says may matter
@@ -133,9 +144,9 @@ def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) ->
     >>> categorical_generalized_cross_entropy([1], [[0.75, 0.25]], 0.5)
     tensor([1.])
     """
-    ids, y_pred = plain(y_true, y_pred, cast=False)
-    check_ids(ids, y_pred.shape[-1])
-    p = y_pred.gather(-1, ids_of(ids, y_pred).long().unsqueeze(-1)).squeeze(-1)
+    ids, y_pred = read_tensors(y_true, y_pred, cast=False)
+    check_class_ids(ids, y_pred.shape[-1])
+    p = y_pred.gather(-1, match_class_ids(ids, y_pred).long().unsqueeze(-1)).squeeze(-1)
     return (1.0 - p.pow(q)) / q
 
 
@@ -146,7 +157,7 @@ def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
     >>> kl_divergence([[1., 0.]], [[0.5, 0.5]])
     tensor([0.6931])
     """
-    y_true, y_pred = (part.clamp(EPSILON, 1.0) for part in alike(y_true, y_pred))
+    y_true, y_pred = (part.clamp(EPSILON, 1.0) for part in read_same_shape(y_true, y_pred))
     return (y_true * (y_true / y_pred).log()).sum(-1)
 
 
@@ -157,7 +168,7 @@ def poisson(y_true: Any, y_pred: Any) -> Tensor:
     >>> poisson([[1., 0.]], [[1., 3.]])
     tensor([2.])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return (y_pred - y_true * (y_pred + EPSILON).log()).mean(-1)
 
 
@@ -200,7 +211,7 @@ class BinaryCrossentropy(LossWithFunction):
             name,
             dtype,
             from_logits=from_logits,
-            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
             axis=axis,
         )
 
@@ -235,7 +246,7 @@ class BinaryFocalCrossentropy(LossWithFunction):
             alpha=alpha,
             gamma=gamma,
             from_logits=from_logits,
-            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
             axis=axis,
         )
 
@@ -264,7 +275,7 @@ class CategoricalCrossentropy(LossWithFunction):
             name,
             dtype,
             from_logits=from_logits,
-            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
             axis=axis,
         )
 
@@ -297,7 +308,7 @@ class CategoricalFocalCrossentropy(LossWithFunction):
             alpha=alpha,
             gamma=gamma,
             from_logits=from_logits,
-            label_smoothing=between("label_smoothing", label_smoothing, 0, 1),
+            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
             axis=axis,
         )
 
@@ -326,9 +337,9 @@ class SparseCategoricalCrossentropy(ClassIdLoss):
         super().__init__(reduction, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return sparse_values(y_true, y_pred, **self.own)  # `check` has looked at the ids
+        return crossentropy_of_checked_ids(y_true, y_pred, **self.function_arguments)  # `check` has looked at the ids
 
-    def counted(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+    def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         return None if self.ignore_class is None else (y_true != self.ignore_class).reshape(values.shape)
 
 

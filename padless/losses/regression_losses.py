@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from padless.errors import ArgumentError
-from padless.losses.base import EPSILON, LossWithFunction, alike
+from padless.losses.base import EPSILON, LossWithFunction, read_same_shape
 from padless.losses.loss import Reduction
 from padless.registry import register
 
@@ -21,7 +21,7 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_squared_error([[1., 2.]], [[1., 4.]])
     tensor([2.])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return (y_true - y_pred).square().mean(-1)
 
 
@@ -32,7 +32,7 @@ def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_absolute_error([[1., 2.]], [[1., 4.]])
     tensor([1.])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return (y_true - y_pred).abs().mean(-1)
 
 
@@ -43,7 +43,7 @@ def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_absolute_percentage_error([[1., 2.]], [[1., 4.]])
     tensor([50.])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return 100.0 * ((y_true - y_pred) / y_true.abs().clamp_min(EPSILON)).abs().mean(-1)
 
 
@@ -54,7 +54,7 @@ def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_squared_logarithmic_error([[0., 0.]], [[0., math.e - 1]])
     tensor([0.5000])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return (y_pred.clamp_min(EPSILON).log1p() - y_true.clamp_min(EPSILON).log1p()).square().mean(-1)
 
 
@@ -65,7 +65,7 @@ def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     >>> cosine_similarity([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]])
     tensor([-0., -1.])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return -(F.normalize(y_true, dim=axis, eps=EPSILON) * F.normalize(y_pred, dim=axis, eps=EPSILON)).sum(axis)
 
 
@@ -76,7 +76,7 @@ def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
     >>> huber([[0., 0.]], [[1., 3.]])
     tensor([1.5000])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return F.huber_loss(y_pred, y_true, reduction="none", delta=delta).mean(-1)
 
 
@@ -87,7 +87,7 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
     >>> log_cosh([[0., 1.]], [[1., 1.]])
     tensor([0.2169])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     error = y_pred - y_true
     return (error + F.softplus(-2.0 * error) - math.log(2.0)).mean(-1)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss as TorchModule
 
 from padless.errors import ArgumentError
-from padless.losses.base import check_ids
-from padless.losses.loss import Loss, Reduction, has_mask
+from padless.losses.base import check_class_ids
+from padless.losses.loss import Loss, Reduction, has_mask_argument
 from padless.registry import register
 from padless.saving import serialization as saving
 
@@ -43,7 +43,7 @@ class LossFunctionWrapper(Loss):
 
     @cached_property  # asked for every batch
     def takes_mask(self) -> bool:
-        return has_mask(self.fn)
+        return has_mask_argument(self.fn)
 
     def call(self, y_true: Tensor, y_pred: Tensor, **mask: Tensor) -> Any:
         return self.fn(y_true, y_pred, **mask, **self.kwargs)
@@ -77,14 +77,14 @@ class TorchLoss(Loss):
     def _ids(self, y_true: Tensor, y_pred: Tensor) -> bool:
         return self.classes and y_true.shape != y_pred.shape
 
-    def check(self, y_true: Tensor, y_pred: Tensor) -> None:
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         if self._ids(y_true, y_pred):
-            check_ids(y_true, y_pred.shape[-1], self.ignored)
+            check_class_ids(y_true, y_pred.shape[-1], self.ignored)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         if not self._ids(y_true, y_pred):
             return super().cast(y_true, y_pred)
-        return (y_true.squeeze(-1) if y_true.ndim == y_pred.ndim else y_true).long(), y_pred.to(self._dtype(y_pred))
+        return (y_true.squeeze(-1) if y_true.ndim == y_pred.ndim else y_true).long(), y_pred.to(self._dtype_for(y_pred))
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.classes and y_pred.ndim > 2:  # torch has classes second
@@ -92,7 +92,7 @@ class TorchLoss(Loss):
             y_true = y_true.movedim(-1, 1) if y_true.ndim == y_pred.ndim else y_true
         return self.module(y_pred, y_true)
 
-    def counted(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+    def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         if not self.classes or y_true.is_floating_point():
             return None
         return torch.ne(y_true, self.ignored)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from padless.errors import MaskLost, ShapeError
-from padless.losses.base import check_ids, ids_of
+from padless.losses.base import check_class_ids, match_class_ids
 from padless.metrics.metric import MeanMetricWithFunction, register_metric
 from padless.ragged.alignment import match_rank, to_tensor
 from padless.ragged.device import to_device
@@ -78,10 +78,10 @@ def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5, from
     tensor([1., 0.])
     """
     y_true, y_pred = _rows(y_true, y_pred)
-    ids = ids_of(y_true, y_pred)
+    ids = match_class_ids(y_true, y_pred)
     if from_sorted_ids:
         return (ids.unsqueeze(-1) == y_pred[..., :k]).any(-1).float()
-    check_ids(ids, y_pred.shape[-1])
+    check_class_ids(ids, y_pred.shape[-1])
     return _among(ids.long(), y_pred, k)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.losses.base import EPSILON
-from padless.metrics.confusion_metrics import Counts, grid
-from padless.metrics.metric import divide, indicators, real_rows, register_metric
+from padless.metrics.confusion_metrics import ConfusionCounts, even_thresholds
+from padless.metrics.metric import align_rows, divide_or_zero, register_metric, to_indicators
 from padless.ragged.device import to_device
 
 CURVES = ("ROC", "PR", "PRGAIN")
@@ -19,7 +19,7 @@ METHODS = ("interpolation", "minoring", "majoring")
 
 
 @register_metric()
-class AUC(Counts):
+class AUC(ConfusionCounts):
     """The area under the ROC curve, or under that of precision and recall ("PR") or their gains ("PRGAIN").
 
     It is a sum over `num_thresholds` thresholds, spread evenly over [0, 1] or given, with `summation_method`
@@ -52,7 +52,7 @@ class AUC(Counts):
             raise ArgumentError(f"`num_thresholds` must be above 1; got {num_thresholds!r}.")
         if num_labels and not multi_label:
             raise ArgumentError(f"`num_labels` is for `multi_label=True` only; got {num_labels!r}.")
-        inner = grid(num_thresholds)[1:-1] if thresholds is None else sorted(thresholds)
+        inner = even_thresholds(num_thresholds)[1:-1] if thresholds is None else sorted(thresholds)
         for cut in inner:
             if not 0 <= cut <= 1:
                 raise ArgumentError(f"`thresholds` must be between 0 and 1; got {cut!r}.")
@@ -70,7 +70,7 @@ class AUC(Counts):
     @torch.no_grad()
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch; targets are in the shape of the outputs, or class ids."""
-        targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
+        targets, rows, weight = align_rows(y_true, y_pred, sample_weight)
         labels = rows.shape[-1] if self.multi_label else 1
         if self._for(labels).shape[2:] != ((labels,) if labels > 1 else ()):
             raise ShapeError(
@@ -81,7 +81,7 @@ class AUC(Counts):
         if self.label_weights is not None and not self.multi_label:
             own = self._weights(rows).expand(rows.shape)
             weight = own if weight is None else weight * own
-        self.count(indicators(targets, rows), rows.clamp(0, 1), weight, labels)
+        self.count(to_indicators(targets, rows), rows.clamp(0, 1), weight, labels)
 
     def _weights(self, like: Tensor) -> Tensor:
         if len(self.label_weights or ()) != like.shape[-1]:
@@ -93,7 +93,7 @@ class AUC(Counts):
         area = self._interpolated() if (self.curve, self.summation_method) == ("PR", "interpolation") else self._summed()
         if self.multi_label and self.label_weights is not None and area.ndim:
             weights = self._weights(area)
-            area = divide((area * weights).sum(), weights.sum())
+            area = divide_or_zero((area * weights).sum(), weights.sum())
         return self.cast(area.mean())
 
     def _summed(self) -> Tensor:
@@ -114,18 +114,18 @@ class AUC(Counts):
     def _gain(self, wrong: str, empty: float = 0.0) -> Tensor:
         """1 minus the wrong ones for each right one, measured by what always saying yes would give (Flach, Kull 2015)."""
         right = self.true_positives
-        scale = divide(right + self.false_negatives, self.true_negatives + self.false_positives)
-        return torch.where(right == 0, empty, 1.0 - scale * divide(getattr(self, wrong), right))
+        scale = divide_or_zero(right + self.false_negatives, self.true_negatives + self.false_positives)
+        return torch.where(right == 0, empty, 1.0 - scale * divide_or_zero(getattr(self, wrong), right))
 
     def _interpolated(self) -> Tensor:
         """Precision between two thresholds lies on a curve, not on a line (Davis, Goadrich 2006)."""
         right, positive = self.true_positives, self.true_positives + self.false_positives
         more, steps = right[:-1] - right[1:], positive[:-1] - positive[1:]
-        slope = divide(more, steps.clamp_min(0))
+        slope = divide_or_zero(more, steps.clamp_min(0))
         start = right[1:] - slope * positive[1:]
         both = (positive[:-1] > 0) & (positive[1:] > 0)
-        ratio = torch.where(both, divide(positive[:-1], positive[1:]), 1.0)
-        return divide(slope * (more + start * ratio.log()), right[1:] + self.false_negatives[1:]).sum(0)
+        ratio = torch.where(both, divide_or_zero(positive[:-1], positive[1:]), 1.0)
+        return divide_or_zero(slope * (more + start * ratio.log()), right[1:] + self.false_negatives[1:]).sum(0)
 
     def get_config(self) -> dict[str, Any]:
         config = {

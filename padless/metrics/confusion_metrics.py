@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
-from padless.losses.base import between
-from padless.metrics.metric import Metric, Variable, divide, double, indicators, real_rows, register_metric
+from padless.losses.base import check_range
+from padless.metrics.metric import Metric, Variable, align_rows, divide_or_zero, register_metric, sum_dtype, to_indicators
 from padless.ragged.device import to_device
 
 LOW = -1e10  # Keras's number for outputs that are not among the largest k
 
 
-class Counts(Metric):
+class ConfusionCounts(Metric):
     """True and false, positive and negative, at each threshold: sums, for all labels together or for each."""
 
     def __init__(self, thresholds: Sequence[float], name: str | None, dtype: str | None, labels: int | None = 1) -> None:
@@ -45,10 +45,10 @@ class Counts(Metric):
         cuts = to_device(torch.tensor(self._ascending, dtype=rows.dtype, device="cpu"), rows.device)
         space = torch.searchsorted(cuts, torch.where(rows.isnan(), -torch.inf, rows).contiguous())
         cell = space.reshape(-1, labels) * labels + torch.arange(labels, device=rows.device)
-        weight = torch.ones_like(rows, dtype=double(rows)) if weight is None else weight
+        weight = torch.ones_like(rows, dtype=sum_dtype(rows)) if weight is None else weight
         found = []
         for own in (targets != 0, targets == 0):
-            cells = weight.new_zeros((len(cuts) + 1) * labels, dtype=double(rows))
+            cells = weight.new_zeros((len(cuts) + 1) * labels, dtype=sum_dtype(rows))
             cells.index_add_(0, cell.reshape(-1), torch.where(own, weight, 0).to(cells.dtype).reshape(-1))
             above = cells.reshape(-1, labels).flip(0).cumsum(0).flip(0)  # all that lies in a space or beyond
             found += [above[1:], above[0] - above[1:]]
@@ -82,7 +82,7 @@ class Counts(Metric):
 
     def rate(self, part: str, rest: str) -> Tensor:
         """One count out of two, 0 out of none."""
-        return divide(getattr(self, part), getattr(self, part) + getattr(self, rest))
+        return divide_or_zero(getattr(self, part), getattr(self, part) + getattr(self, rest))
 
     @property
     def recalls(self) -> Tensor:
@@ -100,14 +100,14 @@ class Counts(Metric):
         return self.rate("true_negatives", "false_positives")
 
 
-def grid(num_thresholds: int) -> list[float]:
+def even_thresholds(num_thresholds: int) -> list[float]:
     """Thresholds from 0 to 1, evenly spaced; 0.5 if there is only one."""
     if num_thresholds < 1:
         raise ArgumentError(f"`num_thresholds` must be above 0; got {num_thresholds!r}.")
     return [i / (num_thresholds - 1) for i in range(num_thresholds)] if num_thresholds > 1 else [0.5]
 
 
-class _AtThresholds(Counts):
+class _AtThresholds(ConfusionCounts):
     """Counts at the thresholds that the user gives: one number for one, else one for each."""
 
     def __init__(
@@ -123,12 +123,12 @@ class _AtThresholds(Counts):
     @torch.no_grad()
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch; targets are in the shape of the outputs, or class ids."""
-        targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
-        targets = indicators(targets, rows)
+        targets, rows, weight = align_rows(y_true, y_pred, sample_weight)
+        targets = to_indicators(targets, rows)
         if self.top_k is not None:
             top = rows.topk(min(self.top_k, rows.shape[-1])).indices
             rows = torch.where(torch.zeros_like(rows, dtype=torch.bool).scatter(-1, top, True), rows, LOW)
-        self.count(*of_class(self.class_id, targets, rows, weight))
+        self.count(*select_class(self.class_id, targets, rows, weight))
 
     def shown(self, values: Tensor) -> Tensor:
         """One number for one threshold."""
@@ -138,7 +138,7 @@ class _AtThresholds(Counts):
         return {**super().get_config(), "thresholds": self.thresholds}
 
 
-def of_class(
+def select_class(
     class_id: int | None, targets: Tensor, rows: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The same for one class only."""
@@ -246,22 +246,22 @@ class Recall(_Rate):
         return self.shown(self.recalls)
 
 
-class _At(Counts):
+class _At(ConfusionCounts):
     """The best of one rate among the thresholds where the other is at least `value`; 0 where there is none."""
 
     what = rate_of = best_of = ""
 
     def __init__(self, value: float, num_thresholds: int, class_id: int | None, name: str | None, dtype: str | None) -> None:
-        between(self.what, value, 0, 1)
-        super().__init__(grid(num_thresholds), name, dtype)
+        check_range(self.what, value, 0, 1)
+        super().__init__(even_thresholds(num_thresholds), name, dtype)
         setattr(self, self.what, value)
         self.num_thresholds, self.class_id = num_thresholds, class_id
 
     @torch.no_grad()
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch."""
-        targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
-        self.count(*of_class(self.class_id, indicators(targets, rows), rows.clamp(0, 1), weight))
+        targets, rows, weight = align_rows(y_true, y_pred, sample_weight)
+        self.count(*select_class(self.class_id, to_indicators(targets, rows), rows.clamp(0, 1), weight))
 
     def result(self) -> Tensor:
         """The best rate over all that was added."""

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
-from padless.losses.base import alike
-from padless.metrics.metric import Metric, Variable, divide, double, indicators, real_rows, register_metric
+from padless.losses.base import read_same_shape
+from padless.metrics.metric import Metric, Variable, align_rows, divide_or_zero, register_metric, sum_dtype, to_indicators
 
 AVERAGES = ("macro", "micro", "weighted")
 
 
-def averaged(right: Tensor, predicted: Tensor, true: Tensor, average: str | None, beta: float = 1.0) -> Tensor:
+def fbeta_score(right: Tensor, predicted: Tensor, true: Tensor, average: str | None, beta: float = 1.0) -> Tensor:
     """F-beta of classes from how often each is right, predicted, true; a class that is neither has 0.
 
-    >>> averaged(torch.tensor([1., 0.]), torch.tensor([2., 1.]), torch.tensor([1., 2.]), "macro")
+    >>> fbeta_score(torch.tensor([1., 0.]), torch.tensor([2., 1.]), torch.tensor([1., 2.]), "macro")
     tensor(0.3333)
     """
     if average == "micro":
         right, predicted, true = right.sum(), predicted.sum(), true.sum()
-    score = divide((1 + beta**2) * right, predicted + beta**2 * true)
+    score = divide_or_zero((1 + beta**2) * right, predicted + beta**2 * true)
     if average == "weighted":
-        return divide((score * true).sum(), true.sum())
+        return divide_or_zero((score * true).sum(), true.sum())
     return score.mean() if average == "macro" else score
 
 
@@ -79,8 +79,8 @@ class FBetaScore(_ByClass):
     @torch.no_grad()
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch."""
-        targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
-        true = indicators(targets, rows).to(double(rows))
+        targets, rows, weight = align_rows(y_true, y_pred, sample_weight)
+        true = to_indicators(targets, rows).to(sum_dtype(rows))
         if self.threshold is None:  # outputs of nothing but 0 predict nothing
             chosen = (rows >= rows.amax(-1, keepdim=True)) & (rows.abs() > 1e-9)
         else:
@@ -94,7 +94,7 @@ class FBetaScore(_ByClass):
         if not self._variables:
             return self.cast(torch.tensor(0.0))
         right, predicted, true = self._variables
-        return self.cast(averaged(right, predicted, true, self.average, self.beta))
+        return self.cast(fbeta_score(right, predicted, true, self.average, self.beta))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "average": self.average, "beta": self.beta, "threshold": self.threshold}
@@ -155,8 +155,8 @@ class R2Score(_ByClass):
     @torch.no_grad()
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch."""
-        targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
-        true, pred = (part.to(double(rows)).flatten(0, -2) for part in alike(targets, rows))
+        targets, rows, weight = align_rows(y_true, y_pred, sample_weight)
+        true, pred = (part.to(sum_dtype(rows)).flatten(0, -2) for part in read_same_shape(targets, rows))
         weight = torch.ones_like(pred) if weight is None else weight.flatten(0, -2)
         parts = (true * weight, true.square() * weight, (true - pred).square() * weight, weight, torch.ones_like(pred))
         for variable, part in zip(self.sums(pred.shape[-1]), parts, strict=True):
@@ -167,12 +167,12 @@ class R2Score(_ByClass):
         if not self._variables or not self._variables[-1].any():
             return self.cast(torch.tensor(0.0))
         total, squares, residual, count, samples = self._variables
-        variance = squares - total * divide(total, count)
-        score = torch.where(variance > 0, 1 - divide(residual, variance), 0)
+        variance = squares - total * divide_or_zero(total, count)
+        score = torch.where(variance > 0, 1 - divide_or_zero(residual, variance), 0)
         if self.class_aggregation == "uniform_average":
             score = score.mean()
         elif self.class_aggregation == "variance_weighted_average":
-            score = divide((variance * score).sum(), variance.sum())
+            score = divide_or_zero((variance * score).sum(), variance.sum())
         return self.cast(self._adjusted(score, float(samples.sum())) if self.num_regressors else score)
 
     def _adjusted(self, score: Tensor, samples: float) -> Tensor:

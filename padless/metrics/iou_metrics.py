@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
-from padless.metrics.metric import Metric, divide, double, real_rows, register_metric
+from padless.metrics.metric import Metric, align_rows, divide_or_zero, register_metric, sum_dtype
 
 
 @register_metric()
@@ -47,13 +47,13 @@ class IoU(Metric):
     @torch.no_grad()
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add the real steps of a batch."""
-        targets, rows, weight = real_rows(y_true, y_pred, sample_weight)
+        targets, rows, weight = align_rows(y_true, y_pred, sample_weight)
         true = (targets if self.sparse_y_true else targets.argmax(-1)).reshape(-1)
         pred = self.predicted(rows).reshape(-1)
         if len(true) != len(pred):
             raise ShapeError(f"Targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(rows.shape)}.")
         weight = (
-            torch.ones_like(pred, dtype=double(rows))
+            torch.ones_like(pred, dtype=sum_dtype(rows))
             if weight is None
             else (weight if self.sparse_y_pred else weight[..., 0]).reshape(-1)
         )
@@ -61,7 +61,7 @@ class IoU(Metric):
         if self.ignore_class is not None:
             known &= true != self.ignore_class
         cell = torch.where(known, true.long() * self.num_classes + pred.long(), 0)
-        cells = weight.new_zeros(self.num_classes**2, dtype=double(rows))
+        cells = weight.new_zeros(self.num_classes**2, dtype=sum_dtype(rows))
         cells.index_add_(0, cell, torch.where(known, weight, 0).to(cells.dtype))
         self.total_cm.assign_add(cells.reshape(self.num_classes, self.num_classes))
 
@@ -73,7 +73,7 @@ class IoU(Metric):
         """The mean of the classes that occurred; 0 if none did."""
         both = self.total_cm.diagonal()[self.target_class_ids]
         either = (self.total_cm.sum(0) + self.total_cm.sum(1))[self.target_class_ids] - both
-        return self.cast(divide(divide(both, either).sum(), (either > 0).sum().to(either.dtype)))
+        return self.cast(divide_or_zero(divide_or_zero(both, either).sum(), (either > 0).sum().to(either.dtype)))
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ from torch import Tensor
 from padless.losses import hinge_losses as loss_hinge
 from padless.losses import probabilistic_losses as loss_probabilistic
 from padless.losses import regression_losses as loss_regression
-from padless.losses.base import EPSILON, alike
+from padless.losses.base import EPSILON, read_same_shape
 from padless.metrics.metric import MeanMetricWithFunction, register_metric
 from padless.registry import register
 
@@ -32,7 +32,7 @@ def pearson_correlation(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     >>> pearson_correlation([[1., 2., 3.]], [[2., 4., 6.]]).round(decimals=4)
     tensor([1.])
     """
-    true, pred = (part - part.mean(axis, keepdim=True) for part in alike(y_true, y_pred))
+    true, pred = (part - part.mean(axis, keepdim=True) for part in read_same_shape(y_true, y_pred))
     scale = (true.square().mean(axis) * pred.square().mean(axis)).sqrt()
     return torch.where(scale == 0, 0, (true * pred).mean(axis) / torch.where(scale == 0, 1, scale))
 
@@ -44,7 +44,7 @@ def concordance_correlation(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     >>> concordance_correlation([[1., 2., 3.]], [[1., 2., 3.]]).round(decimals=4)
     tensor([1.])
     """
-    true, pred = alike(y_true, y_pred)
+    true, pred = read_same_shape(y_true, y_pred)
     a, b = (part.mean(axis, keepdim=True) for part in (true, pred))
     shared = ((true - a) * (pred - b)).mean(axis)
     spread = (true - a).square().mean(axis) + (pred - b).square().mean(axis)
@@ -58,7 +58,7 @@ def squared_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> squared_error([[1., 2.]], [[1., 4.]])
     tensor([[0., 4.]])
     """
-    y_true, y_pred = alike(y_true, y_pred)
+    y_true, y_pred = read_same_shape(y_true, y_pred)
     return (y_true - y_pred).square()
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
-from padless.losses.base import check_ids
-from padless.metrics.f_score_metrics import AVERAGES, averaged
-from padless.metrics.metric import Metric, double, register_metric
+from padless.losses.base import check_class_ids
+from padless.metrics.f_score_metrics import AVERAGES, fbeta_score
+from padless.metrics.metric import Metric, register_metric, sum_dtype
 from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed, pack
@@ -73,7 +73,7 @@ class SpanF1(Metric):
             else sample_weights_for(sample_weight, index, rows.flatten(1)[:, 0])
         )
         first = to_device(begins, rows.device)
-        return self._ids(to_device(targets, rows.device)), self._ids(rows), weight.to(double(rows)), first
+        return self._ids(to_device(targets, rows.device)), self._ids(rows), weight.to(sum_dtype(rows)), first
 
     def _ids(self, rows: Tensor) -> Tensor:
         """Class ids, of ids or of scores."""
@@ -85,7 +85,7 @@ class SpanF1(Metric):
                 f"The metric {self.name!r} has {classes} labels; got rows of shape {tuple(rows.shape)}: "
                 f"expected class ids, or one number for each label."
             )
-        check_ids(rows.flatten(), classes)
+        check_class_ids(rows.flatten(), classes)
         return rows.flatten().long()
 
     def _spans(self, ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +102,7 @@ class SpanF1(Metric):
 
     def result(self) -> Tensor:
         """The score over all that was added; 0 without a span."""
-        return self.cast(averaged(self.counts[0], self.counts[1], self.counts[2], self.average))
+        return self.cast(fbeta_score(self.counts[0], self.counts[1], self.counts[2], self.average))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "labels": self.labels, "average": self.average}

@@ -26,7 +26,7 @@ _CONFIG, _SUM = "padless.config", "padless.crc32"
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place when all went well and is gone when not.
 
     Raises `FileNotFoundError` if the folder is missing, `NotWritten` if it takes no file or is full: then what stood at
@@ -69,7 +69,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: An
     arrays = _apart(arrays)
     text = "" if config is None else json.dumps(config)
     metadata = {_SUM: _sum(arrays, text)} if config is None else {_SUM: _sum(arrays, text), _CONFIG: text}
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(safetensors.torch.save(arrays, metadata))
 
 
@@ -95,7 +95,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
     return arrays, json.loads(text) if text else None
 
 
-def folder(path: str | os.PathLike[str]) -> Path:
+def writable_folder(path: str | os.PathLike[str]) -> Path:
     """A folder that takes files, made with those above it. Raises `NotWritten` if it cannot be."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)

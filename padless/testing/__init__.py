@@ -1,4 +1,4 @@
-"""The laws of padless as functions, for the layers, losses, metrics and models of anyone."""
+"""Check layers, losses, metrics and models against the properties of padless."""
 
 from padless.testing.check import check_layer as check_layer
 from padless.testing.check import check_loss as check_loss

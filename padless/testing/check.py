@@ -1,251 +1,361 @@
-"""Check a layer, loss, metric or model of anyone's against the laws, and show the smallest example that breaks one."""
+"""Check a layer, loss, metric or model against the properties, and report the smallest mask that violates one."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from padless.errors import ArgumentError, unknown_name
+from padless.layers.base.layer import Layer
 from padless.losses import losses
+from padless.losses.loss import Loss
 from padless.metrics import metrics
-from padless.testing import layer_properties as laws
-from padless.testing import loss_properties as objectives
-from padless.testing import model_properties as models
+from padless.metrics.metric import Metric
+from padless.models.model import Model
+from padless.testing import layer_properties, loss_properties, model_properties
 from padless.testing.harness import LayerHarness
 from padless.testing.layer_properties import PropertyViolation
-from padless.testing.loss_properties import Objective, Weights
-from padless.testing.masks import Mask, as_draw, random_masks, special_masks
-from padless.testing.masks import apart as beside
-from padless.testing.model_properties import Task
+from padless.testing.loss_properties import ObjectiveHarness, WeightForm
+from padless.testing.masks import Mask, StepShape, as_draw, different_masks, random_masks, special_masks
+from padless.testing.model_properties import TrainingHarness
+from padless.types import LossLike, MetricLike
 
 LAYER_PROPERTIES: dict[str, Callable[..., None]] = {
-    "deterministic": laws.deterministic,
-    "matches_unpadded": laws.matches_unpadded,
-    "gradients": laws.gradients,
-    "ignores_padding": laws.ignores_padding,
-    "independent_of_batch": laws.independent_of_batch,
-    "round_trip": laws.round_trip,
+    "deterministic": layer_properties.deterministic,
+    "matches_unpadded": layer_properties.matches_unpadded,
+    "gradients": layer_properties.gradients,
+    "ignores_padding": layer_properties.ignores_padding,
+    "independent_of_batch": layer_properties.independent_of_batch,
+    "round_trip": layer_properties.round_trip,
 }
 OBJECTIVE_PROPERTIES: dict[str, Callable[..., None]] = {
-    "matches_unpadded": objectives.loss_matches_unpadded,
-    "ignores_padding": objectives.loss_ignores_padding,
-    "independent_of_batch": objectives.loss_independent_of_batch,
-    "independent_of_split": objectives.loss_independent_of_split,
-    "round_trip": objectives.loss_round_trip,
+    "matches_unpadded": loss_properties.loss_matches_unpadded,
+    "ignores_padding": loss_properties.loss_ignores_padding,
+    "independent_of_batch": loss_properties.loss_independent_of_batch,
+    "independent_of_split": loss_properties.loss_independent_of_split,
+    "round_trip": loss_properties.loss_round_trip,
 }
-PROPERTIES = (
-    "deterministic",
-    "matches_unpadded",
-    "gradients",
-    "ignores_padding",
-    "independent_of_batch",
-    "round_trip",
-    "independent_of_split",
-)
+TRAINING_PROPERTIES: dict[str, Callable[..., None]] = {
+    "ignores_padding": model_properties.training_ignores_padding,
+    "independent_of_split": model_properties.model_independent_of_split,
+    "round_trip": model_properties.model_round_trip,
+}
+PROPERTIES = tuple(dict.fromkeys((*LAYER_PROPERTIES, *OBJECTIVE_PROPERTIES)))
 
 
 def check_layer(
-    layer: Any,
-    input_shape: Any = (3,),
+    layer: Layer | Callable[[], Layer],
+    input_shape: StepShape | list[StepShape] = (3,),
     *,
-    breaks: Mapping[str, str] | None = None,
+    known_violations: Mapping[str, str] | None = None,
     creates_mask: bool = False,
-    apart: bool = False,
-    rows: Mapping[str, Any] | None = None,
+    separate_masks: bool = False,
+    sequence_arguments: Mapping[str, tuple[tuple[int, ...], ...]] | None = None,
     training: bool = False,
-    masks: int = 10,
-    custom_objects: Mapping[str, Any] | None = None,
+    num_masks: int = 10,
+    custom_objects: Mapping[str, object] | None = None,
 ) -> None:
-    """Run the laws of DESIGN on a layer, or on what a function makes; raises `PropertyViolation` with the smallest example.
+    """Check that a layer has the properties of `padless.testing`, on special and on random masks.
 
-    `input_shape` is that of a step, without batch and time: a tuple, a function that draws numbers (as
-    `padless.testing.ids(9)`), or a list of them for several inputs. With `creates_mask` zeros are masked steps,
-    with `apart` each of several inputs has a mask of its own, as in attention from one sequence to another. `rows` are
-    further arguments, as `{"initial_state": ((4,), (4,))}`. A layer that cannot keep a law says so, with the reason, in
-    `breaks` or in an attribute of that name: then the law is skipped.
+    The layer is copied and runs in double precision. All its properties are checked; the error describes the first
+    violation with the smallest mask, and names the others.
 
-    >>> from padless.layers import LSTM, Layer
-    >>> check_layer(LSTM(4, return_sequences=True), (3,))
-    >>> class Leak(Layer):
-    ...     stepwise = True
-    ...     def call(self, inputs):
-    ...         return inputs - inputs.mean(1, keepdim=True)
-    >>> check_layer(Leak(name="leak"), (1,))
-    Traceback (most recent call last):
-    ...
-    padless.testing.layer_properties.PropertyViolation: matches_unpadded: Leak 'leak' ... Smallest mask: [[1], [1]]. ...
+    Args:
+        layer: A layer, or a function that returns one.
+        input_shape: The shape of one step, without batch and time, or a function that draws inputs, such as
+            `padless.testing.ids(9)`. A list of them for several inputs.
+        known_violations: Properties that the layer cannot have, each with the reason. They are not checked. A layer
+            class can declare them in its attribute `known_violations`.
+        creates_mask: Whether the layer creates its mask from the zeros of its input, as `Embedding(mask_zero=True)`.
+        separate_masks: Whether each of several inputs gets a different mask, as queries and values in attention.
+        sequence_arguments: The shapes of further arguments with one row for each sequence, such as
+            `{"initial_state": ((4,), (4,))}`.
+        training: The argument `training` of the calls.
+        num_masks: The number of random masks.
+        custom_objects: Names in the config of the layer that are not registered.
+
+    Raises:
+        PropertyViolation: A property does not hold.
+        ArgumentError: `known_violations` has an unknown property, or no reason.
+
+    Example:
+        >>> from padless.layers import LSTM, Layer
+        >>> check_layer(LSTM(4, return_sequences=True), (3,))
+        >>> class Leak(Layer):
+        ...     stepwise = True
+        ...     def call(self, inputs):
+        ...         return inputs - inputs.mean(1, keepdim=True)
+        >>> check_layer(Leak(name="leak"), (1,))
+        Traceback (most recent call last):
+        ...
+        padless.testing.layer_properties.PropertyViolation: matches_unpadded: Leak 'leak' ... Smallest mask: [[1], [1]]. ...
     """
-    subject = LayerHarness.of(layer, input_shape, creates_mask=creates_mask, rows=dict(rows or {}), training=training)
-    declared = {**getattr(subject.layer, "breaks", {}), **(breaks or {})}
-    spread = partial(beside, count=len(subject.inputs)) if apart else _alike
-    more = {"round_trip": {"custom_objects": custom_objects}}
-    broken: dict[str, PropertyViolation] = {}
-    for name in kept(LAYER_PROPERTIES, declared):
-        law = partial(LAYER_PROPERTIES[name], subject, **more.get(name, {}))
+    harness = LayerHarness.of(
+        layer,
+        input_shape,
+        creates_mask=creates_mask,
+        sequence_arguments=dict(sequence_arguments or {}),
+        training=training,
+    )
+    violations: dict[str, PropertyViolation] = {}
+    for name in checked_properties(LAYER_PROPERTIES, harness.layer.known_violations, known_violations):
+        check = partial(LAYER_PROPERTIES[name], harness)
+        if name == "round_trip":
+            check = partial(check, custom_objects=custom_objects)
         try:
-            hold(law, masks if name != "round_trip" else 1, spread, f"{name}: {subject.label}", shrink=not broken)
-        except PropertyViolation as found:
-            broken[name] = found
-    if broken:
-        first, *others = broken.values()
-        also = f" It also breaks: {', '.join(list(broken)[1:])}." if others else ""
-        raise PropertyViolation(f"{first}{also}") from first
+            check_property(
+                check,
+                f"{name}: {harness.label}",
+                num_masks=1 if name == "round_trip" else num_masks,
+                num_inputs=len(harness.inputs) if separate_masks else None,
+                shrink=not violations,
+            )
+        except PropertyViolation as violation:
+            violations[name] = violation
+    if violations:
+        first, *others = violations
+        message = str(violations[first])
+        if others:
+            message += f" It also violates: {', '.join(others)}."
+        raise PropertyViolation(message) from violations[first]
 
 
-def check_loss(loss: Any, output_shape: Any = (3,), target_shape: Any = None, **options: Any) -> None:
-    """Run the laws on a loss: a name, an object, or a function that `compile` takes; raises `PropertyViolation`.
+def check_loss(
+    loss: LossLike,
+    output_shape: StepShape = (3,),
+    target_shape: StepShape | None = None,
+    *,
+    known_violations: Mapping[str, str] | None = None,
+    weights: Sequence[WeightForm] = ("none", "rows"),
+    num_masks: int = 10,
+) -> None:
+    """Check that a loss has the properties of `padless.testing`.
 
-    Shapes are those of one step: a tuple, or a function that draws numbers, such as `padless.testing.labels(4)`; targets
-    are drawn like outputs unless said otherwise. `weights` are the kinds of sample weights to try, `breaks` the laws that
-    it does not keep, with the reason, `masks` how many random masks are tried.
+    Args:
+        loss: Whatever `compile` accepts as a loss: a name, a `Loss`, a function of `(y_true, y_pred)`.
+        output_shape: The shape of one step of the outputs, or a function that draws them.
+        target_shape: The same for the targets. Default: that of the outputs.
+        known_violations: Properties that the loss cannot have, each with the reason. They are not checked.
+        weights: The forms of sample weights to check: "none", "rows" `(B,)`, "column" `(B, 1)`, "steps" `(B, T)`.
+        num_masks: The number of random masks.
 
-    >>> check_loss("mae")
-    >>> from padless.testing import labels, probabilities
-    >>> check_loss("sparse_categorical_crossentropy", probabilities(4), labels(4))
+    Raises:
+        PropertyViolation: A property does not hold.
+
+    Example:
+        >>> check_loss("mae")
+        >>> from padless.testing import labels, probabilities
+        >>> check_loss("sparse_categorical_crossentropy", probabilities(4), labels(4))
     """
-    _check_objective(lambda: losses.get(loss), output_shape, target_shape, **options)
+    _check_objective(lambda: losses.get(loss), output_shape, target_shape, known_violations, weights, num_masks)
 
 
-def check_metric(metric: Any, output_shape: Any = (3,), target_shape: Any = None, **options: Any) -> None:
-    """Run the laws on a metric: a name, an object (it is copied), or a function; as `check_loss`.
+def check_metric(
+    metric: MetricLike,
+    output_shape: StepShape = (3,),
+    target_shape: StepShape | None = None,
+    *,
+    known_violations: Mapping[str, str] | None = None,
+    weights: Sequence[WeightForm] = ("none", "rows"),
+    num_masks: int = 10,
+) -> None:
+    """Check that a metric has the properties of `padless.testing`; a metric object is copied.
 
-    >>> from padless.testing import one_hot, probabilities
-    >>> check_metric("categorical_accuracy", probabilities(4), one_hot(4))
+    Args:
+        metric: Whatever `compile` accepts as a metric: a name, a `Metric`, a function of `(y_true, y_pred)`.
+        output_shape: As for `check_loss`.
+        target_shape: As for `check_loss`.
+        known_violations: As for `check_loss`.
+        weights: As for `check_loss`.
+        num_masks: As for `check_loss`.
+
+    Raises:
+        PropertyViolation: A property does not hold.
+
+    Example:
+        >>> from padless.testing import one_hot, probabilities
+        >>> check_metric("categorical_accuracy", probabilities(4), one_hot(4))
     """
-    made = metrics.get(metric)
-    _check_objective(lambda: copy.deepcopy(made), output_shape, target_shape, **options)
+    original = metrics.get(metric)
+    _check_objective(lambda: copy.deepcopy(original), output_shape, target_shape, known_violations, weights, num_masks)
 
 
 def _check_objective(
-    make: Callable[[], Any],
-    output_shape: Any,
-    target_shape: Any,
-    *,
-    breaks: Mapping[str, str] | None = None,
-    weights: Sequence[Weights] = ("none", "rows"),
-    masks: int = 10,
+    create: Callable[[], Loss] | Callable[[], Metric],
+    output_shape: StepShape,
+    target_shape: StepShape | None,
+    known_violations: Mapping[str, str] | None,
+    weights: Sequence[WeightForm],
+    num_masks: int,
 ) -> None:
-    draw = as_draw(output_shape)
-    declared = {**getattr(make(), "breaks", {}), **(breaks or {})}
-    for kind in weights:
-        objective = Objective(make, draw, draw if target_shape is None else as_draw(target_shape), kind)
-        for name in kept(OBJECTIVE_PROPERTIES, declared):
-            hold(
-                partial(OBJECTIVE_PROPERTIES[name], objective),
-                masks if name != "round_trip" else 1,
-                label=f"{name}: {objective.label}",
-            )
+    outputs = as_draw(output_shape)
+    targets = outputs if target_shape is None else as_draw(target_shape)
+    for form in weights:
+        harness = ObjectiveHarness(create, outputs, targets, form)
+        for name in checked_properties(OBJECTIVE_PROPERTIES, create().known_violations, known_violations):
+            check = partial(OBJECTIVE_PROPERTIES[name], harness)
+            check_property(check, f"{name}: {harness.label}", num_masks=1 if name == "round_trip" else num_masks)
 
 
 def check_model(
-    model: Any,
-    input_shape: Any = (3,),
-    target_shape: Any = (1,),
+    model: Model | Callable[[], Model],
+    input_shape: StepShape | list[StepShape] = (3,),
+    target_shape: StepShape | list[StepShape] = (1,),
     *,
-    loss: Any = "mse",
-    metrics: Any = None,
-    masks: int = 3,
-    **options: Any,
+    loss: LossLike | list[LossLike] = "mse",
+    metrics: MetricLike | list[MetricLike] | None = None,
+    known_violations: Mapping[str, str] | None = None,
+    creates_mask: bool = False,
+    separate_masks: bool = False,
+    sequence_arguments: Mapping[str, tuple[tuple[int, ...], ...]] | None = None,
+    training: bool = False,
+    num_masks: int = 3,
+    custom_objects: Mapping[str, object] | None = None,
 ) -> None:
-    """Run the laws on a model, or on what a function makes: those of a layer, and of training, split and archive.
+    """Check that a model has the properties of a layer, and those of training, of splits and of saving.
 
-    Shapes and options are `check_layer`'s; `target_shape` is a list for several outputs. Targets stand on the input's
-    steps.
+    Args:
+        model: A model, or a function that returns one.
+        input_shape: As for `check_layer`.
+        target_shape: The shape of one step of the targets, or a function that draws them. A list of them for several
+            outputs. The targets have the steps of the input.
+        loss: The loss of `compile`; a list for several outputs.
+        metrics: The metrics of `compile`.
+        known_violations: As for `check_layer`.
+        creates_mask: As for `check_layer`.
+        separate_masks: As for `check_layer`. In training all inputs have one mask.
+        sequence_arguments: As for `check_layer`.
+        training: As for `check_layer`.
+        num_masks: As for `check_layer`.
+        custom_objects: As for `check_layer`.
 
-    >>> from padless import Input, Model
-    >>> from padless.layers import Dense
-    >>> x = Input((None, 3), masked=True)
-    >>> check_model(Model(x, Dense(1)(x)), masks=1)
+    Raises:
+        PropertyViolation: A property does not hold.
+
+    Example:
+        >>> from padless import Input, Model
+        >>> from padless.layers import Dense
+        >>> x = Input((None, 3), masked=True)
+        >>> check_model(Model(x, Dense(1)(x)), num_masks=1)
     """
-    check_layer(model, input_shape, masks=masks, **options)
-    subject = LayerHarness.of(model, input_shape, creates_mask=options.get("creates_mask", False))
-    targets = tuple(as_draw(shape) for shape in (target_shape if isinstance(target_shape, list) else [target_shape]))
-    task = Task(subject, targets, loss, metrics)
-    declared = {**getattr(subject.layer, "breaks", {}), **(options.get("breaks") or {})}
-    more: dict[str, Callable[[Mask], None]] = {
-        "ignores_padding": partial(models.training_ignores_padding, task),
-        "independent_of_split": partial(models.model_independent_of_split, task),
-        "round_trip": partial(models.archive, subject),
-    }
-    for name in kept(more, declared):
-        hold(more[name], masks, label=f"{name}: {subject.label}")
+    check_layer(
+        model,
+        input_shape,
+        known_violations=known_violations,
+        creates_mask=creates_mask,
+        separate_masks=separate_masks,
+        sequence_arguments=sequence_arguments,
+        training=training,
+        num_masks=num_masks,
+        custom_objects=custom_objects,
+    )
+    harness = LayerHarness.of(model, input_shape, creates_mask=creates_mask)
+    shapes = target_shape if isinstance(target_shape, list) else [target_shape]
+    trained = TrainingHarness(harness, tuple(as_draw(shape) for shape in shapes), loss, metrics)
+    for name in checked_properties(TRAINING_PROPERTIES, harness.layer.known_violations, known_violations):
+        check = partial(TRAINING_PROPERTIES[name], harness if name == "round_trip" else trained)
+        check_property(check, f"{name}: {harness.label}", num_masks=num_masks)
 
 
-def kept(known: Mapping[str, Any], declared: Mapping[str, str]) -> Iterator[str]:
-    """The laws that are not declared broken; a declaration needs a reason."""
-    for name, reason in declared.items():
+def checked_properties(
+    properties: Mapping[str, object], declared: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return the names of the properties to check: those that are not known violations.
+
+    Args:
+        properties: The properties, by name.
+        declared: The known violations of the class, with the reasons.
+        given: Those of the call.
+
+    Raises:
+        ArgumentError: A known violation is not a property, or has no reason.
+    """
+    known_violations = {**declared, **(given or {})}
+    for name, reason in known_violations.items():
         if name not in PROPERTIES:
-            raise ArgumentError(unknown_name("law", name, PROPERTIES))
+            raise ArgumentError(unknown_name("property", name, PROPERTIES))
         if not reason or not isinstance(reason, str):
-            raise ArgumentError(f"To break the law {name!r} takes a reason, in words; got {reason!r}.")
-    return (name for name in known if name not in declared)
+            raise ArgumentError(f"A known violation of the property {name!r} needs a reason in words; got {reason!r}.")
+    return [name for name in properties if name not in known_violations]
 
 
-def _alike(mask: Mask) -> Any:
-    return mask
-
-
-def hold(
-    law: Callable[[Any], None],
-    count: int = 10,
-    spread: Callable[[Mask], Any] = _alike,
-    label: str = "a law",
+def check_property(
+    check: Callable[..., None],
+    label: str,
+    num_masks: int = 10,
+    num_inputs: int | None = None,
     shrink: bool = True,
 ) -> None:
-    """A law on the special masks and on `count` random ones; raises `PropertyViolation` with the smallest mask.
+    """Run a check of a property on the special masks and on random ones.
 
-    `spread` makes of a mask the masks of all inputs. An error on the way breaks the law that `label` begins with.
+    Args:
+        check: A function of a mask, or of a list of masks, that raises `PropertyViolation`.
+        label: The start of the message where `check` raises another error: the property and the object.
+        num_masks: The number of random masks.
+        num_inputs: The number of different masks that `check` gets as a list. None: it gets one mask.
+        shrink: Whether to look for the smallest mask that violates the property.
+
+    Raises:
+        PropertyViolation: With the mask. Any other error of `check` is a violation too.
     """
 
-    def tried(mask: Mask) -> None:
+    def masks_of_inputs(mask: Mask) -> Mask | list[Mask]:
+        return mask if num_inputs is None else different_masks(mask, num_inputs)
+
+    def run(mask: Mask) -> None:
         try:
-            law(spread(mask))
+            check(masks_of_inputs(mask))
         except PropertyViolation:
             raise
         except Exception as error:
             raise PropertyViolation(f"{label} fails with {type(error).__name__}: {str(error).removesuffix('.')}.") from error
 
-    for mask in (*special_masks().values(), *random_masks(count)):
-        broken = _breaks(tried, mask)
-        if broken is not None:
-            mask, broken = smallest(tried, mask, broken) if shrink else (mask, broken)
-            shown = spread(mask)
-            several = (
-                f"masks: {[m.astype(int).tolist() for m in shown]}"
-                if isinstance(shown, list)
-                else (f"mask: {mask.astype(int).tolist()}")
-            )
-            raise PropertyViolation(f"{broken} Smallest {several}.") from broken
+    for mask in (*special_masks().values(), *random_masks(num_masks)):
+        violation = _violation(run, mask)
+        if violation is None:
+            continue
+        if shrink:
+            mask, violation = shrink_mask(run, mask, violation)
+        masks = masks_of_inputs(mask)
+        if isinstance(masks, list):
+            example = f"masks: {[mask.astype(int).tolist() for mask in masks]}"
+        else:
+            example = f"mask: {masks.astype(int).tolist()}"
+        raise PropertyViolation(f"{violation} Smallest {example}.") from violation
 
 
-def smallest(law: Callable[[Mask], None], mask: Mask, broken: PropertyViolation) -> tuple[Mask, PropertyViolation]:
-    """A mask from which no row, column or masked step can be taken without the law holding again."""
-    for smaller in _smaller(mask):
-        found = _breaks(law, smaller)
-        if found is not None:
-            return smallest(law, smaller, found)
-    return mask, broken
+def shrink_mask(check: Callable[[Mask], None], mask: Mask, violation: PropertyViolation) -> tuple[Mask, PropertyViolation]:
+    """Return a smallest mask that violates a property, and its violation.
+
+    Without any one of its rows, columns or masked steps the property holds.
+    """
+    for smaller in _smaller_masks(mask):
+        smaller_violation = _violation(check, smaller)
+        if smaller_violation is not None:
+            return shrink_mask(check, smaller, smaller_violation)
+    return mask, violation
 
 
-def _smaller(mask: Mask) -> Iterator[Mask]:
+def _smaller_masks(mask: Mask) -> Iterator[Mask]:
+    """Yield the mask without one row, without one column, and with one more real step."""
     rows, columns = mask.shape
     if rows > 1:
         yield from (np.delete(mask, row, axis=0) for row in range(rows))
     if columns > 1:
         yield from (np.delete(mask, column, axis=1) for column in range(columns))
     for cell in np.flatnonzero(~mask):
-        fuller = mask.copy()
-        fuller.reshape(-1)[cell] = True
-        yield fuller
+        filled = mask.copy()
+        filled.reshape(-1)[cell] = True
+        yield filled
 
 
-def _breaks(law: Callable[[Mask], None], mask: Mask) -> PropertyViolation | None:
+def _violation(check: Callable[[Mask], None], mask: Mask) -> PropertyViolation | None:
+    """Return the violation that `check` raises for a mask, or None."""
     try:
-        law(mask)
-    except PropertyViolation as broken:
-        return broken
+        check(mask)
+    except PropertyViolation as violation:
+        return violation
     return None

@@ -1,11 +1,12 @@
-"""The properties of a layer: matches unpadded, ignores padding, independent of the batch, round trip; and gradients."""
+"""The properties of a layer as functions of a harness and a mask; each raises `PropertyViolation` if it does not hold."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,325 +16,445 @@ from padless.errors import ArgumentError, PadlessError
 from padless.graph.symbolic import leaves
 from padless.ragged.packed import Packed
 from padless.saving.serialization import custom_object_scope
-from padless.testing.harness import InputForm, LayerHarness, PaddedSample, Result, enter, joined
+from padless.testing.harness import GapKey, InputForm, LayerHarness, PaddedSample, Result, join_results, to_input
 from padless.testing.masks import Mask
 
-Masks = Mask | Sequence[Mask]
-CONTENTS = (3.5, float("nan"), float("inf"), -float("inf"), -1e30)  # at masked steps of numbers
-IDS = (1, -7, 10**9, 0, -1)  # and of ids
-MORE_COLUMNS = ((0, 1), (3, 0), (0, 3), (1, 0), (2, 1))  # left and right
+Masks: TypeAlias = Mask | Sequence[Mask]
+"""One mask for all inputs, or one for each."""
+
+PADDING_NUMBERS = (3.5, float("nan"), float("inf"), -float("inf"), -1e30)  # at masked steps of floating-point grids
+PADDING_IDS = (1, -7, 10**9, 0, -1)  # at masked steps of integer grids
+EXTRA_COLUMNS = ((0, 1), (3, 0), (0, 3), (1, 0), (2, 1))  # (left, right)
+STEP_SIZE = 1e-6  # of the finite differences of `gradients`
+_FORMS = {"packed": "as Packed", "mask": "as `mask=`", "mask_created": "by its data"}
 
 
 class PropertyViolation(PadlessError, AssertionError):
-    """A law of padless does not hold for a layer, loss, metric or model."""
+    """A property does not hold for a layer, loss, metric or model."""
 
 
-def disguises(*ways: InputForm) -> Iterator[tuple[int, int, InputForm, float, int]]:
-    """More columns left and right, in each of these ways to give a mask, and what stands at masked steps."""
-    for ((left, right), way), number, word in zip(product(MORE_COLUMNS, ways), cycle(CONTENTS), cycle(IDS), strict=False):
-        yield left, right, way, number, word
+def padding_variants(*forms: InputForm) -> Iterator[tuple[int, int, InputForm, float, int]]:
+    """Yield the variants of padding that must not change a result.
+
+    Args:
+        forms: The forms in which inputs are given.
+
+    Returns:
+        Tuples of the extra columns on the left and on the right, the form, and the number and the integer at masked steps.
+    """
+    columns_and_forms = product(EXTRA_COLUMNS, forms)
+    for ((left, right), form), number, integer in zip(
+        columns_and_forms, cycle(PADDING_NUMBERS), cycle(PADDING_IDS), strict=False
+    ):
+        yield left, right, form, number, integer
 
 
-def matches_unpadded(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
-    """Packed equals what each sequence gives alone, without any padding: outputs and gradients, to rounding."""
-    sample = subject.sample(masks, seed)
-    together = subject.run(sample)
-    for number, rows in enumerate(together.outputs):
+# ------------------------------------------------------------------------------------------------ matches unpadded
+
+
+def matches_unpadded(harness: LayerHarness, masks: Masks, seed: int = 0) -> None:
+    """Check that a batch gives what each sequence gives alone and without padding: outputs and gradients, to rounding.
+
+    All results must be finite, and `compute_mask` and `compute_output_shape` must be right.
+
+    Args:
+        harness: The layer.
+        masks: A mask `(B, T)`, or one for each input.
+        seed: The seed of the inputs.
+
+    Raises:
+        PropertyViolation: The property does not hold.
+    """
+    sample = harness.sample(masks, seed)
+    batched = harness.run(sample)
+    for number, rows in enumerate(batched.outputs):
         if len(rows) != sample.batch:
             raise PropertyViolation(
-                f"matches_unpadded: output {number} of {subject.label} has {len(rows)} rows for {sample.batch} sequences."
+                f"matches_unpadded: output {number} of {harness.label} has {len(rows)} rows for {sample.batch} sequences."
             )
-    pulls = subject.output_weights(together)
-    bare = [sample.alone(row, subject.spans) for row in range(sample.batch)]
-    alone = [subject.run(part, _bare_way(subject, part), [[p[row]] for p in pulls]) for row, part in enumerate(bare)]
-    what = f"{subject.label} run on a batch is not what it is on each sequence alone"
-    finite(together, f"{subject.label} gives numbers that are not finite")
-    if alone:
-        compare(joined(alone), together, "matches_unpadded", what)
-    _word(subject, sample, together)
+    check_finite(batched, f"{harness.label} gives numbers that are not finite")
+    if sample.batch:
+        output_weights = harness.output_weights(batched)
+        single_results = []
+        for row in range(sample.batch):
+            single = sample.without_padding(row, keep_gaps=harness.has_window_layer)
+            weights = [[by_sequence[row]] for by_sequence in output_weights]
+            single_results.append(harness.run(single, _form_of_single(harness, single), weights))
+        description = f"{harness.label} run on a batch is not what it is on each sequence alone"
+        check_same_result(join_results(single_results), batched, "matches_unpadded", description)
+    if harness.layer.relation != "graph":  # the layers of a model are checked alone
+        _check_computed_masks(harness, sample, batched)
+        _check_computed_shapes(harness, sample, batched)
 
 
-def _bare_way(subject: LayerHarness, part: PaddedSample) -> InputForm | None:
-    """How a sequence alone comes in: without a mask, unless a window has to know of its holes."""
-    bare = not subject.spans or all(mask.all() and mask.size for mask in part.masks)
-    return "plain" if bare else None
+def _form_of_single(harness: LayerHarness, single: PaddedSample) -> InputForm | None:
+    """Return "plain" for a sequence without gaps; a window must know its gaps, so it gets the default form."""
+    has_gaps = not all(mask.all() and mask.size for mask in single.masks)
+    return None if harness.has_window_layer and has_gaps else "plain"
 
 
-def ignores_padding(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
-    """What stands at masked steps, and how many they are, changes no bit; where a layer looks at the grid, to rounding."""
-    sample = subject.sample(masks, seed)
-    base = subject.run(sample)
-    pulls = subject.output_weights(base)
-    if base.stray:
+def _check_computed_masks(harness: LayerHarness, sample: PaddedSample, result: Result) -> None:
+    """Raise `PropertyViolation` if `compute_mask` of the layer does not return the masks of its outputs."""
+    form = "mask_created" if harness.creates_mask else "packed"
+    inputs = [to_input(grid, mask, form) for grid, mask in zip(sample.grids, sample.masks, strict=True)]
+    masks = [None if harness.creates_mask else torch.from_numpy(mask) for mask in sample.masks]
+    if len(inputs) == 1:
+        computed = harness.layer.compute_mask(inputs[0], masks[0])
+    else:
+        computed = harness.layer.compute_mask(inputs, masks)
+    outputs = result.raw_outputs if isinstance(result.raw_outputs, list | tuple) else [result.raw_outputs]
+    computed_masks = list(computed) if isinstance(computed, list | tuple) else [computed] * len(outputs)
+    pairs = [(leaf, mask) for part, mask in zip(outputs, computed_masks, strict=True) for leaf in leaves(part)]
+    for number, (output, computed_mask) in enumerate(pairs):
+        mask = output.mask if isinstance(output, Packed) else None
+        if mask is None or computed_mask is None:
+            equal = mask is None and computed_mask is None
+        else:
+            equal = torch.equal(mask, torch.as_tensor(computed_mask).bool())
+        if not equal:
+            raise PropertyViolation(
+                f"matches_unpadded: output {number} of {harness.label} has the mask {_mask_text(mask)}, but "
+                f"compute_mask returns {_mask_text(computed_mask)}."
+            )
+
+
+def _check_computed_shapes(harness: LayerHarness, sample: PaddedSample, result: Result) -> None:
+    """Raise `PropertyViolation` if `compute_output_shape` of the layer does not fit the shapes of its outputs."""
+    shapes = [tuple(grid.shape) for grid in sample.grids]
+    computed = flatten_shapes(harness.layer.compute_output_shape(shapes[0] if len(shapes) == 1 else shapes))
+    for number, (output, shape) in enumerate(zip(leaves(result.raw_outputs), computed, strict=True)):
+        sizes_fit = all(size in (None, actual) for size, actual in zip(shape, output.shape, strict=False))
+        if len(shape) != output.ndim or not sizes_fit:
+            raise PropertyViolation(
+                f"matches_unpadded: output {number} of {harness.label} has the shape {tuple(output.shape)}, but "
+                f"compute_output_shape returns {shape}."
+            )
+
+
+def flatten_shapes(shapes: Any) -> list[tuple[int | None, ...]]:
+    """Return all shapes in a nested list of shapes."""
+    if not any(isinstance(size, list | tuple) for size in shapes):
+        return [tuple(shapes)]
+    return [flat for shape in shapes for flat in flatten_shapes(shape)]
+
+
+def _mask_text(mask: Any) -> str:
+    return str(None if mask is None else torch.as_tensor(mask).int().tolist())
+
+
+# ------------------------------------------------------------------------------------------------ ignores padding
+
+
+def ignores_padding(harness: LayerHarness, masks: Masks, seed: int = 0) -> None:
+    """Check that the content and the amount of padding change no bit of outputs and gradients.
+
+    Masked steps must get no gradient. Where a layer computes on the grid, results must be equal to rounding.
+
+    Args:
+        harness: The layer.
+        masks: A mask `(B, T)`, or one for each input.
+        seed: The seed of the inputs.
+
+    Raises:
+        PropertyViolation: The property does not hold.
+    """
+    sample = harness.sample(masks, seed)
+    base = harness.run(sample)
+    output_weights = harness.output_weights(base)
+    if base.num_padding_gradients:
         raise PropertyViolation(
-            f"ignores_padding: {subject.label} sends gradients to {base.stray} masked numbers of its inputs."
+            f"ignores_padding: {harness.label} sends gradients to {base.num_padding_gradients} masked numbers of its inputs."
         )
-    numbers = all(grid.is_floating_point() for grid in sample.grids)
-    for left, right, way, number, word in disguises(*(("mask_created",) if subject.creates_mask else ("packed", "mask"))):
-        number, word = (0, 0) if subject.creates_mask else (number, word)
-        other = subject.run(sample.holding(number, word).widened(left, right, number, word), way, pulls)
-        what = (
-            f"{subject.label}, given its mask {_WAYS[way]}, changes with {left} more columns on the left and {right} "
-            f"on the right, and {number if numbers else word} at masked steps"
+    exact = not harness.reads_grid
+    has_only_floats = all(grid.is_floating_point() for grid in sample.grids)
+    forms: tuple[InputForm, ...] = ("mask_created",) if harness.creates_mask else ("packed", "mask")
+    for left, right, form, number, integer in padding_variants(*forms):
+        if harness.creates_mask:
+            number, integer = 0, 0  # the zeros are the mask
+        padded = sample.with_padding_content(number, integer).with_more_padding(left, right, number, integer)
+        result = harness.run(padded, form, output_weights)
+        description = (
+            f"{harness.label}, given its mask {_FORMS[form]}, changes with {left} more columns on the left and {right} "
+            f"on the right, and {number if has_only_floats else integer} at masked steps"
         )
-        compare(base, other, "ignores_padding", what, exact=not subject.looks)
-        if way != "mask":
-            _gaps(base.shown, other.shown, "ignores_padding", what)
-        if other.stray:
-            raise PropertyViolation(f"ignores_padding: {what}: they get gradients.")
-    for content in () if subject.creates_mask or not numbers else CONTENTS[:3]:
-        found = subject.run(sample, "gap_values", pulls, content)
-        what = f"{subject.label} changes with gaps that show {content}"
-        compare(base, found, "ignores_padding", what, exact=not subject.looks)
-        if content == CONTENTS[0]:
-            wider = subject.run(sample.widened(1, 1), "gap_values", pulls, content)
-            _gaps(found.shown, wider.shown, "ignores_padding", f"{what} and a column more on each side")
+        check_same_result(base, result, "ignores_padding", description, exact)
+        if form != "mask":
+            _check_same_gaps(base.gap_values, result.gap_values, "ignores_padding", description)
+        if result.num_padding_gradients:
+            raise PropertyViolation(f"ignores_padding: {description}: they get gradients.")
+    if has_only_floats and not harness.creates_mask:
+        _check_gap_values_ignored(harness, sample, base, output_weights, exact)
 
 
-def _gaps(
-    expected: Mapping[tuple[int, int, int], Tensor], given: Mapping[tuple[int, int, int], Tensor], law: str, what: str
+def _check_gap_values_ignored(
+    harness: LayerHarness, sample: PaddedSample, base: Result, output_weights: list[list[Tensor]], exact: bool
 ) -> None:
-    """Raises `PropertyViolation` where gaps after the same step show something else."""
-    for gap in expected.keys() & given.keys():
-        after = f"after step {gap[2]}" if gap[2] >= 0 else "before the first step"
-        same(expected[gap], given[gap], law, f"{what}: what is shown {after} of row {gap[1]}")
+    """Raise `PropertyViolation` if the gap values of the inputs change a result, or columns change gap values."""
+    for content in PADDING_NUMBERS[:3]:
+        result = harness.run(sample, "gap_values", output_weights, content)
+        description = f"{harness.label} changes with gaps that show {content}"
+        check_same_result(base, result, "ignores_padding", description, exact)
+        if content == PADDING_NUMBERS[0]:
+            wider = harness.run(sample.with_more_padding(1, 1), "gap_values", output_weights, content)
+            description += " and a column more on each side"
+            _check_same_gaps(result.gap_values, wider.gap_values, "ignores_padding", description)
 
 
-_WAYS = {"packed": "as Packed", "mask": "as `mask=`", "mask_created": "by its data"}
+def _check_same_gaps(
+    expected: Mapping[GapKey, Tensor], actual: Mapping[GapKey, Tensor], name: str, description: str
+) -> None:
+    """Raise `PropertyViolation` where gaps after the same step have other gap values."""
+    for key in expected.keys() & actual.keys():
+        _, row, step = key
+        place = f"after step {step}" if step >= 0 else "before the first step"
+        check_equal(expected[key], actual[key], name, f"{description}: the gap value {place} of row {row}")
 
 
-def gradients(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
-    """Gradients are the slopes of the outputs: a small step in a random direction says the same."""
-    if subject.dtype != torch.float64:
-        return  # too coarse for small steps
-    sample = subject.sample(masks, seed)
-    base = subject.run(sample)
-    pulls = subject.output_weights(base)
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+def gradients(harness: LayerHarness, masks: Masks, seed: int = 0) -> None:
+    """Check the gradients against finite differences along a random direction of inputs and weights.
+
+    Args:
+        harness: The layer, in double precision; other dtypes are too coarse and are not checked.
+        masks: A mask `(B, T)`, or one for each input.
+        seed: The seed of the inputs and of the direction.
+
+    Raises:
+        PropertyViolation: The gradients differ.
+    """
+    if harness.dtype != torch.float64:
+        return
+    sample = harness.sample(masks, seed)
+    base = harness.run(sample)
+    output_weights = harness.output_weights(base)
     generator = torch.Generator().manual_seed(seed)
 
-    def like(x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    def random_like(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
 
-    toward = PaddedSample(
-        tuple(like(g) if g.is_floating_point() else torch.zeros_like(g) for g in sample.grids),
+    direction = PaddedSample(
+        tuple(random_like(grid) if grid.is_floating_point() else torch.zeros_like(grid) for grid in sample.grids),
         sample.masks,
-        {name: tuple(map(like, parts)) for name, parts in sample.rows.items()},
-    ).holding(0)
-    weights = {name: like(gradient) for name, gradient in base.weights.items()}
-    ways = [
-        [row[torch.from_numpy(m)] for row, m in zip(g, mask, strict=True)]
-        for g, mask in zip(toward.grids, toward.masks, strict=True)
-        if g.is_floating_point()
-    ]
-    ways += [list(part) for parts in toward.rows.values() for part in parts]
-    met = _weighed(base.inputs, ways) + _weighed([list(base.weights.values())], [list(weights.values())])
-    ahead, behind = (_weighed(_shifted(subject, sample, toward, weights, size).outputs, pulls) for size in (STEP, -STEP))
-    slope = (ahead - behind) / (2 * STEP)
-    if not torch.isclose(slope, met, rtol=1e-4, atol=1e-5):
+        {name: tuple(map(random_like, tensors)) for name, tensors in sample.sequence_arguments.items()},
+    ).with_padding_content(0)
+    weight_direction = {name: random_like(gradient) for name, gradient in base.weight_gradients.items()}
+    expected = _dot(base.input_gradients, _directions_of_inputs(direction)) + _dot(
+        [list(base.weight_gradients.values())], [list(weight_direction.values())]
+    )
+    above, below = (
+        _dot(_run_shifted(harness, sample, direction, weight_direction, size).outputs, output_weights)
+        for size in (STEP_SIZE, -STEP_SIZE)
+    )
+    slope = (above - below) / (2 * STEP_SIZE)
+    if not torch.isclose(slope, expected, rtol=1e-4, atol=1e-5):
         raise PropertyViolation(
-            f"gradients: the outputs of {subject.label} change by {slope.item():.6g} in a direction in which "
-            f"the gradients of its inputs and weights say {met.item():.6g}."
+            f"gradients: the outputs of {harness.label} change by {slope.item():.6g} in a direction in which "
+            f"the gradients of its inputs and weights say {expected.item():.6g}."
         )
 
 
-STEP = 1e-6
+def _directions_of_inputs(direction: PaddedSample) -> list[list[Tensor]]:
+    """Return the direction by input and sequence, in the order of `Result.input_gradients`."""
+    directions = [
+        [row[torch.from_numpy(steps)] for row, steps in zip(grid, mask, strict=True)]
+        for grid, mask in zip(direction.grids, direction.masks, strict=True)
+        if grid.is_floating_point()
+    ]
+    return directions + [list(tensor) for tensors in direction.sequence_arguments.values() for tensor in tensors]
 
 
-def _shifted(
-    subject: LayerHarness, sample: PaddedSample, toward: PaddedSample, weights: Mapping[str, Tensor], size: float
+def _run_shifted(
+    harness: LayerHarness,
+    sample: PaddedSample,
+    direction: PaddedSample,
+    weight_direction: Mapping[str, Tensor],
+    size: float,
 ) -> Result:
-    """The layer a step away, in its inputs and its weights."""
-    own = dict(subject.layer.named_parameters())
-    before = {name: own[name].detach().clone() for name in weights}
+    """Run the layer with inputs and weights moved by `size` along the direction, and move the weights back."""
     grids = tuple(
-        g.to(d.dtype) + size * d if g.is_floating_point() else g for g, d in zip(sample.grids, toward.grids, strict=True)
+        grid.to(shift.dtype) + size * shift if grid.is_floating_point() else grid
+        for grid, shift in zip(sample.grids, direction.grids, strict=True)
     )
-    rows = {
-        name: tuple(p + size * d for p, d in zip(parts, toward.rows[name], strict=True))
-        for name, parts in sample.rows.items()
+    sequence_arguments = {
+        name: tuple(x + size * shift for x, shift in zip(tensors, direction.sequence_arguments[name], strict=True))
+        for name, tensors in sample.sequence_arguments.items()
     }
+    parameters = dict(harness.layer.named_parameters())
+    original = {name: parameters[name].detach().clone() for name in weight_direction}
     try:
         with torch.no_grad():
-            for name, direction in weights.items():
-                own[name].add_(size * direction)
-        return subject.run(PaddedSample(grids, sample.masks, rows))
+            for name, shift in weight_direction.items():
+                parameters[name].add_(size * shift)
+        return harness.run(PaddedSample(grids, sample.masks, sequence_arguments))
     finally:
         with torch.no_grad():
-            for name, value in before.items():
-                own[name].copy_(value)
+            for name, value in original.items():
+                parameters[name].copy_(value)
 
 
-def _weighed(parts: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[Tensor]]) -> Tensor:
+def _dot(tensors: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the sum of all products of floating-point tensors and weights."""
     products = [
-        (p * w).sum()
-        for part, weight in zip(parts, weights, strict=True)
-        for p, w in zip(part, weight, strict=True)
-        if p.is_floating_point()
+        (tensor * weight).sum()
+        for tensors_of_output, weights_of_output in zip(tensors, weights, strict=True)
+        for tensor, weight in zip(tensors_of_output, weights_of_output, strict=True)
+        if tensor.is_floating_point()
     ]
     return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
 
 
-def independent_of_batch(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
-    """Rows may be permuted, and batches split: batch-mates do not matter, to rounding."""
-    sample = subject.sample(masks, seed)
-    way: InputForm = "mask_created" if subject.creates_mask else "gap_values"
-    whole = subject.run(sample, way, content=1)
-    pulls = subject.output_weights(whole)
+# ------------------------------------------------------------------------------------------------ other properties
+
+
+def independent_of_batch(harness: LayerHarness, masks: Masks, seed: int = 0) -> None:
+    """Check that the order of the sequences and the other sequences of the batch do not matter, to rounding.
+
+    Args:
+        harness: The layer.
+        masks: A mask `(B, T)`, or one for each input.
+        seed: The seed of the inputs and of the order.
+
+    Raises:
+        PropertyViolation: The property does not hold.
+    """
+    sample = harness.sample(masks, seed)
+    form: InputForm = "mask_created" if harness.creates_mask else "gap_values"
+    base = harness.run(sample, form, gap_content=1)
+    output_weights = harness.output_weights(base)
     order = np.random.default_rng(seed).permutation(sample.batch).tolist()
-    permuted = subject.run(sample.chosen(order), way, [[part[r] for r in order] for part in pulls], 1)
-    what = f"{subject.label} changes with the rows in the order {order}"
-    compare(whole.chosen(order), permuted, "independent_of_batch", what)
-    _gaps(
-        whole.shown,
-        {(number, order[row], step): x for (number, row, step), x in permuted.shown.items()},
-        "independent_of_batch",
-        what,
-    )
-    parts = [order[: sample.batch // 2], order[sample.batch // 2 :]]
-    halves = [subject.run(sample.chosen(rows), way, [[part[r] for r in rows] for part in pulls], 1) for rows in parts]
-    compare(
-        whole.chosen(order),
-        joined(halves),
-        "independent_of_batch",
-        f"{subject.label} changes with its batch-mates; the rows {parts[0]} and {parts[1]} run apart",
-    )
+
+    def run_rows(rows: list[int]) -> Result:
+        weights = [[by_sequence[row] for row in rows] for by_sequence in output_weights]
+        return harness.run(sample.select(rows), form, weights, gap_content=1)
+
+    permuted = run_rows(order)
+    description = f"{harness.label} changes with the rows in the order {order}"
+    check_same_result(base.select(order), permuted, "independent_of_batch", description)
+    gap_values = {(number, order[row], step): value for (number, row, step), value in permuted.gap_values.items()}
+    _check_same_gaps(base.gap_values, gap_values, "independent_of_batch", description)
+
+    first, second = order[: sample.batch // 2], order[sample.batch // 2 :]
+    description = f"{harness.label} changes with the other rows of the batch; the rows {first} and {second} run separately"
+    halves = join_results([run_rows(first), run_rows(second)])
+    check_same_result(base.select(order), halves, "independent_of_batch", description)
 
 
-def deterministic(subject: LayerHarness, masks: Masks, seed: int = 0) -> None:
-    """A call leaves what it was given as it was, and given the same again it gives the same, to the bit."""
-    given = subject.arguments(subject.sample(masks, seed), "mask_created" if subject.creates_mask else "gap_values", 1.0)
-    before = list(map(bits, _stored(given)))
+def deterministic(harness: LayerHarness, masks: Masks, seed: int = 0) -> None:
+    """Check that two calls with the same inputs give the same bits, and that the inputs stay as they are.
+
+    Args:
+        harness: The layer. States are reset and the seed of torch is the same for each call.
+        masks: A mask `(B, T)`, or one for each input.
+        seed: The seed of the inputs.
+
+    Raises:
+        PropertyViolation: The property does not hold.
+    """
+    form: InputForm = "mask_created" if harness.creates_mask else "gap_values"
+    arguments = harness.arguments(harness.sample(masks, seed), form, 1.0)
+    inputs_before = list(map(to_bytes, _copy_tensors(arguments)))
     with torch.no_grad():
-        first, again = (_stored(subject.called(*given)) for _ in range(2))
-    if before != list(map(bits, _stored(given))):
-        raise PropertyViolation(f"deterministic: {subject.label} changes its inputs in place.")
-    for a, b in zip(first, again, strict=True):
-        same(a, b, "deterministic", f"{subject.label} called again on the same", exact=True)
+        first, second = (_copy_tensors(harness.call(*arguments)) for _ in range(2))
+    if inputs_before != list(map(to_bytes, _copy_tensors(arguments))):
+        raise PropertyViolation(f"deterministic: {harness.label} changes its inputs in place.")
+    for one, other in zip(first, second, strict=True):
+        check_equal(one, other, "deterministic", f"{harness.label} called again on the same", exact=True)
 
 
-def _stored(tree: Any) -> list[Tensor]:
-    """All numbers in a nest, those of values and those that gaps show; copied."""
-    parts = [part for x in leaves(tree) for part in ((x.values, x.gap_values) if isinstance(x, Packed) else (x,))]
-    return [part.detach().clone() for part in parts if isinstance(part, Tensor)]
+def _copy_tensors(tree: object) -> list[Tensor]:
+    """Return copies of all tensors of nested values; of a `Packed` its values and gap values."""
+    tensors = []
+    for leaf in leaves(tree):
+        tensors += [leaf.values, leaf.gap_values] if isinstance(leaf, Packed) else [leaf]
+    return [tensor.detach().clone() for tensor in tensors if isinstance(tensor, Tensor)]
 
 
-def round_trip(subject: LayerHarness, masks: Masks, seed: int = 0, custom_objects: Mapping[str, Any] | None = None) -> None:
-    """Config through JSON and weights by value give the same layer back, to the bit."""
-    sample = subject.sample(masks, seed)
+def round_trip(
+    harness: LayerHarness, masks: Masks, seed: int = 0, custom_objects: Mapping[str, object] | None = None
+) -> None:
+    """Check that the config as JSON and the weights give the same layer back, to the bit.
+
+    Args:
+        harness: The layer.
+        masks: A mask `(B, T)`, or one for each input.
+        seed: The seed of the inputs.
+        custom_objects: Names in the config that are not registered.
+
+    Raises:
+        PropertyViolation: The config is not JSON, or the layer of the config differs.
+    """
+    layer = harness.layer
     try:
-        text = json.dumps(subject.layer.get_config())
-    except (TypeError, ArgumentError) as odd:
-        raise PropertyViolation(f"round_trip: {subject.label} has no config that is JSON: {odd}") from None
+        text = json.dumps(layer.get_config())
+    except (TypeError, ArgumentError) as error:
+        raise PropertyViolation(f"round_trip: {harness.label} has no config that is JSON: {error}") from None
     with custom_object_scope(custom_objects):
-        again = type(subject.layer).from_config(json.loads(text))
-    if json.dumps(again.get_config()) != text:
+        restored = type(layer).from_config(json.loads(text))
+    restored_text = json.dumps(restored.get_config())
+    if restored_text != text:
         raise PropertyViolation(
-            f"round_trip: the config of {subject.label} becomes another one: {text} gives {json.dumps(again.get_config())}."
+            f"round_trip: the config of {harness.label} becomes another one: {text} gives {restored_text}."
         )
-    other = LayerHarness.of(
-        lambda: again,
-        list(subject.inputs),
-        creates_mask=subject.creates_mask,
-        rows=subject.rows,
-        training=subject.training,
-        dtype=subject.dtype,
+    restored_harness = LayerHarness.of(
+        lambda: restored,
+        list(harness.inputs),
+        creates_mask=harness.creates_mask,
+        sequence_arguments=harness.sequence_arguments,
+        training=harness.training,
+        dtype=harness.dtype,
     )
-    again.set_weights(subject.layer.get_weights())
-    result = subject.run(sample)
-    renamed = other.run(sample, pulls=subject.output_weights(result))
-    names = dict(zip(renamed.weights, result.weights, strict=True))
-    renamed = Result(
-        renamed.outputs,
-        renamed.inputs,
-        {names[k]: g for k, g in renamed.weights.items()},
-        renamed.penalty,
-        renamed.shown,
-        renamed.stray,
-        renamed.raw,
-    )
-    compare(result, renamed, "round_trip", f"{subject.label} made again from its config and weights differs", exact=True)
+    restored.set_weights(layer.get_weights())
+    sample = harness.sample(masks, seed)
+    result = harness.run(sample)
+    restored_result = restored_harness.run(sample, output_weights=harness.output_weights(result))
+    names = zip(result.weight_gradients, restored_result.weight_gradients.values(), strict=True)
+    restored_result = replace(restored_result, weight_gradients=dict(names))  # layers of a model may get other names
+    description = f"{harness.label} made again from its config and weights differs"
+    check_same_result(result, restored_result, "round_trip", description, exact=True)
 
 
-def _word(subject: LayerHarness, sample: PaddedSample, result: Result) -> None:
-    """What the layer says of its outputs is true: their masks, their shapes."""
-    layer = subject.layer
-    if getattr(layer, "relation", None) == "graph":
-        return
-    entered = [
-        enter(g, m, "mask_created" if subject.creates_mask else "packed")
-        for g, m in zip(sample.grids, sample.masks, strict=True)
-    ]
-    masks: list[Any] = [None if subject.creates_mask else torch.from_numpy(m) for m in sample.masks]
-    one = len(entered) == 1
-    said = layer.compute_mask(entered[0] if one else entered, masks[0] if one else masks)
-    outputs = result.raw if isinstance(result.raw, list | tuple) else [result.raw]
-    listed = list(said) if isinstance(said, list | tuple) else [said] * len(outputs)
-    beside = [(leaf, mask) for part, mask in zip(outputs, listed, strict=True) for leaf in leaves(part)]
-    for number, (output, mask) in enumerate(beside):
-        own = output.mask if isinstance(output, Packed) else None
-        if (own is None) != (mask is None) or own is not None and not torch.equal(own, torch.as_tensor(mask).bool()):
-            raise PropertyViolation(
-                f"matches_unpadded: output {number} of {subject.label} has the mask {_listed(own)}, but compute_mask "
-                f"says {_listed(mask)}."
-            )
-    shapes = [tuple(g.shape) for g in sample.grids]
-    told = leaves_of_shapes(layer.compute_output_shape(shapes[0] if one else shapes))
-    for number, (output, shape) in enumerate(zip(leaves(result.raw), told, strict=True)):
-        if len(shape) != output.ndim or any(a not in (None, b) for a, b in zip(shape, output.shape, strict=True)):
-            raise PropertyViolation(
-                f"matches_unpadded: output {number} of {subject.label} has the shape {tuple(output.shape)}, but "
-                f"compute_output_shape says {shape}."
-            )
+# ------------------------------------------------------------------------------------------------ comparison
 
 
-def leaves_of_shapes(shapes: Any) -> list[tuple[Any, ...]]:
-    """All shapes in a nest of them."""
-    if not any(isinstance(size, list | tuple) for size in shapes):
-        return [tuple(shapes)]
-    return [leaf for shape in shapes for leaf in leaves_of_shapes(shape)]
+def check_same_result(expected: Result, actual: Result, property_name: str, description: str, exact: bool = False) -> None:
+    """Raise `PropertyViolation` if two results differ."""
+    expected_tensors, actual_tensors = dict(expected.named_tensors()), dict(actual.named_tensors())
+    if expected_tensors.keys() != actual_tensors.keys():
+        name = sorted(expected_tensors.keys() ^ actual_tensors.keys())[0]
+        raise PropertyViolation(f"{property_name}: {description}: only one of them has {name}.")
+    for name, tensor in expected_tensors.items():
+        check_equal(tensor, actual_tensors[name], property_name, f"{description}: {name}", exact)
 
 
-def _listed(mask: Any) -> Any:
-    return None if mask is None else torch.as_tensor(mask).int().tolist()
-
-
-# ------------------------------------------------------------------------------------------------ comparing
-
-
-def compare(expected: Result, given: Result, law: str, what: str, exact: bool = False) -> None:
-    """Raises `PropertyViolation` where two results differ."""
-    wanted, found = dict(expected.parts()), dict(given.parts())
-    if wanted.keys() != found.keys():
-        odd = sorted(wanted.keys() ^ found.keys())[0]
-        raise PropertyViolation(f"{law}: {what}: {odd} is there in one of them only.")
-    for name, part in wanted.items():
-        same(part, found[name], law, f"{what}: {name}", exact)
-
-
-def same(expected: Tensor, given: Tensor, law: str, what: str, exact: bool = False) -> None:
-    """Raises `PropertyViolation` unless both are equal, to the bit or to rounding."""
+def check_equal(expected: Tensor, actual: Tensor, property_name: str, description: str, exact: bool = False) -> None:
+    """Raise `PropertyViolation` unless two tensors are equal: with `exact` to the bit, else to rounding."""
     tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-5
-    equal = expected.shape == given.shape and (
-        bits(expected) == bits(given)
-        if exact
-        else torch.allclose(expected, given, rtol=tolerance, atol=tolerance, equal_nan=True)
-    )
+    if expected.shape != actual.shape:
+        equal = False
+    elif exact:
+        equal = to_bytes(expected) == to_bytes(actual)
+    else:
+        equal = torch.allclose(expected, actual, rtol=tolerance, atol=tolerance, equal_nan=True)
     if not equal:
-        raise PropertyViolation(f"{law}: {what} is {_short(given)}, expected {_short(expected)}.")
+        raise PropertyViolation(
+            f"{property_name}: {description} is {_tensor_text(actual)}, expected {_tensor_text(expected)}."
+        )
 
 
-def bits(x: Tensor) -> bytes:
-    """A tensor as its bytes: NaN equals NaN, 0 is not -0."""
-    return x.detach().contiguous().cpu().numpy().tobytes()
+def to_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor, for a comparison in which NaN equals NaN and 0 does not equal -0."""
+    return tensor.detach().contiguous().cpu().numpy().tobytes()
 
 
-def finite(result: Result, what: str) -> None:
-    """Raises `PropertyViolation` for NaN or infinity."""
-    for name, part in result.parts():
-        if not bool(torch.isfinite(part).all()):
-            raise PropertyViolation(f"matches_unpadded: {what}: {name} is {_short(part)}.")
+def check_finite(result: Result, description: str) -> None:
+    """Raise `PropertyViolation` if a result holds NaN or infinity."""
+    for name, tensor in result.named_tensors():
+        if not bool(torch.isfinite(tensor).all()):
+            raise PropertyViolation(f"matches_unpadded: {description}: {name} is {_tensor_text(tensor)}.")
 
 
-def _short(x: Tensor) -> str:
-    numbers = np.array2string(x.detach().cpu().numpy(), threshold=40, precision=6)
-    return f"{numbers} of shape {tuple(x.shape)}" if x.ndim > 1 else numbers
+def _tensor_text(tensor: Tensor) -> str:
+    numbers = np.array2string(tensor.detach().cpu().numpy(), threshold=40, precision=6)
+    return f"{numbers} of shape {tuple(tensor.shape)}" if tensor.ndim > 1 else numbers

@@ -1,25 +1,35 @@
-"""Masks to try a law on, from the smallest on, and numbers to put on their grids."""
+"""Masks for the checks, the smallest first, and functions that draw random numbers for a padded grid."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Mask = NDArray[np.bool_]
-Draw = Callable[[torch.Generator, tuple[int, ...]], Tensor]  # numbers for a grid (B, T): a tensor (B, T, ...)
+Mask: TypeAlias = NDArray[np.bool_]
+"""Booleans `(B, T)`, True at real steps."""
+
+Draw: TypeAlias = Callable[[torch.Generator, tuple[int, ...]], Tensor]
+"""A function of a generator and the shape `(B, T)` of a grid that returns random numbers `(B, T, ...)`."""
+
+StepShape: TypeAlias = "int | tuple[int, ...] | Draw"
+"""The shape of one step, for normal numbers, or a function that draws other numbers."""
 
 
 def special_masks() -> dict[str, Mask]:
-    """The shapes on which padding goes wrong, the smallest first.
+    """Return the masks on which padding is most often handled wrongly, by name, the smallest first.
 
-    >>> {name: mask.astype(int).tolist() for name, mask in special_masks().items()}["holes"]
-    [[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+    Among them are no columns, no real step, one step, empty sequences, padding on either side, and gaps.
+
+    Example:
+        >>> special_masks()["gaps"].astype(int).tolist()
+        [[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
     """
-    rows = {
+    patterns = {
         "one step": ["1"],
         "no step": ["0"],
         "T = 1": ["1", "0", "1"],
@@ -30,17 +40,22 @@ def special_masks() -> dict[str, Mask]:
         "left": ["0011", "0001", "1111"],
         "both sides": ["011000", "001110"],
         "empty rows": ["00000", "11100", "00000", "10000"],
-        "holes": ["10110", "01001", "11111"],
+        "gaps": ["10110", "01001", "11111"],
     }
-    masks = {name: np.array([[int(cell) for cell in row] for row in grid], dtype=bool) for name, grid in rows.items()}
+    masks = {name: np.array([[cell == "1" for cell in row] for row in rows]) for name, rows in patterns.items()}
     return {"no columns": np.zeros((2, 0), dtype=bool), **masks}
 
 
 def random_masks(count: int, seed: int = 0) -> Iterator[Mask]:
-    """Masks of any pattern, up to 5 rows of up to 7 steps.
+    """Yield random masks of 1 to 5 sequences and 1 to 7 columns, each with a random density.
 
-    >>> [mask.ndim for mask in random_masks(2)]
-    [2, 2]
+    Args:
+        count: The number of masks.
+        seed: The seed of the random numbers. The same seed gives the same masks.
+
+    Example:
+        >>> [mask.ndim for mask in random_masks(2)]
+        [2, 2]
     """
     random = np.random.default_rng(seed)
     for _ in range(count):
@@ -48,42 +63,45 @@ def random_masks(count: int, seed: int = 0) -> Iterator[Mask]:
         yield random.random(shape) < random.random()
 
 
-def apart(mask: Mask, count: int) -> list[Mask]:
-    """The mask, and others on the same grid, as different as they come.
+def different_masks(mask: Mask, count: int) -> list[Mask]:
+    """Return the mask and `count - 1` random masks of its shape.
 
-    >>> [other.astype(int).tolist() for other in apart(np.ones((1, 4), dtype=bool), 2)]
+    >>> [other.astype(int).tolist() for other in different_masks(np.ones((1, 4), dtype=bool), 2)]
     [[[1, 1, 1, 1]], [[1, 0, 1, 0]]]
     """
     return [mask, *(np.random.default_rng(number).random(mask.shape) < 0.6 for number in range(1, count))]
 
 
 def normal(*features: int) -> Draw:
-    """Normal numbers of this shape at each step."""
+    """Return a function that draws normal numbers `(B, T, *features)`."""
     return lambda generator, grid: torch.randn(*grid, *features, generator=generator, dtype=torch.float64)
 
 
 def ids(size: int) -> Draw:
-    """Whole numbers from 1 to `size - 1`: 0 stays free for padding."""
+    """Return a function that draws integers `(B, T)` from 1 to `size - 1`, so that 0 can mark padding."""
     return lambda generator, grid: torch.randint(1, size, grid, generator=generator)
 
 
 def labels(classes: int) -> Draw:
-    """Class ids from 0 on."""
+    """Return a function that draws class ids `(B, T)` from 0 to `classes - 1`."""
     return lambda generator, grid: torch.randint(classes, grid, generator=generator)
 
 
 def one_hot(classes: int) -> Draw:
-    """Classes as rows with a single 1."""
+    """Return a function that draws one-hot labels `(B, T, classes)`."""
     return lambda generator, grid: torch.eye(classes, dtype=torch.float64)[labels(classes)(generator, grid)]
 
 
 def binary(*features: int) -> Draw:
-    """Zeros and ones."""
+    """Return a function that draws zeros and ones `(B, T, *features)`."""
     return lambda generator, grid: torch.randint(2, (*grid, *features), generator=generator).double()
 
 
 def probabilities(*features: int) -> Draw:
-    """Positive numbers that sum to 1 over the last axis, or single ones below 1."""
+    """Return a function that draws probabilities `(B, T, *features)`.
+
+    They sum to 1 over the last axis. Without features, or with a last axis of size 1, each is between 0 and 1.
+    """
 
     def draw(generator: torch.Generator, grid: tuple[int, ...]) -> Tensor:
         numbers = normal(*features)(generator, grid)
@@ -92,8 +110,8 @@ def probabilities(*features: int) -> Draw:
     return draw
 
 
-def as_draw(given: int | tuple[int, ...] | Draw) -> Draw:
-    """Normal numbers for the shape of a step, anything else as it is."""
-    if callable(given):
-        return given
-    return normal(*(given if isinstance(given, tuple) else (given,)))
+def as_draw(shape: StepShape) -> Draw:
+    """Return `shape` if it is a function, else a function that draws normal numbers of this shape."""
+    if callable(shape):
+        return shape
+    return normal(*(shape if isinstance(shape, tuple) else (shape,)))

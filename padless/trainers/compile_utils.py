@@ -120,7 +120,7 @@ class CompiledObjective:
         own, targets = self._matched(outputs, y, "targets")
         _, given = pair_with_outputs(outputs, weights, "sample weights")
         terms = [
-            None if mine.loss is None else mine.loss.term(target, output, weight)
+            None if mine.loss is None else mine.loss.weighted_sum(target, output, weight)
             for mine, target, output, weight in zip(self.outputs, targets, own, given, strict=True)
         ]
         return LossParts([(mine.coefficient, term) for mine, term in zip(self.outputs, terms, strict=True)], added, once)
@@ -138,7 +138,7 @@ class CompiledObjective:
         """Add the loss of one batch to the sums."""
         for own, (_, term) in zip(self.outputs, parts.terms, strict=True):
             if term is not None:
-                own.seen = _plus(own.seen, WeightedSum(term.sum.detach().double(), _double(term.weight), term.adds))
+                own.seen = _plus(own.seen, WeightedSum(term.sum.detach().double(), _double(term.weight), term.adds_weights))
         if parts.added:
             self.extra = _plus(self.extra, WeightedSum(_sum(parts.added) * rows, float(rows)))
         if parts.once:

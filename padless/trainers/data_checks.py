@@ -114,7 +114,7 @@ def _outputs(
     targets, weights = flatten(batch.y), flatten(batch.sample_weight)
     weights = weights if len(weights) == len(targets) else [None] * len(targets)
     for target, weight, end, output in zip(targets, weights, plan.outputs, objective.outputs, strict=False):
-        if target is None or output.loss is None or output.loss.whole:
+        if target is None or output.loss is None or output.loss.reads_whole_sequences:
             continue
         index = None if end.origin is None else indexes[end.origin]
         if index is None and end.num_step_axes:
@@ -170,4 +170,4 @@ def _labels(rows: Tensor, end: OutputInfo, output: OutputObjective) -> None:
     given = rows.shape[1:]
     sizes = [given[axis] if size is None and axis < len(given) else size or 1 for axis, size in enumerate(features)]
     loss: Any = output.loss
-    loss.check(*match_rank(rows, torch.empty((len(rows), *sizes), device="meta")))
+    loss.check_targets(*match_rank(rows, torch.empty((len(rows), *sizes), device="meta")))

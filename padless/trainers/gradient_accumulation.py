@@ -111,7 +111,7 @@ class AccumulationGroup:
                 known.append(term.sum * (coefficient / weight if weight else 0.0))
                 continue
             late = self.late.setdefault(place, DeferredGradient(coefficient))
-            scaled = late.accumulate(term.sum, term.weight, term.adds)
+            scaled = late.accumulate(term.sum, term.weight, term.adds_weights)
             if scaled.requires_grad:
                 unknown.append((place, scaled))
         known += [added.sum() * by_rows for added in parts.added]
@@ -197,7 +197,7 @@ def _weight(loss: Loss, target: Any, weight: Any, end: OutputInfo, index: Index 
         return 1.0
     fn = loss.fn if isinstance(loss, LossFunctionWrapper) else loss
     made_here = (getattr(fn, "__module__", None) or type(fn).__module__).startswith(_OWN)
-    if loss.whole or target is None or not made_here or not type(loss).__module__.startswith(_OWN):
+    if loss.reads_whole_sequences or target is None or not made_here or not type(loss).__module__.startswith(_OWN):
         return None
     if isinstance(target, Packed) and index is None:
         index = target.index
@@ -212,10 +212,10 @@ def _weight(loss: Loss, target: Any, weight: Any, end: OutputInfo, index: Index 
     rows = torch.empty((len(targets), *[int(size or 0) for size in sizes]), device="meta")
     targets, rows = loss.cast(*match_rank(targets, rows))
     try:
-        shape = loss._values(targets.to("meta"), rows).shape
+        shape = loss._call_on_rows(targets.to("meta"), rows).shape
     except RuntimeError:  # torch's word for a function that looks at numbers
         return None
     values = torch.zeros((), dtype=rows.dtype).expand(shape)
     own = None if weight is None else sample_weights_for(weight, index, values)
-    counted = loss.counted(targets, values) if len(values) else None
-    return float(PerStepValues(values, own, counted, index).term(loss.reduction).weight)
+    counted = loss.count_mask(targets, values) if len(values) else None
+    return float(PerStepValues(values, own, counted, index).reduce(loss.reduction).weight)

@@ -55,7 +55,7 @@ def _value(value: Any, seen: set[int]) -> Any:
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value
     if isinstance(value, WeightedSum):
-        return {"term": [value.sum, value.weight, value.adds]}
+        return {"term": [value.sum, value.weight, value.adds_weights]}
     if isinstance(value, list | tuple):
         items = [_value(item, seen) for item in value]
         return _ELSE if any(item is _ELSE for item in items) else items if isinstance(value, list) else tuple(items)

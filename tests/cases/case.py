@@ -19,7 +19,7 @@ class Case:
     name: str
     make: Callable[[], Any]
     inputs: Any = (3,)
-    breaks: Mapping[str, str] = field(default_factory=dict)
+    known_violations: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -27,7 +27,7 @@ def _normalizing() -> list[Case]:
                 f"BatchNormalization-training{name}",
                 lambda a=arguments: L.BatchNormalization(**a),
                 inputs=inputs,
-                breaks=BATCH,
+                known_violations=BATCH,
                 options={"training": True},
             ),
         ]

@@ -20,7 +20,7 @@ class Measure:
     make: Callable[[], Any]
     outputs: Any
     targets: Any
-    breaks: Mapping[str, str] = field(default_factory=dict)
+    known_violations: Mapping[str, str] = field(default_factory=dict)
     weights: tuple[str, ...] = ("none", "rows", "column", "steps")
 
     @property
@@ -125,13 +125,20 @@ def _losses() -> list[Measure]:
     """Each with one reduction in turn, some with all."""
     turn, found = cycle(REDUCTIONS), []
     for name, (make, outputs, targets) in ROWS.items():
-        breaks = PAIRS if name == "Circle" else APART if name == "CTC" else {}
+        known_violations = PAIRS if name == "Circle" else APART if name == "CTC" else {}
         weights = WHOLE if name == "CTC" or "sequences" in name else Measure.weights
         for reduction in REDUCTIONS if name in OFTEN else (next(turn),):
             if name in ("Dice", "Tversky"):
                 reduction = "mean"  # whatever it is, the loss is one ratio
             found.append(
-                Measure(f"{name}-{reduction}", lambda m=make, r=reduction: m(reduction=r), outputs, targets, breaks, weights)
+                Measure(
+                    f"{name}-{reduction}",
+                    lambda m=make, r=reduction: m(reduction=r),
+                    outputs,
+                    targets,
+                    known_violations,
+                    weights,
+                )
             )
     return found
 

@@ -27,14 +27,14 @@ def _rnns() -> list[Case]:
     for cls, states in ((L.SimpleRNN, 1), (L.GRU, 1), (L.LSTM, 2)):
         for name, arguments in variants.items():
             found.append(Case(f"{cls.__name__}-{name}", lambda c=cls, a=arguments: c(4, **a)))
-        given = {"rows": {"initial_state": ((4,),) * states}}
+        given = {"sequence_arguments": {"initial_state": ((4,),) * states}}
         for name in ("last", "states", "backwards-sequences"):
             found.append(Case(f"{cls.__name__}-given-{name}", lambda c=cls, a=variants[name]: c(4, **a), options=given))
         found.append(
             Case(
                 f"{cls.__name__}-dropout",
                 lambda c=cls: c(4, dropout=0.5, recurrent_dropout=0.5),
-                breaks=NOISE,
+                known_violations=NOISE,
                 options={"training": True},
             )
         )
@@ -71,7 +71,11 @@ def _wrapped() -> list[Case]:
             lambda: L.RNN([L.LSTMCell(4), L.SimpleRNNCell(5)], go_backwards=True, return_sequences=True),
         ),
         Case("Bidirectional-states", lambda: L.Bidirectional(L.LSTM(4, return_state=True, return_sequences=True))),
-        Case("Bidirectional-given", lambda: L.Bidirectional(L.LSTM(4)), options={"rows": {"initial_state": ((4,),) * 4}}),
+        Case(
+            "Bidirectional-given",
+            lambda: L.Bidirectional(L.LSTM(4)),
+            options={"sequence_arguments": {"initial_state": ((4,),) * 4}},
+        ),
         Case(
             "Bidirectional-two",
             lambda: L.Bidirectional(
@@ -122,7 +126,7 @@ def _convolved() -> list[Case]:
         Case(f"ConvLSTM1D-{name}", lambda a=arguments: L.ConvLSTM1D(4, 3, **a), inputs=(6, 2))
         for name, arguments in variants.items()
     ]
-    given = {"rows": {"initial_state": ((4, 4),) * 2}}
+    given = {"sequence_arguments": {"initial_state": ((4, 4),) * 2}}
     return [
         *found,
         Case("ConvLSTM1D-given", lambda: L.ConvLSTM1D(4, 3, return_state=True), inputs=(6, 2), options=given),
@@ -130,7 +134,7 @@ def _convolved() -> list[Case]:
             "ConvLSTM1D-dropout",
             lambda: L.ConvLSTM1D(4, 3, dropout=0.5, recurrent_dropout=0.5),
             inputs=(6, 2),
-            breaks=NOISE,
+            known_violations=NOISE,
             options={"training": True},
         ),
         Case("ConvLSTM1DCell", lambda: L.RNN(L.ConvLSTM1DCell(4, 3), return_sequences=True), inputs=(6, 2)),
@@ -148,7 +152,7 @@ def _convolved() -> list[Case]:
             "Bidirectional-ConvLSTM1D-given",
             lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, stateful=True), "sum"),
             inputs=(6, 2),
-            options={"rows": {"initial_state": ((4, 4),) * 4}},
+            options={"sequence_arguments": {"initial_state": ((4, 4),) * 4}},
         ),
     ]
 
@@ -160,7 +164,9 @@ def _of_torch() -> list[Case]:
         Case("RNN-torch-GRU", lambda: L.RNN(GRUCell(3, 4), go_backwards=True, **both)),
         Case("RNN-torch-RNN", lambda: L.RNN(RNNCell(3, 4))),
         Case(
-            "RNN-torch-LSTM-given", lambda: L.RNN(LSTMCell(3, 4), **both), options={"rows": {"initial_state": ((4,), (4,))}}
+            "RNN-torch-LSTM-given",
+            lambda: L.RNN(LSTMCell(3, 4), **both),
+            options={"sequence_arguments": {"initial_state": ((4,), (4,))}},
         ),
         Case("RNN-torch-own", lambda: L.RNN(Halving(3, 4), **both)),
         Case("RNN-torch-own-last", lambda: L.RNN(Halving(3, 4), go_backwards=True)),
@@ -170,7 +176,7 @@ def _of_torch() -> list[Case]:
         Case(
             "Bidirectional-torch-given",
             lambda: L.Bidirectional(L.RNN(GRUCell(3, 4), stateful=True)),
-            options={"rows": {"initial_state": ((4,), (4,))}},
+            options={"sequence_arguments": {"initial_state": ((4,), (4,))}},
         ),
         Case("Bidirectional-torch-own", lambda: L.Bidirectional(L.RNN([Halving(3, 4), GRUCell(8, 2)], **both), None)),
     ]

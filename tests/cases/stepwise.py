@@ -38,11 +38,11 @@ def _stepwise() -> list[Case]:
         Case("Dense-4D", lambda: L.Dense(2), inputs=(5, 3)),
         Case("Dropout", lambda: L.Dropout(0.5)),
         Case("Dropout-seed", lambda: L.Dropout(0.5, seed=3)),
-        Case("Dropout-training", lambda: L.Dropout(0.5), breaks=NOISE, options={"training": True}),
+        Case("Dropout-training", lambda: L.Dropout(0.5), known_violations=NOISE, options={"training": True}),
         Case(
             "Dropout-sequences",
             lambda: L.Dropout(0.5, noise_shape=(None, 1, None)),
-            breaks=NOISE,
+            known_violations=NOISE,
             options={"training": True},
         ),
         *_noises(),
@@ -69,8 +69,8 @@ def _stepwise() -> list[Case]:
         ),
         Case("Masking", lambda: L.Masking(), options={"creates_mask": True}),
         Case("Masking-narrowed", lambda: L.Masking(mask_value=9.0)),
-        Case("DropMask", lambda: L.DropMask(), breaks=GRID),
-        Case("Flatten", lambda: L.Flatten(), breaks=GRID),
+        Case("DropMask", lambda: L.DropMask(), known_violations=GRID),
+        Case("Flatten", lambda: L.Flatten(), known_violations=GRID),
     ]
     for name in sorted({function.__name__ for function in entries("activation").values()}):
         if name not in ("glu", "threshold"):  # one halves the features, the other has arguments without a default
@@ -87,7 +87,9 @@ def _noises() -> list[Case]:
         "AlphaDropout-columns": lambda: L.AlphaDropout(0.3, noise_shape=(1, None, 1)),
         "SpatialDropout1D": lambda: L.SpatialDropout1D(0.5),
     }
-    found = [Case(f"{name}-training", make, breaks=NOISE, options={"training": True}) for name, make in made.items()]
+    found = [
+        Case(f"{name}-training", make, known_violations=NOISE, options={"training": True}) for name, make in made.items()
+    ]
     return [
         *found,
         *(Case(name, make) for name, make in made.items()),
@@ -113,7 +115,7 @@ def _activations() -> list[Case]:
             "Softmax-scores",
             lambda: L.Softmax(),
             inputs=(),
-            breaks={
+            known_violations={
                 "ignores_padding": "given by hand, a mask with as many axes as the input chooses numbers and ends there"
             },
         ),

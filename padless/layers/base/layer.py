@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class Layer(WeightContainer):
 
     relation: str | None = None
     stepwise: bool = False
+    known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
     _class_supports_masking: bool | None = None  # what the class says by `supports_masking = True`
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
