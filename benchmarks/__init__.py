@@ -1,1 +1,1 @@
-"""What a training step and a prediction cost, in padless and elsewhere: `python -m benchmarks`; see docs/speed.md."""
+"""Time a training step and a prediction in padless, plain torch and Keras: `python -m benchmarks`. See docs/speed.md."""

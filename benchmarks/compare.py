@@ -1,4 +1,4 @@
-"""One workload, all peers: `fit` and `predict`, the losses that must agree, the memory."""
+"""Compare all peers on one workload: times of `fit` and `predict`, losses that must agree, memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.team import Job, PeerPool, Times
-from benchmarks.workloads import Workload, data
+from benchmarks.peer_pool import Job, PeerPool, Times
+from benchmarks.workloads import Workload, make_data
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the losses of two peers
 
 
 @dataclass
-class Found:
-    """What one peer took."""
+class PeerResult:
+    """The result of one peer."""
 
     train: Times
     predict: Times
@@ -26,53 +26,63 @@ class Found:
 
 @dataclass
 class Comparison:
-    """One workload, all peers."""
+    """The results of all peers on one workload.
+
+    Attributes:
+        workload: The workload.
+        real_steps: Real steps in a batch, on average.
+        peers: The result of each peer.
+        excluded: Why a peer has no result.
+    """
 
     workload: Workload
-    real: float  # steps in a batch
-    peers: dict[str, Found]
-    left_out: dict[str, str]
+    real_steps: float
+    peers: dict[str, PeerResult]
+    excluded: dict[str, str]
 
     @property
     def base(self) -> str:
-        """The peer that all are held against: the limit, if it was asked for."""
+        """The peer whose times are the unit of the ratios: the limit, else the first one."""
         return "limit" if "limit" in self.peers else next(iter(self.peers), "")
 
     @property
-    def fill(self) -> float:
+    def density(self) -> float:
         """The share of real steps."""
-        return self.real / (self.workload.batch * self.workload.width)
+        return self.real_steps / (self.workload.batch * self.workload.width)
 
-    def times(self, name: str, what: str) -> Times:
-        """Of one peer, for `train` or `predict`."""
-        return self.peers[name].train if what == "train" else self.peers[name].predict
+    def times(self, name: str, action: str) -> Times:
+        """Return the times of a peer for `train` or `predict`."""
+        return self.peers[name].train if action == "train" else self.peers[name].predict
 
-    def ratio(self, name: str, what: str) -> float:
-        """How many times as long as the base it took."""
-        return self.times(name, what).median / self.times(self.base, what).median
+    def ratio(self, name: str, action: str) -> float:
+        """Return the time of a peer divided by the time of the base."""
+        return self.times(name, action).median / self.times(self.base, action).median
 
-    def odd(self, name: str) -> bool:
-        """Whether it has another loss than padless, with the same weights on the same data."""
-        own = self.peers[name].loss
-        theirs = self.peers["padless"].loss if "padless" in self.peers else None
-        return own is not None and theirs is not None and not abs(own - theirs) < TOLERANCE
+    def has_different_loss(self, name: str) -> bool:
+        """Return whether the loss differs from that of padless, with the same weights and data."""
+        loss = self.peers[name].loss
+        expected = self.peers["padless"].loss if "padless" in self.peers else None
+        return loss is not None and expected is not None and not abs(loss - expected) < TOLERANCE
 
 
 def compare(workload: Workload, names: Sequence[str], rounds: int, threads: int, device: str) -> Comparison:
-    """Time `fit` and `predict` of all peers, in turn."""
+    """Time `fit` and `predict` of all peers in turn."""
     memory: dict[str, float] = {}
-    train, predict = Job(0, "train", workload.steps), Job(0, "predict", workload.steps)
-    with PeerPool(names, threads, device) as team:
-        team.build(0, workload)
-        losses = team.agree(0)
+    train, predict = Job(0, "train", workload.batches), Job(0, "predict", workload.batches)
+    with PeerPool(names, threads, device) as pool:
+        pool.build(0, workload)
+        losses = pool.share_weights(0)
 
-        def weigh() -> None:
-            memory.update({name: answer["megabytes"] for name in team.names if (answer := team.ask(name, do="memory"))})
+        def measure_memory() -> None:
+            for name in pool.names:
+                answer = pool.send(name, "memory")
+                if answer is not None:
+                    memory[name] = answer["megabytes"]
 
-        found = team.in_turn([train, predict], rounds, weigh)
+        times = pool.run_rounds([train, predict], rounds, measure_memory)
         peers = {
-            name: Found(found[name, train], found[name, predict], memory[name], team.versions[name], losses.get(name))
-            for name in team.names
+            name: PeerResult(times[name, train], times[name, predict], memory[name], pool.versions[name], losses.get(name))
+            for name in pool.names
         }
-        real = np.count_nonzero(data(workload)[0]) / workload.steps
-        return Comparison(workload, real, peers, team.left_out)
+        real_steps = np.count_nonzero(make_data(workload)[0]) / workload.batches
+        return Comparison(workload, real_steps, peers, pool.excluded)

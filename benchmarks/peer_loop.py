@@ -1,4 +1,4 @@
-"""padless layers in a hand-written torch loop: what `fit` adds to a step is the difference to this."""
+"""padless layers in a hand-written torch loop. The difference to this peer is what `fit` adds to a step."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 
 import padless
 from benchmarks.models import build
-from benchmarks.workloads import Workload, data
+from benchmarks.workloads import Workload, make_data
 
 
 class Loop:
-    """Trains, and nothing else."""
+    """A model that is trained in a loop."""
 
     def __init__(self, workload: Workload, device: str) -> None:
-        ids, labels = data(workload)
+        ids, labels = make_data(workload)
         self.ids, self.labels = torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
         self.batch = workload.batch
         model = build(padless, workload).to(device)
-        self.layers: list[Any] = model.layers[1:]  # behind the input
+        self.layers: list[Any] = model.layers[1:]  # without the InputLayer
         self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def train(self) -> None:
-        """One epoch."""
+        """Train for one epoch."""
         total = torch.zeros((), device=self.ids.device)
         for rows in torch.randperm(len(self.ids)).split(self.batch):
             h: Any = self.ids[rows]
@@ -38,5 +38,5 @@ class Loop:
 
 
 def make(variant: str, workload: Workload, device: str) -> Loop:
-    """The peer."""
+    """Return the peer."""
     return Loop(workload, device)

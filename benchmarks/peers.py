@@ -1,4 +1,4 @@
-"""Who is timed, what each needs, and what all can do. No framework is imported here: each peer runs in its own process."""
+"""The peers: libraries that train the same model. No framework is imported here, since each peer has its own process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,85 +14,98 @@ from numpy.typing import NDArray
 from benchmarks.workloads import Kind, Workload
 
 Arrays = list[NDArray[np.float32]]
-BOTH = ("train", "predict")
-ALL = (*BOTH, "predict_one", "call_one")
+EPOCH_ACTIONS = ("train", "predict")
+ROW_ACTIONS = ("predict_one", "call_one")
+ACTIONS = (*EPOCH_ACTIONS, *ROW_ACTIONS)
 
 
 class Peer(Protocol):
-    """One model on one device with its data. What is timed takes nothing and is over when it returns."""
+    """A model on one device with its data. The methods that are timed return after the computation has ended."""
 
     def train(self) -> None:
-        """One epoch."""
+        """Train for one epoch."""
 
-    def predict(self) -> Any:
-        """The outputs for all rows, on the host."""
+    def predict(self) -> object:
+        """Return the outputs for all sequences, on the host."""
 
     def predict_one(self) -> None:
-        """The outputs for one row, the way of `predict`."""
+        """Compute the outputs for one sequence with `predict`."""
 
     def call_one(self) -> None:
-        """The outputs for one row, the model called as a function."""
+        """Compute the outputs for one sequence by a call of the model."""
 
     def load(self, weights: Arrays) -> None:
-        """Take over weights in Keras's order and shapes."""
+        """Set the weights, in Keras's order and shapes."""
 
     def loss(self) -> float:
-        """Of the first batch."""
+        """Return the loss of the first batch."""
         ...
 
 
 @dataclass(frozen=True)
-class Entry:
-    """How a peer is made: `make(variant, workload, device)` of the module, in a process with this environment."""
+class PeerSpec:
+    """How to make a peer: by `make(variant, workload, device)` of a module, in a process with this environment.
+
+    Attributes:
+        title: The name in tables.
+        module: The module in this package that makes the peer.
+        variant: Which of its peers the module makes.
+        packages: The packages that the peer needs.
+        environment: Environment variables of the process.
+        unsupported: The kinds of workload that the peer cannot run.
+        actions: The methods that are timed.
+        has_loss: Whether the peer has weights and a loss, which are compared with those of padless.
+    """
 
     title: str
     module: str
     variant: str = ""
-    needs: Sequence[str] = ("torch",)
+    packages: Sequence[str] = ("torch",)
     environment: dict[str, str] = field(default_factory=dict)
-    cannot: Sequence[Kind] = ()
-    verbs: Sequence[str] = ALL
-    checked: bool = True  # has weights and a loss
+    unsupported: Sequence[Kind] = ()
+    actions: Sequence[str] = ACTIONS
+    has_loss: bool = True
 
-    def missing(self) -> list[str]:
-        """The packages that are not installed."""
-        return [name for name in self.needs if find_spec(name) is None]
+    def list_missing_packages(self) -> list[str]:
+        """Return the packages that are not installed."""
+        return [name for name in self.packages if find_spec(name) is None]
 
-    def versions(self) -> dict[str, str]:
-        """Of the packages it needs."""
-        return {name: str(import_module(name).__version__) for name in self.needs}
+    def list_versions(self) -> dict[str, str]:
+        """Return the version of each package."""
+        return {name: str(import_module(name).__version__) for name in self.packages}
 
     def make(self, workload: Workload, device: str) -> Peer:
-        """The peer, ready to train."""
+        """Return the peer, ready to train."""
         return import_module(f"benchmarks.{self.module}").make(self.variant, workload, device)
 
 
-def _keras(backend: str, title: str) -> Entry:
-    return Entry(f"Keras on {title}", "peer_fit", "keras", ("keras", backend), {"KERAS_BACKEND": backend})
+def _keras(backend: str, title: str) -> PeerSpec:
+    """Return the peer of Keras on a backend."""
+    return PeerSpec(f"Keras on {title}", "peer_fit", "keras", ("keras", backend), {"KERAS_BACKEND": backend})
 
 
 PEERS = {
-    "limit": Entry("the limit", "peer_limit", verbs=BOTH, checked=False),
-    "padless": Entry("padless", "peer_fit", "padless", ("torch", "padless")),
-    "torch-padded": Entry("torch, padded", "peer_torch", "padded", cannot=["mean"]),
-    "torch-cropped": Entry("torch, cropped", "peer_torch", "cropped", cannot=["mean"]),
-    "torch-packed": Entry("torch, PackedSequence", "peer_torch", "packed", cannot=["transformer", "conv", "mean"]),
+    "limit": PeerSpec("the limit", "peer_limit", actions=EPOCH_ACTIONS, has_loss=False),
+    "padless": PeerSpec("padless", "peer_fit", "padless", ("torch", "padless")),
+    "torch-padded": PeerSpec("torch, padded", "peer_torch", "padded", unsupported=["mean"]),
+    "torch-cropped": PeerSpec("torch, cropped", "peer_torch", "cropped", unsupported=["mean"]),
+    "torch-packed": PeerSpec("torch, PackedSequence", "peer_torch", "packed", unsupported=["transformer", "conv", "mean"]),
     "keras-tensorflow": _keras("tensorflow", "TensorFlow"),
     "keras-jax": _keras("jax", "JAX"),
     "keras-torch": _keras("torch", "torch"),
-    "padless-loop": Entry(
+    "padless-loop": PeerSpec(
         "padless layers, torch loop",
         "peer_loop",
-        needs=("torch", "padless"),
-        verbs=("train",),
-        cannot=["lstm", "bilstm", "gru", "transformer", "conv"],
-        checked=False,
+        packages=("torch", "padless"),
+        actions=("train",),
+        unsupported=["lstm", "bilstm", "gru", "transformer", "conv"],
+        has_loss=False,
     ),
 }
 
 
-def disturbed(weights: Arrays) -> Arrays:
-    """Weights that leave nothing at zero and make every step count: what two peers must agree on."""
+def add_noise(weights: Arrays) -> Arrays:
+    """Return weights with noise, so that none is zero and each step matters for the loss that peers must agree on."""
     random = np.random.default_rng(1)
     embedding, *others = weights
 

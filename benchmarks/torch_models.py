@@ -1,7 +1,7 @@
 """The models in plain torch, as a careful user writes them: on the padded grid, or by torch's PackedSequence.
 
-All take right-padded ids `(B, T)` and lengths on the host; at the padding they compute whatever they like, and nothing of
-it reaches a real step, a loss or a gradient.
+Each model has right-padded ids `(B, T)` and lengths on the host as inputs. Values at padding have no influence on a real
+step, a loss or a gradient.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from benchmarks.workloads import Workload
 
 Scores = Tensor | PackedSequence
-GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # where torch's gates stand in Keras's weights
+GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # the position of each of torch's gates in Keras's weights
 
 
 class Net(nn.Module):
-    """Embedding, what comes between, Dense; `load` takes Keras's weights in Keras's order."""
+    """Embedding, other layers, and Dense."""
 
     def __init__(self, w: Workload, last: int, padding: int | None = None) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def load(self, weights: Iterator[Tensor]) -> None:
-        """Take over all weights."""
+        """Set all weights from an iterator over Keras's weights, in Keras's order."""
         self.embed.weight.copy_(next(weights))
         if self.embed.padding_idx is not None:
             self.embed.weight[self.embed.padding_idx] = 0
@@ -37,74 +37,75 @@ class Net(nn.Module):
         _load_linear(self.dense, weights)
 
     def load_middle(self, weights: Iterator[Tensor]) -> None:
-        """Those between."""
+        """Set the weights of the layers between Embedding and Dense."""
         raise NotImplementedError
 
 
 class Tagger(Net):
-    """A recurrent layer, and scores for each step."""
+    """A recurrent layer with scores for each step."""
 
     def __init__(self, w: Workload, packed: bool) -> None:
         super().__init__(w, w.units)
         self.packed, self.kind = packed, w.kind
-        self.scan = (nn.GRU if w.kind == "gru" else nn.LSTM)(w.features, w.units, batch_first=True)
+        self.recurrent = (nn.GRU if w.kind == "gru" else nn.LSTM)(w.features, w.units, batch_first=True)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Scores:
-        """`(B, T, classes)`, or packed."""
+        """Return scores `(B, T, classes)`, or a PackedSequence of scores."""
         h = self.embed(ids)
         if not self.packed:
-            return self.dense(self.scan(h)[0])
-        out = self.scan(pack_padded_sequence(h, lengths, batch_first=True, enforce_sorted=False))[0]
+            return self.dense(self.recurrent(h)[0])
+        out = self.recurrent(pack_padded_sequence(h, lengths, batch_first=True, enforce_sorted=False))[0]
         return PackedSequence(self.dense(out.data), out.batch_sizes, out.sorted_indices, out.unsorted_indices)
 
     def load_middle(self, weights: Iterator[Tensor]) -> None:
-        """Of the scan."""
-        _load_scan(self.scan, "", self.kind, weights)
+        """Set the weights of the recurrent layer."""
+        _load_recurrent(self.recurrent, "", self.kind, weights)
 
 
-class PackedBothWays(Net):
-    """An LSTM both ways by PackedSequence, and scores for each row."""
+class PackedBidirectional(Net):
+    """A bidirectional LSTM on a PackedSequence, with scores for each sequence."""
 
     def __init__(self, w: Workload) -> None:
         super().__init__(w, 2 * w.units)
-        self.scan = nn.LSTM(w.features, w.units, batch_first=True, bidirectional=True)
+        self.recurrent = nn.LSTM(w.features, w.units, batch_first=True, bidirectional=True)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, classes)`."""
+        """Return scores `(B, classes)`."""
         packed = pack_padded_sequence(self.embed(ids), lengths, batch_first=True, enforce_sorted=False)
-        return self.dense(torch.cat(tuple(self.scan(packed)[1][0]), dim=1))
+        return self.dense(torch.cat(tuple(self.recurrent(packed)[1][0]), dim=1))
 
     def load_middle(self, weights: Iterator[Tensor]) -> None:
-        """Of the scans, forward first."""
+        """Set the weights of both directions, the forward one first."""
         for suffix in ("", "_reverse"):
-            _load_scan(self.scan, suffix, "lstm", weights)
+            _load_recurrent(self.recurrent, suffix, "lstm", weights)
 
 
-class PaddedBothWays(Net):
-    """An LSTM both ways on the grid: each row is reversed within its length, so that padding stays behind."""
+class PaddedBidirectional(Net):
+    """A bidirectional LSTM on the grid; each sequence is reversed within its length, so its padding stays at the end."""
 
     def __init__(self, w: Workload) -> None:
         super().__init__(w, 2 * w.units)
-        self.forth, self.back = (nn.LSTM(w.features, w.units, batch_first=True) for _ in range(2))
+        self.forward_lstm, self.reverse_lstm = (nn.LSTM(w.features, w.units, batch_first=True) for _ in range(2))
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, classes)`."""
+        """Return scores `(B, classes)`."""
         last = lengths.to(ids.device)[:, None] - 1
         time = torch.arange(ids.shape[1], device=ids.device)
-        reverse = torch.where(time <= last, last - time, time)
+        reverse_time = torch.where(time <= last, last - time, time)
         rows = torch.arange(len(ids), device=ids.device)
         h = self.embed(ids)
-        ways = (self.forth(h)[0], self.back(h.gather(1, reverse[..., None].expand_as(h)))[0])
-        return self.dense(torch.cat([way[rows, last[:, 0]] for way in ways], dim=1))
+        reversed_h = h.gather(1, reverse_time[..., None].expand_as(h))
+        outputs = (self.forward_lstm(h)[0], self.reverse_lstm(reversed_h)[0])
+        return self.dense(torch.cat([output[rows, last[:, 0]] for output in outputs], dim=1))
 
     def load_middle(self, weights: Iterator[Tensor]) -> None:
-        """Of the scans, forward first."""
-        for scan in (self.forth, self.back):
-            _load_scan(scan, "", "lstm", weights)
+        """Set the weights of both directions, the forward one first."""
+        for lstm in (self.forward_lstm, self.reverse_lstm):
+            _load_recurrent(lstm, "", "lstm", weights)
 
 
 class Transformer(Net):
-    """Torch's encoder with the norms before, and scores for each step."""
+    """Torch's pre-norm encoder with scores for each step."""
 
     def __init__(self, w: Workload) -> None:
         super().__init__(w, w.features)
@@ -114,84 +115,87 @@ class Transformer(Net):
         self.encoder = nn.TransformerEncoder(block, w.blocks, nn.LayerNorm(w.features, eps=1e-3), enable_nested_tensor=False)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, T, classes)`."""
+        """Return scores `(B, T, classes)`."""
         return self.dense(self.encoder(self.embed(ids), src_key_padding_mask=ids == 0))
 
     def load_middle(self, weights: Iterator[Tensor]) -> None:
-        """Of the blocks, in order, and the last norm."""
+        """Set the weights of the blocks, in order, and of the last norm."""
         for block in self.encoder.layers:
             _load_block(block, weights)
         _load_norm(self.encoder.norm, weights)
 
 
 class Convolution(Net):
-    """A convolution and the largest over time, and scores for each row. The vector of the padding is 0 and stays so."""
+    """A convolution and a maximum over time with scores for each sequence; the embedding of padding is 0."""
 
     def __init__(self, w: Workload) -> None:
         super().__init__(w, w.units, padding=0)
         self.convolve = nn.Conv1d(w.features, w.units, w.window, padding="same")
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, classes)`."""
+        """Return scores `(B, classes)`."""
         h = self.convolve(self.embed(ids).transpose(1, 2)).relu()
         return self.dense(h.masked_fill((ids == 0)[:, None], -torch.inf).amax(2))
 
     def load_middle(self, weights: Iterator[Tensor]) -> None:
-        """Of the convolution."""
+        """Set the weights of the convolution."""
         self.convolve.weight.copy_(next(weights).permute(2, 1, 0))
         _copy(self.convolve.bias, next(weights))
 
 
-def net(w: Workload, packed: bool) -> Net:
-    """The model of a workload."""
-    makers: dict[str, Callable[[], Net]] = {
+def build_net(w: Workload, packed: bool) -> Net:
+    """Return the model of a workload."""
+    builders: dict[str, Callable[[], Net]] = {
         "lstm": lambda: Tagger(w, packed),
         "gru": lambda: Tagger(w, packed),
-        "bilstm": lambda: PackedBothWays(w) if packed else PaddedBothWays(w),
+        "bilstm": lambda: PackedBidirectional(w) if packed else PaddedBidirectional(w),
         "transformer": lambda: Transformer(w),
         "conv": lambda: Convolution(w),
     }
-    return makers[w.kind]()
+    return builders[w.kind]()
 
 
-# ------------------------------------------------------------------------------------------ from Keras's weights
+# ------------------------------------------------------------------------------------------ copying Keras's weights
 
 
 def _copy(parameter: Tensor | None, value: Tensor) -> None:
+    """Copy a weight to a parameter that torch declares as optional."""
     if parameter is None:
-        raise TypeError("the layer was made without this weight")
+        raise TypeError("The layer has no such weight.")
     parameter.copy_(value)
 
 
 def _load_linear(layer: nn.Linear, weights: Iterator[Tensor]) -> None:
-    """Kernel and bias."""
+    """Copy kernel and bias."""
     layer.weight.copy_(next(weights).T)
     _copy(layer.bias, next(weights))
 
 
-def _load_scan(scan: nn.Module, suffix: str, kind: str, weights: Iterator[Tensor]) -> None:
-    """Kernel, recurrent kernel and bias: one bias in an LSTM, one for each kernel in a GRU."""
+def _load_recurrent(layer: nn.Module, suffix: str, kind: str, weights: Iterator[Tensor]) -> None:
+    """Copy kernel, recurrent kernel and bias; a GRU has one bias for each kernel."""
 
-    def ordered(weight: Tensor) -> Tensor:
+    def reorder_gates(weight: Tensor) -> Tensor:
         gates = weight.t().chunk(len(GATES[kind]))
         return torch.cat([gates[k] for k in GATES[kind]])
 
     for side in ("ih", "hh"):
-        scan.get_parameter(f"weight_{side}_l0{suffix}").copy_(ordered(next(weights)))
+        layer.get_parameter(f"weight_{side}_l0{suffix}").copy_(reorder_gates(next(weights)))
     bias = next(weights)
     first, second = bias if bias.ndim == 2 else (bias, torch.zeros_like(bias))
-    scan.get_parameter(f"bias_ih_l0{suffix}").copy_(ordered(first))
-    scan.get_parameter(f"bias_hh_l0{suffix}").copy_(ordered(second))
+    layer.get_parameter(f"bias_ih_l0{suffix}").copy_(reorder_gates(first))
+    layer.get_parameter(f"bias_hh_l0{suffix}").copy_(reorder_gates(second))
 
 
 def _load_norm(norm: nn.Module | None, weights: Iterator[Tensor]) -> None:
+    """Copy scale and offset."""
     if norm is None:
-        raise TypeError("the encoder was made without its last norm")
+        raise TypeError("The encoder has no last norm.")
     for name in ("weight", "bias"):
         norm.get_parameter(name).copy_(next(weights))
 
 
 def _load_block(block: Any, weights: Iterator[Tensor]) -> None:
+    """Copy the weights of a transformer block."""
     _load_norm(block.norm1, weights)
     attention, width = block.self_attn, block.norm1.normalized_shape[0]
     pairs = [(next(weights), next(weights)) for _ in range(3)]  # query, key, value

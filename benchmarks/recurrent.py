@@ -1,9 +1,9 @@
-"""What a training step of an LSTM costs: on the real steps only, on the padded grid, on torch's PackedSequence.
+"""Time a training step of an LSTM on the real steps, on the padded grid, and on torch's PackedSequence.
 
-    python -m benchmarks.scan [--rounds 15] [--threads 2]
+    python -m benchmarks.recurrent [--rounds 15] [--threads 2]
 
-Batch 64, 200 steps at 30 % fill, 128 features, 128 units. The contestants take turns within a round, so that a busy
-machine hits them alike; the table gives each one's median and quartiles, and how many times as long as padless it took.
+Batch 64, 200 steps, density 0.3, 128 features, 128 units. The implementations run in turn in each round, so that other
+load on the machine slows all of them alike. The table has median and quartiles, and the multiples of the time of padless.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from padless.kernels.recurrent import api as scan
+from padless.kernels.recurrent import api
 from padless.ragged.index import Index
 
 BATCH, STEPS, WIDTH, WORDS, LABELS = 64, 200, 128, 20000, 20
@@ -26,26 +26,29 @@ LENGTHS = np.minimum(rng.integers(1, 120, BATCH), STEPS)
 INDEX = Index.from_lengths(LENGTHS, STEPS)
 REAL = torch.from_numpy(INDEX.mask)
 
-Layer = Callable[[Tensor], Tensor]  # values to values, whatever their arrangement
+LayerFunction = Callable[[Tensor], Tensor]  # from inputs to outputs, packed or padded
 
 
-def padless_lstm() -> tuple[Layer, list[Tensor]]:
+def make_padless_lstm() -> tuple[LayerFunction, list[Tensor]]:
+    """Return the LSTM of padless on packed steps, and its weights."""
     kernel, recurrent = (nn.init.xavier_uniform_(torch.empty(WIDTH, 4 * WIDTH)).requires_grad_() for _ in range(2))
     bias, zeros = torch.zeros(4 * WIDTH, requires_grad=True), torch.zeros(BATCH, WIDTH)
 
     def run(values: Tensor) -> Tensor:
-        fresh = Index(INDEX.mask)  # every batch has a mask of its own
-        return scan.lstm(values, fresh, kernel, recurrent, bias, zeros, zeros)[0]
+        index = Index(INDEX.mask)  # each batch has another mask, so nothing that the index caches is reused
+        return api.lstm(values, index, kernel, recurrent, bias, zeros, zeros)[0]
 
     return run, [kernel, recurrent, bias]
 
 
-def padded_lstm() -> tuple[Layer, list[Tensor]]:
+def make_padded_lstm() -> tuple[LayerFunction, list[Tensor]]:
+    """Return torch's LSTM on the padded grid, and its weights."""
     layer = nn.LSTM(WIDTH, WIDTH, batch_first=True)
     return lambda grid: layer(grid)[0], list(layer.parameters())
 
 
-def sequence_lstm() -> tuple[Layer, list[Tensor]]:
+def make_sequence_lstm() -> tuple[LayerFunction, list[Tensor]]:
+    """Return torch's LSTM on a PackedSequence, and its weights."""
     layer, lengths = nn.LSTM(WIDTH, WIDTH, batch_first=True), torch.from_numpy(LENGTHS)
 
     def run(grid: Tensor) -> Tensor:
@@ -55,8 +58,8 @@ def sequence_lstm() -> tuple[Layer, list[Tensor]]:
     return run, list(layer.parameters())
 
 
-def recurrent_step(lstm: tuple[Layer, list[Tensor]], packed: bool) -> Callable[[], None]:
-    """Forward and backward of the recurrent part alone."""
+def make_recurrent_step(lstm: tuple[LayerFunction, list[Tensor]], packed: bool) -> Callable[[], None]:
+    """Return a forward and backward pass of the recurrent layer alone."""
     run, weights = lstm
     values = torch.randn(BATCH, STEPS, WIDTH)
     values = (values[REAL] if packed else values).requires_grad_()
@@ -68,8 +71,8 @@ def recurrent_step(lstm: tuple[Layer, list[Tensor]], packed: bool) -> Callable[[
     return step
 
 
-def model_step(lstm: tuple[Layer, list[Tensor]], packed: bool) -> Callable[[], None]:
-    """Embedding, LSTM, Dense, cross-entropy over the real steps, backward."""
+def make_model_step(lstm: tuple[LayerFunction, list[Tensor]], packed: bool) -> Callable[[], None]:
+    """Return a step of a whole model: Embedding, LSTM, Dense, cross entropy of the real steps, backward pass."""
     run, weights = lstm
     embedding, dense = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, LABELS)
     ids, labels = (torch.from_numpy(rng.integers(0, high, (BATCH, STEPS))) for high in (WORDS, LABELS))
@@ -83,38 +86,40 @@ def model_step(lstm: tuple[Layer, list[Tensor]], packed: bool) -> Callable[[], N
     return step
 
 
-def seconds(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """The times of each, one call per round, after two rounds that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Return the times of each step, one for each round, after two rounds of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 2):
-        for name, step in contestants.items():
+        for name, step in steps.items():
             start = perf_counter()
             step()
             times[name].append(perf_counter() - start)
-    return {name: taken[2:] for name, taken in times.items()}
+    return {name: values[2:] for name, values in times.items()}
 
 
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    lstms = {"padless": padless_lstm, "padded nn.LSTM": padded_lstm, "PackedSequence": sequence_lstm}
+    lstms = {"padless": make_padless_lstm, "padded nn.LSTM": make_padded_lstm, "PackedSequence": make_sequence_lstm}
     table = Table(
         "training step",
-        "contestant",
+        "implementation",
         "median ms",
         "quartiles ms",
         "x padless",
         title=f"{INDEX.num_steps} real of {BATCH} x {STEPS} steps, {arguments.threads} threads",
     )
-    for what, make in (("recurrent part", recurrent_step), ("whole model", model_step)):
-        times = seconds({name: make(lstm(), name == "padless") for name, lstm in lstms.items()}, arguments.rounds)
-        for name, taken in times.items():
-            low, middle, high = (1e3 * q for q in quantiles(taken, n=4))
-            ratio = median(taken) / median(times["padless"])
-            table.add_row(what, name, f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{ratio:.2f}")
+    for part, make_step in (("recurrent layer", make_recurrent_step), ("whole model", make_model_step)):
+        steps = {name: make_step(make_lstm(), name == "padless") for name, make_lstm in lstms.items()}
+        times = measure(steps, arguments.rounds)
+        for name, values in times.items():
+            low, middle, high = (1e3 * q for q in quantiles(values, n=4))
+            ratio = median(values) / median(times["padless"])
+            table.add_row(part, name, f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{ratio:.2f}")
     Console(width=120).print(table)
 
 
