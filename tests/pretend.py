@@ -22,7 +22,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 import padless
 from benchmarks import models
-from benchmarks.workloads import WORKLOADS, data
+from benchmarks.workloads import WORKLOADS, make_data
 from padless.callbacks import LambdaCallback
 from padless.kernels.recurrent import api as scan
 from padless.kernels.recurrent import cudnn as scan_cudnn
@@ -274,14 +274,14 @@ class Steps:
 
 def workload(name):
     """One of the benchmarks, small, with torch's own Adam in one call as on CUDA."""
-    small = WORKLOADS[name].quick()
+    small = WORKLOADS[name].shrink()
 
     def build():
         model = models.build(padless, small)
         model.compile(padless.optimizers.Adam(fused=True), model._compiled["loss"])
         return model
 
-    return watch(build, *data(small))
+    return watch(build, *make_data(small))
 
 
 def tagger(optimizer="sgd", metrics=None, weighted=None, middle=None):

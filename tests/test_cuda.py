@@ -15,7 +15,7 @@ from test_kernels_scan import FAST, lengths_, run, same, tensors_for
 
 import padless
 from benchmarks import models
-from benchmarks.workloads import WORKLOADS, data
+from benchmarks.workloads import WORKLOADS, make_data
 from padless.callbacks import LambdaCallback
 from padless.kernels.attention import varlen as attend_varlen
 from padless.kernels.attention.api import attend
@@ -111,8 +111,8 @@ def test_attention_over_packed_steps_is_the_reference(size, causal, dtype):
 
 def built(name):
     """A workload of the benchmarks, small, with its data."""
-    small = WORKLOADS[name].quick()
-    return models.build(padless, small), *data(small)
+    small = WORKLOADS[name].shrink()
+    return models.build(padless, small), *make_data(small)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

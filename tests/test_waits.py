@@ -18,7 +18,7 @@ from padless.ragged.device import host_copy, to_device, to_device_keep_host_copy
 from padless.ragged.packed import pack
 
 ROOT = Path(__file__).parent.parent
-CASES = ("lstm-128", "bilstm", "gru-holes", "transformer", "conv", "layers", "metrics", "optimizers")
+CASES = ("lstm-128", "bilstm", "gru-gaps", "transformer", "conv", "layers", "metrics", "optimizers")
 
 
 @pytest.fixture(scope="module")
