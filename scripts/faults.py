@@ -751,7 +751,7 @@ SEGMENT = [
     ),
     Fault(
         "pooling runs over the padded grid",
-        "layers/segment.py",
+        "layers/pooling/global_pooling1d.py",
         """
         if isinstance(inputs, Packed):
             return type(self).kernel(inputs.values, inputs.index)
@@ -777,7 +777,7 @@ SEGMENT = [
     ),
     Fault(
         "the features of a gap are normalized by another row",
-        "layers/group_normalization.py",
+        "layers/normalization/group_normalization.py",
         """
         rows = index.at(..., inputs.device)
         if len(fill) != len(rows): ...
@@ -793,7 +793,7 @@ SEGMENT = [
 STEPWISE = [
     Fault(
         "batch statistics include the values of gaps",
-        "layers/batch_normalization.py",
+        "layers/normalization/batch_normalization.py",
         """
         tiny = moments.TINY if isinstance(inputs, Packed) else 0.0
         mean, variance = moments.moments(values.to(wide), axis, tiny)
@@ -807,7 +807,7 @@ STEPWISE = [
     ),
     Fault(
         "a frozen BatchNormalization updates its moving statistics",
-        "layers/batch_normalization.py",
+        "layers/normalization/batch_normalization.py",
         "training and self.trainable and values.numel() > 0",
         "training and values.numel() > 0",
         "tests/test_normalization.py",
@@ -823,7 +823,7 @@ STEPWISE = [
     ),
     Fault(
         "BatchNormalization at inference uses batch statistics",
-        "layers/batch_normalization.py",
+        "layers/normalization/batch_normalization.py",
         """
         if learns:
             tiny = ...
@@ -849,7 +849,7 @@ STEPWISE = [
     ),
     Fault(
         "adapt counts padding",
-        "layers/preprocessing.py",
+        "layers/preprocessing/normalization.py",
         "(batch.values if isinstance(batch, Packed) else batch).to(torch.float64)",
         "(batch.unpack() if isinstance(batch, Packed) else batch).to(torch.float64)",
         "tests/test_normalization.py",
@@ -857,7 +857,7 @@ STEPWISE = [
     ),
     Fault(
         "dropout is applied at inference",
-        "layers/noise.py",
+        "layers/regularization/dropout.py",
         "not training or not self.amount",
         "not self.amount",
         PRESENCE,
@@ -865,7 +865,7 @@ STEPWISE = [
     ),
     Fault(
         "SpatialDropout1D drops features for each step instead of each sequence",
-        "layers/noise.py",
+        "layers/regularization/dropout.py",
         "super().__init__(rate, (None, 1, None), seed, ...)",
         "super().__init__(rate, (None, None, None), seed, ...)",
         "tests/test_stepwise_layers.py",
@@ -873,7 +873,7 @@ STEPWISE = [
     ),
     Fault(
         "noise depends on the column of a step",
-        "layers/noise.py",
+        "layers/regularization/dropout.py",
         "np.arange(index.steps) - index.offsets[index.rows]",
         "index.positions",
         "tests/test_stepwise_layers.py " + ABSENCE,
@@ -1402,15 +1402,15 @@ ATTEND = [
     ),
     Fault(
         "attention uses only the mask of the value",
-        "layers/attend.py",
+        "layers/attention/attention.py",
         "reduce(intersection, indexes)",
         "indexes[0]",
         "tests/test_attention_layers.py",
-        function="same_steps",
+        function="align_value_and_key",
     ),
     Fault(
         "attention returns the mask of the value",
-        "layers/attend.py",
+        "layers/attention/attention.py",
         "mask[0] if isinstance(mask, list | tuple) else mask",
         "mask[1] if isinstance(mask, list | tuple) else mask",
         "tests/test_attention_layers.py",
@@ -1418,27 +1418,27 @@ ATTEND = [
     ),
     Fault(
         "dropout of attention weights is applied at inference",
-        "layers/multi_head.py",
-        "self._thin_out if training and self.dropout else None",
-        "self._thin_out if self.dropout else None",
+        "layers/attention/multi_head_attention.py",
+        "self._drop_weights if training and self.dropout else None",
+        "self._drop_weights if self.dropout else None",
         "tests/test_attention_layers.py",
-        function="_Heads.call",
+        function="_AttentionWithHeads.call",
     ),
     Fault(
         "positions are numbered through the batch",
-        "layers/positions.py",
+        "layers/attention/position_embedding.py",
         "np.arange(index.steps) - index.offsets[index.rows]",
         "np.arange(index.steps)",
         PRESENCE,
-        function="_counted",
+        function="_count_positions",
     ),
     Fault(
         "positions are columns although steps are counted",
-        "layers/positions.py",
+        "layers/attention/position_embedding.py",
         'index.positions if count == "columns" else ...',
         "index.positions if count else ...",
         "tests/test_attention_layers.py " + PRESENCE,
-        function="_counted",
+        function="_count_positions",
     ),
 ]
 COMPILED_ATTEND, COMPILED_SCAN = "tests/test_attend_compiled.py", "tests/test_scan_compiled.py"
@@ -1583,7 +1583,7 @@ COMPILED = [
 COMBINE = [
     Fault(
         "a factor without the step is 0",
-        "layers/combine.py",
+        "layers/merging/elementwise.py",
         "missing = 1.0",
         "missing = 0.0",
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
@@ -1591,7 +1591,7 @@ COMBINE = [
     ),
     Fault(
         "a mean counts inputs without the step",
-        "layers/combine.py",
+        "layers/merging/elementwise.py",
         """
         merged = reduce(torch.add, inputs)
         count = ...
@@ -1607,7 +1607,7 @@ COMBINE = [
     ),
     Fault(
         "compute_mask of a merge returns the intersection",
-        "layers/combine.py",
+        "layers/merging/elementwise.py",
         "reduce(torch.logical_or, masks)",
         "reduce(torch.logical_and, masks)",
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
@@ -1615,7 +1615,7 @@ COMBINE = [
     ),
     Fault(
         "Dot over time uses the steps of the first input",
-        "layers/joining.py",
+        "layers/merging/concatenate_dot.py",
         """
         both = intersection(x.index, y.index)
         x, y = x.reindex(both), y.reindex(both)
@@ -1629,7 +1629,7 @@ COMBINE = [
     ),
     Fault(
         "RepeatVector repeats the vectors in reversed order",
-        "layers/grid.py",
+        "layers/reshaping/reshape.py",
         "Packed(vector.index_select(0, index.at(..., vector.device)), index, fill)",
         "Packed(vector.flip(0).index_select(0, index.at(..., vector.device)), index, fill)",
         PRESENCE,

@@ -557,7 +557,7 @@ def test_rotary_angles_are_those_of_each_kind():
     def speeds(kind, scale):
         return (
             L.RotaryEmbedding(100, scale, kind, original_max_position_embeddings=64)
-            .speeds(8, torch.device("cpu"), torch.float64)
+            .angular_frequencies(8, torch.device("cpu"), torch.float64)
             .tolist()
         )
 
@@ -803,7 +803,7 @@ def test_arguments_that_mean_nothing_are_refused():
     ):
         with pytest.raises(ArgumentError):
             make()
-    with pytest.raises(ShapeError, match="Take fewer heads"):
+    with pytest.raises(ShapeError, match="Use fewer heads"):
         L.TransformerEncoder(4, 5)(x)
     with pytest.raises(MaskError):
         L.Attention()([x, x], mask=[None])

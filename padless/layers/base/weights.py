@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph.symbolic import in_shape_inference, leaves
+from padless.types import Shape
 
 _HELD, _NESTS = (list, dict), (list, tuple, dict)
 _NO_LAYERS = frozenset(
@@ -96,7 +97,7 @@ class WeightContainer(nn.Module):
 
     def add_weight(
         self,
-        shape: tuple[int, ...] = (),
+        shape: Shape = (),
         initializer: Any = None,
         dtype: Any = None,
         trainable: bool = True,

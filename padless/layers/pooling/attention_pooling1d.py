@@ -10,7 +10,7 @@ from torch.nn import functional
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels import segment_reduce as segment
-from padless.layers.attention.attention import restore_step_axes, steps_of
+from padless.layers.attention.attention import flatten_steps, restore_step_axes
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis_size
 from padless.ragged.packed import Packed
@@ -108,7 +108,7 @@ class AttentionPooling1D(Layer):
 
     def call(self, inputs: Any, mask: Any = None, return_attention_scores: bool = False) -> Any:
         """The summaries; with `return_attention_scores` also the weights of the steps."""
-        steps, index = steps_of(self, inputs)
+        steps, index = flatten_steps(self, inputs)
         weights = segment.softmax(self._keys(inputs) @ self.query, index)
         pooled = segment.weighted(steps, weights, index)
         if self.num_queries is None:
@@ -125,7 +125,7 @@ class AttentionPooling1D(Layer):
                     f"inputs of shape {tuple(inputs.shape)}."
                 )
             keys = self.activation(functional.linear(keys, self.kernel.t(), self.bias))
-        return steps_of(self, keys)[0]
+        return flatten_steps(self, keys)[0]
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:
         """Nothing is left to mask."""
