@@ -8,7 +8,7 @@ import torch
 
 import padless
 from padless import Input, Model
-from padless.data.adapters import Batching, EpochIterator
+from padless.data import Batching, EpochIterator
 from padless.data.parquet_files import Parquet
 from padless.data.prefetch import prefetch
 from padless.layers import Dense, Dropout, Embedding

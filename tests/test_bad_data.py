@@ -95,9 +95,9 @@ FIT = {
     "two masks": (lambda: ({"input_ids": X, "attention_mask": MASK, "labels": CLASSES},), {"mask": MASK}, ArgumentError,
                   "mask= is given as well"),
     "a mask beside a loader": (
-        lambda: (DataLoader(Rows(X, X)),), {"mask": MASK}, ArgumentError, "mask must come in them"
+        lambda: (DataLoader(Rows(X, X)),), {"mask": MASK}, ArgumentError, "mask must come in its batches"
     ),
-    "targets beside a Dataset": (lambda: (Rows(X, X), CLASSES), {}, ArgumentError, "y must come in them"),
+    "targets beside a Dataset": (lambda: (Rows(X, X), CLASSES), {}, ArgumentError, "y must come in its batches"),
     "batch_size beside a loader": (lambda: (DataLoader(Rows(X, X)),), {"batch_size": 3}, ArgumentError, "batch_size=3"),
     "batch_tokens beside a generator": (
         lambda: (iter([(X, X * 0)]),), {"batch_tokens": 9}, ArgumentError, "batch_tokens=9"

@@ -9,8 +9,7 @@ from keras_parity import keras
 
 import padless
 from padless import Input, Model, Sequential
-from padless.data.adapters import Batch, EpochIterator, Examples
-from padless.data.batch_sampler import Batching, Padding
+from padless.data import Batch, Batching, EpochIterator, Examples, Padding
 from padless.data.class_weight import class_weighting
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, GlobalAveragePooling1D

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from padless.data.adapters import BatchIterableAdapter, EpochIterator, Examples, read
-from padless.data.batch_sampler import Batching
-from padless.data.in_memory import split_for_validation
+from padless.data import Batching, BatchIterableAdapter, DataSpec, EpochIterator, Examples, read
+from padless.data.data_adapter import split_for_validation
 from padless.errors import ArgumentError, DataError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
@@ -96,7 +95,7 @@ def test_dense_rows_all_come_once(rows, size, shuffle):
 
 def test_contiguous_batches_are_views_and_are_read_only_once():
     x, t, p = np.zeros((4, 3), np.float32), torch.zeros(4, 3), Packed.from_sequences([[1], [2, 3], [4]])
-    part = Examples({"a": x, "b": t}, inputs=2).batch(slice(1, 3)).x
+    part = Examples({"a": x, "b": t}, spec=DataSpec(2)).batch(slice(1, 3)).x
     assert part["a"].data_ptr() == x[1:].ctypes.data and part["b"].data_ptr() == t[1:].data_ptr()
     assert Examples(p).batch(slice(1, 3)).x.values.data_ptr() == p.values[1:].data_ptr()
 
@@ -153,7 +152,7 @@ def test_each_container_is_what_it_looks_like(x, kind, packed):
 
 
 def test_an_input_that_takes_sequences_gets_them_whatever_their_lengths():
-    part = Examples([[1, 2], [3, 4]], [[1, 2], [3, 4]], sequences=[True]).head(2)
+    part = Examples([[1, 2], [3, 4]], [[1, 2], [3, 4]], spec=DataSpec(takes_sequences=[True])).head(2)
     assert isinstance(part.x, Packed) and isinstance(part.y, torch.Tensor)
 
 
@@ -164,18 +163,18 @@ def test_an_empty_row_among_sequences_has_no_dtype_of_its_own():
 
 def test_several_inputs_as_list_or_by_name_keep_their_structure():
     a, b = np.zeros((3, 2)), [[1], [2, 3], [4]]
-    listed = Examples([a, b], (a, a), inputs=2, outputs=2).head(2)
+    listed = Examples([a, b], (a, a), spec=DataSpec(2, num_outputs=2)).head(2)
     assert isinstance(listed.x, list) and isinstance(listed.x[1], Packed) and len(listed.y) == 2
-    named = Examples({"b": b, "a": a}, {"out": a}, inputs=2, input_names=["a", "b"], output_names=["out"]).head(2)
+    named = Examples({"b": b, "a": a}, {"out": a}, spec=DataSpec(2, ["a", "b"], 1, ["out"])).head(2)
     assert list(named.x) == ["a", "b"] and list(named.y) == ["out"] and named.rows == 2
     assert named.kinds == ("grid", "list")
 
 
 def test_one_weight_stands_for_all_outputs_and_names_may_be_left_out():
     a = np.zeros((3, 2))
-    shared = Examples(a, [a, a], np.ones(3), outputs=2).head(2)
+    shared = Examples(a, [a, a], np.ones(3), spec=DataSpec(num_outputs=2)).head(2)
     assert [w.tolist() for w in shared.sample_weight] == [[1, 1], [1, 1]]
-    named = Examples(a, [a, None], {"p": np.ones(3)}, outputs=2, output_names=["o", "p"]).head(2)
+    named = Examples(a, [a, None], {"p": np.ones(3)}, spec=DataSpec(num_outputs=2, output_names=["o", "p"])).head(2)
     assert named.sample_weight["o"] is None and named.sample_weight["p"].tolist() == [1, 1] and named.y[1] is None
 
 
@@ -202,25 +201,25 @@ def test_a_batch_moves_to_a_device_as_a_whole():
     (DataError, r"x\[1\] must hold numbers; got dtype object with None", ([[1, 2], [1, None]],), {}),
     (DataError, "x must hold numbers; got dtype datetime64", (np.zeros(2, dtype="M8[s]"),), {}),
     (DataError, "x must hold numbers; got dtype <U3 with 'cat'", ("cat",), {}),
-    (DataError, r"x\[0\] is a list of unequal things", ([[[1], [2, 3]], [[1]]],), {}),
+    (DataError, r"x\[0\] is a list whose entries have unequal lengths", ([[[1], [2, 3]], [[1]]],), {}),
     (DataError, "mixes single values with sequences", ([[2], 1],), {}),
-    (DataError, "x is a list of unequal things", ([1, [2]],), {}),
+    (DataError, "x is a list whose entries have unequal lengths", ([1, [2]],), {}),
     (DataError, "x must hold numbers; got dtype object with None", ([1, None],), {}),
     (DataError, r"different features: shape \(1, 2\) in row 0, \(2, 3\) in row 1",
      ([np.zeros((1, 2)), np.zeros((2, 3))],), {}),
     (DataError, r"x\[0\] is a Packed", ([pack(np.zeros((1, 2)))],), {}),
     (ArgumentError, "x is None", (None,), {}),
     (ArgumentError, r"x holds None for \[1\].*inputs \(a, b\)", ([np.zeros(2), None],),
-     {"inputs": 2, "input_names": ["a", "b"]}),
-    (ArgumentError, "x holds 3 arrays, but expected are the 2 inputs", ([np.zeros(2)] * 3,), {"inputs": 2}),
-    (ArgumentError, "y is one ndarray, but expected are the 2 outputs", (np.zeros(2), np.zeros(2)), {"outputs": 2}),
+     {"num_inputs": 2, "input_names": ["a", "b"]}),
+    (ArgumentError, "x holds 3 arrays, but the model has 2 inputs", ([np.zeros(2)] * 3,), {"num_inputs": 2}),
+    (ArgumentError, "y holds one ndarray, but the model has 2 outputs", (np.zeros(2), np.zeros(2)), {"num_outputs": 2}),
     (ArgumentError, r"\['a', 'c'\].*missing: \['c', 'b'\].*inputs \(a, b\)", ({"a": np.zeros(2), "c": np.zeros(2)},),
-     {"inputs": 2, "input_names": ["a", "b"]}),
+     {"num_inputs": 2, "input_names": ["a", "b"]}),
     (ArgumentError, r"unknown or missing: \[\]", ({},), {}),
 ])  # fmt: skip
 def test_bad_data_is_refused_with_what_was_given(error, words, args, structure):
     with pytest.raises(error, match=words):
-        Examples(*args, **structure)
+        Examples(*args, spec=DataSpec(**structure))
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "32"])
@@ -281,7 +280,7 @@ def test_what_fit_was_given_is_examples_or_a_stream():
     loader = DataLoader(TensorDataset(torch.zeros(5, 2), torch.zeros(5)), batch_size=2)
     stream = read(loader)
     assert isinstance(stream, BatchIterableAdapter) and stream.num_batches() == 3 and not stream.one_shot
-    assert [part.rows for part in fed(stream).epoch()] == [part.rows for part in stream] == [2, 2, 1]
+    assert [part.rows for part in fed(stream).epoch()] == [part.rows for part in stream.begin()] == [2, 2, 1]
     with pytest.raises(ArgumentError, match="DataLoader.*own batches"):
         read(loader, np.zeros(5))
     with pytest.raises(ArgumentError, match="batch_size"):
@@ -291,20 +290,22 @@ def test_what_fit_was_given_is_examples_or_a_stream():
 
 
 def test_batches_of_a_stream_are_read_like_examples():
-    parts = list(BatchIterableAdapter([([[1], [2, 3]], [0, 1], [1.0, 2.0]), ({"a": np.zeros(1)},), np.zeros((3, 2))]))
+    parts = list(
+        BatchIterableAdapter([([[1], [2, 3]], [0, 1], [1.0, 2.0]), ({"a": np.zeros(1)},), np.zeros((3, 2))]).begin()
+    )
     assert isinstance(parts[0].x, Packed) and parts[0].sample_weight.tolist() == [1, 2]
     assert parts[0].kinds == ("list",) and parts[1].y is None and parts[2].rows == 3
     with pytest.raises(ArgumentError, match="4 parts"):
-        list(BatchIterableAdapter([(1, 2, 3, 4)]))
+        list(BatchIterableAdapter([(1, 2, 3, 4)]).begin())
     with pytest.raises(DataError, match="x holds 2 examples, y holds 3"):
-        list(BatchIterableAdapter([(np.zeros(2), np.zeros(3))]))
-    assert len(list(BatchIterableAdapter([((np.zeros(2), np.ones(2)), np.zeros(2))], inputs=2))[0].x) == 2
+        list(BatchIterableAdapter([(np.zeros(2), np.zeros(3))]).begin())
+    assert len(list(BatchIterableAdapter([((np.zeros(2), np.ones(2)), np.zeros(2))], DataSpec(2)).begin())[0].x) == 2
 
 
 def test_the_first_batch_can_be_seen_without_losing_it():
     stream = BatchIterableAdapter(numbered(3))
     assert stream.head().x[0, 0] == 0
-    assert [int(part.x[0, 0]) for part in stream] == [0, 1, 2]
+    assert [int(part.x[0, 0]) for part in stream.begin()] == [0, 1, 2]
 
 
 def test_steps_go_on_where_the_last_epoch_ended():
@@ -322,11 +323,11 @@ def test_steps_go_on_where_the_last_epoch_ended():
 
 def test_a_generator_is_read_once_and_nothing_is_refused():
     with pytest.raises(ArgumentError, match="epochs=2"):
-        BatchIterableAdapter(numbered(2)).check(2, None)
-    BatchIterableAdapter(numbered(2)).check(2, 1)
-    BatchIterableAdapter([1]).check(2, None)
+        BatchIterableAdapter(numbered(2)).check_epochs(2, None)
+    BatchIterableAdapter(numbered(2)).check_epochs(2, 1)
+    BatchIterableAdapter([1]).check_epochs(2, None)
     spent = BatchIterableAdapter(numbered(1))
-    list(spent)
+    list(spent.begin())
     for stream in (spent, BatchIterableAdapter([]), BatchIterableAdapter(iter(()))):
         with pytest.raises(DataError, match="gave no batch"):
             next(fed(stream, steps=1).epoch())

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import padless
 from padless import Input, Model
-from padless.data.adapters import Examples, read
-from padless.data.columns import column
+from padless.data import DataSpec, Examples, read
+from padless.data.columns import read_all
+from padless.data.containers import read_column
 from padless.errors import ArgumentError, DataError, MaskError
 from padless.layers import GRU, Dense, Embedding
 from padless.ragged.packed import Packed
@@ -52,37 +53,37 @@ COLUMNS = {
 
 @pytest.mark.parametrize("make", COLUMNS.values(), ids=COLUMNS)
 def test_a_ragged_column_of_any_library_is_the_same_sequences(make):
-    own = column("x", make(IDS[:4]))
+    own = read_column("x", make(IDS[:4]))
     for rows in (slice(1, 3), np.array([3, 0, 0])):
         assert [row.tolist() for row in own.read(rows)] == [IDS[i] for i in np.arange(4)[rows]]
 
 
 @pytest.mark.parametrize("make", [pa.array, pl.Series, ak.Array])
 def test_vectors_in_columns_and_empty_rows(make):
-    assert [row.tolist() for row in column("x", make(VECTORS)).whole()] == VECTORS
-    empty = column("x", make(IDS)).whole()
+    assert [row.tolist() for row in read_all(read_column("x", make(VECTORS)))] == VECTORS
+    empty = read_all(read_column("x", make(IDS)))
     assert [row.tolist() for row in empty] == IDS and len(empty) == 5
-    assert column("x", make([1, 2])).whole().tolist() == [1, 2]
+    assert read_all(read_column("x", make([1, 2]))).tolist() == [1, 2]
 
 
 def test_fixed_sizes_and_rectangles_are_arrays_unless_they_are_sequences():
     rows = [[1, 2], [3, 4]]
     for given in (pa.array(rows, pa.list_(pa.int64(), 2)), pa.array(rows), pl.Series(rows)):
-        assert column("x", given).whole().tolist() == [[1, 2], [3, 4]]
-        assert isinstance(column("x", given, True).whole(), Packed)
+        assert read_all(read_column("x", given)).tolist() == [[1, 2], [3, 4]]
+        assert isinstance(read_all(read_column("x", given, True)), Packed)
     fixed = pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2))
-    assert column("x", fixed).whole().tolist() == [[1, 2], [3, 4]]
+    assert read_all(read_column("x", fixed)).tolist() == [[1, 2], [3, 4]]
     inner = pl.Series([[[1, 2]], []], dtype=pl.List(pl.Array(pl.Int64, 2)))
-    assert [row.tolist() for row in column("x", inner).whole()] == [[[1, 2]], []]
+    assert [row.tolist() for row in read_all(read_column("x", inner))] == [[[1, 2]], []]
 
 
 def test_torchs_own_ragged_tensors():
     rows = [torch.tensor(row) for row in IDS[:4]]
-    unsorted = column("x", pack_sequence(rows, enforce_sorted=False))
-    assert [row.tolist() for row in unsorted.whole()] == IDS[:4] and unsorted.kind == "packed"
+    unsorted = read_column("x", pack_sequence(rows, enforce_sorted=False))
+    assert [row.tolist() for row in read_all(unsorted)] == IDS[:4] and unsorted.kind == "packed"
     with pytest.warns(UserWarning, match="prototype"):
         nested = strided(IDS[:4])
-    assert [row.tolist() for row in column("x", nested).whole()] == IDS[:4]
+    assert [row.tolist() for row in read_all(read_column("x", nested))] == IDS[:4]
 
 
 # The same weights whatever the container
@@ -184,24 +185,22 @@ def test_examples_one_by_one_take_a_batch_size():
         tagger().fit(Count(), batch_tokens=9)
 
 
-def huggingface(rows):
-    """What `datasets.Dataset` is to its readers: columns by name, rows by number, and its package's name."""
+def huggingface(rows, monkeypatch):
+    """Return a stand-in for `datasets.Dataset`, which gives columns by name for a list of row numbers."""
 
     class Table:
-        column_names = list(rows)
-
         def __len__(self):
-            return len(rows[self.column_names[0]])
+            return len(next(iter(rows.values())))
 
         def __getitem__(self, numbers):
             return {name: [values[n] for n in numbers] for name, values in rows.items()}
 
-    Table.__module__ = "datasets.arrow_dataset"
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(Dataset=Table))
     return Table()
 
 
-def test_a_dataset_of_hugging_face_is_read_by_its_numbers(want):
-    data = huggingface({"input_ids": IDS, "attention_mask": [[1] * len(row) for row in IDS], "labels": TAGS})
+def test_a_dataset_of_hugging_face_is_read_by_its_numbers(want, monkeypatch):
+    data = huggingface({"input_ids": IDS, "attention_mask": [[1] * len(row) for row in IDS], "labels": TAGS}, monkeypatch)
     np.testing.assert_allclose(loss_of(data, batch_size=2), want, rtol=1e-5)
     history = tagger().fit(data, validation_split=0.4, batch_tokens=4, verbose=0)
     assert history.padding.steps == 6 and "val_loss" in history.history
@@ -326,8 +325,13 @@ def test_the_mask_of_a_tokenizer_holds_for_every_input_that_it_fits():
 
 
 def test_encodings_of_a_tokenizer_are_their_ids_without_padding():
-    own = [SimpleNamespace(ids=[1, 2, 0], attention_mask=[1, 1, 0]), SimpleNamespace(ids=[3], attention_mask=[1])]
-    assert [row.tolist() for row in column("x", own).whole()] == [[1, 2], [3]]
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "b": 2, "c": 3}, unk_token="?"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.enable_padding()
+    encodings = tokenizer.encode_batch(["a b", "c"])
+    assert encodings[1].ids == [3, 0]
+    assert [row.tolist() for row in read_all(read_column("x", encodings))] == [[1, 2], [3]]
 
 
 def test_no_library_is_imported_for_its_containers():
@@ -350,8 +354,8 @@ def test_collate_makes_sequences_of_x_and_arrays_of_the_rest():
 
 
 @pytest.mark.parametrize(("examples", "message"), [
-    ([], "0 examples"), ([(1, 2), (3,)], r"a tuple of 2, another a tuple of 1"), ([(1, 2), 3], "another one int"),
-    ([{"a": 1}, {"b": 1}], r"a dict of \['a'\], another a dict of \['b'\]"), ([(1, 2, 3, 4)], "got 4 parts"),
+    ([], "0 examples"), ([(1, 2), (3,)], r"a tuple of 2, another is a tuple of 1"), ([(1, 2), 3], "another is one int"),
+    ([{"a": 1}, {"b": 1}], r"a dict of \['a'\], another is a dict of \['b'\]"), ([(1, 2, 3, 4)], "got 4 parts"),
     ([("a", 1), ("b", 2)], "'a'"), ([([1], 0), ([[1, 2]], 1)], "different features"),
 ])  # fmt: skip
 def test_examples_that_are_not_alike_are_refused(examples, message):
@@ -399,4 +403,4 @@ def test_masks_that_do_not_fit(x, mask, message):
 ])  # fmt: skip
 def test_tables_without_the_columns_that_are_asked_for(x, y, more, message):
     with pytest.raises(ArgumentError, match=message):
-        read(x, y, **{"input_names": ["ids"], "output_names": ["tags"], **more})
+        read(x, y, mask=more.get("mask"), spec=DataSpec(1, more.get("input_names", ["ids"]), 1, ["tags"]))

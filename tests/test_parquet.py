@@ -8,8 +8,7 @@ import torch
 
 import padless
 from padless import Input, Model
-from padless.data.adapters import EpochIterator, read
-from padless.data.batch_sampler import Batching
+from padless.data import Batching, DataSpec, EpochIterator, read
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.layers import GRU, Dense, Embedding
 
@@ -44,7 +43,7 @@ def numbers(batches):
 
 
 def source(folder, **more):
-    return read(padless.data.parquet(folder, x="ids", y="number", **more), input_names=["ids"], sequences=[True])
+    return read(padless.data.parquet(folder, x="ids", y="number", **more), spec=DataSpec(1, ["ids"], takes_sequences=[True]))
 
 
 BATCHINGS = [Batching(7), Batching(7, shuffle=True), Batching(7, shuffle="batch"), Batching(tokens=20),
@@ -107,13 +106,15 @@ def test_it_trains_to_the_weights_of_data_in_memory(folder):
 
 
 def test_columns_are_found_by_name_or_given_by_input(folder):
-    one = read(padless.data.parquet(folder), input_names=["ids"], output_names=["tags"], sequences=[True]).head(3)
+    one = read(padless.data.parquet(folder), spec=DataSpec(1, ["ids"], 1, ["tags"], [True])).head(3)
     assert [row.tolist() for row in one.x] == IDS[:3] and [row.tolist() for row in one.y] == TAGS[:3]
-    named = read(padless.data.parquet(folder, x={"a": "ids", "b": "tags"}, y=["number"]), inputs=2, input_names=["a", "b"])
+    named = read(padless.data.parquet(folder, x={"a": "ids", "b": "tags"}, y=["number"]), spec=DataSpec(2, ["a", "b"]))
     assert list(named.head(3).x) == ["a", "b"]
     files = sorted(folder.iterdir())
     assert len(padless.data.parquet(files[1])) == 30 and len(padless.data.parquet(files)) == 50
-    masked = read(padless.data.parquet(folder, x="ids", mask="tags"), input_names=["ids"], sequences=[True]).head(4)
+    masked = read(
+        padless.data.parquet(folder, x="ids", mask="tags"), spec=DataSpec(1, ["ids"], takes_sequences=[True])
+    ).head(4)
     assert [len(row) for row in masked.x] == [0, 1, 0, 3]
 
 

@@ -1,13 +1,13 @@
-"""Data containers become batches of plain tensors and `Packed`."""
+"""Read data in any container and make batches of tensors and `Packed`."""
 
 from padless.data.adapters import read as read
 from padless.data.adapters import unpack_validation_data as unpack_validation_data
-from padless.data.adapters import validation_batching as validation_batching
 from padless.data.batch import Batch as Batch
 from padless.data.batch_sampler import Batching as Batching
 from padless.data.batch_sampler import Padding as Padding
 from padless.data.collate_fn import collate as collate
-from padless.data.epoch_iterator import Data as Data
+from padless.data.data_adapter import DataAdapter as DataAdapter
+from padless.data.data_spec import DataSpec as DataSpec
 from padless.data.epoch_iterator import EpochIterator as EpochIterator
 from padless.data.in_memory import Examples as Examples
 from padless.data.iterable_dataset import BatchIterableAdapter as BatchIterableAdapter
@@ -18,7 +18,8 @@ __all__ = [
     "Batch",
     "BatchIterableAdapter",
     "Batching",
-    "Data",
+    "DataAdapter",
+    "DataSpec",
     "EpochIterator",
     "Examples",
     "Padding",
@@ -27,5 +28,4 @@ __all__ = [
     "parquet",
     "read",
     "unpack_validation_data",
-    "validation_batching",
 ]

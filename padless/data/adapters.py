@@ -1,87 +1,109 @@
-"""Whatever `fit` was given becomes batches: the front door of the rooms that read data.
+"""From the data that `fit` was given to a data adapter, which gives batches. The path of the data:
 
-arrays, lists, columns, tables  --Examples-->  columns, checked once   --Batching-->  Batch of Tensor | Packed
-Datasets                        --Items----->  read by their numbers   --Batching-->
-Parquet files                   --Parquet--->  windows of row groups   --Batching-->
-loaders, generators             --Stream---->  batches that somebody else makes
+    stage          modules                                                     result
+    -----------    ---------------------------------------------------------   -----------------------------------
+    containers     tables: dictionaries and tables are split by name           x, y, sample_weight, mask
+         |
+         v         containers -> arrays, lists, torch_formats, ragged_formats
+    columns        columns, column_trees, input_masks                          DenseColumn | RaggedColumn
+         |
+         v         in_memory
+    examples       data_adapter: batches by row numbers                        Examples
+         |
+         v         batch_sampler plans, epoch_iterator runs, prefetch waits for files
+    batches        batch                                                       Batch(x, y, sample_weight)
+
+Data that are not in memory go through the same stages, batch by batch:
+
+    map_dataset         reads examples by number                -> collate_fn -> Examples -> Batch
+    iterable_dataset    reads batches, or examples, in order    ->               Examples -> Batch
+    parquet_files       reads windows of row groups             ->               Examples -> Batch
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sized
 
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from padless.data.batch import Batch as Batch
-from padless.data.batch_sampler import Batching as Batching
-from padless.data.batch_sampler import Padding as Padding
-from padless.data.collate_fn import collate as collate
-from padless.data.epoch_iterator import Data as Data
-from padless.data.epoch_iterator import EpochIterator as EpochIterator
-from padless.data.in_memory import Examples as Examples
-from padless.data.iterable_dataset import BatchIterableAdapter as BatchIterableAdapter
-from padless.data.iterable_dataset import ExampleIterableAdapter
-from padless.data.map_dataset import MapDatasetAdapter, PyDatasetAdapter, batches_by_number, by_number
+from padless.data.containers import is_container
+from padless.data.data_adapter import DataAdapter
+from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
+from padless.data.foreign_types import is_instance
+from padless.data.in_memory import Examples
+from padless.data.iterable_dataset import BatchIterableAdapter, ExampleIterableAdapter
+from padless.data.map_dataset import MapDatasetAdapter, PyDataset, PyDatasetAdapter, is_huggingface_dataset
 from padless.data.parquet_files import Parquet
-from padless.data.parquet_files import parquet as parquet
-from padless.data.ragged_formats import library
-from padless.data.tables import columns_of, split_named_columns
+from padless.data.tables import DataParts, is_table, split_named_columns
 from padless.errors import ArgumentError
-from padless.ragged.packed import Packed
 
 
-def read(x: Any, y: Any = None, sample_weight: Any = None, mask: Any = None, **structure: Any) -> Data:
-    """Whatever `fit` was given: Examples, or a source that makes its own.
+def read(
+    x: object,
+    y: object = None,
+    sample_weight: object = None,
+    mask: object = None,
+    *,
+    spec: DataSpec = UNKNOWN_SPEC,
+    complete_spec: Callable[[object, object], DataSpec] | None = None,
+) -> DataAdapter:
+    """Read the data that `fit`, `evaluate` or `predict` was given. Each container in memory is read once.
 
-    Raises `ArgumentError` where y, weights or a mask are given beside a source that must bring its own.
+    Args:
+        x: Inputs in any container, a table, or a source of examples or batches.
+        y: Targets, or names of columns of `x`.
+        sample_weight: Sample weights, or the name of a column of `x`.
+        mask: Which steps of `x` are real.
+        spec: What is known of the inputs and outputs of the model.
+        complete_spec: Returns the whole spec for the containers of inputs and targets. The default is `spec.complete`.
+
+    Raises:
+        ArgumentError: For targets, weights or a mask in addition to a source whose batches must hold them.
+        DataError: For data that cannot be read.
     """
-    x, y, sample_weight, mask = split_named_columns(x, y, sample_weight, mask, **structure)
-    source = _source(x)
+    parts = split_named_columns(DataParts(x, y, sample_weight, mask), spec)
+    source = open_source(parts.x, spec)
     if source is None:
-        return Examples(x, y, sample_weight, mask=mask, **structure)
-    for what, given in (("y", y), ("sample_weight", sample_weight), ("mask", mask)):
-        if given is not None:
+        spec = (complete_spec or spec.complete)(parts.x, parts.y)
+        return Examples(parts.x, parts.y, parts.sample_weight, mask=parts.mask, spec=spec)
+    for argument in ("y", "sample_weight", "mask"):
+        if getattr(parts, argument) is not None:
             raise ArgumentError(
-                f"x is a {type(x).__name__}, which makes its own batches: {what} must come in them, as "
+                f"x is a {type(parts.x).__name__}, which makes its own batches. So {argument} must come in its batches, as "
                 f"(x, y, sample_weight), and not as an argument."
             )
-    return source(x, **structure)
+    return source
 
 
-def _source(x: Any) -> Any:
-    """What reads such an x; None for what holds all examples itself."""
+def open_source(x: object, spec: DataSpec) -> DataAdapter | None:
+    """Return the adapter of a source of examples or batches. Return None for a container, which holds all examples."""
     if isinstance(x, Parquet):
-        return lambda own, **structure: own.bound(**structure)
-    if by_number(x):
-        return MapDatasetAdapter
-    if isinstance(x, IterableDataset) or library(x) == "datasets" and isinstance(x, Iterable):
-        return ExampleIterableAdapter
+        return x.for_spec(spec)
+    if isinstance(x, IterableDataset) or is_instance(x, "datasets", "IterableDataset"):
+        return ExampleIterableAdapter(x, spec)  # pyright: ignore[reportArgumentType] - examples are iterated over
+    if isinstance(x, Dataset) and isinstance(x, Sized) or is_huggingface_dataset(x):
+        return MapDatasetAdapter(x, spec)  # pyright: ignore[reportArgumentType] - has `__getitem__` and `__len__`
     if isinstance(x, DataLoader):
-        return BatchIterableAdapter
-    if batches_by_number(x):
-        return PyDatasetAdapter
-    array = isinstance(x, Packed | PackedSequence | list | tuple | Mapping | str | bytes) or hasattr(x, "__array__")
-    own = array or library(x) in ("pyarrow", "polars", "awkward", "pandas") or columns_of(x) is not None
-    return BatchIterableAdapter if isinstance(x, Iterable) and not own else None
+        return BatchIterableAdapter(x, spec)
+    if isinstance(x, PyDataset):
+        return PyDatasetAdapter(x, spec)
+    if is_container(x) or is_table(x) or isinstance(x, Mapping | str | bytes):
+        return None
+    return BatchIterableAdapter(x, spec) if isinstance(x, Iterable) else None
 
 
-def unpack_validation_data(validation_data: Any) -> tuple[Any, Any, Any, Any]:
-    """`validation_data` as x, y, sample weights and mask."""
+def unpack_validation_data(validation_data: object) -> DataParts:
+    """Return the parts of `validation_data`: (x, y), (x, y, sample_weight), (x, y, sample_weight, mask), or x alone.
+
+    Raises:
+        ArgumentError: For a tuple of another length.
+    """
     if isinstance(validation_data, PackedSequence) or not isinstance(validation_data, list | tuple):
-        return validation_data, None, None, None
+        return DataParts(validation_data)
     if not 2 <= len(validation_data) <= 4:
         raise ArgumentError(
             f"validation_data must be (x, y), (x, y, sample_weight) or (x, y, sample_weight, mask); got "
             f"{len(validation_data)} entries."
         )
-    x, y, sample_weight, mask = (*validation_data, None, None)[:4]
-    return x, y, sample_weight, mask
-
-
-def validation_batching(held: Data, batching: Batching, size: int | None) -> Batching:
-    """How held-out data become batches: in order, as large as those of training unless told; loaders have their own."""
-    if size is not None or isinstance(held, BatchIterableAdapter | PyDatasetAdapter):
-        return Batching(size)
-    return Batching(batching.size, batching.tokens)
+    return DataParts(*validation_data)

@@ -1,43 +1,54 @@
-"""A batch: some examples, ready for a step."""
+"""A batch: some examples, ready for a training step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree
 
 from padless.data.columns import Kind
 from padless.ragged.device import to_device, to_device_keep_host_copy
 from padless.ragged.packed import Packed
 
-Tree = Any  # Tensor | Packed | None, or a list or a dict by name of these
+Leaf = TypeVar("Leaf")
+Tree: TypeAlias = "Leaf | list[Leaf | None] | dict[str, Leaf | None] | None"
+"""One value, or one for each input (output) in a list or by name. None for an output without targets or weights."""
+
+BatchPart: TypeAlias = "Tree[Tensor | Packed]"
+"""Inputs, targets or weights of a batch."""
 
 
 @dataclass
 class Batch:
-    """Some examples, ready for a step: each leaf of `x`, `y` and `sample_weight` has `rows` rows, or is None.
+    """Some examples, ready for a training step.
 
-    `kinds` says for each input in which container it came ("grid", "list" or "packed").
+    Attributes:
+        x: Inputs, each with `rows` rows.
+        y: Targets, or None.
+        sample_weight: Sample weights, or None.
+        rows: Number of examples.
+        kinds: For each input, the container that the user gave: "grid", "list" or "packed".
     """
 
-    x: Tree
-    y: Tree = None
-    sample_weight: Tree = None
+    x: BatchPart
+    y: BatchPart = None
+    sample_weight: BatchPart = None
     rows: int = 0
     kinds: tuple[Kind, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device; the host keeps its own, in which masks are looked for."""
+        """Return the batch on a device. The host keeps a copy, from which masks are computed without waiting."""
 
-        def sent(leaf: Any) -> Any:
-            if isinstance(leaf, Packed):  # the values tell, for ids among them that are no steps
-                fill = None if leaf.gap_values is None else to_device(leaf.gap_values, device)
-                return leaf.with_values(to_device_keep_host_copy(leaf.values, device), fill)
-            return leaf if leaf is None else to_device_keep_host_copy(leaf, device)
+        def move(leaf: Tensor | Packed | None) -> Tensor | Packed | None:
+            if isinstance(leaf, Packed):
+                gap_values = None if leaf.gap_values is None else to_device(leaf.gap_values, device)
+                return leaf.with_values(to_device_keep_host_copy(leaf.values, device), gap_values)
+            return None if leaf is None else to_device_keep_host_copy(leaf, device)
 
-        x, y, weight = _pytree.tree_map(
-            sent, (self.x, self.y, self.sample_weight), is_leaf=lambda leaf: isinstance(leaf, Packed)
+        x, y, sample_weight = _pytree.tree_map(
+            move, (self.x, self.y, self.sample_weight), is_leaf=lambda leaf: isinstance(leaf, Packed)
         )
-        return replace(self, x=x, y=y, sample_weight=weight)
+        return replace(self, x=x, y=y, sample_weight=sample_weight)

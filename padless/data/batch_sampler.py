@@ -1,34 +1,36 @@
-"""The plan of an epoch: which rows make which batch, a pure function of the rows' number, their lengths and one seed."""
+"""The plan of an epoch: which rows are in which batch, as a function of their number, their lengths and one seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from padless.data.batch import Batch
 from padless.data.columns import Rows
 from padless.errors import ArgumentError
 from padless.ragged.index import Ints
 
-_POOL = 64  # batches whose examples are sorted by length together: alike inside a batch, and yet well mixed
-
-
-def draw_epoch_seed() -> int:
-    """A seed from torch's global generator: all that is random about the batches of an epoch hangs on this one number."""
-    return int(torch.randint(2**62, ()))
+_BATCHES_PER_POOL = 64  # examples of this number of batches are sorted by length together: alike in a batch, yet well mixed
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How examples become batches: `size` rows each (32 unless told), or as many as hold up to `tokens` real steps.
+    """Describe how examples become batches.
 
-    `shuffle` is True, False, or "batch": the rows of each batch in another order, as Keras's. With `tokens` and shuffle
-    sequences of like lengths come together; an example longer than `tokens` is a batch of its own, and a row without a
-    real step counts as one.
+    With `tokens` and `shuffle=True`, sequences of similar lengths are in one batch. An example longer than `tokens` is a
+    batch by itself. A row without a real step counts as one step.
+
+    Args:
+        size: Number of examples in a batch. The default is 32.
+        tokens: Largest number of real steps in a batch, instead of `size`.
+        shuffle: Whether the examples are in another order in each epoch. "batch" keeps the batches and changes the order of
+            the rows of each, as in Keras.
+
+    Raises:
+        ArgumentError: For a size that is not a positive integer, for two sizes, and for another `shuffle`.
 
     >>> [rows.tolist() for rows in Batching(2, shuffle=True).plan(5, seed=3)]
     [[1, 0], [3, 4], [2]]
@@ -41,89 +43,66 @@ class Batching:
     shuffle: bool | Literal["batch"] = False
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.size), ("batch_tokens", self.tokens)):
+        for argument, value in (("batch_size", self.size), ("batch_tokens", self.tokens)):
             if value is not None:
-                check_positive(name, value)
+                check_positive(argument, value)
         if self.size is not None and self.tokens is not None:
             raise ArgumentError(
-                f"batch_size={self.size} and batch_tokens={self.tokens} both say how large a batch is. Give one of them."
+                f"batch_size={self.size} and batch_tokens={self.tokens} both set the size of a batch. Give one of them."
             )
         if not isinstance(self.shuffle, bool | np.bool_ | int) and self.shuffle != "batch":
             raise ArgumentError(f"`shuffle` must be True, False or 'batch'; got {self.shuffle!r}.")
 
     @property
     def rows(self) -> int:
-        """The rows of a batch."""
+        """Number of examples in a batch."""
         return 32 if self.size is None else int(self.size)
 
-    def num_batches(self, rows: int) -> int | None:
-        """How many batches so many rows make; None where that hangs on their lengths."""
-        return None if self.tokens is not None else -(-rows // self.rows)
+    def num_batches(self, num_rows: int) -> int | None:
+        """Return the number of batches of some rows. With `tokens` it depends on their lengths: None."""
+        return None if self.tokens is not None else -(-num_rows // self.rows)
 
-    def plan(self, rows: int, seed: int | None = None, lengths: Ints | None = None) -> Sequence[Rows]:
-        """The rows of each batch of an epoch; in the order of the data where nothing is shuffled."""
-        mixed = None if seed is None or not self.shuffle else torch.Generator().manual_seed(seed)
-        if self.tokens is None:
-            return _by_rows(rows, self.rows, mixed, self.shuffle == "batch")
-        if lengths is None:
-            raise ArgumentError(
-                f"batch_tokens={self.tokens} needs the lengths of the examples, which these data do not "
-                f"tell. Give batch_size, or sequences."
-            )
-        return _by_tokens(np.maximum(lengths, 1), int(self.tokens), mixed, self.shuffle == "batch")
+    def plan(self, num_rows: int, seed: int | None = None, lengths: Ints | None = None) -> Sequence[Rows]:
+        """Return the rows of each batch of an epoch.
 
+        Args:
+            num_rows: Number of examples.
+            seed: Seed of the order. None keeps the order of the data.
+            lengths: Number of real steps of each example `(num_rows,)`, for `tokens`.
 
-def check_positive(what: str, value: Any) -> None:
-    """Refuse what is no positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ArgumentError(f"`{what}` must be a positive integer; got {value!r}.")
-
-
-def _permutation(n: int, mixed: torch.Generator) -> Ints:
-    return torch.randperm(n, generator=mixed).numpy()
-
-
-def _by_rows(rows: int, size: int, mixed: torch.Generator | None, within: bool) -> Sequence[Rows]:
-    cuts = [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
-    if mixed is None:
-        return cuts
-    if within:
-        return [cut.start + _permutation(cut.stop - cut.start, mixed) for cut in cuts]
-    order = _permutation(rows, mixed)
-    return [order[cut] for cut in cuts]
-
-
-def _by_tokens(lengths: Ints, tokens: int, mixed: torch.Generator | None, within: bool) -> Sequence[Rows]:
-    if mixed is None:
-        return _filled(lengths, tokens)
-    if within:
-        return [cut.start + _permutation(cut.stop - cut.start, mixed) for cut in _filled(lengths, tokens)]
-    order = _permutation(len(lengths), mixed)
-    pool = max(1, int(_POOL * tokens / lengths.mean()))
-    turn = np.arange(len(order)) // pool
-    up = np.where(turn % 2, -lengths[order], lengths[order])  # every other pool falls, so that neighbours meet alike
-    order = order[np.lexsort((up, turn))]
-    cuts = _filled(lengths[order], tokens)
-    return [order[cuts[number]] for number in _permutation(len(cuts), mixed)]
-
-
-def _filled(lengths: Ints, tokens: int) -> list[slice]:
-    """Neighbours together as long as they fit; one that is too long stands alone."""
-    total = np.append(0, np.cumsum(lengths))
-    cuts, start = [], 0
-    while start < len(lengths):
-        stop = max(start + 1, int(np.searchsorted(total, total[start] + tokens, side="right")) - 1)
-        cuts.append(slice(start, stop))
-        start = stop
-    return cuts
+        Raises:
+            ArgumentError: For `tokens` without lengths.
+        """
+        generator = None if seed is None or not self.shuffle else torch.Generator().manual_seed(seed)
+        if self.tokens is not None:
+            if lengths is None:
+                raise ArgumentError(
+                    f"batch_tokens={self.tokens} needs the lengths of the examples, which these data do not give. Give "
+                    f"batch_size, or sequences."
+                )
+            lengths = np.maximum(lengths, 1)
+            if generator is not None and self.shuffle != "batch":
+                return _similar_lengths(lengths, self.tokens, generator)
+            batches = _fill_batches(lengths, self.tokens)
+        else:
+            batches = [slice(start, min(start + self.rows, num_rows)) for start in range(0, num_rows, self.rows)]
+        if generator is None:
+            return batches
+        if self.shuffle == "batch":
+            return [batch.start + _permutation(batch.stop - batch.start, generator) for batch in batches]
+        order = _permutation(num_rows, generator)
+        return [order[batch] for batch in batches]
 
 
 @dataclass(frozen=True)
 class Padding:
-    """What padding would have cost: the real steps of an epoch, and the cells of padded grids that hold them.
+    """Report what padding would have cost in an epoch.
 
-    `batches` are the cells of the same batches, each as wide as its longest sequence; `whole` those of one grid of all
-    the data, as wide as the longest of all.
+    Attributes:
+        steps: Number of real steps.
+        batches: Number of cells of the same batches as padded arrays, each as wide as its longest sequence.
+        whole: Number of cells of one padded array of all the data.
+        count: Number of batches.
     """
 
     steps: int
@@ -133,36 +112,59 @@ class Padding:
 
     @staticmethod
     def of(plan: Sequence[Rows], lengths: Ints) -> Padding:
-        """The account of a plan.
+        """Return the report for a plan and the lengths of all examples.
 
         >>> Padding.of([slice(0, 2), slice(2, 3)], np.array([3, 1, 5]))
         Padding(steps=9, batches=11, whole=15, count=2)
         """
-        cells = sum(int(lengths[rows].max(initial=0)) * len(lengths[rows]) for rows in plan)
+        batches = [lengths[rows] for rows in plan]
+        cells = sum(int(batch.max(initial=0)) * len(batch) for batch in batches)
         return Padding(int(lengths.sum()), cells, int(lengths.max(initial=0)) * len(lengths), len(plan))
 
     def __str__(self) -> str:
-        each = max(self.steps, 1)
+        steps = max(self.steps, 1)
         return (
-            f"{self.count} batches hold {self.steps:,} real steps; padded they would hold {self.batches / each:.2f} "
-            f"times as many, one padded array of all the data {self.whole / each:.2f} times."
+            f"{self.count} batches hold {self.steps:,} real steps. Padded they would hold {self.batches / steps:.2f} times "
+            f"as many, and one padded array of all the data {self.whole / steps:.2f} times."
         )
 
 
-class PlannedBatches(Iterator[Batch]):
-    """Once through planned examples; batches that are skipped are not read."""
+def draw_epoch_seed() -> int:
+    """Draw the seed of an epoch from torch's global generator. Everything random about its batches depends on this seed."""
+    return int(torch.randint(2**62, ()))
 
-    def __init__(self, read: Callable[[Rows], Batch], plan: Sequence[Rows], end: Callable[[], Any] = lambda: None) -> None:
-        self._read, self._plan, self._next, self._end = read, plan, 0, end
 
-    def __next__(self) -> Batch:
-        if not self.skip():
-            raise StopIteration
-        return self._read(self._plan[self._next - 1])
+def check_positive(argument: str, value: object) -> None:
+    """Raise `ArgumentError` for a value that is not a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ArgumentError(f"`{argument}` must be a positive integer; got {value!r}.")
 
-    def skip(self) -> bool:
-        """Leave the next batch out; False at the end."""
-        self._next += 1
-        if self._next == len(self._plan) + 1:
-            self._end()
-        return self._next <= len(self._plan)
+
+def _permutation(size: int, generator: torch.Generator) -> Ints:
+    return torch.randperm(size, generator=generator).numpy()
+
+
+def _similar_lengths(lengths: Ints, tokens: int, generator: torch.Generator) -> list[Ints]:
+    """Return full batches of sequences of similar lengths, in random order.
+
+    Shuffled examples are sorted in pools. Every other pool is in falling order, so that neighbors are similar at the
+    boundary of two pools too.
+    """
+    order = _permutation(len(lengths), generator)
+    pool_size = max(1, int(_BATCHES_PER_POOL * tokens / lengths.mean()))
+    pool = np.arange(len(order)) // pool_size
+    signed_lengths = np.where(pool % 2, -lengths[order], lengths[order])
+    order = order[np.lexsort((signed_lengths, pool))]
+    batches = _fill_batches(lengths[order], tokens)
+    return [order[batches[number]] for number in _permutation(len(batches), generator)]
+
+
+def _fill_batches(lengths: Ints, tokens: int) -> list[slice]:
+    """Return neighbors together while they have at most `tokens` steps. A longer example is alone."""
+    total = np.append(0, np.cumsum(lengths))
+    batches, start = [], 0
+    while start < len(lengths):
+        stop = max(start + 1, int(np.searchsorted(total, total[start] + tokens, side="right")) - 1)
+        batches.append(slice(start, stop))
+        start = stop
+    return batches

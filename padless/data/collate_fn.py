@@ -1,73 +1,112 @@
-"""Examples one by one, as a Dataset gives them, put together to a batch."""
+"""Put single examples together to a batch, as a Dataset gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
-from padless.data.columns import column
+from padless.data.columns import read_all
+from padless.data.containers import read_column
 from padless.data.tables import LABELS, WEIGHTS
 from padless.errors import DataError
 
+ARGUMENTS = ("x", "y", WEIGHTS)
+
+PartsOfExamples: TypeAlias = "list[Any] | tuple[PartsOfExamples, ...] | dict[str, PartsOfExamples]"
+"""One part of all examples: a list with one entry for each example, or several parts as a tuple or by name."""
+
 
 def collate(examples: Sequence[Any], sequences: bool = True) -> Any:
-    """A batch of examples, each x, `(x, y)` or `(x, y, sample_weight)` or a dictionary: for `DataLoader(collate_fn=...)`.
+    """Return a batch of examples, for `DataLoader(collate_fn=padless.collate)`.
 
-    What has axes in x is a sequence and becomes a `Packed`, whatever the lengths; with `sequences=False` what is equally
-    long in all examples becomes an array, as targets and weights do. Inside an example a tuple or dictionary holds
-    parts, a list is a sequence. Raises `DataError` for examples of different forms.
+    Inside an example a tuple or a dictionary holds parts, a list is a sequence.
 
-    >>> from torch.utils.data import DataLoader
-    >>> data = [([1, 2, 3], 0), ([4], 1)]
-    >>> x, y = next(iter(DataLoader(data, batch_size=2, collate_fn=collate)))
-    >>> x.numpy().tolist(), y.tolist()
-    ([[1, 2, 3], [4, 0, 0]], [0, 1])
+    Args:
+        examples: The examples, each x, `(x, y)`, `(x, y, sample_weight)`, or a dictionary.
+        sequences: Whether each part of x that has axes is a sequence and becomes a `Packed`, whatever its lengths. With
+            False, parts that are equally long in all examples become an array, as targets and weights do.
+
+    Returns:
+        The batch in the form of an example, with tensors and `Packed`.
+
+    Raises:
+        DataError: For no examples, and for examples of different forms.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> data = [([1, 2, 3], 0), ([4], 1)]
+        >>> x, y = next(iter(DataLoader(data, batch_size=2, collate_fn=collate)))
+        >>> x.numpy().tolist(), y.tolist()
+        ([[1, 2, 3], [4, 0, 0]], [0, 1])
     """
-    return regrouped(examples, lambda what, rows, axes: column(what, rows, axes and sequences).whole())
+    parts = group_parts(examples)
+    if not isinstance(examples[0], tuple):
+        return _read_parts("x", parts[0], sequences)
+    return tuple(
+        _read_parts(argument, part, sequences and argument == "x") for argument, part in zip(ARGUMENTS, parts, strict=False)
+    )
 
 
-def regrouped(examples: Sequence[Any], leaf: Callable[[str, list[Any], bool], Any]) -> Any:
-    """Examples of parts as parts of examples; `leaf` is told of each its name, its rows, and whether it is an input."""
+def group_parts(examples: Sequence[Any]) -> tuple[PartsOfExamples, ...]:
+    """Return x of all examples, then y and sample weights if the examples have them.
+
+    Raises:
+        DataError: For no examples, and for examples of different forms.
+    """
     if not len(examples):
         raise DataError("A batch of 0 examples cannot be collated. Expected at least one.")
-    if not isinstance(examples[0], tuple):
-        return _put("x", examples, leaf, True)
-    if not 1 <= len(examples[0]) <= 3:
+    first = examples[0]
+    if not isinstance(first, tuple):
+        return (_group("x", examples),)
+    if not 1 <= len(first) <= 3:
         raise DataError(
-            f"An example must be x, (x, y) or (x, y, sample_weight); got {len(examples[0])} parts. Several "
-            f"inputs go into one tuple or dict: ((a, b), y)."
+            f"An example must be x, (x, y) or (x, y, sample_weight); got {len(first)} parts. Several inputs go into one "
+            f"tuple or dict: ((a, b), y)."
         )
-    parts = zip(*(_alike("The examples", e, examples[0]) for e in examples), strict=True)
-    return tuple(_put(name, part, leaf, name == "x") for name, part in zip(("x", "y", WEIGHTS), parts, strict=False))
+    _check_same_form("The examples", examples)
+    return tuple(_group(argument, part) for argument, part in zip(ARGUMENTS, zip(*examples, strict=True), strict=False))
 
 
-def _put(what: str, given: Sequence[Any], leaf: Callable[[str, list[Any], bool], Any], is_input: bool) -> Any:
-    first = given[0]
+def _group(name: str, values: Sequence[Any]) -> PartsOfExamples:
+    """Return values of all examples in the form of the first value, with lists at the leaves."""
+    first = values[0]
     if isinstance(first, Mapping):
-        parts = [_alike(what, one, first) for one in given]
-        return {
-            key: _put(f"{what}[{key!r}]", [one[key] for one in parts], leaf, is_input and key not in (*LABELS, WEIGHTS))
-            for key in first
-        }
+        _check_same_form(name, values)
+        return {key: _group(f"{name}[{key!r}]", [value[key] for value in values]) for key in first}
     if isinstance(first, tuple):
-        parts = zip(*(_alike(what, one, first) for one in given), strict=True)
-        return tuple(_put(f"{what}[{n}]", part, leaf, is_input) for n, part in enumerate(parts))
-    return leaf(what, list(given), is_input)
+        _check_same_form(name, values)
+        return tuple(_group(f"{name}[{number}]", part) for number, part in enumerate(zip(*values, strict=True)))
+    return list(values)
 
 
-def _alike(what: str, one: Any, first: Any) -> Any:
-    """An example of the same form as the first."""
-    same = (
-        isinstance(one, Mapping) and set(one) == set(first)
-        if isinstance(first, Mapping)
-        else (isinstance(one, tuple) and len(one) == len(first))
-    )
-    if not same:
-        raise DataError(f"{what} differ in form: the first is {_form(first)}, another {_form(one)}. Expected all alike.")
-    return one
+def _read_parts(name: str, parts: PartsOfExamples, takes_sequences: bool) -> Any:
+    """Return grouped parts as tensors and `Packed`. Columns with the names of labels and weights are not sequences."""
+    if isinstance(parts, dict):
+        return {
+            key: _read_parts(f"{name}[{key!r}]", part, takes_sequences and key not in (*LABELS, WEIGHTS))
+            for key, part in parts.items()
+        }
+    if isinstance(parts, tuple):
+        return tuple(_read_parts(f"{name}[{number}]", part, takes_sequences) for number, part in enumerate(parts))
+    return read_all(read_column(name, parts, takes_sequences))
 
 
-def _form(one: Any) -> str:
-    if isinstance(one, Mapping):
-        return f"a dict of {sorted(one)}"
-    return f"a tuple of {len(one)}" if isinstance(one, tuple) else f"one {type(one).__name__}"
+def _check_same_form(name: str, values: Sequence[Any]) -> None:
+    """Raise `DataError` for a value that is not a dictionary with the keys of the first, or a tuple of its length."""
+    first = values[0]
+    for value in values:
+        if isinstance(first, Mapping):
+            same = isinstance(value, Mapping) and set(value) == set(first)
+        else:
+            same = isinstance(value, tuple) and len(value) == len(first)
+        if not same:
+            raise DataError(
+                f"{name} differ in form: the first is {_describe(first)}, another is {_describe(value)}. Expected the same "
+                f"form."
+            )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict of {sorted(value)}"
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"one {type(value).__name__}"

@@ -1,130 +1,161 @@
-"""The feed: the batches of one epoch after another, begun anywhere.
+"""The batches of one epoch after another. An epoch can begin at any batch.
 
-The seam for going on after a stop: everything random about the batches of an epoch hangs on one seed, drawn from
-torch's global generator when the epoch begins. So the generator as it was when the epoch began, `state_dict()` of that
-moment, and the number of batches already trained on give the rest of the epoch back.
+Everything random about the batches of an epoch depends on one seed. It is drawn from torch's global generator when the
+epoch begins. Three things give the rest of an interrupted epoch: the state of that generator when the epoch began, the
+`state_dict()` of that moment, and the number of batches that were trained on.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import TypedDict, TypeVar
 
 from padless.data.batch import Batch
 from padless.data.batch_sampler import Batching, Padding, check_positive, draw_epoch_seed
-from padless.data.in_memory import Examples
-from padless.data.iterable_dataset import BatchIterableAdapter
-from padless.data.map_dataset import MapDatasetAdapter, PyDatasetAdapter
-from padless.data.parquet_files import Parquet
+from padless.data.data_adapter import DataAdapter, DataPass
 from padless.data.prefetch import prefetch
 
-Data = Examples | MapDatasetAdapter | PyDatasetAdapter | Parquet | BatchIterableAdapter
+Taken = TypeVar("Taken")
+
+
+class PassState(TypedDict):
+    """The pass over the data that was running when an epoch began: its seed, and the number of batches taken from it."""
+
+    seed: int | None
+    done: int
 
 
 class EpochIterator:
-    """Batches of `data` as `batching` says; an epoch is one pass, or up to `steps` batches of it; with `repeat`
-    the next `steps` batches, pass after pass. `change` makes another batch of each.
+    """Give the batches of epochs. A pass is one run over the data.
 
-    `epoch(start=k)` begins at batch k; examples and files are not read for the batches before it, loaders and
-    generators are. `state_dict` is the state at the beginning of the epoch that runs (or of the next one).
+    Args:
+        data: The data.
+        batching: How examples become batches.
+        steps: Number of batches of an epoch. None means one pass.
+        repeat: With `steps`, whether an epoch goes on where the last one ended, pass after pass, as in training. Otherwise
+            each epoch begins a pass and ends with it.
+        transform: Applied to each batch, as for class weights.
+
+    Raises:
+        ArgumentError: For a number of steps that is not positive, and for a batch size that the data cannot follow.
 
     >>> from padless.data.in_memory import Examples
-    >>> feed = EpochIterator(Examples([[1, 2], [3], [4, 5, 6]]), Batching(1))
-    >>> [batch.x.values.tolist() for batch in feed.epoch(start=1)]
+    >>> epochs = EpochIterator(Examples([[1, 2], [3], [4, 5, 6]]), Batching(1))
+    >>> [batch.x.values.tolist() for batch in epochs.epoch(start=1)]
     [[3], [4, 5, 6]]
     """
 
     def __init__(
-        self, data: Data, batching: Batching | None = None, steps: int | None = None,
-        repeat: bool = False, change: Callable[[Batch], Batch] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        data: DataAdapter,
+        batching: Batching | None = None,
+        steps: int | None = None,
+        repeat: bool = False,
+        transform: Callable[[Batch], Batch] | None = None,
+    ) -> None:
         if steps is not None:
             check_positive("steps", steps)
         self.data, self.batching, self.limit, self.repeat = data, batching or Batching(), steps, repeat
-        self.padding: Padding | None = None  # with batches by tokens, what padding would have cost in the first epoch
-        self._change = change
-        if isinstance(data, BatchIterableAdapter | PyDatasetAdapter):
-            data.refuse(self.batching)
-        self._pass: Any = None  # the pass that runs, with the seed that made it and how far it is
-        self._seed: int | None = None
-        self._done = 0
-        self._memo: dict[str, Any] = {"seed": None, "done": 0}
-        self._start = 0
-        self._reading: Any = None
+        self.padding: Padding | None = None  # with batch_tokens, what padding would have cost in the first pass
+        self._transform = transform
+        data.check_batching(self.batching)
+        self._pass: DataPass | None = None  # the pass that runs
+        self._pass_state: PassState = {"seed": None, "done": 0}
+        self._state_at_begin: PassState = {"seed": None, "done": 0}
+        self._epoch_seed: int | None = None
+        self._passes_in_epoch = 0  # passes that were begun after the first one of the epoch
+        self._resume_at = 0  # number of the batch at which the next epoch begins
+        self._reader: Generator[Batch, None, None] | None = None
 
     @property
     def steps(self) -> int | None:
-        """The batches of an epoch, where they are known before it begins."""
+        """Number of batches of an epoch, None if it is not known before."""
         return self.data.num_batches(self.batching) if self.limit is None else self.limit
 
     def epoch(self, start: int = 0) -> Iterator[Batch]:
-        """The batches of the next epoch from number `start` on; the seed is drawn at once, not with the first batch."""
-        start, self._start = start or self._start, 0
-        seed = draw_epoch_seed() if self.batching.shuffle and self.data.seeded else None
+        """Begin the next epoch and return its batches from number `start` on.
+
+        The seed is drawn now, and the batches before `start` are left out now. In-memory data and files are not read for
+        these. Loaders and generators are.
+        """
+        start, self._resume_at = start or self._resume_at, 0
+        self._epoch_seed = draw_epoch_seed() if self.batching.shuffle and self.data.shuffles else None
         if self.limit is None or not self.repeat:
             self._pass = None
-        self._memo = {"seed": self._seed, "done": self._done} if self._pass is not None else {"seed": None, "done": 0}
+        self._state_at_begin = {"seed": None, "done": 0} if self._pass is None else self._pass_state.copy()
         self.close()
+        self._passes_in_epoch = 0
         if self._pass is None:
-            self._open(seed)
-        batches: Any = self._batches(seed, start)
-        next(batches, None)  # what stands before `start` is passed over now, with the random numbers of now
-        self._reading = prefetch(batches) if isinstance(self.data, Parquet) else batches
-        return self._reading
+            self._begin_pass(self._epoch_seed)
+        start = start if self.limit is None else min(start, self.limit)
+        self._reader = self._read(start, has_more=self._skip(start))
+        if self.data.reads_files:
+            self._reader = prefetch(self._reader)
+        return self._reader
 
     def close(self) -> None:
         """End the epoch that runs, and the thread that reads for it."""
-        if self._reading is not None:
-            self._reading.close()
+        if self._reader is not None:
+            self._reader.close()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs beside torch's generator: the pass that runs on from earlier epochs, if any."""
-        return dict(self._memo)
+    def state_dict(self) -> PassState:
+        """Return the pass that was running when the epoch began. `load_state_dict` also needs torch's random state then."""
+        return self._state_at_begin.copy()
 
-    def load_state_dict(self, state: dict[str, Any], start: int = 0) -> None:
-        """Go on from `state_dict`; the next epoch begins at batch `start`."""
-        self._pass, self._start = None, start
+    def load_state_dict(self, state: PassState, start: int = 0) -> None:
+        """Restore `state_dict`. The next epoch begins at batch `start`."""
+        self._pass, self._resume_at = None, start
         if state["done"]:
-            self._open(state["seed"])
-            while self._done < state["done"] and self._skip():
-                pass
+            current_pass = self._begin_pass(state["seed"])
+            while self._pass_state["done"] < state["done"]:
+                self._pass_state["done"] += 1
+                if not current_pass.skip():
+                    break
 
-    def _open(self, seed: int | None) -> None:
-        self._pass, self._seed, self._done = self.data.begin(self.batching, seed), seed, 0
-        lengths = None if isinstance(self.data, BatchIterableAdapter) else self.data.lengths
+    def _begin_pass(self, seed: int | None) -> DataPass:
+        self._pass, self._pass_state = self.data.begin(self.batching, seed), {"seed": seed, "done": 0}
+        lengths = self.data.lengths
         if self.batching.tokens is not None and self.padding is None and lengths is not None:
             self.padding = Padding.of(self.batching.plan(len(lengths), seed, lengths), lengths)
+        return self._pass
 
-    def _skip(self) -> bool:
-        self._done += 1
-        return self._pass.skip()
+    def _skip(self, num_batches: int) -> bool:
+        """Leave out the first batches of the epoch. Return whether the epoch has that number of batches."""
+        return all(self._take(number, lambda running: running.skip() or None) for number in range(num_batches))
 
-    def _batches(self, seed: int | None, start: int) -> Generator[Batch | None, None, None]:
-        number, fresh, ready = 0, 0, False
-        while self.limit is None or number < self.limit:
-            if number >= start and not ready:
-                ready = True
-                yield None
-            if self._pass is None:
-                fresh += 1
-                self._open(None if seed is None else (seed + fresh) % 2**62)
-            batch, there = None, True
-            if number < start:
-                there = self._skip()
-            else:
-                batch = next(self._pass, None)  # pyright: ignore[reportArgumentType] - opened above
-                self._done += 1
-                there = batch is not None
-            if there:
-                number += 1
-                if batch is not None:
-                    yield batch if self._change is None else self._change(batch)
-                continue
-            self._pass = None
-            if self.limit is None:
+    def _read(self, number: int, has_more: bool) -> Generator[Batch, None, None]:
+        """Yield the batches of the epoch from a number on."""
+        while has_more and (self.limit is None or number < self.limit):
+            batch = self._take(number, lambda running: next(running, None))
+            if batch is None:
                 return
-            if self.data.one_shot:
-                warnings.warn(f"The data ran out after {number} of {self.limit} steps; the epoch ends here.", stacklevel=2)
-            if self.data.one_shot or not self.repeat:
-                return
+            number += 1
+            yield batch if self._transform is None else self._transform(batch)
+
+    def _take(self, number: int, take: Callable[[DataPass], Taken | None]) -> Taken | None:
+        """Take batch `number` of the epoch from the pass that runs, or from another pass after its end.
+
+        Returns:
+            The result of `take`, or None if the epoch is at its end.
+        """
+        running = self._pass
+        while running is not None:
+            self._pass_state["done"] += 1
+            taken = take(running)
+            if taken is not None:
+                return taken
+            running = self._pass = self._begin_another_pass(number)
+        return None
+
+    def _begin_another_pass(self, num_batches: int) -> DataPass | None:
+        """Begin the next pass of an epoch that goes on after the end of one. Return None if the epoch ends with the pass."""
+        if self.limit is None:
+            return None
+        if self.data.one_shot:
+            warnings.warn(f"The data ran out after {num_batches} of {self.limit} steps. The epoch ends here.", stacklevel=2)
+        if self.data.one_shot or not self.repeat:
+            return None
+        self._passes_in_epoch += 1
+        seed = self._epoch_seed
+        return self._begin_pass(None if seed is None else (seed + self._passes_in_epoch) % 2**62)

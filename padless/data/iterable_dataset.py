@@ -1,79 +1,99 @@
-"""Streams: batches that somebody else makes."""
+"""Data that come one after another: batches of a DataLoader or a generator, examples of an IterableDataset."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from itertools import islice
 from operator import length_hint
-from typing import Any
+from typing import Any, Self
 
 from padless.data.batch import Batch
 from padless.data.batch_sampler import Batching
-from padless.data.collate_fn import regrouped
-from padless.data.map_dataset import examples_of, quietly, refuse_sizes
+from padless.data.collate_fn import group_parts
+from padless.data.data_adapter import DataAdapter, DataPass
+from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
+from padless.data.in_memory import Examples, read_item
+from padless.data.map_dataset import check_no_batch_size, without_random_numbers
 from padless.errors import ArgumentError, DataError
 
 
-class BatchIterableAdapter:
-    """Batches that somebody else makes: a DataLoader, a generator, any iterable of x, (x, y) or (x, y, sample_weight).
+class BatchIterableAdapter(DataAdapter):
+    """Batches of a DataLoader, a generator, or any iterable of x, `(x, y)` or `(x, y, sample_weight)`.
 
-    As in Keras a list stands for the tuple. A source that can be iterated again is begun anew each epoch; a generator
-    cannot, so more than one epoch of it needs `steps_per_epoch`. An error of the source passes through, with a note of
-    the batch that it was to give.
+    As in Keras, a list is a tuple. A source that can be iterated again begins anew in each epoch. A generator cannot, so
+    more than one epoch needs `steps_per_epoch`. An error of the source gets a note with the number of the batch.
+
+    Args:
+        source: The iterable.
+        spec: Number and names of the inputs and outputs of the model.
 
     >>> import numpy as np
     >>> source = [(np.ones((2, 3)), np.zeros(2)), (np.ones((1, 3)), np.zeros(1))]
-    >>> [batch.rows for batch in BatchIterableAdapter(source)]
+    >>> [batch.rows for batch in BatchIterableAdapter(source).begin()]
     [2, 1]
     """
 
-    seeded = False  # its order is its own
+    shuffles = False  # the source has an order of its own
 
-    def __init__(self, source: Iterable[Any], **structure: Any) -> None:
-        self.source = source
-        self.structure = structure  # the keywords of Examples
+    def __init__(self, source: Iterable[Any], spec: DataSpec = UNKNOWN_SPEC) -> None:
+        self.source, self.spec = source, spec
         self.one_shot = isinstance(source, Iterator)
-        self._running: BatchReader | None = None
-        self._first: Batch | None = None
+        self._running: BatchReader | None = None  # the only pass over a one-shot source
+        self._head: Examples | None = None
+
+    @property
+    def source_name(self) -> str:
+        """The class of the source, for error messages."""
+        return type(self.source).__name__
 
     def num_batches(self, batching: Batching | None = None) -> int | None:
-        """The number of batches, where the source knows it."""
-        steps = length_hint(self.source, -1)
-        return None if steps < 0 else steps
+        """Return the number of batches if the source has a length."""
+        length = length_hint(self.source, -1)
+        return None if length < 0 else length
 
-    def refuse(self, batching: Batching) -> None:
-        """Refuse sizes that only the source could follow; `shuffle=True` is Keras's default and passes."""
-        refuse_sizes(self.source, batching)
-
-    def check(self, epochs: int, steps: int | None) -> None:
-        """Refuse, before training begins, more epochs than a one-shot source can give."""
-        if self.one_shot and steps is None and epochs > 1:
-            raise ArgumentError(f"A generator can be read only once, but epochs={epochs}. Give steps_per_epoch=.")
-
-    def head(self, k: int = 1) -> Batch:
-        """The first batch, whole, without losing it for the epoch, and without drawing torch's random numbers for it."""
-        if self._first is None:
-            self._first = quietly(lambda: self.begin().ahead() if self.one_shot else next(self.begin()))
-        return self._first
+    def head(self, num_rows: int = 1) -> Batch:
+        """Return the first batch, whole. It is read once. A one-shot source gives it again in the epoch."""
+        if self._head is None:
+            self._head = without_random_numbers(lambda: self.begin().peek())  # a DataLoader draws its seed in `begin`
+        return self._head.whole()
 
     def begin(self, batching: Batching | None = None, seed: int | None = None) -> BatchReader:
-        """One pass; that of a generator goes on where it ended."""
+        """Begin a pass. A one-shot source goes on where the last pass ended."""
         if not self.one_shot:
             return BatchReader(self, batching)
-        if self._running is None or self._running.done:
+        if self._running is None or self._running.exhausted:
             self._running = BatchReader(self, batching)
         return self._running
 
-    def items(self, batching: Batching | None) -> Iterator[Any]:
-        """What the source gives for each batch."""
-        return iter(self.source)
+    def for_spec(self, spec: DataSpec) -> Self:
+        """Return the same source for a model with this spec."""
+        data = copy(self)
+        data.spec = spec
+        data._head = None if self._head is None else self._head.for_spec(spec)
+        data._running = None if self._running is None else self._running.for_data(data)
+        return data
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.begin()
+    def batching_for_validation(self, batching: Batching, batch_size: int | None) -> Batching:
+        """Return the batching of a source that makes its own batches."""
+        return Batching(batch_size)
+
+    def check_batching(self, batching: Batching) -> None:
+        """Raise `ArgumentError` for a batch size, which only the source can set. `shuffle=True`, Keras's default, passes."""
+        check_no_batch_size(self.source_name, batching)
+
+    def check_epochs(self, num_epochs: int, steps_per_epoch: int | None) -> None:
+        """Raise `ArgumentError` for more epochs than a one-shot source can give."""
+        if self.one_shot and steps_per_epoch is None and num_epochs > 1:
+            raise ArgumentError(f"A generator can be read only once, but epochs={num_epochs}. Give steps_per_epoch=.")
+
+    def iterate_items(self, batching: Batching | None) -> Iterator[Any]:
+        """Return an iterator of what the source gives for each batch."""
+        return iter(self.source)
 
 
 class ExampleIterableAdapter(BatchIterableAdapter):
-    """Examples that come one by one and without numbers, `batch_size` of them a batch: an IterableDataset.
+    """Examples of an IterableDataset, which have no numbers. A batch has `batch_size` of them.
 
     >>> import torch
     >>> from torch.utils.data import IterableDataset
@@ -85,67 +105,77 @@ class ExampleIterableAdapter(BatchIterableAdapter):
     """
 
     def num_batches(self, batching: Batching | None = None) -> int | None:
-        """Nobody knows."""
+        """Return None: the number of examples is not known."""
         return None
 
-    def refuse(self, batching: Batching) -> None:
-        """Refuse what needs to know all examples."""
-        refuse_sizes(self.source, Batching(tokens=batching.tokens))
+    def check_batching(self, batching: Batching) -> None:
+        """Raise `ArgumentError` for `batch_tokens`, which needs the lengths of all examples."""
+        check_no_batch_size(self.source_name, Batching(tokens=batching.tokens))
 
-    def items(self, batching: Batching | None) -> Iterator[Any]:
-        return self._grouped(iter(self.source), (batching or Batching()).rows)
+    def iterate_items(self, batching: Batching | None) -> Iterator[Any]:
+        """Yield the parts of `batch_size` examples."""
+        examples = iter(self.source)
+        return self._group_batches(examples, (batching or Batching()).rows)
 
-    def _grouped(self, singles: Iterator[Any], size: int) -> Iterator[Any]:
-        while group := list(islice(singles, size)):
-            yield regrouped(group, lambda what, rows, is_input: rows)
+    def _group_batches(self, examples: Iterator[Any], batch_size: int) -> Iterator[Any]:
+        while group := list(islice(examples, batch_size)):
+            yield group_parts(group)
 
 
-class BatchReader(Iterator[Batch]):
-    """One pass through a Stream; the iterator of the source is made at once, since a loader draws its seed then."""
+class BatchReader(DataPass):
+    """One pass over an iterable. The iterator of the source is made at once, because a DataLoader draws its seed then."""
 
-    def __init__(self, stream: BatchIterableAdapter, batching: Batching | None) -> None:
-        self._stream, self._items = stream, stream.items(batching)
-        self._given = 0
-        self._ahead: Batch | None = None
-        self.done = False
+    def __init__(self, data: BatchIterableAdapter, batching: Batching | None) -> None:
+        self.exhausted = False
+        self._data, self._items = data, data.iterate_items(batching)
+        self._num_read = 0
+        self._peeked: Examples | None = None
 
-    def ahead(self) -> Batch:
-        """The next batch, which is given again afterwards."""
-        if self._ahead is None:
-            self._ahead = next(self)
-        return self._ahead
+    def peek(self) -> Examples:
+        """Return the next batch. It will be given again."""
+        if self._peeked is None:
+            self._peeked = self._read_next()
+        return self._peeked
+
+    def for_data(self, data: BatchIterableAdapter) -> BatchReader:
+        """Return the rest of this pass for data with another spec."""
+        reader = copy(self)
+        reader._data = data
+        reader._peeked = None if self._peeked is None else self._peeked.for_spec(data.spec)
+        return reader
 
     def __next__(self) -> Batch:
-        if self._ahead is not None:
-            batch, self._ahead = self._ahead, None
-            return batch
-        examples = examples_of(self._item(), self._stream.structure)
-        return examples.batch(slice(0, len(examples)))
+        examples = self.peek()
+        self._peeked = None
+        return examples.whole()
 
     def skip(self) -> bool:
-        """Leave the next batch out; False at the end."""
-        if self._ahead is not None:
-            self._ahead = None
+        """Leave the next batch out. Return False if there is none."""
+        if self._peeked is not None:
+            self._peeked = None
             return True
         try:
-            self._item()
+            self._next_item()
         except StopIteration:
             return False
         return True
 
-    def _item(self) -> Any:
+    def _read_next(self) -> Examples:
+        return read_item(self._next_item(), self._data.spec)
+
+    def _next_item(self) -> Any:
         try:
             item = next(self._items)
         except StopIteration:
-            self.done = True
-            if self._given == 0:
+            self.exhausted = True
+            if self._num_read == 0:
                 raise DataError(
-                    f"x, a {type(self._stream.source).__name__}, gave no batch. Expected at least one; a "
-                    f"generator can be read only once."
+                    f"x, a {self._data.source_name}, gave no batch. Expected at least one. A generator can be read "
+                    f"only once."
                 ) from None
             raise
-        except Exception as wrong:
-            wrong.add_note(f"Raised by the data, a {type(self._stream.source).__name__}, instead of batch {self._given}.")
+        except Exception as error:
+            error.add_note(f"Raised by the data, a {self._data.source_name}, instead of batch {self._num_read}.")
             raise
-        self._given += 1
+        self._num_read += 1
         return item

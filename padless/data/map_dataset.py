@@ -1,116 +1,130 @@
-"""Data read as they are needed: examples by number, or batches by number."""
+"""Data that are read when a batch needs them: examples by number (a Dataset), or batches by number (a PyDataset)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
 
 from padless.data.batch import Batch
-from padless.data.batch_sampler import Batching, PlannedBatches
-from padless.data.collate_fn import regrouped
+from padless.data.batch_sampler import Batching
+from padless.data.collate_fn import group_parts
 from padless.data.columns import Rows
-from padless.data.in_memory import Examples
-from padless.data.ragged_formats import library
-from padless.data.tables import split_named_columns
+from padless.data.data_adapter import DataAdapter, NumberedExamples, PlannedBatches
+from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
+from padless.data.foreign_types import is_instance
+from padless.data.in_memory import Examples, read_item
 from padless.errors import ArgumentError, DataError
-from padless.ragged.index import Ints
+
+Result = TypeVar("Result")
 
 
-def examples_of(item: Any, structure: Mapping[str, Any]) -> Examples:
-    """One item of a source, x, (x, y) or (x, y, sample_weight), read like data given to `fit`; a list is a tuple."""
-    parts = tuple(item) if isinstance(item, list | tuple) and not hasattr(item, "batch_sizes") else (item,)
-    if not 1 <= len(parts) <= 3:
-        raise ArgumentError(
-            f"A batch must be x, (x, y) or (x, y, sample_weight); got {len(parts)} parts. Several "
-            f"inputs go into one tuple or dict: ((a, b), y)."
-        )
-    x, y, sample_weight, mask = split_named_columns(*parts, **structure)
-    return Examples(x, y, sample_weight, **{**structure, "mask": mask})
+@runtime_checkable
+class MapDataset(Protocol):
+    """Examples by number: a `torch.utils.data.Dataset` with a length, or a `datasets.Dataset` of Hugging Face."""
+
+    def __getitem__(self, number: int) -> Any: ...
+    def __len__(self) -> int: ...
 
 
-def by_number(x: Any) -> bool:
-    """Whether x gives examples by their number: a Dataset of torch or Hugging Face."""
-    if isinstance(x, Dataset) and not isinstance(x, IterableDataset):
-        return hasattr(x, "__len__")
-    return library(x) == "datasets" and hasattr(x, "__len__") and hasattr(x, "column_names")
+@runtime_checkable
+class BatchedDataset(MapDataset, Protocol):
+    """A Dataset that gives several examples at once, by torch's method `__getitems__`."""
+
+    def __getitems__(self, numbers: list[int]) -> list[Any]: ...
 
 
-def batches_by_number(x: Any) -> bool:
-    """Whether x gives batches by their number, as Keras's PyDataset does."""
-    return all(hasattr(x, name) for name in ("__getitem__", "__len__", "on_epoch_end"))
+@runtime_checkable
+class PyDataset(MapDataset, Protocol):
+    """Batches by number, as Keras's `PyDataset`."""
+
+    def on_epoch_end(self) -> None: ...
 
 
-class MapDatasetAdapter:
-    """Examples that are read by their numbers when they are needed: torch's Dataset, Hugging Face's.
+class MapDatasetAdapter(NumberedExamples):
+    """Examples that are read by their numbers when a batch needs them.
 
+    Args:
+        source: A Dataset of torch, whose examples are x, `(x, y)` or `(x, y, sample_weight)`, or a Dataset of Hugging Face,
+            whose columns are found by name.
+        spec: Number and names of the inputs and outputs of the model.
+
+    Raises:
+        DataError: For a Dataset without examples.
+
+    >>> import numpy as np
     >>> from torch.utils.data import TensorDataset
     >>> data = MapDatasetAdapter(TensorDataset(torch.arange(6).reshape(3, 2), torch.arange(3)))
     >>> data.batch(np.array([2, 0])).y.tolist()
     [2, 0]
     """
 
-    seeded, one_shot = True, False  # what a Feed asks of its data
+    def __init__(self, source: MapDataset, spec: DataSpec = UNKNOWN_SPEC) -> None:
+        super().__init__(len(source))
+        self.source, self.spec = source, spec
+        self._head: Examples | None = None
+        if not len(self):
+            raise DataError(f"x, a {self.source_name}, holds 0 examples. Expected at least one.")
 
-    def __init__(self, source: Any, **structure: Any) -> None:
-        self.source, self.structure = source, structure
-        self._first, self._rows = 0, len(source)
-        self.lengths: Ints | None = None  # the real steps of each example, where the border has counted them
-        if not self._rows:
-            raise DataError(f"x, a {type(source).__name__}, holds 0 examples. Expected at least one.")
+    @property
+    def source_name(self) -> str:
+        """The class of the Dataset, for error messages."""
+        return type(self.source).__name__
 
-    def __len__(self) -> int:
-        return self._rows
+    def head(self, num_rows: int = 1) -> Batch:
+        """Return the first examples. They are read once, and torch's random numbers are not used up."""
+        num_rows = min(num_rows, len(self))
+        if self._head is None or len(self._head) < num_rows:
+            self._head = without_random_numbers(lambda: self._read_examples(slice(self._first, self._first + num_rows)))
+        return self._head.batch(slice(0, num_rows))
 
-    def batch(self, rows: Rows) -> Batch:
-        """Some examples, read now."""
-        numbers = np.arange(self._rows)[rows] + self._first
-        item = self._columns(numbers) if hasattr(self.source, "column_names") else self._each(numbers)
-        examples = examples_of(item, self.structure)
-        return examples.batch(slice(0, len(examples)))
-
-    def _columns(self, numbers: Ints) -> Mapping[str, Any]:
-        return self.source[numbers.tolist()]
-
-    def _each(self, numbers: Ints) -> Any:
-        together = getattr(self.source, "__getitems__", None)
-        found = [self._one(n) for n in numbers.tolist()] if together is None else list(together(numbers.tolist()))
-        return regrouped(found, lambda what, rows, is_input: rows)
-
-    def _one(self, number: int) -> Any:
-        try:
-            return self.source[number]
-        except Exception as wrong:
-            wrong.add_note(f"Raised by the data, a {type(self.source).__name__}, instead of example {number}.")
-            raise
-
-    def head(self, k: int = 1) -> Batch:
-        """The first k examples, read without drawing torch's random numbers."""
-        return quietly(lambda: self.batch(slice(0, k)))
-
-    def part(self, start: int, stop: int) -> MapDatasetAdapter:
-        """The examples from `start` to `stop`."""
-        part = copy(self)
-        part._first, part._rows = self._first + start, stop - start
-        part.lengths = None if self.lengths is None else self.lengths[start:stop]
+    def part(self, start: int, stop: int) -> Self:
+        """Return the examples from `start` to `stop`. The Dataset is shared."""
+        part = super().part(start, stop)
+        part._head = self._head if start == 0 else None
         return part
 
-    def num_batches(self, batching: Batching) -> int | None:
-        """How many batches a pass has, where that is known before it begins."""
-        return batching.num_batches(len(self))
+    def for_spec(self, spec: DataSpec) -> Self:
+        """Return the same Dataset for a model with this spec."""
+        data = copy(self)
+        data.spec, data._head = spec, None if self._head is None else self._head.for_spec(spec)
+        return data
 
-    def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
-        """Once through all examples."""
-        return PlannedBatches(self.batch, batching.plan(len(self), seed, self.lengths))
+    def _read(self, rows: Rows) -> Batch:
+        return self._read_examples(rows).whole()
+
+    def _read_examples(self, rows: Rows) -> Examples:
+        numbers = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
+        if is_huggingface_dataset(self.source):
+            columns = self.source[numbers]  # pyright: ignore[reportArgumentType] - columns by name for a list of numbers
+            return read_item(columns, self.spec)
+        if isinstance(self.source, BatchedDataset):
+            examples = list(self.source.__getitems__(numbers))
+        else:
+            examples = [self._read_example(number) for number in numbers]
+        return read_item(group_parts(examples), self.spec)
+
+    def _read_example(self, number: int) -> Any:
+        try:
+            return self.source[number]
+        except Exception as error:
+            error.add_note(f"Raised by the data, a {self.source_name}, instead of example {number}.")
+            raise
 
 
-class PyDatasetAdapter:
-    """Batches that are made by number, as by Keras's PyDataset; shuffling changes the order of the batches.
+class PyDatasetAdapter(DataAdapter):
+    """Batches by number, as of Keras's `PyDataset`. Shuffling changes the order of the batches.
 
+    Args:
+        source: An object with `__getitem__(number)`, which returns a batch, `__len__` and `on_epoch_end`.
+        spec: Number and names of the inputs and outputs of the model.
+
+    Raises:
+        DataError: For a source without batches.
+
+    >>> import numpy as np
     >>> class Two:
     ...     def __getitem__(self, number):
     ...         return np.full((3, 2), number), np.zeros(3)
@@ -122,57 +136,79 @@ class PyDatasetAdapter:
     [0, 1]
     """
 
-    seeded, one_shot, lengths = True, False, None
+    def __init__(self, source: PyDataset, spec: DataSpec = UNKNOWN_SPEC) -> None:
+        self.source, self.spec = source, spec
+        self._num_batches = int(getattr(source, "num_batches", None) or len(source))  # Keras's, newer than `__len__`
+        self._head: Examples | None = None
+        if not self._num_batches:
+            raise DataError(f"x, a {self.source_name}, gave no batch. Expected at least one.")
 
-    def __init__(self, source: Any, **structure: Any) -> None:
-        self.source, self.structure = source, structure
-        self._batches = int(getattr(source, "num_batches", None) or len(source))
-        if not self._batches:
-            raise DataError(f"x, a {type(source).__name__}, gave no batch. Expected at least one.")
+    @property
+    def source_name(self) -> str:
+        """The class of the source, for error messages."""
+        return type(self.source).__name__
 
-    def batch(self, rows: Rows) -> Batch:
-        """One batch, by its number."""
-        number = int(np.arange(self._batches)[rows][0])
-        try:
-            item = self.source[number]
-        except Exception as wrong:
-            wrong.add_note(f"Raised by the data, a {type(self.source).__name__}, instead of batch {number}.")
-            raise
-        examples = examples_of(item, self.structure)
-        return examples.batch(slice(0, len(examples)))
-
-    def head(self, k: int = 1) -> Batch:
-        """The first batch, read without drawing torch's random numbers."""
-        return quietly(lambda: self.batch(slice(0, 1)))
+    def head(self, num_rows: int = 1) -> Batch:
+        """Return the first batch. It is read once, and torch's random numbers are not used up."""
+        if self._head is None:
+            self._head = without_random_numbers(lambda: self._read_batch(0))
+        return self._head.whole()
 
     def num_batches(self, batching: Batching) -> int | None:
-        """How many batches a pass has."""
-        return self._batches
-
-    def refuse(self, batching: Batching) -> None:
-        """Refuse sizes that only the source could follow."""
-        refuse_sizes(self.source, batching)
+        """Return the number of batches of a pass."""
+        return self._num_batches
 
     def begin(self, batching: Batching, seed: int | None) -> PlannedBatches:
-        """All batches once; the source hears of the end."""
-        plan = Batching(1, shuffle=bool(batching.shuffle)).plan(self._batches, seed)
-        return PlannedBatches(self.batch, plan, self.source.on_epoch_end)
+        """Begin a pass over all batches. `on_epoch_end` of the source is called at its end."""
+        plan = Batching(1, shuffle=bool(batching.shuffle)).plan(self._num_batches, seed)
+        return PlannedBatches(self._batch_of_plan, plan, self.source.on_epoch_end)
+
+    def for_spec(self, spec: DataSpec) -> PyDatasetAdapter:
+        """Return the same batches for a model with this spec."""
+        data = copy(self)
+        data.spec, data._head = spec, None if self._head is None else self._head.for_spec(spec)
+        return data
+
+    def batching_for_validation(self, batching: Batching, batch_size: int | None) -> Batching:
+        """Return the batching of a source that makes its own batches."""
+        return Batching(batch_size)
+
+    def check_batching(self, batching: Batching) -> None:
+        """Raise `ArgumentError` for a batch size, which only the source can set."""
+        check_no_batch_size(self.source_name, batching)
+
+    def _batch_of_plan(self, numbers: Rows) -> Batch:
+        """Return the batch that the plan, whose "rows" are single batches, has next."""
+        return self._read_batch(numbers.start if isinstance(numbers, slice) else int(numbers[0])).whole()
+
+    def _read_batch(self, number: int) -> Examples:
+        try:
+            item = self.source[number]
+        except Exception as error:
+            error.add_note(f"Raised by the data, a {self.source_name}, instead of batch {number}.")
+            raise
+        return read_item(item, self.spec)
 
 
-def refuse_sizes(source: Any, batching: Batching) -> None:
-    """Refuse a size of batches where somebody else makes them."""
-    for name, value in (("batch_size", batching.size), ("batch_tokens", batching.tokens)):
+def is_huggingface_dataset(source: object) -> bool:
+    """Check whether a source is a `datasets.Dataset`, which gives columns by name for a list of numbers."""
+    return is_instance(source, "datasets", "Dataset")
+
+
+def check_no_batch_size(source_name: str, batching: Batching) -> None:
+    """Raise `ArgumentError` for a batch size where the source makes the batches."""
+    for argument, value in (("batch_size", batching.size), ("batch_tokens", batching.tokens)):
         if value is not None:
             raise ArgumentError(
-                f"x is a {type(source).__name__}, which makes its own batches, so {name}={value} "
-                f"would mean nothing. Set it there."
+                f"x is a {source_name}, which makes its own batches, so {argument}={value} has no effect. Set the size "
+                f"there."
             )
 
 
-def quietly(read: Callable[[], Batch]) -> Batch:
-    """What is read, while torch's random numbers stay as they were."""
+def without_random_numbers(function: Callable[[], Result]) -> Result:
+    """Return the result of a function. torch's random state is afterwards as it was before."""
     state = torch.get_rng_state()
     try:
-        return read()
+        return function()
     finally:
         torch.set_rng_state(state)

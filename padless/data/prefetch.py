@@ -1,7 +1,7 @@
-"""Batches made ahead of time: while a step runs, a thread reads the next ones.
+"""Read batches in a thread while a training step runs.
 
-It pays where reading waits, as for files. Batches of arrays in memory are made in less than a hundredth of a step, and a
-thread that makes them takes its time from the cores that compute: measured, there is nothing to win.
+It pays where reading waits, as for files. A batch of arrays in memory takes less than a hundredth of a training step, and a
+thread that makes it takes time from the cores that compute. Measured, there is nothing to gain.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from padless.data.batch import Batch
 
 
 def prefetch(batches: Iterator[Batch], depth: int = 2) -> Generator[Batch, None, None]:
-    """The same batches in the same order, up to `depth` of them made before they are asked for.
+    """Yield the same batches in the same order. A thread reads up to `depth` of them before they are needed.
 
-    An error of the data comes out where its batch would have, in the thread of whoever asks. However the reading ends
-    (exhausted, failed, closed, interrupted), the thread has ended then.
+    An error of the data is raised in place of its batch, in the calling thread. The thread has ended when the generator has:
+    exhausted, failed, closed or interrupted.
 
     >>> list(prefetch(iter([1, 2, 3])))
     [1, 2, 3]

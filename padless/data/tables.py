@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from padless.data.ragged_formats import library
+from padless.data.data_spec import DataSpec
+from padless.data.foreign_types import is_instance
+from padless.data.input_masks import SharedMask
 from padless.errors import ArgumentError
 
 LABELS = ("labels", "label")
@@ -15,96 +16,115 @@ MASK = "attention_mask"
 IDS = "input_ids"
 
 
-@dataclass
-class SharedMask:
-    """A mask that came beside the inputs, and holds for each whose steps it fits."""
+class DataParts(NamedTuple):
+    """The containers of inputs, targets, sample weights and masks. None for what was not given."""
 
-    mask: Any
-
-
-def columns_of(given: Any) -> dict[str, Any] | None:
-    """The columns of a table of pyarrow, polars or pandas by name; None for what is no table."""
-    if library(given) not in ("pyarrow", "polars", "pandas"):
-        return None
-    if hasattr(given, "collect"):
-        raise ArgumentError(f"x is a {type(given).__name__}, which has not been computed yet. Call its collect() first.")
-    names = getattr(given, "column_names", None) or getattr(given, "columns", None)
-    if names is None:
-        return None
-    column = getattr(given, "column" if library(given) == "pyarrow" else "__getitem__")
-    return {str(name): column(name) for name in names}
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+    mask: Any = None
 
 
-def split_named_columns(
-    x: Any, y: Any = None, sample_weight: Any = None, mask: Any = None, input_names: Sequence[str] = (),
-    output_names: Sequence[str] = (), **_: Any,
-) -> tuple[Any, Any, Any, Any]:  # fmt: skip
-    """Inputs, targets, weights and mask of data by name; of other data, what was given.
+def is_table(container: object) -> bool:
+    """Check whether a container is a table of pyarrow, polars or pandas."""
+    return (
+        is_instance(container, "pyarrow", "Table", "RecordBatch")
+        or is_instance(container, "polars", "DataFrame", "LazyFrame")
+        or is_instance(container, "pandas", "DataFrame")
+    )
 
-    `y` and `sample_weight` may name columns. Otherwise targets are the columns with the names of the outputs, or
-    `labels` or `label`, and weights `sample_weight`. `attention_mask`, if no input is called so, is the mask. A model
-    of one input takes the column of its name, `input_ids`, or the only one that is left.
 
-    >>> split_named_columns({"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]], "labels": [0, 1]})[:2]
-    ({'input_ids': [[1, 2], [3, 0]]}, [0, 1])
+def split_named_columns(parts: DataParts, spec: DataSpec) -> DataParts:
+    """Find inputs, targets, weights and masks in data by name. Return other data unchanged.
+
+    - `y` and `sample_weight` may name columns.
+    - Otherwise targets are the columns with the names of the outputs, or `labels` or `label`. Weights are `sample_weight`.
+    - `attention_mask` is the mask, unless an input has that name.
+    - A model with one input takes the column of its name, `input_ids`, or the only column that remains of a table.
+
+    Raises:
+        ArgumentError: For names of missing columns, for a table without the inputs, for two masks, and for a lazy table.
+
+    >>> parts = DataParts({"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]], "labels": [0, 1]})
+    >>> split_named_columns(parts, DataSpec(num_inputs=1))[:2]
+    ([[1, 2], [3, 0]], [0, 1])
     """
-    table = columns_of(x)
-    if table is None and not isinstance(x, Mapping):
-        for what, name in (("y", y), ("sample_weight", sample_weight)):
+    x, y, sample_weight, mask = parts
+    if not isinstance(x, Mapping) and not is_table(x):
+        for argument, name in (("y", y), ("sample_weight", sample_weight)):
             if isinstance(name, str):
                 raise ArgumentError(
-                    f"{what}={name!r} names a column, but x is a {type(x).__name__}, which has none. Give "
-                    f"the data themselves."
+                    f"{argument}={name!r} names a column, but x is a {type(x).__name__}, which has no columns. Give the "
+                    f"data themselves."
                 )
-        return x, y, sample_weight, mask
-    rest = dict(x) if table is None else table
-    known = list(rest)
-    y = _named("y", y, rest, known)
-    sample_weight = _named(WEIGHTS, sample_weight, rest, known)
+        return parts
+    columns = dict(x) if isinstance(x, Mapping) else _columns_of_table(x)
+    all_names = list(columns)
+    y = _take_named("y", y, columns, all_names)
+    sample_weight = _take_named(WEIGHTS, sample_weight, columns, all_names)
     if y is None:
-        y = _targets(rest, input_names, output_names)
-    if sample_weight is None and WEIGHTS in rest and WEIGHTS not in input_names:
-        sample_weight = rest.pop(WEIGHTS)
-    if MASK in rest and MASK not in input_names:
+        y = _take_targets(columns, spec)
+    if sample_weight is None and WEIGHTS not in spec.input_names:
+        sample_weight = columns.pop(WEIGHTS, None)
+    if MASK in columns and MASK not in spec.input_names:
         if mask is not None:
             raise ArgumentError(f"The data have a column {MASK!r}, and mask= is given as well. Give one of them.")
-        mask = SharedMask(rest.pop(MASK))
-    return _inputs(rest, known, input_names, table is not None), y, sample_weight, mask
+        mask = SharedMask(columns.pop(MASK))
+    inputs = _inputs_of_table(columns, all_names, spec) if is_table(x) else _inputs_of_mapping(columns, spec)
+    return DataParts(inputs, y, sample_weight, mask)
 
 
-def _named(what: str, given: Any, rest: dict[str, Any], known: list[str]) -> Any:
-    """What is given, or the columns that it names."""
-    names = [given] if isinstance(given, str) else given
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-        return given
-    missing = [name for name in names if name not in rest]
+def _columns_of_table(table: Any) -> dict[str, Any]:
+    """Return the columns of a table by name."""
+    if is_instance(table, "polars", "LazyFrame"):
+        raise ArgumentError(f"x is a {type(table).__name__}, which has not been computed yet. Call its collect() first.")
+    if is_instance(table, "pyarrow", "Table", "RecordBatch"):
+        return dict(zip(table.column_names, table.columns, strict=True))
+    return {str(name): table[name] for name in table.columns}
+
+
+def _take_named(argument: str, names: Any, columns: dict[str, Any], all_names: Sequence[str]) -> Any:
+    """Take the columns that an argument names out of the columns. Return an argument that is data unchanged."""
+    name_list = [names] if isinstance(names, str) else names
+    if not isinstance(name_list, list | tuple) or not name_list or not all(isinstance(name, str) for name in name_list):
+        return names
+    missing = [name for name in name_list if name not in columns]
     if missing:
-        raise ArgumentError(f"{what} names the columns {missing}, which are missing. The data have {known}.")
-    found = {name: rest.pop(name) for name in names}
-    return list(found.values()) if len(found) > 1 else next(iter(found.values()))
+        raise ArgumentError(f"{argument} names the columns {missing}, which are missing. The data have {list(all_names)}.")
+    taken = [columns.pop(name) for name in dict.fromkeys(name_list)]
+    return taken if len(taken) > 1 else taken[0]
 
 
-def _targets(rest: dict[str, Any], inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    named = [name for name in outputs if name in rest and name not in inputs]
-    if len(outputs) > 1 and named:
-        return {name: rest.pop(name) for name in named}
-    found = next((name for name in (*named, *LABELS) if name in rest and name not in inputs), None)
-    return None if found is None else rest.pop(found)
+def _take_targets(columns: dict[str, Any], spec: DataSpec) -> Any:
+    """Take the targets out of the columns: those of several outputs by name, else one column; None if there is none."""
+    outputs = [name for name in spec.output_names if name in columns and name not in spec.input_names]
+    if len(spec.output_names) > 1 and outputs:
+        return {name: columns.pop(name) for name in outputs}
+    labels = [name for name in LABELS if name in columns and name not in spec.input_names]
+    return columns.pop([*outputs, *labels][0]) if outputs or labels else None
 
 
-def _inputs(rest: dict[str, Any], known: list[str], names: Sequence[str], table: bool) -> Any:
-    if len(names) == 1:
-        for name in (names[0], IDS):
-            if name in rest and (table or set(rest) == {name}):
-                return rest[name]
-        if table and len(rest) == 1:
-            return next(iter(rest.values()))
-    if not table:
-        return rest
-    missing = [name for name in names if name not in rest]
-    if missing or not names and not rest:
+def _inputs_of_mapping(columns: dict[str, Any], spec: DataSpec) -> Any:
+    """Return the column of a model with one input, if it is the only one and has a name that fits; else all columns."""
+    if spec.num_inputs == 1 and len(columns) == 1:
+        ((name, column),) = columns.items()
+        if name in (*spec.input_names, IDS):
+            return column
+    return columns
+
+
+def _inputs_of_table(columns: dict[str, Any], all_names: Sequence[str], spec: DataSpec) -> Any:
+    """Return the column of a model with one input, else the columns of the inputs by name; all if names are not known."""
+    if spec.num_inputs == 1:
+        name = next((name for name in (*spec.input_names, IDS) if name in columns), None)
+        if name is not None:
+            return columns[name]
+        if len(columns) == 1:
+            return next(iter(columns.values()))
+    missing = [name for name in spec.input_names if name not in columns]
+    if missing or not columns:
         raise ArgumentError(
-            f"The table has the columns {known}; no column for the inputs {missing or list(names)}. Rename "
-            f"them, or give x as a dict by name."
+            f"The table has the columns {list(all_names)}; no column for the inputs {missing or list(spec.input_names)}. "
+            f"Rename them, or give x as a dict by name."
         )
-    return {name: rest[name] for name in names or rest}
+    return {name: columns[name] for name in spec.input_names or columns}

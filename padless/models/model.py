@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from padless.data.adapters import Batch
+from padless.data.batch import Batch
+from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph import serialization as graph_config
 from padless.graph.function import Function
@@ -57,7 +57,7 @@ class Model(Trainer, Layer):
         self._function: Function | None = None
         self._plans: dict[tuple[int, ...], plan.ModelMaskInfo] = {}  # by the axes of the masks that come with the data
         self._first_inputs: list[Any] = []  # the forms of the first data that a `call` of one's own saw
-        self._several: int | None = None  # how many inputs a `call` of one's own was trained on
+        self._num_trained_inputs: int | None = None  # in the last call with targets
         if graph:
             self._set_graph(inputs, outputs)
 
@@ -156,22 +156,29 @@ class Model(Trainer, Layer):
     def _jitted(self) -> AbstractContextManager[Any]:
         return compiled_layers(self) if self.jit_compile else nullcontext()
 
-    def _structure(self, x: Any, y: Any) -> dict[str, Any]:
-        """How data are to be read: so many inputs and outputs, of these names, in which lists are sequences."""
+    def _data_spec(self) -> DataSpec:
+        """Return the inputs and outputs that the graph has. Those of a user-defined `call` depend on the data."""
         function = self._function
         if function is None:
-            structure = _guess_structure(x, y, self._several, self._compiled.get("loss") if self.compiled else None)
-            self._several = structure.get("inputs", 1) if y is not None else self._several
-            return structure
-        names = list(function.inputs) if isinstance(function.inputs, dict) else self.input_names
-        outputs = self._names_of_outputs() or []
-        return {
-            "inputs": len(names),
-            "input_names": names,
-            "outputs": len(outputs),
-            "output_names": outputs,
-            "sequences": [s.ndim > 1 and s.shape[1] is None for s in function.input_symbols],
-        }
+            return UNKNOWN_SPEC
+        input_names = list(function.inputs) if isinstance(function.inputs, dict) else self.input_names
+        output_names = self._names_of_outputs() or []
+        return DataSpec(
+            len(input_names),
+            input_names,
+            len(output_names),
+            output_names,
+            [symbol.ndim > 1 and symbol.shape[1] is None for symbol in function.input_symbols],
+        )
+
+    def _complete_data_spec(self, x: object, y: object) -> DataSpec:
+        """Return the spec of the model. What it does not say follows from the containers of inputs and targets."""
+        losses = self._compiled.get("loss") if self.compiled else None
+        num_losses = len(losses) if isinstance(losses, list | tuple) else 1
+        spec = self._data_spec().complete(x, y, self._num_trained_inputs, num_losses)
+        if y is not None:
+            self._num_trained_inputs = spec.num_inputs
+        return spec
 
     def _kinds(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
         kinds, function = batch.kinds, self._function
@@ -428,30 +435,3 @@ def _match_input(value: Any, source: SymbolicTensor) -> Any:
     ):
         raise ShapeError(f"Input {source.name!r} expected shape {wanted}; got {tuple(value.shape)}.")
     return value
-
-
-def _guess_structure(x: Any, y: Any, several: int | None, loss: Any) -> dict[str, Any]:
-    """How data for a `call` of one's own are to be read: a dictionary by its names, a list of arrays as inputs.
-
-    `y` is for several outputs if it is a tuple, or if there are several losses. A list or tuple `x` whose entries all
-    have as many rows as `y` are several inputs; any other list is sequences. Without `y`, what the model was trained on
-    decides.
-    """
-    structure: dict[str, Any] = {}
-    for what, given in (("input", x), ("output", y)):
-        if isinstance(given, dict):
-            structure |= {f"{what}s": len(given), f"{what}_names": list(given)}
-    losses = len(loss) if isinstance(loss, list | tuple) else 1
-    if isinstance(y, tuple) and all(_is_array(a) for a in y) or losses > 1 and isinstance(y, list):
-        structure["outputs"] = len(y) if losses == 1 else losses
-    first = next(iter(y.values())) if isinstance(y, dict) else y[0] if structure.get("outputs", 1) > 1 else y
-    if isinstance(x, list | tuple) and all(_is_array(a) for a in x) and len(x) > 1:
-        rows = len(first) if first is not None else len(x[0])
-        fits = rows != len(x) and all(len(a) == rows for a in x)
-        if fits if several is None or first is not None else several == len(x):
-            structure["inputs"] = len(x)
-    return structure
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, np.ndarray | Tensor | Packed) and x.ndim > 0

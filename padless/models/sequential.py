@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from padless.data.data_spec import DataSpec
 from padless.errors import ArgumentError, NotBuilt
 from padless.graph.function import Function
 from padless.graph.node import auto_name
@@ -82,6 +83,10 @@ class Sequential(Model):
         self._function = None if outputs is None else Function(self._input_symbol, outputs)
         self._plans, self._objective = {}, None
         self.built = outputs is not None
+
+    def _data_spec(self) -> DataSpec:
+        """Return the inputs and outputs of the graph. Before it is built only one input is known."""
+        return DataSpec(num_inputs=1) if self._function is None else super()._data_spec()
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights for inputs of this shape, the batch in front."""

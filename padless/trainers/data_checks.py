@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padless.data.adapters import Batch, Batching, Data, Examples
+from padless.data.batch import Batch
+from padless.data.batch_sampler import Batching
 from padless.data.batch_structure import flatten
-from padless.data.map_dataset import MapDatasetAdapter
-from padless.data.parquet_files import Parquet
+from padless.data.data_adapter import DataAdapter
 from padless.errors import ArgumentError, DataError, ShapeError
 from padless.ragged.alignment import match_rank
 from padless.ragged.index import Index, Ints
@@ -64,7 +64,7 @@ class ModelMaskInfo:
 def check(
     model: Any,
     plan_of: Callable[[Batch], ModelMaskInfo],
-    data: Data,
+    data: DataAdapter,
     objective: CompiledObjective | None,
     count: bool = False,
 ) -> ModelMaskInfo:
@@ -73,7 +73,7 @@ def check(
     Looks at all examples where they are in memory, or where their real steps are to be counted, else at the first.
     Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
     """
-    whole = isinstance(data, Examples) or count and isinstance(data, MapDatasetAdapter | Parquet)
+    whole = data.in_memory or count and data.counts_steps
     plan, lengths, first = ModelMaskInfo(), [], 0
     for batch in data.begin(Batching(_ROWS), None) if whole else [data.head(1)]:
         values = model.arranged(batch.x)
@@ -88,7 +88,7 @@ def check(
             _outputs(batch, indexes, plan, objective, first)
         first += batch.rows
         lengths.append(_lengths(values, indexes, batch.rows))
-    if isinstance(data, Examples | MapDatasetAdapter | Parquet) and whole:
+    if whole:
         data.lengths = np.concatenate(lengths)
     return plan
 
@@ -102,7 +102,7 @@ def _lengths(values: Sequence[Any], indexes: Sequence[Index | None], rows: int) 
     return np.max(masked, axis=0)
 
 
-def has_targets(data: Data, objective: CompiledObjective) -> None:
+def has_targets(data: DataAdapter, objective: CompiledObjective) -> None:
     """Refuse data without targets where there is a loss for them."""
     if any(output.loss is not None for output in objective.outputs) and data.head(1).y is None:
         raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")

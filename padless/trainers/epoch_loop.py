@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from padless.callbacks import CallbackList
-from padless.data.adapters import Batch
+from padless.data.batch import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
 from padless.errors import DataError
 from padless.graph.train_mode import training_mode

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padless.data.adapters import Batch
+from padless.data.batch import Batch
 from padless.data.batch_structure import pair_with_outputs
 from padless.losses.loss import Loss, PerStepValues
 from padless.losses.losses import LossFunctionWrapper

@@ -15,21 +15,14 @@ from torch import nn
 from padless.callbacks import CallbackList, History, as_floats
 from padless.callbacks.progress_bar import ProgressBar
 from padless.data import batch_structure as nest
-from padless.data.adapters import (
-    Batch,
-    Batching,
-    BatchIterableAdapter,
-    Data,
-    EpochIterator,
-    Examples,
-    read,
-    split_named_columns,
-    unpack_validation_data,
-    validation_batching,
-)
-from padless.data.batch_sampler import check_positive
+from padless.data.adapters import read, unpack_validation_data
+from padless.data.batch import Batch
+from padless.data.batch_sampler import Batching, check_positive
 from padless.data.class_weight import class_weighting
-from padless.data.in_memory import split_for_validation as split
+from padless.data.data_adapter import DataAdapter, split_for_validation
+from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
+from padless.data.epoch_iterator import EpochIterator
+from padless.data.in_memory import Examples
 from padless.errors import ArgumentError
 from padless.graph.symbolic import shape_inference_mode
 from padless.trainers import data_checks as border
@@ -93,15 +86,14 @@ class Trainer(CompileMixin):
         if validation_data is not None:
             held = self._read(*unpack_validation_data(validation_data))
         elif validation_split:
-            data, held = split(data, validation_split)
-        if isinstance(data, BatchIterableAdapter):
-            data.check(epochs - initial_epoch, steps_per_epoch)
+            data, held = split_for_validation(data, validation_split)
+        data.check_epochs(epochs - initial_epoch, steps_per_epoch)
         objective = self._objective_for(data)
         plan, *_ = [self._check(part, objective, True, batch_tokens) for part in (data, held) if part is not None]
         weigh = _weigher(class_weight, objective, plan)
         self._try_loss(data, batch_size)
-        feed = EpochIterator(data, batching, steps_per_epoch, repeat=True, change=weigh)
-        watched = None if held is None else validation_batching(held, batching, validation_batch_size)
+        feed = EpochIterator(data, batching, steps_per_epoch, repeat=True, transform=weigh)
+        watched = None if held is None else held.batching_for_validation(batching, validation_batch_size)
         self._build_optimizer()
         hooks, bar = self._hooks(callbacks, verbose, feed.steps, epochs, add_history=True)
         run = FitState(self, feed, hooks, initial_epoch)
@@ -232,13 +224,17 @@ class Trainer(CompileMixin):
             raise ArgumentError("A single batch must be arrays, sequences or Packed; got an iterable of batches.")
         objective = self._objective_for(data)
         weigh = _weigher(class_weight, objective, self._check(data, objective, class_weight is not None))
-        batch = data.batch(slice(0, len(data)))
+        batch = data.whole()
         return batch if weigh is None else weigh(batch)
 
     # ------------------------------------------------------------------------------------------------ what they share
 
-    def _structure(self, x: Any, y: Any) -> dict[str, Any]:
-        """How many inputs and outputs there are, and what they are called."""
+    def _data_spec(self) -> DataSpec:
+        """Return what is known of the inputs and outputs without data."""
+        raise NotImplementedError
+
+    def _complete_data_spec(self, x: object, y: object) -> DataSpec:
+        """Return the inputs and outputs for data in these containers."""
         raise NotImplementedError
 
     def _kinds(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
@@ -249,9 +245,9 @@ class Trainer(CompileMixin):
         """What is known of the model before data such as this example run through it."""
         raise NotImplementedError
 
-    def _read(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
-        x, y, sample_weight, mask = split_named_columns(x, y, sample_weight, mask, **self._structure(None, None))
-        return read(x, y, sample_weight, mask, **self._structure(x, y))
+    def _read(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> DataAdapter:
+        spec = self._data_spec()
+        return read(x, y, sample_weight, mask, spec=spec, complete_spec=self._complete_data_spec)
 
     def _check_stateful(self, batching: Batching) -> None:
         """Refuse to mix the batches of a model whose layers carry a state from each batch to the next."""
@@ -264,16 +260,15 @@ class Trainer(CompileMixin):
                 f"ended, which {asked} would mix up. Give batch_size and shuffle=False."
             )
 
-    def _read_and_build(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> Data:
-        """The data, read; weights that still wait for a shape are made by a call that changes nothing else."""
+    def _read_and_build(self, x: Any, y: Any, sample_weight: Any, mask: Any = None) -> DataAdapter:
+        """Read the data once. Weights that wait for a shape are created by a call on the first example."""
         data = self._read(x, y, sample_weight, mask)
         module: Any = self
         if not self._callable or _complete(module):
             return data
-        self._dry_run(data.head(1).to(torch.get_default_device()))
-        if not isinstance(data, Examples):
-            return data
-        return self._read(x, y, sample_weight, mask)  # more is known of the inputs now
+        self._dry_run(data.head().to(torch.get_default_device()))
+        spec = self._data_spec()  # a Sequential knows its inputs and outputs now
+        return data if spec is UNKNOWN_SPEC else data.for_spec(spec)
 
     def _dry_run(self, batch: Batch) -> Any:
         """The outputs for a batch, from a call that changes nothing."""
@@ -281,7 +276,7 @@ class Trainer(CompileMixin):
         with torch.no_grad(), shape_inference_mode():
             return module(batch.x)
 
-    def _try_loss(self, data: Data, size: int | None) -> None:
+    def _try_loss(self, data: DataAdapter, size: int | None) -> None:
         """A trial of a loss of one's own on the first batch: what fails then has changed nothing."""
         if self._overridden("train_step") or not self._overridden("compute_loss"):
             return
@@ -290,7 +285,7 @@ class Trainer(CompileMixin):
         with torch.no_grad(), shape_inference_mode():
             self._loss(x, y, self._forward(x), weight, True)
 
-    def _objective_for(self, data: Data) -> CompiledObjective | None:
+    def _objective_for(self, data: DataAdapter) -> CompiledObjective | None:
         """The objective, if need be by a trial; a model that has steps but no `call` names its outputs in them."""
         module: Any = self
         if self._objective is None and (self._names_of_outputs() is not None or not self._callable):
@@ -305,7 +300,7 @@ class Trainer(CompileMixin):
         raise NotImplementedError
 
     def _check(
-        self, data: Data, objective: CompiledObjective | None, trains: bool = False, tokens: int | None = None
+        self, data: DataAdapter, objective: CompiledObjective | None, trains: bool = False, tokens: int | None = None
     ) -> border.ModelMaskInfo:
         """Refuse what can be known to be wrong before anything has happened; real steps are counted if batches need it."""
         if objective is not None:

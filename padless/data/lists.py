@@ -1,0 +1,91 @@
+"""Read lists: of numbers, of sequences, of arrays, of a tokenizer's encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Sized
+from typing import Protocol, TypeAlias, TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padless.data.arrays import as_numbers
+from padless.data.columns import Column, DenseColumn, Kind, RaggedColumn, tensor_from_numpy
+from padless.data.foreign_types import is_instance
+from padless.errors import DataError
+
+Row: TypeAlias = "Tensor | NDArray[np.generic]"
+
+
+class Encoding(Protocol):
+    """The part of `tokenizers.Encoding` that is read."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def attention_mask(self) -> list[int]: ...
+
+
+def read_list(name: str, container: Iterable[object]) -> Column:
+    """Read a list, a tuple or an object array with one entry for each example.
+
+    Numbers, and rows of equal shape with at least one step, become a dense column. Rows of different lengths become a ragged
+    column. A tokenizer's encodings are read as their ids without padding.
+
+    Raises:
+        DataError: For rows that do not hold numbers, that differ in more than their lengths, or that mix single values and
+            sequences.
+    """
+    entries = list(container)
+    if _are_encodings(entries):
+        entries = [_ids_without_padding(encoding) for encoding in entries]
+    if not entries:
+        return DenseColumn(name, torch.zeros(0), "grid")
+    if not isinstance(entries[0], Sized):
+        return DenseColumn(name, as_numbers(name, entries), "grid")
+    rows = [row if isinstance(row, Tensor) else as_numbers(f"{name}[{i}]", row) for i, row in enumerate(entries)]
+    shapes = {tuple(row.shape) for row in rows}
+    if len({len(shape) == 0 for shape in shapes}) > 1:
+        raise DataError(f"{name} mixes single values with sequences. Expected one sequence for each example.")
+    if shapes == {()}:
+        return DenseColumn(name, torch.stack(_as_tensors(rows)), "grid")
+    sequence_source = f"{name}, a list of sequences"
+    values = _concatenate(name, rows)
+    if len(shapes) == 1 and len(rows[0]):
+        kind: Kind = "list" if any(isinstance(entry, Tensor | np.ndarray) for entry in entries) else "grid"
+        return DenseColumn(name, values.reshape(len(rows), *rows[0].shape), kind, sequence_source)
+    offsets = np.append(0, np.cumsum([len(row) for row in rows]))
+    return RaggedColumn(name, len(rows), values, offsets, sequence_source, "list")
+
+
+def _are_encodings(entries: Sequence[object]) -> TypeGuard[Sequence[Encoding]]:
+    if not entries or not is_instance(entries[0], "tokenizers", "Encoding"):
+        return False
+    return all(is_instance(entry, "tokenizers", "Encoding") for entry in entries)
+
+
+def _ids_without_padding(encoding: Encoding) -> NDArray[np.int64]:
+    return np.asarray(encoding.ids, dtype=np.int64)[np.asarray(encoding.attention_mask, dtype=bool)]
+
+
+def _concatenate(name: str, rows: Sequence[Row]) -> Tensor:
+    """Return the steps of all rows `(num_steps, ...)`. An empty row has no dtype and no features to compare."""
+    numbers = [number for number, row in enumerate(rows) if len(row)] or list(range(len(rows)))
+    first = numbers[0]
+    for number in numbers:
+        if rows[number].shape[1:] != rows[first].shape[1:] and len(rows[number]):
+            raise DataError(
+                f"{name} holds sequences of different features: shape {tuple(rows[first].shape)} in row {first}, "
+                f"{tuple(rows[number].shape)} in row {number}. Expected them to differ in length only."
+            )
+    chosen = [rows[number] for number in numbers]
+    if len({row.dtype for row in chosen}) == 1 and not any(isinstance(row, Tensor) for row in chosen):
+        return tensor_from_numpy(np.concatenate(chosen))
+    return torch.cat(_as_tensors(chosen))
+
+
+def _as_tensors(rows: Sequence[Row]) -> list[Tensor]:
+    """Return rows as tensors on one device, that of the first tensor among them."""
+    device = next((row.device for row in rows if isinstance(row, Tensor)), torch.device("cpu"))
+    return [row if isinstance(row, Tensor) else tensor_from_numpy(row).to(device) for row in rows]
