@@ -1,7 +1,7 @@
-"""Builds the compiled kernels of padless beside their source: once for each kind of processor, if there is a C compiler.
+"""Build the compiled kernels of padless next to their C sources, once for each level of processor.
 
-pip runs it while it builds or installs the package; `python hatch_build.py` runs it by hand. Without a compiler nothing
-is built and nothing fails: `padless.backends()` tells what is there.
+pip runs this file when it builds or installs the package. To run it by hand: `python hatch_build.py`. Without a C compiler
+nothing is built and nothing fails; `padless.backends()` says which kernels exist.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -23,40 +23,61 @@ except ImportError:  # run by hand
 
 KERNELS = Path(__file__).parent / "padless" / "kernels" / "native"
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-LEVELS = {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "default": ()}  # what torch calls them
+LEVELS = {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "default": ()}  # torch's names for processors
 
 
-def build(where: Path = KERNELS) -> list[Path]:
-    """The libraries that could be built, and on stderr why one could not."""
-    sources = sorted(where.glob("*.c"))
-    texts = b"".join(path.read_bytes() for path in sorted(where.glob("*.[ch]")))
-    mark = hashlib.sha256(texts).hexdigest()[:16]  # so that a library of other sources is not taken for this one
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    intel = platform.machine().lower() in ("x86_64", "amd64")
-    built = []
-    for level in LEVELS if intel else ("default",):
-        library = where / f"_padless_native.{level}.so"
-        part = library.with_suffix(f".{os.getpid()}")
-        command = [*compiler, *FLAGS, *LEVELS[level], f'-DSOURCE="{mark}"', "-o", str(part), *map(str, sources)]
+class BuildData(TypedDict):
+    """The parts of hatchling's build data that the hook changes."""
+
+    pure_python: bool
+    tag: str
+    artifacts: list[str]
+
+
+def build(folder: Path = KERNELS) -> list[Path]:
+    """Build the library of each level that this machine can compile for.
+
+    Args:
+        folder: The folder of the C sources; the libraries are written there.
+
+    Returns:
+        The libraries that were built. The reasons why others were not are printed to stderr.
+    """
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.[ch]")))
+    source_hash = hashlib.sha256(sources).hexdigest()[:16]  # a library of other sources is not loaded
+    is_x86_64 = platform.machine().lower() in ("x86_64", "amd64")
+    libraries = []
+    for level in LEVELS if is_x86_64 else ("default",):
+        library = folder / f"_padless_native.{level}.so"
         try:
-            library.unlink(missing_ok=True)
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-            part.replace(library)
-            built.append(library)
-        except (OSError, subprocess.SubprocessError) as why:
-            said = getattr(why, "stderr", None) or why
-            print(f"padless: no compiled kernel for {level}: {said}", file=sys.stderr)
-        finally:
-            if part.exists():
-                part.unlink()
-    return built
+            _compile(folder, LEVELS[level], source_hash, library)
+            libraries.append(library)
+        except subprocess.CalledProcessError as error:
+            print(f"padless: no compiled kernel for {level}: {error.stderr or error}", file=sys.stderr)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"padless: no compiled kernel for {level}: {error}", file=sys.stderr)
+    return libraries
+
+
+def _compile(folder: Path, level_flags: tuple[str, ...], source_hash: str, library: Path) -> None:
+    """Compile the sources to a library that appears whole or not at all; a library of older sources is deleted."""
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    partial = library.with_suffix(f".{os.getpid()}")
+    options = [*FLAGS, *level_flags, f'-DSOURCE="{source_hash}"', "-o", str(partial)]
+    library.unlink(missing_ok=True)
+    try:
+        command = [*compiler, *options, *map(str, sorted(folder.glob("*.c")))]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        partial.replace(library)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Puts the libraries into the wheel, which is then one for this kind of machine."""
+    """Put the libraries into the wheel, which is then a wheel for this kind of machine."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling before it collects the files."""
+    def initialize(self, version: str, build_data: BuildData) -> None:
+        """Build the libraries; hatchling calls this before it collects the files."""
         if self.target_name != "wheel" or os.environ.get("PADLESS_NO_COMPILER"):
             return
         libraries = build()
@@ -68,5 +89,5 @@ class CustomBuildHook(BuildHookInterface):
 
 
 if __name__ == "__main__":
-    for path in build():
-        print(path)
+    for library in build():
+        print(library)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from padless.kernels.recurrent import api
+from padless.kernels.recurrent.api import lstm
 from padless.ragged.index import Index
 
 BATCH, STEPS, WIDTH, WORDS, LABELS = 64, 200, 128, 20000, 20
@@ -36,7 +36,7 @@ def make_padless_lstm() -> tuple[LayerFunction, list[Tensor]]:
 
     def run(values: Tensor) -> Tensor:
         index = Index(INDEX.mask)  # each batch has another mask, so nothing that the index caches is reused
-        return api.lstm(values, index, kernel, recurrent, bias, zeros, zeros)[0]
+        return lstm(values, index, kernel, recurrent, bias, zeros, zeros)[0]
 
     return run, [kernel, recurrent, bias]
 

@@ -17,7 +17,7 @@ from padless import (
 )
 from padless.data import collate
 from padless.graph.node import reset_names as _reset_names
-from padless.kernels.native.library import backends
+from padless.kernels.backends import backends
 from padless.layers import Input, Layer
 from padless.models import Model, Sequential, load_model
 from padless.ragged import Index, Packed, pack, unpack

@@ -604,7 +604,7 @@ RAGGED = [
         if reverse and self.full:
             time = self.lengths[self.rows] - 1 - time
         """,
-        "tests/test_kernels_scan.py " + PRESENCE,
+        "tests/test_recurrent.py " + PRESENCE,
         function="Index.time_major_order",
     ),
     Fault(
@@ -711,43 +711,43 @@ RAGGED = [
 SEGMENT = [
     Fault(
         "a mean is divided by the width of the grid",
-        "kernels/segment.py",
-        "index.at(..., values.device).clamp(min=1).to(wide.dtype)",
-        "index.at(..., values.device).clamp(min=max(index.shape[1], 1)).to(wide.dtype)",
+        "kernels/segment_reduce.py",
+        "index.tensor(..., values.device).clamp(min=1).to(wide.dtype)",
+        "index.tensor(..., values.device).clamp(min=max(index.shape[1], 1)).to(wide.dtype)",
         PRESENCE,
-        function="mean",
+        function="segment_mean",
     ),
     Fault(
         "the last step of an empty sequence is the last step of the row above",
-        "kernels/segment.py",
+        "kernels/segment_reduce.py",
         "torch.where(lengths > 0, offsets[1:] - 1, -1)",
         "offsets[1:] - 1",
         PRESENCE,
-        function="last",
+        function="segment_last",
     ),
     Fault(
         "the maximum of negative numbers is 0",
-        "kernels/segment.py",
-        'values.new_zeros(...).scatter_reduce(0, places, values, "amax", include_self=False)',
-        'values.new_zeros(...).scatter_reduce(0, places, values, "amax", include_self=True)',
+        "kernels/segment_reduce.py",
+        'zeros.scatter_reduce(0, targets, values, "amax", include_self=False)',
+        'zeros.scatter_reduce(0, targets, values, "amax", include_self=True)',
         PRESENCE,
-        function="_Largest.forward",
+        function="_SegmentMax.forward",
     ),
     Fault(
         "equal maxima get the whole gradient each",
-        "kernels/segment.py",
-        "(grads[0] / sharing).index_select(0, rows)",
+        "kernels/segment_reduce.py",
+        "(grads[0] / num_maxima).index_select(0, rows)",
         "grads[0].index_select(0, rows)",
         GRADCHECK,
-        function="_Largest.backward",
+        function="_SegmentMax.backward",
     ),
     Fault(
         "a softmax over time runs over the batch",
         "kernels/segment_reduce.py",
-        "total(grown, index).index_select(0, rows)",
-        "grown.sum(0, keepdim=True)",
+        "segment_sum(exponentials, index).index_select(0, rows)",
+        "exponentials.sum(0, keepdim=True)",
         PRESENCE + " tests/test_global_pooling.py",
-        function="softmax",
+        function="segment_softmax",
     ),
     Fault(
         "pooling runs over the padded grid",
@@ -770,8 +770,8 @@ SEGMENT = [
     Fault(
         "the statistics of a sequence count its padding",
         "kernels/moments.py",
-        "index.at(..., x.device).clamp(min=1).to(x.dtype)[:, None]",
-        "index.at(..., x.device).clamp(min=max(index.shape[1], 1)).to(x.dtype)[:, None]",
+        "index.tensor(..., x.device).clamp(min=1).to(x.dtype)[:, None]",
+        "index.tensor(..., x.device).clamp(min=max(index.shape[1], 1)).to(x.dtype)[:, None]",
         PRESENCE,
         function="moments_of_sequences",
     ),
@@ -795,12 +795,12 @@ STEPWISE = [
         "batch statistics include the values of gaps",
         "layers/normalization/batch_normalization.py",
         """
-        tiny = moments.TINY if isinstance(inputs, Packed) else 0.0
-        mean, variance = moments.moments(values.to(wide), axis, tiny)
+        tiny = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
+        mean, variance = batch_moments(values.to(wide), axis, tiny)
         """,
         """
-        tiny = moments.TINY if isinstance(inputs, Packed) else 0.0
-        mean, variance = moments.moments((inputs.unpack() if tiny else values).to(wide), axis, tiny)
+        tiny = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
+        mean, variance = batch_moments((inputs.unpack() if tiny else values).to(wide), axis, tiny)
         """,
         "tests/test_normalization.py " + ABSENCE,
         function="BatchNormalization.call",
@@ -819,7 +819,7 @@ STEPWISE = [
         "variance * ((count - 1) / count)",
         "variance",
         "tests/test_normalization.py",
-        function="normalized_together",
+        function="batch_normalize",
     ),
     Fault(
         "BatchNormalization at inference uses batch statistics",
@@ -827,7 +827,7 @@ STEPWISE = [
         """
         if learns:
             tiny = ...
-            mean, variance = moments.moments(values.to(wide), axis, tiny)
+            mean, variance = batch_moments(values.to(wide), axis, tiny)
             ...
         else:
             mean, variance = self.moving_mean.to(wide), self.moving_variance.to(wide)
@@ -835,11 +835,11 @@ STEPWISE = [
         """
         if learns:
             tiny = ...
-            mean, variance = moments.moments(values.to(wide), axis, tiny)
+            mean, variance = batch_moments(values.to(wide), axis, tiny)
             ...
         else:
             mean, variance = (
-                moments.moments(values.to(wide), axis)
+                batch_moments(values.to(wide), axis)
                 if values.numel()
                 else (self.moving_mean,) * 2
             )
@@ -977,67 +977,67 @@ STEPWISE = [
 SCAN = [
     Fault(
         "the input gate and the forget gate of an LSTM are swapped",
-        "kernels/scan_fast.py",
-        "for z_t, if_t, i_t, f_t, g_t, o_t, c_before, c_t, h_before, h_t in views: ...",
-        "for z_t, if_t, f_t, i_t, g_t, o_t, c_before, c_t, h_before, h_t in views: ...",
-        "tests/test_kernels_scan.py " + KERAS,
+        "kernels/recurrent/manual.py",
+        "for z_t, if_t, i_t, f_t, g_t, o_t, c_before_t, c_t, h_before_t, h_t in steps: ...",
+        "for z_t, if_t, f_t, i_t, g_t, o_t, c_before_t, c_t, h_before_t, h_t in steps: ...",
+        "tests/test_recurrent.py " + KERAS,
         function="_run_lstm",
     ),
     Fault(
         "a GRU uses its update gate as reset gate",
-        "kernels/scan_fast.py",
+        "kernels/recurrent/manual.py",
         """
         a_t.addcmul_(r_t, m_t).tanh_()
-        torch.lerp(a_t, h_before, z_t, ...)
+        torch.lerp(a_t, h_before_t, z_t, ...)
         """,
         """
         a_t.addcmul_(z_t, m_t).tanh_()
-        torch.lerp(a_t, h_before, z_t, ...)
+        torch.lerp(a_t, h_before_t, z_t, ...)
         """,
-        "tests/test_kernels_scan.py " + KERAS,
+        "tests/test_recurrent.py " + KERAS,
         function="_run_gru",
     ),
     Fault(
         "the update gate of a GRU is inverted",
-        "kernels/scan.py",
+        "kernels/recurrent/reference.py",
         "z * h + (1 - z) * candidate",
         "(1 - z) * h + z * candidate",
-        "tests/test_kernels_scan.py " + KERAS,
-        function="_gru_reference.step",
+        "tests/test_recurrent.py " + KERAS,
+        function="gru.step",
     ),
     Fault(
         "the gradient of a GRU's candidate uses the wrong gate",
-        "kernels/scan_fast.py",
-        "tanh_slope(1 - z, a, grad_input=da)",
-        "tanh_slope(z, a, grad_input=da)",
+        "kernels/recurrent/manual.py",
+        "tanh_backward(1 - z, a, grad_input=factor_a)",
+        "tanh_backward(z, a, grad_input=factor_a)",
         GRADCHECK,
-        function="_GRU.backward",
+        function="_gru_factors",
     ),
     Fault(
         "the gradient of an LSTM's cell state skips the forget gate",
-        "kernels/scan_fast.py",
+        "kernels/recurrent/manual.py",
         """
         dc_t.mul_(f_t)
-        dh_before.addmm_(dz_t, back)
+        dh_before_t.addmm_(dz_t, recurrent_t)
         """,
         """
         dc_t.mul_(f_t > -1)
-        dh_before.addmm_(dz_t, back)
+        dh_before_t.addmm_(dz_t, recurrent_t)
         """,
         GRADCHECK,
         function="_LSTM.backward",
     ),
     Fault(
         "the gradient of a bias misses a step",
-        "kernels/scan_walk.py",
+        "kernels/recurrent/time_major.py",
         """
         if self.bias is not None and self.state_bias is not None:
-            self.bias += of_inputs.sum(0)
+            self.bias += input_product_grads.sum(0)
             ...
         """,
         """
         if self.bias is not None and self.state_bias is not None:
-            self.bias += of_inputs[1:].sum(0)
+            self.bias += input_product_grads[1:].sum(0)
             ...
         """,
         GRADCHECK,
@@ -1045,32 +1045,32 @@ SCAN = [
     ),
     Fault(
         "the state before a step is the state of another row",
-        "kernels/scan_walk.py",
+        "kernels/recurrent/time_major.py",
         """
-        widths = (self.width, *self.sizes[:-1])
-        first = self.batch + self.start - self.width
+        rows_before = (self.rows_before, *self.sizes[:-1])
+        first = self.num_rows + self.start - self.rows_before
         """,
         """
-        widths = (self.width, *self.sizes[:-1])
-        first = self.batch + self.start - self.sizes[0]
+        rows_before = (self.rows_before, *self.sizes[:-1])
+        first = self.num_rows + self.start - self.sizes[0]
         """,
-        "tests/test_kernels_scan.py",
-        function="Stretch.before",
+        "tests/test_recurrent.py",
+        function="TimeChunk.states_before",
     ),
     Fault(
         "second derivatives are counted twice for inputs that depend on each other",
-        "kernels/scan_fast.py",
+        "kernels/double_backward.py",
         "[x if x is None else x.view_as(x) for x in ...]",
         "[x for x in ...]",
         GRADCHECK,
-        function="or_reference.chosen",
+        function="Reference.gradients",
     ),
     Fault(
         "last states are in the order in which sequences end",
-        "kernels/scan.py",
+        "kernels/recurrent/reference.py",
         "torch.cat(parts[::-1])",
         "torch.cat(parts)",
-        "tests/test_kernels_scan.py " + PRESENCE,
+        "tests/test_recurrent.py " + PRESENCE,
         function="scan",
     ),
     Fault(
@@ -1178,11 +1178,11 @@ SCAN = [
     ),
     Fault(
         "the gradient of a last state is lost",
-        "kernels/scan_walk.py",
-        "buffer if last is None else buffer.index_add_(0, self.last, last)",
+        "kernels/recurrent/time_major.py",
+        "buffer if last is None else buffer.index_add_(0, self.last_state, last)",
         "buffer",
         GRADCHECK,
-        function="Walk.arriving",
+        function="TimeMajorPlan.incoming_gradients",
     ),
     Fault(
         "the two directions get each other's initial states",
@@ -1252,153 +1252,153 @@ SCAN = [
 WINDOW = [
     Fault(
         "the time of a window begins at the first column of the grid",
-        "kernels/spans.py",
-        "first[some] = index.positions[index.offsets[:-1][some]]",
+        "kernels/conv/plan.py",
+        "first_columns[not_empty] = index.positions[index.offsets[:-1][not_empty]]",
         "pass",
         PRESENCE + " " + ABSENCE,
-        function="spans",
+        function="row_spans",
     ),
     Fault(
         "the span of a sequence ends at the last column of the grid",
-        "kernels/spans.py",
-        "steps[some] = index.positions[index.offsets[1:][some] - 1] - first[some] + 1",
-        "steps[some] = index.shape[1] - first[some]",
+        "kernels/conv/plan.py",
+        "lengths[not_empty] = index.positions[index.offsets[1:][not_empty] - 1] - first_columns[not_empty] + 1",
+        "lengths[not_empty] = index.shape[1] - first_columns[not_empty]",
         PRESENCE + " " + ABSENCE,
-        function="spans",
+        function="row_spans",
     ),
     Fault(
         "two windows of one type on the same steps share a plan",
-        "kernels/spans.py",
-        "_once(index, window, lambda: make(index, window))",
-        "_once(index, type(window), lambda: make(index, window))",
+        "kernels/conv/plan.py",
+        "_layouts.get(index, window, ...)",
+        "_layouts.get(index, type(window), ...)",
         "tests/test_windowed_layers.py",
-        function="plan",
+        function="window_layout",
     ),
     Fault(
         "windows read steps of the next row",
-        "kernels/spans.py",
-        "_laid(np.maximum(before + steps, ends - later), window.stride)",
-        "_laid(before + steps, window.stride)",
+        "kernels/conv/plan.py",
+        "np.maximum(left_padding + span_lengths, ends - next_left_padding)",
+        "left_padding + span_lengths",
         PRESENCE,
-        function="_windowed",
+        function="_layout",
     ),
     Fault(
         "a window without a real step is a step",
-        "kernels/spans.py",
+        "kernels/conv/plan.py",
         """
-        real = seen > 0
-        rows, begins, number = rows[real], begins[real], number[real]
+        real = real_steps_seen > 0
+        rows, window_starts, output_numbers = rows[real], window_starts[real], output_numbers[real]
         """,
         """
-        real = seen >= 0
-        rows, begins, number = rows[real], begins[real], number[real]
+        real = real_steps_seen >= 0
+        rows, window_starts, output_numbers = rows[real], window_starts[real], output_numbers[real]
         """,
         "tests/test_windowed_layers.py",
-        function="_windowed",
+        function="_layout",
     ),
     Fault(
         "outputs of a strided window are at the columns of their inputs",
-        "kernels/spans.py",
-        "first[rows] // window.stride + number",
-        "first[rows] + number",
+        "kernels/conv/plan.py",
+        "first_columns[rows] // window.stride + output_numbers",
+        "first_columns[rows] + output_numbers",
         "tests/test_windowed_layers.py",
-        function="_windowed",
+        function="_layout",
     ),
     Fault(
         "a crop removes one step too many",
-        "kernels/spans.py",
+        "kernels/conv/plan.py",
         "(time >= left) & (time < ...)",
         "(time > left) & (time < ...)",
         "tests/test_windowed_layers.py",
-        function="cropped.make",
+        function="crop_spans.compute",
     ),
     Fault(
         "the mean of a window counts gaps",
-        "kernels/window.py",
-        "plan.pick(total(plan.lay(values), window)) / plan.at(..., values.device)[:, None].to(...)",
-        "plan.pick(total(plan.lay(values), window)) / window.size",
+        "kernels/conv/windows.py",
+        'sums / layout.tensor("num_real_steps", values.device)[:, None].to(...)',
+        "sums / window.size",
         PRESENCE + " tests/test_windowed_layers.py",
-        function="average_packed",
+        function="packed_average_pool1d",
     ),
     Fault(
         "a gap is 0 in a maximum",
-        "kernels/window.py",
-        "plan.lay(values, lowest(values.dtype))",
-        "plan.lay(values)",
+        "kernels/conv/windows.py",
+        "layout.to_line(values, lowest_value(values.dtype))",
+        "layout.to_line(values)",
         "tests/test_windowed_layers.py",
-        function="maximum_packed",
+        function="packed_max_pool1d",
     ),
     Fault(
         "a causal convolution reads the next step",
-        "kernels/window.py",
-        'self.reach - 1 if self.padding == "causal" else 0',
-        'max(self.reach - 2, 0) if self.padding == "causal" else 0',
+        "kernels/conv/windows.py",
+        'self.extent - 1 if self.padding == "causal" else 0',
+        'max(self.extent - 2, 0) if self.padding == "causal" else 0',
         "tests/test_windowed_layers.py",
-        function="Window.before",
+        function="Window.left_padding",
     ),
 ]
 ATTEND = [
     Fault(
         "a causal mask is off by one",
-        "kernels/attend.py",
+        "kernels/attention/reference.py",
         """
         if self.causal:
-            allowed = ahead >= 0
+            allowed = distance >= 0
         """,
         """
         if self.causal:
-            allowed = ahead > 0
+            allowed = distance > 0
         """,
         "tests/test_attention_layers.py",
-        function="Sight.by_columns",
+        function="AttentionMask.by_columns",
     ),
     Fault(
         "the fast causal mask is off by one",
-        "kernels/attend.py",
+        "kernels/attention/grouped.py",
         "torch.ones(...).tril()[None, None]",
         "torch.ones(...).tril(-1)[None, None]",
         "tests/test_attention_layers.py",
-        function="_triangle",
+        function="_causal_mask",
     ),
     Fault(
         "a sliding window is one step too wide",
-        "kernels/attend.py",
-        "ahead.abs() < self.window",
-        "ahead.abs() <= self.window",
+        "kernels/attention/reference.py",
+        "distance.abs() < self.window",
+        "distance.abs() <= self.window",
         "tests/test_attention_layers.py",
-        function="Sight.by_columns",
+        function="AttentionMask.by_columns",
     ),
     Fault(
         "softmax includes padding",
-        "kernels/attend.py",
-        "(None if keys.even else keys.real(device), False, True)",
-        "(None, False, True)",
+        "kernels/attention/grouped.py",
+        "GroupMask(padding, is_causal=False, every_query_has_a_key=True)",
+        "GroupMask(None, is_causal=False, every_query_has_a_key=True)",
         "tests/test_attention_layers.py " + PRESENCE,
-        function="_seen",
+        function="_group_mask",
     ),
     Fault(
         "a query without visible keys gets the mean of all values",
-        "kernels/attend.py",
-        "scores.masked_fill(...).softmax(-1) * some",
+        "kernels/attention/reference.py",
+        "scores.masked_fill(...).softmax(-1) * any_allowed",
         "scores.masked_fill(...).softmax(-1)",
         "tests/test_attention_layers.py",
-        function="weigh",
+        function="masked_softmax",
     ),
     Fault(
         "columns are used as numbers of steps",
-        "kernels/attend.py",
-        "np.array_equal(index.positions, np.arange(index.steps) - index.offsets[index.rows])",
+        "kernels/attention/grouped.py",
+        "np.array_equal(index.positions, np.arange(index.num_steps) - index.offsets[index.rows])",
         "True",
         "tests/test_attention_layers.py",
-        function="_on_right",
+        function="_is_right_padded",
     ),
     Fault(
         "heads of queries use the wrong keys",
-        "kernels/attend.py",
-        "x.repeat_interleave(heads // x.shape[1], dim=1)",
-        "x.repeat(1, heads // x.shape[1], 1)",
+        "kernels/attention/reference.py",
+        "x.repeat_interleave(num_heads // x.shape[1], dim=1)",
+        "x.repeat(1, num_heads // x.shape[1], 1)",
         "tests/test_attention_layers.py",
-        function="_for_heads",
+        function="repeat_heads",
     ),
     Fault(
         "attention uses only the mask of the value",
@@ -1441,143 +1441,143 @@ ATTEND = [
         function="_count_positions",
     ),
 ]
-COMPILED_ATTEND, COMPILED_SCAN = "tests/test_attend_compiled.py", "tests/test_scan_compiled.py"
+COMPILED_ATTEND, COMPILED_SCAN = "tests/test_attention_native.py", "tests/test_recurrent_native.py"
 COMPILED = [
     Fault(
         "the running sum is not rescaled to a greater maximum",
-        "kernels/attend.c",
-        "*sum = *sum * shrunk + total",
+        "kernels/native/attention.c",
+        "*sum = *sum * shrink + total",
         "*sum = *sum + total",
         COMPILED_ATTEND,
-        function="weigh",
+        function="softmax_block",
     ),
     Fault(
         "the running output is not rescaled to a greater maximum",
-        "kernels/attend.c",
-        "for (i64 i = 0; j && i < w->width; i++)",
-        "for (i64 i = 0; 0 && i < w->width; i++)",
+        "kernels/native/attention.c",
+        "for (i64 i = 0; j && i < args->width; i++)",
+        "for (i64 i = 0; 0 && i < args->width; i++)",
         COMPILED_ATTEND,
-        function="see",
+        function="attend_block",
     ),
     Fault(
         "a piece of keys whose scores are all minus infinity is NaN",
-        "kernels/attend.c",
-        "pick(found == least, all(0.0f), found)",
-        "found",
+        "kernels/native/attention.c",
+        "select_vec(new_maximum == lowest, broadcast(0.0f), new_maximum)",
+        "new_maximum",
         COMPILED_ATTEND,
-        function="weigh",
+        function="softmax_block",
     ),
     Fault(
         "a compiled kernel reads a tensor without data",
-        "kernels/compiled.py",
-        "torch.compiler.is_compiling() or tracing or transformed(*tensors) or ... is not None",
-        "torch.compiler.is_compiling() or tracing or transformed(*tensors) or False",
+        "kernels/native/library.py",
+        "torch.compiler.is_compiling() or torch.jit.is_tracing() or in_functional_transform(*tensors) or in_dispatch_mode()",
+        "torch.compiler.is_compiling() or torch.jit.is_tracing() or in_functional_transform(*tensors)",
         COMPILED_ATTEND,
-        function="reach",
+        function="can_access_memory",
     ),
     Fault(
         "a batch of gradients under vmap is read as one gradient",
-        "kernels/scan_fast.py",
-        "not torch.is_grad_enabled() and not transformed(*grads)",
+        "kernels/double_backward.py",
+        "not torch.is_grad_enabled() and not in_functional_transform(*grads)",
         "not torch.is_grad_enabled()",
         COMPILED_ATTEND,
-        function="or_reference.chosen",
+        function="with_double_backward.hand_written_or_reference",
     ),
     Fault(
         "the maximum score of a causal query includes hidden keys",
-        "kernels/attend.c",
-        "pick(from_on(ahead + i), x, least)",
+        "kernels/native/attention.c",
+        "select_vec(lanes_from(offset + i), x, lowest)",
         "x",
         COMPILED_ATTEND,
-        function="weigh",
+        function="softmax_block",
     ),
     Fault(
         "the backward pass of a causal query includes the next step",
-        "kernels/attend.c",
-        "if (w->causal && ahead + i > c)",
-        "if (w->causal && ahead + i > c + 1)",
+        "kernels/native/attention.c",
+        "if (args->causal && offset + i > c)",
+        "if (args->causal && offset + i > c + 1)",
         COMPILED_ATTEND,
-        function="slope",
+        function="score_gradients",
     ),
     Fault(
         "the output of a query without keys is not initialized",
-        "kernels/attend.c",
-        "if (!end) zero(w->out",
-        "if (0) zero(w->out",
+        "kernels/native/attention.c",
+        "if (!end) zero_rows(args->out",
+        "if (0) zero_rows(args->out",
         COMPILED_ATTEND,
-        function="see",
+        function="attend_block",
     ),
     Fault(
         "the gradient of softmax omits the sum over keys",
-        "kernels/attend.c",
-        "x * (load(d) - own) * w->scale",
-        "x * load(d) * w->scale",
+        "kernels/native/attention.c",
+        "x * (load(d) - out_product) * args->scale",
+        "x * load(d) * args->scale",
         COMPILED_ATTEND,
-        function="slope",
+        function="score_gradients",
     ),
     Fault(
         "all heads of queries use the first head of keys",
-        "kernels/attend.c",
-        "head / (w->heads / w->groups)",
+        "kernels/native/attention.c",
+        "head / (args->heads / args->groups)",
         "0",
         COMPILED_ATTEND,
-        function="see",
+        function="attend_block",
     ),
     Fault(
         "a block of queries overwrites the next row",
-        "kernels/attend.c",
+        "kernels/native/attention.c",
         "i < LANES && r + i < n; i++)",
         "i < LANES; i++)",
         COMPILED_ATTEND,
-        function="turn_back",
+        function="transpose_out",
     ),
     Fault(
         "a sequence begins with the initial state of another",
-        "kernels/scan.c",
-        "first + w->rows[s] * w->units",
-        "first + s * w->units",
+        "kernels/native/recurrent.c",
+        "initial + args->batch_rows[s] * args->units",
+        "initial + s * args->units",
         COMPILED_SCAN,
-        function="previous",
+        function="state_before",
     ),
     Fault(
         "an infinite input makes the padding of the units NaN",
-        "kernels/scan.c",
-        "if (w->real < U)",
+        "kernels/native/recurrent.c",
+        "if (args->real_units < U)",
         "if (0)",
         COMPILED_SCAN,
-        function="meet_inputs",
+        function="project_inputs",
     ),
     Fault(
         "the gradient from later steps is lost if the loss uses all steps",
-        "kernels/scan.c",
-        "return w->upstream ? carried + load(w->upstream",
-        "return w->upstream ? load(w->upstream",
+        "kernels/native/recurrent.c",
+        "return args->grad_outputs ? from_next + load(args->grad_outputs",
+        "return args->grad_outputs ? load(args->grad_outputs",
         COMPILED_SCAN,
-        function="arriving",
+        function="gradient_of_h",
     ),
     Fault(
         "selected windows are the first ones",
-        "kernels/windows.c",
-        "(w->chosen ? w->chosen[s + m] : s + m)",
-        "(s + m)",
+        "kernels/native/conv.c",
+        "(args->window_numbers ? args->window_numbers[w + m] : w + m)",
+        "(w + m)",
         COMPILED_SCAN,
-        function="slide",
+        function="conv_windows",
     ),
     Fault(
         "windows omit their bias",
-        "kernels/windows.c",
-        "w->bias ? first : 0",
+        "kernels/native/conv.c",
+        "args->bias ? bias : 0",
         "0",
         COMPILED_SCAN,
-        function="slide",
+        function="conv_windows",
     ),
     Fault(
         "matrix products omit the sum of earlier pieces",
-        "kernels/products.h",
-        "k ? (const float *const *)to + m : from ? from + m : 0",
-        "from ? from + m : 0",
+        "kernels/native/gemm.h",
+        "k ? (const float *const *)out + m : begin ? begin + m : 0",
+        "begin ? begin + m : 0",
         COMPILED_SCAN,
-        function="multiply",
+        function="gemm",
     ),
 ]
 COMBINE = [

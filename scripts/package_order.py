@@ -6,7 +6,7 @@ Packages in one row may not import each other. `tests/test_architecture.py` chec
 
 ORDER = {
     "padless": [
-        {"errors"},
+        {"errors", "_torch_compat"},
         {"registry", "ragged"},
         {"saving", "kernels", "types"},
         {"graph", "initializers", "regularizers", "constraints", "activations", "losses", "optimizers", "_utils"},
@@ -25,9 +25,9 @@ ORDER = {
         {"pooling"},
     ],
     "padless.kernels": [
-        {"half_precision"},
+        {"half_precision", "index_cache", "double_backward"},
         {"native"},
-        {"double_backward"},
+        {"backends"},
         {"recurrent", "attention", "conv"},
         {"segment_reduce", "union"},
         {"moments", "batched_products"},

@@ -24,8 +24,7 @@ import padless
 from benchmarks import models
 from benchmarks.workloads import WORKLOADS, make_data
 from padless.callbacks import LambdaCallback
-from padless.kernels.recurrent import api as scan
-from padless.kernels.recurrent import cudnn as scan_cudnn
+from padless.kernels.recurrent import api, cudnn
 from padless.metrics.variable import Variable
 
 
@@ -171,7 +170,7 @@ def watch(build, x, y, sample_weight=None):
     with ExitStack() as pretended:
         for change in (
             Made(),
-            patch.object(scan, "_path", cudnn),
+            patch.object(api, "_choose_path", choose_cuda_path),
             patch.object(Variable, "assign", assign),
             *map(opaque, CELLS),
         ):
@@ -198,9 +197,9 @@ def _rows(outputs):
 # ------------------------------------------------------------------------------------------------ what CUDA would do
 
 
-def cudnn(cell, forced, usual, *tensors):
-    """The path that CUDA would take."""
-    return scan.PATHS["cudnn" if usual else "reference"][cell]
+def choose_cuda_path(cell, requested, standard, *tensors):
+    """Return the name of the path that CUDA would take."""
+    return "cudnn" if standard else "reference"
 
 
 class Opaque(torch.autograd.Function):
@@ -242,7 +241,7 @@ def assign(variable, value):
     return variable
 
 
-CELLS = (scan_cudnn.LSTM, scan_cudnn.GRU, scan_cudnn.TANH, scan_cudnn.RELU)
+CELLS = (cudnn.LSTM, cudnn.GRU, cudnn.TANH_RNN, cudnn.RELU_RNN)
 
 
 class Steps:
@@ -428,7 +427,7 @@ def cases():
         if "-torch" in case.name and case.layer in ("RNN", "Bidirectional", "StackedRNNCells") or case.name == "Lambda-grid":
             continue
         with ExitStack() as pretended:
-            for change in (Made(), patch.object(scan, "_path", cudnn), *map(opaque, CELLS)):
+            for change in (Made(), patch.object(api, "_choose_path", choose_cuda_path), *map(opaque, CELLS)):
                 pretended.enter_context(change)
             waits.clear()
             far = apart(case, DEVICE)

@@ -17,10 +17,10 @@ import padless
 from padless import layers as L
 from padless import losses, pack
 from padless.errors import ArgumentError, MaskError, ShapeError
-from padless.kernels.attention import grouped as kernel
+from padless.kernels.attention import grouped
 from padless.kernels.attention.api import attend
-from padless.kernels.attention.grouped import grouped
 from padless.kernels.attention.reference import AttentionMask, attend_by_row
+from padless.kernels.index_cache import IndexCache
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.testing import layer_properties
@@ -87,9 +87,10 @@ def test_groups_give_what_the_reference_gives(situation, slack, show):
     torch.manual_seed(1)
     q, k, v = leaves_of((queries.num_steps, heads, 3), (keys.num_steps, groups, 3), (keys.num_steps, groups, 2))
     with pytest.MonkeyPatch.context() as patch:  # 0: no cell is wasted, every length alone
-        patch.setattr(kernel, "_plans", {})
-        patch.setattr(kernel, "grouped", lambda a, b, _: grouped(a, b, slack))
-        outputs, shown = attend(q, k, v, queries, keys, sight, 0.7, show="before" if show else "")
+        patch.setattr(grouped, "_layouts", IndexCache())
+        group_rows = grouped.group_rows
+        patch.setattr(grouped, "group_rows", lambda a, b, _: group_rows(a, b, slack))
+        outputs, shown = attend(q, k, v, queries, keys, sight, 0.7, return_weights="before_dropout" if show else None)
     expected, grid = attend_by_row(q, k, v, queries, keys, sight, 0.7)
     same([outputs], [expected])
     pull = torch.randn(outputs.shape, dtype=torch.float64)
@@ -107,7 +108,7 @@ def test_groups_give_what_the_reference_gives(situation, slack, show):
 @settings(max_examples=100)
 def test_a_group_wastes_little_and_every_row_is_in_one(lengths, slack):
     pairs = np.array(lengths, dtype=np.int64).reshape(-1, 2)
-    parts = grouped(pairs[:, 0], pairs[:, 1], slack)
+    parts = grouped.group_rows(pairs[:, 0], pairs[:, 1], slack)
     live = [row for row, (a, b) in enumerate(lengths) if a and b]
     assert sorted(row for part in parts for row in part) == live
     for part in parts:
@@ -118,17 +119,17 @@ def test_a_group_wastes_little_and_every_row_is_in_one(lengths, slack):
 def test_the_cost_is_that_of_the_real_steps():
     """A long row among short ones: a padded call would compute 64 times its cells."""
     index = Index.from_lengths(np.array([400] + [5] * 63))
-    plan = kernel.plan_of(index, index, torch.device("cpu"))
-    cells = sum(group.queries.index.size * group.keys.width for group in plan.groups)
+    plan = grouped.attention_layout(index, index, torch.device("cpu"))
+    cells = sum(group.queries.columns.size * group.keys.width for group in plan.groups)
     assert cells <= int((index.lengths**2).sum()) * 9 // 8 + 4096
-    assert plan is kernel.plan_of(index, index, torch.device("cpu"))
+    assert plan is grouped.attention_layout(index, index, torch.device("cpu"))
 
 
 def test_a_grid_without_padding_is_one_call_without_a_mask(monkeypatch):
     calls = []
     fused = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        kernel.functional, "scaled_dot_product_attention", lambda *args, **more: calls.append(more) or fused(*args, **more)
+        grouped.functional, "scaled_dot_product_attention", lambda *args, **more: calls.append(more) or fused(*args, **more)
     )
     x = torch.randn(3, 5, 4)
     layer = L.MultiHeadAttention(2, 3)
@@ -139,10 +140,10 @@ def test_a_grid_without_padding_is_one_call_without_a_mask(monkeypatch):
 
 def test_a_plan_does_not_outlive_its_index():
     index = Index.from_lengths(np.array([2, 1]))
-    kernel.plan_of(index, index, torch.device("cpu"))
-    before = len(kernel._plans)
+    grouped.attention_layout(index, index, torch.device("cpu"))
+    before = len(grouped._layouts)
     del index
-    assert len(kernel._plans) < before
+    assert len(grouped._layouts) < before
 
 
 # ------------------------------------------------------------------------------------------------ two masks

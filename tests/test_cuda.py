@@ -1,7 +1,7 @@
-"""What must hold on a GPU: the numbers of the CPU, training, files that go between devices, and a host that never waits.
+"""Check on a GPU: the numbers of the CPU, training, files that go between devices, and a host that never waits.
 
-Everything here is skipped where there is none; what can be known without one stands in test_waits.py, test_scan_cudnn.py
-and test_attend_varlen.py.
+All tests are skipped without a GPU. What can be checked without one is in test_waits.py, test_recurrent_cudnn.py and
+test_attention_varlen.py.
 """
 
 import copy
@@ -11,13 +11,13 @@ import pytest
 import torch
 from cases import LAYERS, MODELS
 from on_device import apart
-from test_kernels_scan import FAST, lengths_, run, same, tensors_for
+from test_recurrent import FAST, lengths_, run, same, tensors_for
 
 import padless
 from benchmarks import models
 from benchmarks.workloads import WORKLOADS, make_data
 from padless.callbacks import LambdaCallback
-from padless.kernels.attention import varlen as attend_varlen
+from padless.kernels.attention import varlen
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.ragged.index import Index
@@ -45,7 +45,7 @@ def on_cuda(tensors):
     return [None if t is None else t.detach().to(CUDA).requires_grad_() for t in tensors]
 
 
-@pytest.mark.parametrize("path", ["cudnn", "packed", None])
+@pytest.mark.parametrize("path", ["cudnn", "manual", None])
 @pytest.mark.parametrize("name", lengths_)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
@@ -92,12 +92,12 @@ def test_second_derivatives_are_there(cell):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("size", [8, 32, 128])
 def test_attention_over_packed_steps_is_the_reference(size, causal, dtype):
-    if not attend_varlen.there(CUDA):
+    if not varlen.is_available(CUDA):
         pytest.skip("this device has no varlen_attn")
     index = Index(np.random.default_rng(0).random((6, 40)) < np.array([[0.0], [0.1], [0.5], [0.9], [1.0], [0.0]]))
     given = [torch.randn(index.num_steps, 2, size, device=CUDA).to(dtype).requires_grad_() for _ in range(3)]
     exact = [x.detach().double().cpu().requires_grad_() for x in given]
-    assert attend_varlen.supports(*given, index, index, causal)
+    assert varlen.supports(*given, index, index, causal)
     ours = attend(*given, index, index, AttentionMask(causal), size**-0.5)[0]
     theirs = attend_by_row(*exact, index, index, AttentionMask(causal), size**-0.5)[0]
     same([ours.double().cpu()], [theirs], rtol=0.03, atol=0.03)

@@ -12,7 +12,14 @@ from keras_parity import KINDS, B, D, T, V, close, embed, ids_of, keras, losing,
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, MaskLost, ShapeError
-from padless.kernels import segment_reduce as segment
+from padless.kernels.segment_reduce import (
+    segment_max,
+    segment_max_by_row,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+    segment_weighted_sums,
+)
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import lookup
@@ -45,11 +52,11 @@ def test_the_fast_maximum_is_the_maximum_of_each_row(mask, features, ties):
     index = Index(mask)
     values = torch.randn(index.num_steps, *features, dtype=torch.float64)
     values = (values.round() if ties else values).requires_grad_()  # equal numbers share the gradient
-    fast, slow = segment.largest(values, index), segment.largest_by_row(values, index)
+    fast, slow = segment_max(values, index), segment_max_by_row(values, index)
     assert torch.equal(fast, slow)
     assert torch.equal(gradient_of(fast, values), gradient_of(slow, values))
     whole = values.detach().round().long()
-    assert torch.equal(segment.largest(whole, index), segment.largest_by_row(whole, index))
+    assert torch.equal(segment_max(whole, index), segment_max_by_row(whole, index))
 
 
 @settings(max_examples=30)
@@ -58,12 +65,12 @@ def test_softmax_and_weighted_sums_of_each_row(mask, queries, scale):
     index = Index(mask)
     scores = (scale * torch.randn(index.num_steps, queries, dtype=torch.float64)).requires_grad_()
     values = torch.randn(index.num_steps, 2, dtype=torch.float64)
-    weights = segment.softmax(scores, index)
+    weights = segment_softmax(scores, index)
     parts = [part.softmax(0) for part in scores.split(index.lengths.tolist())]
     alone = torch.cat(parts) if parts else scores
     torch.testing.assert_close(weights, alone)
     torch.testing.assert_close(gradient_of(weights, scores), gradient_of(alone, scores) if parts else scores * 0)
-    sums = segment.weighted(values, weights, index)
+    sums = segment_weighted_sums(values, weights, index)
     wanted = [w.t() @ v for w, v in zip(parts, values.split(index.lengths.tolist()), strict=True)]
     torch.testing.assert_close(sums, torch.stack(wanted) if wanted else sums)
     assert sums.shape == (mask.shape[0], queries, 2)
@@ -73,23 +80,23 @@ def test_softmax_and_weighted_sums_of_each_row(mask, queries, scale):
 def test_half_types_add_up_in_single_precision(dtype):
     index = Index(np.ones((1, 5000), dtype=bool))
     values = torch.full((5000, 1), 40.0, dtype=dtype)
-    assert segment.mean(values, index).item() == 40  # the sum alone is beyond what float16 can say
-    weights = segment.softmax(torch.zeros(5000, 1, dtype=dtype), index)
-    assert weights.dtype == dtype and segment.weighted(values, weights, index).item() == pytest.approx(40, rel=0.01)
+    assert segment_mean(values, index).item() == 40  # the sum alone is beyond what float16 can say
+    weights = segment_softmax(torch.zeros(5000, 1, dtype=dtype), index)
+    assert weights.dtype == dtype and segment_weighted_sums(values, weights, index).item() == pytest.approx(40, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_slopes(kind):
     index = Index(mask_of(kind))
     values = torch.randn(index.num_steps, 3, dtype=torch.float64, requires_grad=True)
-    for kernel in (segment.largest, segment.softmax, segment.mean, segment.total):
+    for kernel in (segment_max, segment_softmax, segment_mean, segment_sum):
         assert torch.autograd.gradcheck(lambda v, k=kernel: k(v, index), (values,))
         assert torch.autograd.gradgradcheck(lambda v, k=kernel: k(v, index).square(), (values,))
 
 
 def test_a_number_that_is_none_stays_one():
     values = torch.tensor([[1.0, 2.0], [float("nan"), -float("inf")], [3.0, -float("inf")]])
-    found = segment.largest(values, Index(np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=bool)))
+    found = segment_max(values, Index(np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=bool)))
     assert found[:, 1].tolist() == [2, -float("inf"), 0] and found[0, 0].isnan() and found[1, 0] == 3
 
 

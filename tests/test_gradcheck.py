@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import padless
-from padless.kernels import segment_reduce as segment
 from padless.kernels.conv import taps
-from padless.kernels.recurrent import api as scan
-from padless.kernels.recurrent import time_major as scan_walk
+from padless.kernels.recurrent import api, time_major
+from padless.kernels.segment_reduce import segment_max, segment_max_by_row
 from padless.ragged import gather as moves
 from padless.ragged.index import Index
 
@@ -68,14 +67,14 @@ KNOWN = {
     "padless.kernels.recurrent.manual._LSTM",
     "padless.kernels.recurrent.manual._GRU",
     "padless.kernels.recurrent.manual._SimpleRNN",
-    "padless.kernels.segment_reduce._Largest",
-    "padless.kernels.conv.taps._Windows",
-    "padless.kernels.conv.taps._Line",
-    "padless.kernels.conv.taps._Kernel",
-    "padless.kernels.recurrent.cudnn._Recorded",
-    # in float32 only: test_scan_compiled.py and test_attend_compiled.py hold them to the reference
-    "padless.kernels.recurrent.native._Scan",
-    "padless.kernels.attention.native._Attend",
+    "padless.kernels.segment_reduce._SegmentMax",
+    "padless.kernels.conv.taps._Conv",
+    "padless.kernels.conv.taps._ConvTranspose",
+    "padless.kernels.conv.taps._KernelGradient",
+    "padless.kernels.recurrent.cudnn._CudnnFunction",
+    # in float32 only: test_recurrent_native.py and test_attention_native.py hold them to the reference
+    "padless.kernels.recurrent.native._NativeFunction",
+    "padless.kernels.attention.native._Attention",
 }
 
 
@@ -131,7 +130,7 @@ def test_convolutions_by_taps_and_their_gradients_of_gradients(stride, dilation)
     images = line.t()[None], kernel.permute(2, 1, 0)
 
     def windows(x, w, b):
-        return taps.windows(x, w, count, (stride, dilation), b)
+        return taps.conv_by_taps(x, w, count, (stride, dilation), b)
 
     assert torch.allclose(windows(line, kernel, bias), torch.nn.functional.conv1d(*images, bias, stride, 0, dilation)[0].t())
     assert torch.autograd.gradcheck(windows, (line, kernel, bias))
@@ -140,7 +139,7 @@ def test_convolutions_by_taps_and_their_gradients_of_gradients(stride, dilation)
     size = (count - 1) * stride + 2 * dilation + 1
 
     def spread(y, w):
-        return taps.spread(y, w, size, (stride, dilation))
+        return taps.conv_transpose_by_taps(y, w, size, (stride, dilation))
 
     expected = torch.nn.functional.conv_transpose1d(given.t()[None], images[1], None, stride, dilation=dilation)[0].t()
     assert torch.allclose(spread(given, kernel), expected)
@@ -155,15 +154,15 @@ def test_convolutions_by_taps_and_their_gradients_of_gradients(stride, dilation)
 def test_the_largest_of_a_sequence(name):
     index = Index(MASKS[name])
     values = numbers(index.num_steps, 2)
-    assert torch.autograd.gradcheck(lambda x: segment.largest(x, index), (values,))
-    assert torch.autograd.gradgradcheck(lambda x: segment.largest(x, index).square(), (values,))
+    assert torch.autograd.gradcheck(lambda x: segment_max(x, index), (values,))
+    assert torch.autograd.gradgradcheck(lambda x: segment_max(x, index).square(), (values,))
 
 
 def test_equal_largest_numbers_share_the_gradient_as_in_amax():
     index = Index(MASKS["right"])
     values = torch.tensor([[2.0], [2.0], [1.0], [3.0], [3.0]], dtype=torch.float64, requires_grad=True)
-    (given,) = torch.autograd.grad(segment.largest(values, index).sum(), values)
-    (expected,) = torch.autograd.grad(segment.largest_by_row(values, index).sum(), values)
+    (given,) = torch.autograd.grad(segment_max(values, index).sum(), values)
+    (expected,) = torch.autograd.grad(segment_max_by_row(values, index).sum(), values)
     assert torch.equal(given, expected) and given.flatten().tolist() == [0.5, 0.5, 0, 0.5, 0.5]
 
 
@@ -184,9 +183,9 @@ def parts(cell, mask, bias, units=2, features=3):
     ]
 
 
-def runs(cell, index, path="packed", **more):
+def runs(cell, index, path="manual", **more):
     def run(values, kernel, recurrent, bias, *states):
-        return getattr(scan, cell)(values, index, kernel, recurrent, bias, *states, path=path, **more)
+        return getattr(api, cell)(values, index, kernel, recurrent, bias, *states, path=path, **more)
 
     return run
 
@@ -195,7 +194,7 @@ def runs(cell, index, path="packed", **more):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_scans(cell, reverse, stretch, monkeypatch):
-    monkeypatch.setattr(scan_walk, "CHUNK_STEPS", stretch)
+    monkeypatch.setattr(time_major, "CHUNK_STEPS", stretch)
     for name in MASKS if stretch > 2 else ("holes", "empty rows"):
         index, given = parts(cell, MASKS[name], bias=True)
         run = runs(cell, index, reverse=reverse)

@@ -30,7 +30,14 @@ from keras_parity import (
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, MaskError, MaskLost, ShapeError
-from padless.kernels import batched_products as products
+from padless.kernels.batched_products import (
+    products_of_step_pairs,
+    products_of_step_pairs_by_row,
+    products_over_time,
+    products_over_time_by_row,
+    sums_over_inner_steps,
+    sums_over_inner_steps_by_row,
+)
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 
@@ -83,9 +90,9 @@ def test_products_of_steps_are_those_of_each_row(masks):
     queries, keys = map(Index, masks)
     a, b = random(queries.num_steps, 2, 3), random(keys.num_steps, 1, 3)
     if queries.shape[0]:
-        agree(products.of_pairs(a, b, queries, keys), products.of_pairs_by_row(a, b, queries, keys), a, b)
+        agree(products_of_step_pairs(a, b, queries, keys), products_of_step_pairs_by_row(a, b, queries, keys), a, b)
         c = random(queries.num_steps, 4)
-        agree(products.over_time(c, a[:, 0], queries), products.over_time_by_row(c, a[:, 0], queries), c, a)
+        agree(products_over_time(c, a[:, 0], queries), products_over_time_by_row(c, a[:, 0], queries), c, a)
 
 
 @settings(max_examples=40)
@@ -96,8 +103,8 @@ def test_products_over_inner_steps_are_those_of_each_row(masks, seed):
     cells, index = Index.from_mask(first[:, :, None] & second[:, None, :] & some), Index(np.roll(second, 1, 1))
     weights, values = random(cells.num_steps, 2), random(index.num_steps, 3)
     agree(
-        products.over_inner(weights, values, cells, index),
-        products.over_inner_by_row(weights, values, cells, index),
+        sums_over_inner_steps(weights, values, cells, index),
+        sums_over_inner_steps_by_row(weights, values, cells, index),
         weights,
         values,
     )
@@ -109,7 +116,7 @@ def test_an_infinite_weight_stays_with_its_own_step():
     cells, index = Index.from_mask(first[:, :, None] & second[:, None, :]), Index(second)
     weights, values = torch.ones(10, 1), torch.arange(1.0, 5.0)[:, None]
     weights[9] = torch.inf
-    found = products.over_inner(weights, values, cells, index)
+    found = sums_over_inner_steps(weights, values, cells, index)
     assert found.flatten().tolist() == [6, 6, 6, torch.inf]
 
 

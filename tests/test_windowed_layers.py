@@ -14,9 +14,15 @@ from keras_parity import KINDS, close, equal_masks, ids_of, keras, mask_of, mask
 import padless
 from padless import layers as L
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels.conv import plan as spans
-from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import TransposedWindow, Window
+from padless.kernels.conv.plan import crop_spans, pad_spans, repeat_cells, window_layout
+from padless.kernels.conv.windows import (
+    TransposedWindow,
+    Window,
+    packed_average_pool1d,
+    packed_conv1d,
+    packed_conv1d_transpose,
+    packed_max_pool1d,
+)
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import lookup
@@ -270,7 +276,7 @@ def test_what_it_costs_does_not_depend_on_the_grid():
     for mask in (mask_of("left"), mask_of("holes")):
         wide = np.pad(mask, ((0, 0), (500, 500)))
         for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, 2)):
-            assert spans.plan(Index(wide), what).size == spans.plan(Index(mask), what).size < 50
+            assert window_layout(Index(wide), what).line_length == window_layout(Index(mask), what).line_length < 50
 
 
 # ------------------------------------------------------------------------------------------------ nothing there
@@ -322,8 +328,8 @@ def test_a_mask_that_stays_is_the_same_object():
 def test_a_plan_lives_no_longer_than_its_index():
     index = Index(mask_of("holes"))
     for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, padding="same")):
-        assert spans.plan(index, what) is spans.plan(index, what)
-    spans.cropped(index, 1, 1), spans.widened(index, 1, 1), spans.repeated(index, 1)
+        assert window_layout(index, what) is window_layout(index, what)
+    crop_spans(index, 1, 1), pad_spans(index, 1, 1), repeat_cells(index, 1)
     gone = weakref.ref(index)
     del index
     gc.collect()
@@ -418,13 +424,13 @@ def test_sentences_of_words():
 
 
 KERNELS = {
-    "convolve": lambda v, i, k, b: window.convolve_packed(v, spans.plan(i, SAME), SAME, k, b, 2),
-    "strided": lambda v, i, k, b: window.convolve_packed(v, spans.plan(i, STRIDED), STRIDED, k, b, 2),
-    "transpose": lambda v, i, k, b: window.transpose_packed(
-        v, spans.plan(i, TransposedWindow(3, 2)), TransposedWindow(3, 2), k, b
+    "convolve": lambda v, i, k, b: packed_conv1d(v, window_layout(i, SAME), SAME, k, b, 2),
+    "strided": lambda v, i, k, b: packed_conv1d(v, window_layout(i, STRIDED), STRIDED, k, b, 2),
+    "transpose": lambda v, i, k, b: packed_conv1d_transpose(
+        v, window_layout(i, TransposedWindow(3, 2)), TransposedWindow(3, 2), k, b
     ),
-    "maximum": lambda v, i, k, b: window.maximum_packed(v, spans.plan(i, STRIDED), STRIDED),
-    "average": lambda v, i, k, b: window.average_packed(v, spans.plan(i, STRIDED), STRIDED),
+    "maximum": lambda v, i, k, b: packed_max_pool1d(v, window_layout(i, STRIDED), STRIDED),
+    "average": lambda v, i, k, b: packed_average_pool1d(v, window_layout(i, STRIDED), STRIDED),
 }
 SAME, STRIDED = Window(3, 1, 2, "same"), Window(3, 2, 1, "same")
 

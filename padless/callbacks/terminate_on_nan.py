@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.callbacks.callback import Callback, Logs
 from padless.registry import register
 
@@ -65,7 +65,7 @@ class TerminateOnNaN(Callback):
     def _look(self, name: str, module: nn.Module) -> Any:
         def look(_: nn.Module, given: Any, output: Any) -> None:
             if module.training or torch.is_grad_enabled():
-                found = [_finite(leaf) for leaf in _pytree.tree_leaves(output) if _is_float(leaf)]
+                found = [_finite(leaf) for leaf in pytree.tree_leaves(output) if _is_float(leaf)]
                 finite = torch.stack(found).all() if found else None
                 if finite is None or (finite.device.type == "cpu" and finite):
                     return

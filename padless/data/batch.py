@@ -7,8 +7,8 @@ from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.data.columns import Kind
 from padless.ragged.device import to_device, to_device_keep_host_copy
 from padless.ragged.packed import Packed
@@ -48,7 +48,7 @@ class Batch:
                 return leaf.with_values(to_device_keep_host_copy(leaf.values, device), gap_values)
             return None if leaf is None else to_device_keep_host_copy(leaf, device)
 
-        x, y, sample_weight = _pytree.tree_map(
+        x, y, sample_weight = pytree.tree_map(
             move, (self.x, self.y, self.sample_weight), is_leaf=lambda leaf: isinstance(leaf, Packed)
         )
         return replace(self, x=x, y=y, sample_weight=sample_weight)

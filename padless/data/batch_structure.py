@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError, DataError
 from padless.ragged.packed import Packed
 
 
 def flatten(tree: Any) -> list[Any]:
     """The outputs, targets or weights of a batch as a list; a Packed is one of them, and so is None."""
-    return _pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Packed) or x is None)
+    return pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Packed) or x is None)
 
 
 def unflatten(tree: Any, found: list[Any]) -> Any:
     """What `flat` took apart, put together again with other leaves."""
     rest = iter(found)
-    return _pytree.tree_map(lambda _: next(rest), tree, is_leaf=lambda x: isinstance(x, Packed) or x is None)
+    return pytree.tree_map(lambda _: next(rest), tree, is_leaf=lambda x: isinstance(x, Packed) or x is None)
 
 
 def pair_with_outputs(outputs: Any, given: Any, what: str) -> tuple[list[Any], list[Any]]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError, PadlessError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gather_real_steps
@@ -130,13 +130,13 @@ def infer(fn: Callable[..., Any], args: Any, kwargs: Any, device: torch.device |
             made = _probes(symbols, sizes, device)
             inner_args, inner_kwargs = map_leaves(lambda x, made=made: made.get(id(x), x), (args, kwargs))
             results.append(fn(*inner_args, **inner_kwargs))
-    small, large = (_pytree.tree_structure(map_leaves(lambda _: None, result)) for result in results)
+    small, large = (pytree.tree_structure(map_leaves(lambda _: None, result)) for result in results)
     if small != large:
         raise PadlessError(
             f"A call gave {small.num_leaves} results for one size of batch or time and {large.num_leaves} "
             f"for another: how many there are must not depend on the data."
         )
-    return _pytree.tree_map(_symbol, *results, is_leaf=lambda x: isinstance(x, Packed))
+    return pytree.tree_map(_symbol, *results, is_leaf=lambda x: isinstance(x, Packed))
 
 
 def device_of_weights(*modules: Any) -> torch.device | None:

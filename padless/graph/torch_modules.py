@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError
 from padless.graph.symbolic import SymbolicTensor, device_of_weights, is_symbolic, leaves, map_leaves
 
@@ -43,7 +43,7 @@ class Call:
         given = self.frame.f_locals["args"], self.frame.f_locals["kwargs"]
         outputs = SymbolicTensor.wrapped(self.module, *given)
         found = self._again(*given)
-        shapes = [_pytree.tree_structure(map_leaves(lambda _: None, tree)) for tree in (outputs, found)]
+        shapes = [pytree.tree_structure(map_leaves(lambda _: None, tree)) for tree in (outputs, found)]
         if shapes[0] != shapes[1]:
             raise ArgumentError(
                 f"{self._name} gives other outputs in training than otherwise, so it cannot be called on "

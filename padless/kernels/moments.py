@@ -1,4 +1,7 @@
-"""Means and variances: over all steps together, or of each sequence. Biased, as Keras has them; over nothing 0."""
+"""Compute means and variances, over all real steps or over each sequence.
+
+Variances are biased, as in Keras. The moments of no steps are 0.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.segment_reduce import total
+from padless.kernels.segment_reduce import segment_sum
 from padless.ragged.index import Index
 
-TINY = 1e-7  # what Keras adds to the number of real steps
+COUNT_EPSILON = 1e-7  # Keras adds this to the number of real steps
 
 
-def moments(x: Float[Tensor, "*grid"], axis: int, tiny: float = 0.0) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and variance for each place on an axis, over all the others; `tiny` is added to how many there are."""
+def batch_moments(
+    x: Float[Tensor, "*grid"], axis: int, count_epsilon: float = 0.0
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Return mean and variance for each position on an axis, over all other axes.
+
+    Args:
+        x: The values.
+        axis: The axis that is kept.
+        count_epsilon: Added to the number of values, as Keras does where a mask is given.
+    """
     others = [k for k in range(x.ndim) if k != axis % x.ndim]
-    count = max(math.prod(x.shape[k] for k in others) + tiny, TINY)
+    count = max(math.prod(x.shape[k] for k in others) + count_epsilon, COUNT_EPSILON)
     mean = x.sum(others, keepdim=True) / count
     variance = (x - mean).square().sum(others) / count
     return mean.reshape(-1), variance
@@ -26,7 +37,7 @@ def moments(x: Float[Tensor, "*grid"], axis: int, tiny: float = 0.0) -> tuple[Fl
 def moments_of_rows(
     x: Float[Tensor, "rows groups numbers"],
 ) -> tuple[Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
-    """Mean and variance of each group of numbers."""
+    """Return mean and variance of each group of numbers in each row."""
     count = max(x.shape[2], 1)
     mean = x.sum(2) / count
     return mean, (x - mean[:, :, None]).square().sum(2) / count
@@ -35,23 +46,26 @@ def moments_of_rows(
 def moments_of_sequences(
     x: Float[Tensor, "steps groups numbers"], index: Index
 ) -> tuple[Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
-    """The same over the steps of each sequence."""
+    """Return mean and variance of each group of numbers over all steps of each sequence."""
     count = index.tensor("lengths", x.device).clamp(min=1).to(x.dtype)[:, None] * max(x.shape[2], 1)
-    mean = total(x.sum(2), index) / count
-    apart = x - mean.index_select(0, index.tensor("rows", x.device))[:, :, None]
-    return mean, total(apart.square().sum(2), index) / count
+    mean = segment_sum(x.sum(2), index) / count
+    deviation = x - mean.index_select(0, index.tensor("rows", x.device))[:, :, None]
+    return mean, segment_sum(deviation.square().sum(2), index) / count
 
 
-def normalized_together(
+def batch_normalize(
     x: Float[Tensor, "steps *features"],
     gamma: Float[Tensor, " c"] | None,
     beta: Float[Tensor, " c"] | None,
     epsilon: float,
 ) -> tuple[Float[Tensor, "steps *features"], Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Normalized by the moments of its last axis, scaled and shifted; and these moments, without gradients.
+    """Normalize by the moments of the last axis, scale by `gamma` and shift by `beta`.
 
-    torch's own kernel, three times as fast as `moments` and what follows it. The number of real steps stands in it
-    without `TINY`, which single precision does not resolve.
+    This is torch's own kernel, three times as fast as `batch_moments` and the arithmetic after it. Its number of real
+    steps does not include `COUNT_EPSILON`, which float32 cannot resolve.
+
+    Returns:
+        The normalized values, and the mean and the biased variance without gradients.
     """
     flat = x.reshape(-1, x.shape[-1])
     count = len(flat)

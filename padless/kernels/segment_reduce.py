@@ -1,91 +1,97 @@
-"""A whole sequence, summarised: numbers of one row for each sequence. Over nothing the result is 0."""
-
-from typing import Any
+"""Reduce the steps of each sequence: one row for each sequence of the batch, 0 for an empty one."""
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from padless._torch_compat import FunctionContext
 from padless.ragged.gather import gather_rows_or_zero
 from padless.ragged.index import Index
 
 
-def total(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
-    """The sum over each sequence."""
-    wide = _wide(values)
-    empty = wide.new_zeros((index.shape[0], *values.shape[1:]))
-    return empty.index_add(0, index.tensor("rows", values.device), wide).to(values.dtype)
+def segment_sum(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
+    """Return the sum over the steps of each sequence."""
+    wide = _at_least_float32(values)
+    zeros = wide.new_zeros((index.shape[0], *values.shape[1:]))
+    return zeros.index_add(0, index.tensor("rows", values.device), wide).to(values.dtype)
 
 
-def mean(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "rows *features"]:
-    """The mean over each sequence."""
-    wide = _wide(values)
+def segment_mean(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "rows *features"]:
+    """Return the mean over the steps of each sequence."""
+    wide = _at_least_float32(values)
     count = index.tensor("lengths", values.device).clamp(min=1).to(wide.dtype)
-    return (total(wide, index) / _beside(count, wide)).to(values.dtype)
+    return (segment_sum(wide, index) / _with_feature_axes(count, wide)).to(values.dtype)
 
 
-def largest_by_row(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
-    """The reference of `largest`: one sequence after the other; equal largest numbers share the gradient, as in `amax`."""
-    empty = values[:0].sum(0).to(values.dtype)  # 0, and the gradient of what is not there
-    found = [part.amax(0) if len(part) else empty for part in values.split(index.lengths.tolist())]
-    return torch.stack(found) if found else values.new_zeros((0, *values.shape[1:])) + empty
+def segment_max_by_row(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
+    """Return the maximum of each sequence, one sequence at a time: the reference of `segment_max`.
+
+    Equal maxima share the gradient, as in `torch.amax`.
+    """
+    empty = values[:0].sum(0).to(values.dtype)  # 0, and gradients of zeros for a batch without a step
+    maxima = [part.amax(0) if len(part) else empty for part in values.split(index.lengths.tolist())]
+    return torch.stack(maxima) if maxima else values.new_zeros((0, *values.shape[1:])) + empty
 
 
-class _Largest(torch.autograd.Function):
-    """Torch's own backward of `scatter_reduce` is ten times slower; that of `segment_reduce` is wrong for equal numbers."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, count: int) -> Tensor:
-        places = _beside(rows, values).expand_as(values)
-        found = values.new_zeros((count, *values.shape[1:])).scatter_reduce(0, places, values, "amax", include_self=False)
-        ctx.save_for_backward(values, rows, found)
-        return found
+class _SegmentMax(torch.autograd.Function):
+    """Torch's backward of `scatter_reduce` is ten times slower; that of `segment_reduce` is wrong for equal maxima."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        values, rows, found = ctx.saved_tensors
-        reached = values == found.index_select(0, rows)
-        sharing = torch.zeros_like(grads[0]).index_add_(0, rows, reached.to(grads[0].dtype)).clamp(min=1)
-        return torch.where(reached, (grads[0] / sharing).index_select(0, rows), 0), None, None
+    def forward(ctx: FunctionContext, values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        targets = _with_feature_axes(rows, values).expand_as(values)
+        zeros = values.new_zeros((num_rows, *values.shape[1:]))
+        maxima = zeros.scatter_reduce(0, targets, values, "amax", include_self=False)
+        ctx.save_for_backward(values, rows, maxima)
+        return maxima
+
+    @staticmethod
+    def backward(ctx: FunctionContext, *grads: Tensor) -> tuple[Tensor, None, None]:
+        values, rows, maxima = ctx.saved_tensors
+        is_maximum = values == maxima.index_select(0, rows)
+        num_maxima = torch.zeros_like(grads[0]).index_add_(0, rows, is_maximum.to(grads[0].dtype)).clamp(min=1)
+        return torch.where(is_maximum, (grads[0] / num_maxima).index_select(0, rows), 0), None, None
 
 
-def largest(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
-    """The largest number of each sequence."""
-    return _Largest.apply(values, index.tensor("rows", values.device), index.shape[0])  # pyright: ignore[reportReturnType]
+def segment_max(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
+    """Return the maximum over the steps of each sequence; equal maxima share the gradient."""
+    return _SegmentMax.apply(values, index.tensor("rows", values.device), index.shape[0])
 
 
-def softmax(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "steps *features"]:
-    """The softmax over the steps of each sequence."""
+def segment_softmax(values: Float[Tensor, "steps *features"], index: Index) -> Float[Tensor, "steps *features"]:
+    """Return the softmax over the steps of each sequence."""
     rows = index.tensor("rows", values.device)
-    wide = _wide(values)
-    grown = (wide - largest(wide.detach(), index).index_select(0, rows)).exp()
-    return (grown / total(grown, index).index_select(0, rows)).to(values.dtype)
+    wide = _at_least_float32(values)
+    exponentials = (wide - segment_max(wide.detach(), index).index_select(0, rows)).exp()
+    return (exponentials / segment_sum(exponentials, index).index_select(0, rows)).to(values.dtype)
 
 
-def weighted(
+def segment_weighted_sums(
     values: Float[Tensor, "steps size"], weights: Float[Tensor, "steps queries"], index: Index
 ) -> Float[Tensor, "rows queries size"]:
-    """The sum over each sequence, for each column of weights; one column at a time, so that nothing large is kept."""
-    return torch.stack([total(values * column[:, None], index) for column in weights.unbind(1)], 1)
+    """Return the weighted sum over each sequence for each column of weights.
+
+    One column is computed at a time, so no `(steps, queries, size)` tensor is needed.
+    """
+    return torch.stack([segment_sum(values * column[:, None], index) for column in weights.unbind(1)], 1)
 
 
-def last(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
-    """The last step of each sequence."""
+def segment_last(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
+    """Return the last step of each sequence."""
     offsets, lengths = index.tensor("offsets", values.device), index.tensor("lengths", values.device)
     return gather_rows_or_zero(values, torch.where(lengths > 0, offsets[1:] - 1, -1))
 
 
-def first(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
-    """The first step of each sequence."""
+def segment_first(values: Shaped[Tensor, "steps *features"], index: Index) -> Shaped[Tensor, "rows *features"]:
+    """Return the first step of each sequence."""
     offsets, lengths = index.tensor("offsets", values.device), index.tensor("lengths", values.device)
     return gather_rows_or_zero(values, torch.where(lengths > 0, offsets[:-1], -1))
 
 
-def _wide(values: Tensor) -> Tensor:
-    """Half types as single precision, in which torch's own sums add up too."""
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Return half precision as float32, in which torch's own sums are accumulated too."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-def _beside(by_row: Shaped[Tensor, " rows"], values: Tensor) -> Tensor:
-    """One number for each row, shaped to meet values."""
-    return by_row.reshape(-1, *(1,) * (values.ndim - 1))
+def _with_feature_axes(numbers: Shaped[Tensor, " rows"], values: Tensor) -> Tensor:
+    """Return one number for each row in a shape that broadcasts with `values`."""
+    return numbers.reshape(-1, *(1,) * (values.ndim - 1))

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from padless._torch_compat import disabled_torch_function
 from padless.errors import ShapeError
 from padless.ragged.device import to_device
 
@@ -19,7 +20,7 @@ class Variable(torch.Tensor):
     tensor([2., 3.])
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] - plain results
+    __torch_function__ = disabled_torch_function  # operations give plain tensors
 
     def __new__(cls, value: Tensor, name: str | None = None) -> Self:
         return torch.Tensor._make_subclass(cls, value.detach())

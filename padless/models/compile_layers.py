@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padless._torch_compat import is_torch_compile_error
 from padless.errors import ArgumentError
 from padless.layers.activations.activations import Activation
 from padless.layers.base.layer import Layer
@@ -72,7 +73,7 @@ def _compile_call(layer: Layer) -> Callable[..., Any]:
         try:
             return fast(rows, **kwargs)
         except RuntimeError as wrong:
-            if not type(wrong).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if not is_torch_compile_error(wrong):
                 raise  # by the layer itself
             raise ArgumentError(
                 f"jit_compile=True, but torch.compile could not compile layer {layer.name!r}: "

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import MaskError, ShapeError
 from padless.ragged.device import to_device
 from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
@@ -386,7 +386,7 @@ def _whole(mask: NDArray[np.bool_], index: Index) -> NDArray[np.bool_]:
     return np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(index.grid) - mask.ndim)), index.grid)
 
 
-_pytree.register_pytree_node(
+pytree.register_pytree_node(
     Packed,
     lambda p: ([p.values, p.gap_values], p.index),
     lambda leaves, index: _rebuild(list(leaves), index),

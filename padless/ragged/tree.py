@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.utils import _pytree
-
+from padless._torch_compat import pytree
 from padless.ragged.packed import Packed
 
 
@@ -25,7 +24,7 @@ def leaves(tree: Any) -> list[Any]:
         return [leaf for part in tree for leaf in leaves(part)]
     if kind is dict:
         return [leaf for part in tree.values() for leaf in leaves(part)]
-    return _pytree.tree_leaves(tree, is_leaf=_is_packed) if _is_other_nest(tree) else [tree]
+    return pytree.tree_leaves(tree, is_leaf=_is_packed) if _is_other_nest(tree) else [tree]
 
 
 def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
@@ -39,7 +38,7 @@ def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
         return kind([map_leaves(fn, part) for part in tree])
     if kind is dict:
         return {key: map_leaves(fn, part) for key, part in tree.items()}
-    return _pytree.tree_map(fn, tree, is_leaf=_is_packed) if _is_other_nest(tree) else fn(tree)
+    return pytree.tree_map(fn, tree, is_leaf=_is_packed) if _is_other_nest(tree) else fn(tree)
 
 
 def _is_packed(x: Any) -> bool:
@@ -47,4 +46,4 @@ def _is_packed(x: Any) -> bool:
 
 
 def _is_other_nest(x: Any) -> bool:
-    return (type(x) in _pytree.SUPPORTED_NODES or isinstance(x, tuple)) and not isinstance(x, Packed)
+    return (type(x) in pytree.SUPPORTED_NODES or isinstance(x, tuple)) and not isinstance(x, Packed)

@@ -1,25 +1,26 @@
-"""A query sees the real keys of its own sequence: weights, and the weighted sum of values. Seeing none gives 0.
+"""Attend over packed steps: each query sees the real keys of its own sequence. A query without a key gets 0.
 
-The reference walks row by row. Where nothing but the order of steps says who sees whom, a kernel attends over the packed
-steps themselves: on the CPU the compiled one (`attend_compiled.py`), in half precision on CUDA torch's
-(`attend_varlen.py`). Else rows of like lengths are laid side by side, one call for each group; how many cells of a group
-may be wasted is bounded, so the cost is that of the real steps.
+Three paths:
+
+- `native.py`: the compiled kernel, on the CPU;
+- `varlen.py`: torch's `varlen_attn`, on CUDA in half precision;
+- `grouped.py`: sequences of similar length are padded to one block, and torch attends once for each block. The number of
+  padded cells is bounded, so the cost is that of the real steps. This path takes every mask, score and dropout.
+
+`reference.py` computes the same one sequence at a time.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.attention import native as attend_compiled
-from padless.kernels.attention import varlen as attend_varlen
-from padless.kernels.attention.grouped import attend_grouped
-from padless.kernels.attention.reference import AttentionMask, Score, WeightDropout, _for_heads, dot
+from padless.kernels.attention import native, varlen
+from padless.kernels.attention.grouped import ReturnedWeights, attend_grouped
+from padless.kernels.attention.reference import AttentionMask, Score, WeightDropout, dot_score, repeat_heads
 from padless.ragged.index import Index
-
-# ---------------------------------------------------------------------------------------------------- the fast path
 
 
 def attend(
@@ -28,27 +29,40 @@ def attend(
     value: Float[Tensor, "keys groups width"],
     queries: Index,
     keys: Index,
-    sight: AttentionMask,
+    attention_mask: AttentionMask,
     scale: float = 1.0,
     score: Score | None = None,
-    thin: WeightDropout | None = None,
-    show: Literal["", "before", "after"] = "",
+    dropout: WeightDropout | None = None,
+    return_weights: ReturnedWeights | None = None,
 ) -> tuple[Float[Tensor, "queries heads width"], Float[Tensor, "rows heads columns others"] | None]:
-    """The sum of the values of the keys that each query sees, weighed by the softmax of their scores.
+    """Return for each query the sum of the values that it sees, weighted by the softmax of its scores.
 
-    `score` stands for the product of query and key, `thin` drops weights. With `show` the weights come too, on the grid
-    and 0 at masked places: those "before" or "after" `thin`. Heads of queries may be a multiple of those of keys.
+    Args:
+        query: The queries of all real steps.
+        key: The keys; the number of heads of the queries is a multiple of theirs.
+        value: The values, one for each key.
+        queries: The steps of the queries.
+        keys: The steps of the keys and values.
+        attention_mask: Which real keys of its row a query sees.
+        scale: Factor of the scores.
+        score: Computes the scores; None for the dot product.
+        dropout: Drops weights; None for no dropout.
+        return_weights: Which weights to return, "before_dropout" or "after_dropout"; None for none.
+
+    Returns:
+        The sums, and the weights on the grid `(B, H, T, S)` with 0 at masked cells, or None.
     """
-    if score is None and thin is None and not show and sight.window is None and sight.mask is None:
-        given = query, key, value, queries, keys, sight.causal
-        if attend_varlen.supports(*given):
-            k, v = (_for_heads(x, query.shape[1]) for x in (key, value))
-            return attend_varlen.attend(query, k, v, queries, keys, sight.causal, scale), None
-        if attend_compiled.supports(*given):
-            return attend_compiled.attend(
-                *given, scale, lambda q, k, v: attend_grouped(q, k, v, queries, keys, sight, scale, dot)[:1]
-            ), None
-    return attend_grouped(query, key, value, queries, keys, sight, scale, score, thin, show)
+    plain = score is None and dropout is None and return_weights is None
+    if plain and attention_mask.window is None and attention_mask.mask is None:
+        causal = attention_mask.causal
+        if varlen.supports(query, key, value, queries, keys, causal):
+            repeated_key, repeated_value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
+            return varlen.attend(query, repeated_key, repeated_value, queries, keys, causal, scale), None
+        if native.supports(query, key, value, queries, keys, causal):
 
+            def grouped(query: Tensor, key: Tensor, value: Tensor) -> Sequence[Tensor]:
+                # With a score, torch's fused kernel is not used: it has no second derivative.
+                return attend_grouped(query, key, value, queries, keys, attention_mask, scale, dot_score)[:1]
 
-# ---------------------------------------------------------------------------------------------------- who goes together
+            return native.attend(query, key, value, queries, keys, causal, scale, grouped), None
+    return attend_grouped(query, key, value, queries, keys, attention_mask, scale, score, dropout, return_weights)

@@ -1,23 +1,41 @@
-"""Attention over packed steps in groups of sequences of similar length, each padded to its longest."""
+"""Attention over packed steps in groups of sequences of similar length, each padded to the longest of its group.
+
+The rows of a group form one padded block of queries and one of keys. A *slot* is a cell of a block. The first slots of a
+row hold its real steps, the others are padding.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Bool
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from padless.kernels.attention.reference import AttentionMask, Score, WeightDropout, _both, _for_heads, dot, masked_softmax
-from padless.kernels.half_precision import HALVES
+from padless.kernels.attention.reference import (
+    AttentionMask,
+    Score,
+    WeightDropout,
+    both_allowed,
+    dot_score,
+    masked_softmax,
+    repeat_heads,
+)
+from padless.kernels.half_precision import HALF_DTYPES
+from padless.kernels.index_cache import IndexCache
 from padless.ragged.device import to_device
 from padless.ragged.gather import gather_repeated_rows, gather_rows, scatter_rows
 from padless.ragged.index import Index, Ints
+
+ReturnedWeights = Literal["before_dropout", "after_dropout"]
+
+# About as many padded cells as one more call costs.
+WASTED_CELLS_ON_CPU, WASTED_CELLS_ON_DEVICE = 4096, 2**18
 
 
 def attend_grouped(
@@ -26,282 +44,370 @@ def attend_grouped(
     value: Tensor,
     queries: Index,
     keys: Index,
-    sight: AttentionMask,
+    attention_mask: AttentionMask,
     scale: float = 1.0,
     score: Score | None = None,
-    thin: WeightDropout | None = None,
-    show: Literal["", "before", "after"] = "",
+    dropout: WeightDropout | None = None,
+    return_weights: ReturnedWeights | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """`attend` in torch alone: rows of like lengths laid side by side, one call for each group."""
-    plain = score is None and thin is None and not show
-    plan = plan_of(queries, keys, query.device)
-    laid = [
-        plan.queries.pad(query, False),
-        plan.keys.pad(_for_heads(key, query.shape[1]), False),
-        plan.keys.pad(_for_heads(value, query.shape[1]), False),
-    ]
-    outputs, shown = [], []
-    for group, *parts in zip(plan.groups, *laid, strict=True):
-        sides = group.queries, group.keys, group.keys
-        q, k, v = (side.heads_first(part) for side, part in zip(sides, parts, strict=True))
-        allowed, causal, sure = _seen(group, plan, sight)
-        if plain:
-            output = _fused(q, k, v, allowed, causal, sure, scale)
+    """Compute `attend` in torch, one call for each group of rows of similar length."""
+    use_fused_kernel = score is None and dropout is None and return_weights is None
+    layout = attention_layout(queries, keys, query.device)
+    blocks = zip(
+        layout.groups,
+        layout.queries.pad(query, zeros=False),
+        layout.keys.pad(repeat_heads(key, query.shape[1]), zeros=False),
+        layout.keys.pad(repeat_heads(value, query.shape[1]), zeros=False),
+        strict=True,
+    )
+    outputs, weights = [], []
+    for group, query_block, key_block, value_block in blocks:
+        q, k, v = (
+            group.queries.heads_first(query_block),
+            group.keys.heads_first(key_block),
+            group.keys.heads_first(value_block),
+        )
+        mask = _group_mask(group, layout, attention_mask)
+        if use_fused_kernel:
+            output = _fused_attention(q, k, v, mask, scale)
         else:
-            allowed = _triangle(group, query.device) if causal else allowed
-            before = masked_softmax((score or dot)(scale * q, k), allowed)
-            after = before if thin is None else thin(before)
-            output = after @ v
-            if show:
-                shown.append(group.real_cells(before if show == "before" else after))
+            allowed = _causal_mask(group, query.device) if mask.is_causal else mask.allowed
+            before_dropout = masked_softmax((score or dot_score)(scale * q, k), allowed)
+            after_dropout = before_dropout if dropout is None else dropout(before_dropout)
+            output = after_dropout @ v
+            if return_weights is not None:
+                weights.append(group.real_cells(before_dropout if return_weights == "before_dropout" else after_dropout))
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     if outputs:
-        summed = plan.queries.unpad(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
-    else:  # nobody sees anything, and gradients are 0 all the same
-        q, k, v = (_for_heads(x, query.shape[1])[:0].transpose(0, 1) for x in (query, key, value))
-        nothing = (score or dot)(q, k) @ v
-        summed = nothing.sum().to(nothing.dtype).expand(len(query), query.shape[1], value.shape[2])
-    return summed, _on_grid(plan, shown, query) if show else None
+        sums = layout.queries.unpad(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
+    else:
+        sums = _zero_sums(query, key, value, score or dot_score)
+    return sums, _weights_on_grid(layout, weights, query) if return_weights is not None else None
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool, sure: bool, scale: float) -> Tensor:
-    """One call for a group; `sure` says that every query sees a key."""
-    if q.device.type == "cpu" and q.dtype in HALVES:  # torch's way back takes ten times as long in half precision
-        with torch.autocast("cpu", enabled=False):
-            return _fused(q.float(), k.float(), v.float(), allowed, causal, sure, scale).to(q.dtype)
-    product = functional.scaled_dot_product_attention
-    if allowed is None or sure:
-        return product(q, k, v, attn_mask=allowed, is_causal=causal, scale=scale)
-    some = allowed.any(-1, keepdim=True)
-    return torch.where(some, product(q, k, v, attn_mask=allowed | ~some, scale=scale), 0)
+def _zero_sums(query: Tensor, key: Tensor, value: Tensor, score: Score) -> Tensor:
+    """Return the sums where no query has a key: 0, with gradients of zeros for all tensors."""
+    q, k, v = (repeat_heads(x, query.shape[1])[:0].transpose(0, 1) for x in (query, key, value))
+    empty = score(q, k) @ v
+    return empty.sum().to(empty.dtype).expand(len(query), query.shape[1], value.shape[2])
 
 
-def _seen(group: RowGroup, plan: AttentionLayout, sight: AttentionMask) -> tuple[Tensor | None, bool, bool]:
-    """What the queries of a group see, `(n, 1 or H, 1 or T, S)`; whether it is just causal; whether all see a key."""
-    device, keys = plan.device, group.keys
-    in_order = not sight.causal or plan.aligned and (plan.same or keys.even)
-    if sight.window is None and sight.mask is None and in_order:
-        return (None, True, True) if sight.causal else (None if keys.even else keys.real(device), False, True)
-    rows, columns, others = group.rows(device), group.queries.columns(device), keys.columns(device)
-    allowed = _both(sight.by_columns(columns, others), sight.by_mask(rows, columns, others))
-    sure = plan.same and sight.mask is None and keys.even  # a step always sees itself
-    return _both(allowed, None if keys.even else keys.real(device)), False, sure
+@dataclass(frozen=True)
+class GroupMask:
+    """What the queries of a group see.
+
+    Args:
+        allowed: Boolean, `(rows, 1 or H, 1 or T, S)`; None allows all slots.
+        is_causal: Whether a query sees the keys up to its own slot. `allowed` is None then.
+        every_query_has_a_key: Whether no query is left without a key, so that the softmax is defined.
+    """
+
+    allowed: Tensor | None
+    is_causal: bool
+    every_query_has_a_key: bool
 
 
-def _triangle(group: RowGroup, device: torch.device) -> Bool[Tensor, "1 1 columns others"]:
-    """Every query with the keys up to its own number."""
+def _group_mask(group: RowGroup, layout: AttentionLayout, attention_mask: AttentionMask) -> GroupMask:
+    """Return what the queries of a group see, with the cheapest mask that says so."""
+    device, keys = layout.device, group.keys
+    padding = None if keys.all_real else keys.real_on(device)
+    plain = attention_mask.window is None and attention_mask.mask is None
+    if plain and not attention_mask.causal:
+        return GroupMask(padding, is_causal=False, every_query_has_a_key=True)
+    if plain and layout.slots_follow_columns and (layout.same_steps or keys.all_real):
+        return GroupMask(None, is_causal=True, every_query_has_a_key=True)
+    rows, query_columns, key_columns = group.rows_on(device), group.queries.columns_on(device), keys.columns_on(device)
+    allowed = both_allowed(
+        attention_mask.by_columns(query_columns, key_columns),
+        attention_mask.by_mask(rows, query_columns, key_columns),
+    )
+    sees_itself = layout.same_steps and attention_mask.mask is None and keys.all_real
+    return GroupMask(both_allowed(allowed, padding), is_causal=False, every_query_has_a_key=sees_itself)
+
+
+def _causal_mask(group: RowGroup, device: torch.device) -> Bool[Tensor, "1 1 columns others"]:
+    """Return the mask of queries that see the keys up to their own slot."""
     shape = (group.queries.width, group.keys.width)
     return torch.ones(shape, dtype=torch.bool, device=device).tril()[None, None]
 
 
-def _on_grid(plan: AttentionLayout, shown: list[Tensor], like: Tensor) -> Tensor:
-    """Weights of real cells on the grid `(B, H, T, S)`."""
-    batch, columns, others = plan.grid
-    heads = like.shape[1]
-    if not shown:
-        return like.new_zeros((batch, heads, columns, others))
-    cells = scatter_rows(torch.cat(shown), plan.cells(), batch * columns * others)
-    return cells.reshape(batch, columns, others, heads).permute(0, 3, 1, 2)
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: GroupMask, scale: float) -> Tensor:
+    """Attend in one group `(rows, H, T, size)` with torch's fused kernel."""
+    if q.device.type == "cpu" and q.dtype in HALF_DTYPES:  # torch's backward takes ten times as long in half precision
+        with torch.autocast("cpu", enabled=False):
+            return _fused_attention(q.float(), k.float(), v.float(), mask, scale).to(q.dtype)
+    attention, allowed = functional.scaled_dot_product_attention, mask.allowed
+    if allowed is None or mask.every_query_has_a_key:
+        return attention(q, k, v, attn_mask=allowed, is_causal=mask.is_causal, scale=scale)
+    has_a_key = allowed.any(-1, keepdim=True)
+    return torch.where(has_a_key, attention(q, k, v, attn_mask=allowed | ~has_a_key, scale=scale), 0)
+
+
+def _weights_on_grid(layout: AttentionLayout, weights: list[Tensor], like: Tensor) -> Tensor:
+    """Return the weights of all real cells on the grid `(B, H, T, S)`."""
+    batch, num_queries, num_keys = layout.grid
+    num_heads = like.shape[1]
+    if not weights:
+        return like.new_zeros((batch, num_heads, num_queries, num_keys))
+    cells = scatter_rows(torch.cat(weights), layout.cells(), batch * num_queries * num_keys)
+    return cells.reshape(batch, num_queries, num_keys, num_heads).permute(0, 3, 1, 2)
 
 
 @dataclass(eq=False)
 class PaddedBlock:
-    """The queries, or the keys, of a group of rows: `(n, width)` slots, the first ones of each row real."""
+    """The queries or the keys of a group of rows, padded to the longest row: `(rows, width)` slots.
 
-    index: Ints  # of every slot its column, 0 where there is none
+    Args:
+        columns: The column of the step in each slot, 0 in padding; `(rows, width)`.
+        lengths: The number of real slots of each row; they are the first ones.
+    """
+
+    columns: Ints
     lengths: Ints
-    _device: dict[str, Tensor] = field(default_factory=dict)
+    _on_device: dict[str, Tensor] = field(default_factory=dict)  # a layout, and so a block, is for one device
 
     @property
     def width(self) -> int:
-        """The length of the longest row."""
-        return self.index.shape[1]
+        """Return the length of the longest row."""
+        return self.columns.shape[1]
 
     @property
-    def even(self) -> bool:
-        """Whether all rows are of one length."""
+    def all_real(self) -> bool:
+        """Return whether all rows have the same length, so that no slot is padding."""
         return bool((self.lengths == self.width).all())
 
     @property
-    def there(self) -> np.ndarray:
-        """Which slots are real, `(n, width)`."""
+    def is_real(self) -> NDArray[np.bool_]:
+        """Return which slots are real, `(rows, width)`."""
         return np.arange(self.width) < self.lengths[:, None]
 
-    def heads_first(self, part: Tensor) -> Tensor:
-        """Its part of what was laid out as `(n, H, width, size)`."""
-        return part.reshape(*self.index.shape, *part.shape[1:]).transpose(1, 2)
+    def heads_first(self, slots: Tensor) -> Tensor:
+        """Return the flat slots `(rows * width, H, size)` of this block as `(rows, H, width, size)`."""
+        return slots.reshape(*self.columns.shape, *slots.shape[1:]).transpose(1, 2)
 
-    def columns(self, device: torch.device) -> Tensor:
-        """The column of every slot, `(n, width)`."""
-        return self._kept("columns", lambda: self.index, device)
+    def columns_on(self, device: torch.device) -> Tensor:
+        """Return the columns of all slots on the device of the layout, `(rows, width)`."""
+        return self._cached("columns", lambda: self.columns, device)
 
-    def real(self, device: torch.device) -> Tensor:
-        """Which slots are real, `(n, 1, 1, width)`."""
-        return self._kept("real", lambda: self.there[:, None, None], device)
+    def real_on(self, device: torch.device) -> Tensor:
+        """Return which slots are real on the device of the layout, `(rows, 1, 1, width)`."""
+        return self._cached("real", lambda: self.is_real[:, None, None], device)
 
-    def _kept(self, name: str, make: Callable[[], np.ndarray], device: torch.device) -> Tensor:
-        if name not in self._device:
-            self._device[name] = to_device(make(), device)
-        return self._device[name]
+    def _cached(self, name: str, compute: Callable[[], NDArray[np.generic]], device: torch.device) -> Tensor:
+        if name not in self._on_device:
+            self._on_device[name] = to_device(compute(), device)
+        return self._on_device[name]
 
 
 @dataclass(eq=False)
 class RowGroup:
-    """Rows that are computed together."""
+    """Rows that are computed in one call.
 
-    numbers: Ints
+    Args:
+        rows: Their numbers in the batch.
+        queries: The block of their queries.
+        keys: The block of their keys.
+    """
+
+    rows: Ints
     queries: PaddedBlock
     keys: PaddedBlock
-    _rows: Tensor | None = None
+    _rows_on_device: Tensor | None = None
 
-    def rows(self, device: torch.device) -> Tensor:
-        """The rows' numbers."""
-        self._rows = to_device(self.numbers, device) if self._rows is None else self._rows
-        return self._rows
+    def rows_on(self, device: torch.device) -> Tensor:
+        """Return the numbers of the rows on the device of the layout."""
+        if self._rows_on_device is None:
+            self._rows_on_device = to_device(self.rows, device)
+        return self._rows_on_device
 
-    def real(self) -> np.ndarray:
-        """Which cells `(n, T, S)` are those of a real query and a real key."""
-        return self.queries.there[:, :, None] & self.keys.there[:, None, :]
+    def is_real(self) -> NDArray[np.bool_]:
+        """Return which cells `(rows, T, S)` belong to a real query and a real key."""
+        return self.queries.is_real[:, :, None] & self.keys.is_real[:, None, :]
 
     def real_cells(self, weights: Tensor) -> Tensor:
-        """The weights `(n, H, T, S)` of real cells, `(cells, H)`."""
-        chosen = to_device(np.flatnonzero(self.real()), weights.device)
-        return gather_rows(weights.permute(0, 2, 3, 1).reshape(-1, weights.shape[1]), chosen)
+        """Gather the real cells of weights `(rows, H, T, S)`: `(cells, H)`."""
+        cells = to_device(np.flatnonzero(self.is_real()), weights.device)
+        return gather_rows(weights.permute(0, 2, 3, 1).reshape(-1, weights.shape[1]), cells)
 
 
 @dataclass(eq=False)
 class StepLayout:
-    """Where packed steps stand when they are laid out in groups; None where they stand so already."""
+    """Where the packed steps of an index are stored when they are padded in groups.
 
-    steps: Tensor | None  # those that take part
+    Args:
+        steps: The packed steps that are in a group, in the order of `slots`; None for all steps in packed order.
+        slots: The slot of each of these steps; None if step i is in slot i and no slot is padding.
+        source: For each slot the position of its step in `slots`. Padding has that of the first step of its row.
+            None if `slots` is None.
+        sizes: The number of slots of each group.
+        num_steps: The number of packed steps of the index.
+    """
+
+    steps: Tensor | None
     slots: Tensor | None
-    source: Tensor | None  # of each slot the number of its step among them, of an empty one that of its row's first step
-    sizes: list[int]  # slots of each group, some of them empty
-    count: int  # steps
+    source: Tensor | None
+    sizes: list[int]
+    num_steps: int
 
     def pad(self, values: Tensor, zeros: bool = True) -> tuple[Tensor, ...]:
-        """Packed steps into slots, a part for each group; in empty ones zeros, or what nobody may look at."""
+        """Move packed steps into slots.
+
+        Args:
+            values: The packed steps `(N, ...)`.
+            zeros: Whether padding is 0. Else it is a copy of a real step, which is faster; its content must not be used.
+
+        Returns:
+            The slots of each group, `(rows * width, ...)`.
+        """
         values = values if self.steps is None else gather_rows(values, self.steps)
         if self.slots is not None and self.source is not None:
-            values = (
-                scatter_rows(values, self.slots, sum(self.sizes))
-                if zeros
-                else gather_repeated_rows(values, self.source, self.slots)
-            )
-        return values.split(self.sizes)  # all at once: the backward of a slice would fill a whole buffer for each
+            if zeros:
+                values = scatter_rows(values, self.slots, sum(self.sizes))
+            else:
+                values = gather_repeated_rows(values, self.source, self.slots)
+        return values.split(self.sizes)  # one split: the backward of a slice would fill a whole buffer for each group
 
-    def unpad(self, laid: Tensor) -> Tensor:
-        """Back from slots to packed steps, zeros for those that took no part."""
-        values = laid if self.slots is None else gather_rows(laid, self.slots)
-        return values if self.steps is None else scatter_rows(values, self.steps, self.count)
+    def unpad(self, slots: Tensor) -> Tensor:
+        """Move the slots of all groups back to packed steps, with zeros for steps that are in no group."""
+        values = slots if self.slots is None else gather_rows(slots, self.slots)
+        return values if self.steps is None else scatter_rows(values, self.steps, self.num_steps)
 
 
 @dataclass(eq=False)
 class AttentionLayout:
-    """How the rows of two indexes are computed: which together, and where their steps are laid out."""
+    """How the rows of two indexes are grouped, and where their steps are stored.
+
+    Args:
+        groups: The groups of rows.
+        queries: The layout of the queries.
+        keys: The layout of the keys.
+        grid: The shape `(B, T, S)` of all cells.
+        same_steps: Whether queries and keys are the same steps.
+        slots_follow_columns: Whether slot i of the queries is at the column of slot i of the keys.
+        device: The device of all tensors.
+    """
 
     groups: list[RowGroup]
     queries: StepLayout
     keys: StepLayout
     grid: tuple[int, int, int]
-    same: bool  # both are the same steps
-    aligned: bool  # the order of columns is the order of numbers within the row
+    same_steps: bool
+    slots_follow_columns: bool
     device: torch.device
 
     def cells(self) -> Tensor:
-        """For all real cells, group after group, their place in the flattened grid `(B, T, S)`."""
-        places = [
-            (
-                (g.numbers[:, None, None] * self.grid[1] + g.queries.index[:, :, None]) * self.grid[2]
-                + g.keys.index[:, None, :]
-            )[g.real()]
-            for g in self.groups
-        ]
-        return to_device(np.concatenate(places), self.device)
+        """Return the positions of all real cells, group after group, in the flattened grid `(B, T, S)`."""
+        _, num_queries, num_keys = self.grid
+        positions = []
+        for group in self.groups:
+            query_cells = group.rows[:, None, None] * num_queries + group.queries.columns[:, :, None]
+            positions.append((query_cells * num_keys + group.keys.columns[:, None, :])[group.is_real()])
+        return to_device(np.concatenate(positions), self.device)
 
 
-_plans: WeakKeyDictionary[Index, WeakKeyDictionary[Index, dict[torch.device, AttentionLayout]]] = WeakKeyDictionary()
+# The inner cache belongs to an index of queries, so an entry is dropped when either index is deleted.
+_layouts: IndexCache[IndexCache[AttentionLayout]] = IndexCache()
 
 
-def plan_of(queries: Index, keys: Index, device: torch.device) -> AttentionLayout:
-    """The plan for two indexes, made once."""
-    kept = _plans.setdefault(queries, WeakKeyDictionary()).setdefault(keys, {})
-    if device not in kept:
-        slack = 4096 if device.type == "cpu" else 2**18  # about as many cells as a call costs
-        kept[device] = _plan(queries, keys, device, slack)
-    return kept[device]
+def attention_layout(queries: Index, keys: Index, device: torch.device) -> AttentionLayout:
+    """Return the layout of two indexes, computed once for each device."""
+    layouts_of_queries = _layouts.get(queries, "keys", IndexCache)
+    return layouts_of_queries.get(keys, device, lambda: _compute_layout(queries, keys, device))
 
 
-def _plan(queries: Index, keys: Index, device: torch.device, slack: int) -> AttentionLayout:
-    parts = grouped(queries.lengths, keys.lengths, slack)
-    sides = [_sides(queries, parts), _sides(keys, parts)]
-    groups = [RowGroup(rows, q, k) for rows, q, k in zip(parts, *sides, strict=True)]
-    same = queries.equals(keys)
-    layouts = [_layout(index, parts, side, device) for index, side in zip((queries, keys), sides, strict=True)]
-    aligned = same or _on_right(queries) and _on_right(keys)
-    return AttentionLayout(groups, layouts[0], layouts[1], (*queries.shape, keys.shape[1]), same, aligned, device)
+def _compute_layout(queries: Index, keys: Index, device: torch.device) -> AttentionLayout:
+    allowed_waste = WASTED_CELLS_ON_CPU if device.type == "cpu" else WASTED_CELLS_ON_DEVICE
+    rows_of_groups = group_rows(queries.lengths, keys.lengths, allowed_waste)
+    query_blocks, key_blocks = _padded_blocks(queries, rows_of_groups), _padded_blocks(keys, rows_of_groups)
+    same_steps = queries.equals(keys)
+    return AttentionLayout(
+        groups=[RowGroup(rows, q, k) for rows, q, k in zip(rows_of_groups, query_blocks, key_blocks, strict=True)],
+        queries=_step_layout(queries, rows_of_groups, query_blocks, device),
+        keys=_step_layout(keys, rows_of_groups, key_blocks, device),
+        grid=(*queries.shape, keys.shape[1]),
+        same_steps=same_steps,
+        slots_follow_columns=same_steps or _is_right_padded(queries) and _is_right_padded(keys),
+        device=device,
+    )
 
 
-def grouped(queries: Ints, keys: Ints, slack: int) -> list[Ints]:
-    """Rows by groups of like lengths; those without a query or without a key are left out.
+def group_rows(query_lengths: Ints, key_lengths: Ints, allowed_waste: int) -> list[Ints]:
+    """Group rows of similar length; rows without a query or without a key are left out.
 
-    The wasted cells of a group are at most an eighth of its real ones, or `slack`.
+    Args:
+        query_lengths: The number of queries of each row.
+        key_lengths: The number of keys of each row.
+        allowed_waste: A group may always have this many padded cells.
+
+    Returns:
+        The numbers of the rows of each group. The padded cells of a group are at most an eighth of its real cells, or
+        `allowed_waste`.
     """
-    live = np.flatnonzero((queries > 0) & (keys > 0))
-    order = live[np.lexsort((keys[live], queries[live]))]
-    parts: list[list[int]] = []
-    cells = widest = longest = 0
-    for row, own, others in zip(order.tolist(), queries[order].tolist(), keys[order].tolist(), strict=True):
-        cells, widest, longest = cells + own * others, max(widest, own), max(longest, others)
-        wasted = (len(parts[-1]) + 1) * widest * longest - cells if parts else 0
-        if parts and wasted <= max(cells // 8, slack):
-            parts[-1].append(row)
+    rows = np.flatnonzero((query_lengths > 0) & (key_lengths > 0))
+    rows = rows[np.lexsort((key_lengths[rows], query_lengths[rows]))]
+    groups: list[list[int]] = []
+    real_cells = num_queries = num_keys = 0  # of the last group; the others are the lengths of its longest rows
+    lengths = zip(rows.tolist(), query_lengths[rows].tolist(), key_lengths[rows].tolist(), strict=True)
+    for row, row_queries, row_keys in lengths:
+        real_cells += row_queries * row_keys
+        num_queries, num_keys = max(num_queries, row_queries), max(num_keys, row_keys)
+        wasted_cells = (len(groups[-1]) + 1) * num_queries * num_keys - real_cells if groups else 0
+        if groups and wasted_cells <= max(real_cells // 8, allowed_waste):
+            groups[-1].append(row)
         else:
-            parts.append([row])
-            cells, widest, longest = own * others, own, others
-    return [np.array(part, dtype=np.int64) for part in parts]
+            groups.append([row])
+            real_cells, num_queries, num_keys = row_queries * row_keys, row_queries, row_keys
+    return [np.array(group, dtype=np.int64) for group in groups]
 
 
-def _sides(index: Index, parts: list[Ints]) -> list[PaddedBlock]:
-    sides = []
-    for rows in parts:
+def _padded_blocks(index: Index, rows_of_groups: list[Ints]) -> list[PaddedBlock]:
+    """Return the padded block of each group."""
+    blocks = []
+    for rows in rows_of_groups:
         lengths = index.lengths[rows]
         columns = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
-        columns[np.arange(columns.shape[1]) < lengths[:, None]] = index.positions[_steps(index, rows)]
-        sides.append(PaddedBlock(columns, lengths))
-    return sides
+        columns[np.arange(columns.shape[1]) < lengths[:, None]] = index.positions[_steps_of_rows(index, rows)]
+        blocks.append(PaddedBlock(columns, lengths))
+    return blocks
 
 
-def _steps(index: Index, rows: Ints) -> Ints:
-    """The steps of these rows, row after row."""
+def _steps_of_rows(index: Index, rows: Ints) -> Ints:
+    """Return the packed steps of some rows, row after row."""
     lengths = index.lengths[rows]
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(index.offsets[:-1][rows], lengths) + within
+    time = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(index.offsets[:-1][rows], lengths) + time
 
 
-def _layout(index: Index, parts: list[Ints], sides: list[PaddedBlock], device: torch.device) -> StepLayout:
-    nothing = np.zeros(0, dtype=np.int64)
-    steps = np.concatenate([nothing, *(_steps(index, rows) for rows in parts)])
-    sizes = [side.index.size for side in sides]
-    total = sum(sizes)
-    starts = np.cumsum([0, *sizes])[:-1]
-    slots = np.concatenate([nothing, *(s + np.flatnonzero(side.there) for s, side in zip(starts, sides, strict=True))])
-    part = None
-    if len(steps) == index.num_steps:  # all of them: let slots say where each goes
+def _step_layout(index: Index, rows_of_groups: list[Ints], blocks: list[PaddedBlock], device: torch.device) -> StepLayout:
+    """Return where the steps of an index are stored in the slots of all groups."""
+    sizes = [block.columns.size for block in blocks]
+    first_slots = np.cumsum([0, *sizes])[:-1]  # of each group
+    steps = _concatenate([_steps_of_rows(index, rows) for rows in rows_of_groups])
+    slots = _concatenate([first + np.flatnonzero(b.is_real) for first, b in zip(first_slots, blocks, strict=True)])
+
+    steps_on_device = None
+    if len(steps) == index.num_steps:  # all steps are in a group: sort the slots, and no step has to be gathered
         slots = slots[np.argsort(steps)]
     else:
-        part = to_device(steps, device)
-    if total == len(slots) and np.array_equal(slots, np.arange(total)):
-        return StepLayout(part, None, None, sizes, index.num_steps)
-    source = np.full(total, -1, dtype=np.int64)
+        steps_on_device = to_device(steps, device)
+    num_slots = sum(sizes)
+    if len(slots) == num_slots and np.array_equal(slots, np.arange(num_slots)):
+        return StepLayout(steps_on_device, None, None, sizes, index.num_steps)
+
+    source = np.full(num_slots, -1, dtype=np.int64)
     source[slots] = np.arange(len(slots))
-    firsts = [
-        start + np.arange(side.index.size) // side.width * side.width for start, side in zip(starts, sides, strict=True)
-    ]
-    source = np.where(source < 0, source[np.concatenate([nothing, *firsts])], source)
-    return StepLayout(part, to_device(slots, device), to_device(source, device), sizes, index.num_steps)
+    first_slot_of_row = _concatenate(
+        [first + np.arange(b.columns.size) // b.width * b.width for first, b in zip(first_slots, blocks, strict=True)]
+    )
+    source = np.where(source < 0, source[first_slot_of_row], source)
+    return StepLayout(steps_on_device, to_device(slots, device), to_device(source, device), sizes, index.num_steps)
 
 
-def _on_right(index: Index) -> bool:
-    """Whether all padding is on the right, so that a step's column is its number."""
+def _concatenate(arrays: list[Ints]) -> Ints:
+    """Concatenate arrays of integers; none at all give an empty array."""
+    return np.concatenate([np.zeros(0, dtype=np.int64), *arrays])
+
+
+def _is_right_padded(index: Index) -> bool:
+    """Return whether all padding is on the right, so that the column of a step is its number in the sequence."""
     return np.array_equal(index.positions, np.arange(index.num_steps) - index.offsets[index.rows])

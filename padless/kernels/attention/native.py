@@ -1,70 +1,92 @@
-"""The attention of `attend.py` by the compiled kernel `attend.c`, on the CPU: over packed steps, nothing laid out.
+"""Attend with the compiled kernel attention.c on the CPU, over packed steps without padding.
 
-For queries that see all keys of their row, or with `causal` those up to their own step. Each thread has its own rows and
-heads. In half precision it computes in float32.
+A query sees all keys of its row, or with `causal` those up to its own step. Each thread has its own rows and heads. Half
+precision is computed in float32.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.double_backward import with_double_backward
-from padless.kernels.half_precision import HALVES, dtype_of
-from padless.kernels.native import library as compiled
+from padless._torch_compat import FunctionContext
+from padless.kernels.double_backward import Reference, with_double_backward
+from padless.kernels.half_precision import HALF_DTYPES, compute_dtype
+from padless.kernels.native import library
 from padless.ragged.index import Index, Ints
 
-DTYPES = (torch.float32, *HALVES)
-FEW = 32  # keys that a query may have however few the queries are
-CALL = 2048  # products of a query with a key that take as long as all else for a block of queries
-_NUMBERS = ("rows", "heads", "groups", "size", "width", "causal", "room")
-_POINTERS = ("queries", "keys", "units", "cuts", "q", "k", "v", "out", "kept", "upstream", "dq", "dk", "dv", "scratch")
+Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+
+DTYPES = (torch.float32, *HALF_DTYPES)
+FEW_KEYS = 32  # with at most this many keys for each row, a vector of queries may be nearly empty
+OVERHEAD = 2048  # all work for a block of queries that is not a product takes as long as this many products
 
 
-class _Job(ctypes.Structure):
-    """The struct `seeing` of attend.c."""
+class _AttentionArgs(ctypes.Structure):
+    """The struct `attn_args` of attention.c, which describes each field."""
 
     _fields_ = (
-        [(name, ctypes.c_int64) for name in _NUMBERS]
-        + [(name, ctypes.c_void_p) for name in _POINTERS]
-        + [("scale", ctypes.c_float)]
+        ("rows", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("causal", ctypes.c_int64),
+        ("scratch_size", ctypes.c_int64),
+        ("query_offsets", ctypes.c_void_p),
+        ("key_offsets", ctypes.c_void_p),
+        ("unit_offsets", ctypes.c_void_p),
+        ("part_offsets", ctypes.c_void_p),
+        ("q", ctypes.c_void_p),
+        ("k", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("softmax_stats", ctypes.c_void_p),
+        ("grad_out", ctypes.c_void_p),
+        ("dq", ctypes.c_void_p),
+        ("dk", ctypes.c_void_p),
+        ("dv", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
     )
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
-    """Whether the kernel is there and these are for it; what fits nowhere is torch's to refuse.
+    """Return whether the kernel exists and is the fast way to compute this; torch refuses what is invalid.
 
-    Heads are whole vectors, a causal order is the steps' own. A vector of queries should not be all but empty, and on the
-    way back, where a head of keys is one thread's, there should be enough of them.
+    The sizes of heads are whole SIMD vectors. With `causal`, queries and keys are the same steps. There are enough
+    queries in each row to fill the vectors. Where gradients are needed, there are enough heads of keys for all
+    threads, because the backward pass gives each head of keys to one thread.
     """
-    native, (heads, size), (groups, width) = compiled.library(), query.shape[1:], value.shape[1:]
-    if native is None or native.lanes < 8 or not compiled.can_access_memory(query, key, value) or query.dtype not in DTYPES:
+    native, (num_heads, size), (num_groups, width) = library.get_library(), query.shape[1:], value.shape[1:]
+    if native is None or native.lanes < 8 or query.dtype not in DTYPES:
         return False
-    rows = int((queries.lengths > 0).sum())
-    threads = min(torch.get_num_threads(), rows * heads)
+    if not library.can_access_memory(query, key, value):
+        return False
+    num_rows = int((queries.lengths > 0).sum())
+    num_threads = min(torch.get_num_threads(), num_rows * num_heads)
     return (
         query.dtype == key.dtype == value.dtype
-        and key.shape[1:] == (groups, size)
+        and key.shape[1:] == (num_groups, size)
         and size > 0
         and size % native.lanes == 0
         and width > 0
         and width % native.lanes == 0
-        and groups > 0
-        and heads > 0
-        and heads % groups == 0
+        and num_groups > 0
+        and num_heads > 0
+        and num_heads % num_groups == 0
         and queries.shape[0] == keys.shape[0]
         and len(query) == queries.num_steps
         and len(key) == len(value) == keys.num_steps
         and (not causal or queries.equals(keys))
-        and (queries.num_steps * 2 >= rows * native.lanes or keys.num_steps <= FEW * rows)
-        and (rows * groups >= threads or not torch.is_grad_enabled())
+        and (queries.num_steps * 2 >= num_rows * native.lanes or keys.num_steps <= FEW_KEYS * num_rows)
+        and (num_rows * num_groups >= num_threads or not torch.is_grad_enabled())
     )
 
 
@@ -76,91 +98,136 @@ def attend(
     keys: Index,
     causal: bool,
     scale: float,
-    again: Callable[..., Any],
+    reference: Forward,
 ) -> Float[Tensor, "queries heads width"]:
-    """`attend.attend` without a mask or weights to show; `again` is the same in torch, for second derivatives."""
-    work = Work(*(np.ascontiguousarray(index.offsets, dtype=np.int64) for index in (queries, keys)))
-    with torch.autocast("cpu", enabled=False):
-        given = [x.float() for x in (query, key, value)]
-        if torch.is_grad_enabled() and any(x.requires_grad for x in given):
-            found: Any = _Attend.apply(work, causal, scale, torch.autocast("cpu", enabled=False)(again), *given)
+    """Return the weighted sums of values for each query.
+
+    Args:
+        query: The queries of all real steps.
+        key: The keys.
+        value: The values.
+        queries: The steps of the queries.
+        keys: The steps of the keys and values.
+        causal: Whether a query sees the keys up to its own step only.
+        scale: Factor of the scores.
+        reference: Computes the same in torch from queries, keys and values, for second derivatives.
+    """
+    task = AttentionTask(
+        np.ascontiguousarray(queries.offsets, dtype=np.int64),
+        np.ascontiguousarray(keys.offsets, dtype=np.int64),
+        causal,
+        scale,
+    )
+    without_autocast = torch.autocast("cpu", enabled=False)
+    with without_autocast:
+        q, k, v = query.float(), key.float(), value.float()
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            sums = _Attention.apply(task, torch.autocast("cpu", enabled=False)(reference), q, k, v)
         else:
-            found = _forward(work, causal, scale, False, *given)[0]
-    return found.to(dtype_of(query))
+            sums, _ = task.forward(q, k, v, keep_stats=False)
+    return sums.to(compute_dtype(query))
 
 
-@dataclass(eq=False)
-class Work:
-    """The rows of two indexes, by their first steps, dealt out to threads."""
+@dataclass(frozen=True, eq=False)
+class AttentionTask:
+    """Attention between the rows of two indexes.
 
-    queries: Ints
-    keys: Ints
+    Args:
+        query_offsets: The first query of each row, and the number of queries; `(rows + 1,)`.
+        key_offsets: The same for the keys.
+        causal: Whether a query sees the keys up to its own step only.
+        scale: Factor of the scores.
+    """
 
-    def dealt(self, heads: int, lanes: int, backward: bool) -> tuple[Ints, Ints]:
-        """The first unit of work of each row, and of each part; both with one more at the end.
+    query_offsets: Ints
+    key_offsets: Ints
+    causal: bool = False
+    scale: float = 1.0
 
-        A unit is a block of queries of a head, of four vectors at most; on the way back it is a head of keys.
+    def split(self, heads: int, lanes: int, backward: bool) -> tuple[Ints, Ints]:
+        """Split the work into units, and the units into parts of nearly equal cost, one for each thread.
+
+        A unit of the forward pass is a block of up to four vectors of queries of one head. A unit of the backward
+        pass is one head of the keys of a row.
+
+        Args:
+            heads: The number of heads: of queries forward, of keys backward.
+            lanes: The number of float32 in a SIMD vector.
+            backward: Whether this is for the backward pass.
+
+        Returns:
+            The first unit of each row, `(rows + 1,)`, and of each part, `(parts + 1,)`.
         """
-        own, others = np.diff(self.queries), np.diff(self.keys)
-        blocks = -(-own // (4 * lanes))
-        units = heads * (np.ones_like(own) if backward else blocks)
-        cost = own * others + CALL * np.maximum(blocks, 1)
-        each = np.repeat(cost / np.maximum(units, 1), units)
-        return np.append(0, np.cumsum(units)), compiled.split_by_cost(each, len(each))
+        num_queries, num_keys = np.diff(self.query_offsets), np.diff(self.key_offsets)
+        blocks = -(-num_queries // (4 * lanes))
+        units = heads * (np.ones_like(blocks) if backward else blocks)
+        row_cost = num_queries * num_keys + OVERHEAD * np.maximum(blocks, 1)
+        unit_cost = np.repeat(row_cost / np.maximum(units, 1), units)
+        return np.append(0, np.cumsum(units)), library.split_by_cost(unit_cost, len(unit_cost))
 
-    def run(self, backward: bool, causal: bool, scale: float, **tensors: Tensor | None) -> None:
-        """One call of the compiled kernel."""
-        native = compiled.require_library()
-        given: Any = tensors
-        heads, size, groups, width = *given["q"].shape[1:], *given["v"].shape[1:]
-        units, cuts = (np.ascontiguousarray(x) for x in self.dealt(groups if backward else heads, native.lanes, backward))
-        room = native.attend_room(size, width)
-        scratch = given["q"].new_empty(len(cuts) - 1, room)
-        places = {
-            name: x.ctypes.data
-            for name, x in (("queries", self.queries), ("keys", self.keys), ("units", units), ("cuts", cuts))
-        }
-        job = _Job(
-            rows=len(self.queries) - 1,
-            heads=heads,
-            groups=groups,
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, keep_stats: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the sums of values and, for the backward pass, the statistics of the softmax.
+
+        The statistics are the greatest score and 1 / sum of the weights, for each query and head: `(queries, heads, 2)`.
+        """
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out = q.new_empty(*q.shape[:2], v.shape[2])
+        softmax_stats = q.new_empty(*q.shape[:2], 2) if keep_stats else None
+        self._run(False, q, k, v, out, softmax_stats)
+        return out, softmax_stats
+
+    def backward(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_stats: Tensor, grad_out: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of queries, keys and values."""
+        q, k, v, out, softmax_stats, grad_out = (x.contiguous() for x in (q, k, v, out, softmax_stats, grad_out))
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        self._run(True, q, k, v, out, softmax_stats, grad_out=grad_out, dq=dq, dk=dk, dv=dv)
+        return dq, dk, dv
+
+    def _run(
+        self, backward: bool, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_stats: Tensor | None, **gradients: Tensor
+    ) -> None:
+        """Call the compiled kernel; it writes `out` and `softmax_stats`, or with `backward` dq, dk and dv."""
+        native = library.require_library()
+        num_heads, size, num_groups, width = *q.shape[1:], *v.shape[1:]
+        unit_offsets, part_offsets = self.split(num_groups if backward else num_heads, native.lanes, backward)
+        unit_offsets, part_offsets = np.ascontiguousarray(unit_offsets), np.ascontiguousarray(part_offsets)
+        num_parts, scratch_size = len(part_offsets) - 1, native.attention_scratch_size(size, width)
+        scratch = q.new_empty(num_parts, scratch_size)
+        args = _AttentionArgs(
+            rows=len(self.query_offsets) - 1,
+            heads=num_heads,
+            groups=num_groups,
             size=size,
             width=width,
-            causal=causal,
-            room=room,
+            causal=self.causal,
+            scratch_size=scratch_size,
+            query_offsets=self.query_offsets.ctypes.data,
+            key_offsets=self.key_offsets.ctypes.data,
+            unit_offsets=unit_offsets.ctypes.data,
+            part_offsets=part_offsets.ctypes.data,
+            q=q.data_ptr(),
+            k=k.data_ptr(),
+            v=v.data_ptr(),
+            out=out.data_ptr(),
+            softmax_stats=None if softmax_stats is None else softmax_stats.data_ptr(),
             scratch=scratch.data_ptr(),
-            scale=scale,
-            **places,
-            **{name: x.data_ptr() for name, x in tensors.items() if x is not None},
+            scale=self.scale,
+            **{name: gradient.data_ptr() for name, gradient in gradients.items()},
         )
-        native.run(native.attend, backward, ctypes.byref(job), len(cuts) - 1)
+        native.run(native.attention, backward, ctypes.byref(args), num_parts)
 
 
-def _forward(
-    work: Work, causal: bool, scale: float, keep: bool, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """The sums of values, and with `keep` of each query and head the greatest score and 1 / sum of the weights."""
-    q, k, v = (x.contiguous() for x in (query, key, value))
-    out = q.new_empty(*q.shape[:2], v.shape[2])
-    kept = q.new_empty(*q.shape[:2], 2) if keep else None
-    work.run(False, causal, scale, q=q, k=k, v=v, out=out, kept=kept)
-    return out, kept
-
-
-class _Attend(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, work: Work, causal: bool, scale: float, again: Callable[..., Any], *given: Tensor) -> Tensor:
-        out, kept = _forward(work, causal, scale, True, *given)
-        ctx.save_for_backward(*given, out, kept)
-        ctx.work, ctx.causal, ctx.scale, ctx.again, ctx.given, ctx.ahead = work, causal, scale, again, len(given), 4
+    def forward(ctx: FunctionContext, task: AttentionTask, reference: Forward, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, softmax_stats = task.forward(q, k, v, keep_stats=True)
+        ctx.save_for_backward(q, k, v, out, softmax_stats)
+        ctx.task, ctx.reference = task, Reference(reference, num_tensors=3)
         return out
 
     @staticmethod
     @with_double_backward
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        q, k, v, out, kept, upstream = (x.contiguous() for x in (*ctx.saved_tensors, grads[0]))
-        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-        ctx.work.run(True, ctx.causal, ctx.scale, q=q, k=k, v=v, out=out, kept=kept, upstream=upstream, dq=dq, dk=dk, dv=dv)
-        return None, None, None, None, dq, dk, dv
+    def backward(ctx: FunctionContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.task.backward(*ctx.saved_tensors, grads[0])

@@ -1,6 +1,6 @@
-"""Attention of `attend.py` by torch's `varlen_attn`: one call over the packed steps, for half precision on CUDA.
+"""Attend with torch's `varlen_attn`: one call over the packed steps, in half precision on CUDA.
 
-A sequence is where its steps stand: the kernel is told where each begins and ends, and no cell is wasted.
+The kernel is given where each sequence begins and ends, so no cell of padding is computed.
 """
 
 from __future__ import annotations
@@ -9,55 +9,57 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from padless.kernels.half_precision import HALVES
+from padless.kernels.half_precision import HALF_DTYPES
 from padless.ragged.index import Index
 
-LARGEST = 192  # of a head; beyond it some devices have no backward
+LARGEST_HEAD = 192  # some devices have no backward for larger heads
 
 
 @cache
-def function() -> Callable[..., Any] | None:
-    """Torch's function, None where this torch has none that takes a scale; its import takes two seconds, so it waits."""
+def varlen_attn() -> Callable[..., Tensor] | None:
+    """Return torch's function, or None where this torch has none with `scale` and `window_size`.
+
+    It is imported on first use, because the import takes two seconds.
+    """
     try:
-        found = import_module("torch.nn.attention.varlen").varlen_attn
+        function = import_module("torch.nn.attention.varlen").varlen_attn
     except ImportError:
         return None
-    return found if {"scale", "window_size"} <= set(inspect.signature(found).parameters) else None
+    return function if {"scale", "window_size"} <= set(inspect.signature(function).parameters) else None
 
 
-def there(device: torch.device) -> bool:
-    """Whether this device computes it. `torch.backends.cuda.enable_flash_sdp(False)` turns it off, as for torch's own."""
+def is_available(device: torch.device) -> bool:
+    """Return whether a device runs it; `torch.backends.cuda.enable_flash_sdp(False)` turns it off, as for torch."""
     return (
         device.type == "cuda"
         and torch.version.hip is None
         and torch.backends.cuda.flash_sdp_enabled()
         and torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= (8, 0)
-        and function() is not None
+        and varlen_attn() is not None
     )
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor, queries: Index, keys: Index, causal: bool) -> bool:
-    """Whether it can be asked for this.
+    """Return whether `varlen_attn` computes this.
 
-    Causal means by numbers there, from the last step backwards; so both sides must be the same steps. Of a row either
-    both sides have steps or none has.
+    Its causal mask aligns queries and keys at their last step, so both must be the same steps. A row must have both queries
+    and keys, or none of them.
     """
     size = query.shape[2]
     return (
-        query.dtype in HALVES
+        query.dtype in HALF_DTYPES
         and key.dtype == value.dtype == query.dtype
         and value.shape[2] == key.shape[2] == size
         and size % 8 == 0
-        and 0 < size <= LARGEST
-        and there(query.device)
+        and 0 < size <= LARGEST_HEAD
+        and is_available(query.device)
         and bool(queries.num_steps)
         and (queries.equals(keys) if causal else np.array_equal(queries.lengths > 0, keys.lengths > 0))
     )
@@ -72,11 +74,11 @@ def attend(
     causal: bool,
     scale: float,
 ) -> Float[Tensor, "queries heads size"]:
-    """The sums of values; every query sees all keys of its row, or with `causal` those up to its own."""
-    device, run = query.device, function()
-    if run is None:
-        raise RuntimeError("This torch has no varlen_attn; `takes` asks for it first.")
-    return run(
+    """Return the weighted sums of values; a query sees all keys of its row, or with `causal` those up to its own step."""
+    device, function = query.device, varlen_attn()
+    if function is None:
+        raise RuntimeError("This torch has no varlen_attn with scale and window_size; call `supports` first.")
+    return function(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),

@@ -1,17 +1,17 @@
-"""Windows over time: convolutions, pooling, cropping, padding.
+"""Slide windows over time: convolutions and pooling, on grids and on packed steps.
 
-The reference is a window over a grid on which every step is real. Packed steps take the same way: the spans of all rows
-are laid one after another on one *line*, holes and as many steps between two rows as a window reaches left blank, and
-one reference call runs over the line. What it costs is the length of the spans, however wide the grid; and its numbers
-do not know where on the grid a span stood.
+The functions on grids are the reference: every step of their grid is real. Packed steps use the same functions. The
+spans of all rows are put one after another on one *line*. Gaps are blank, and between two rows there are as many
+blank steps as a window reaches. One call computes all windows of the line. So the cost is the length of the spans,
+whatever the width of the grid, and the result does not depend on where a span begins.
 
-Where each step lies on the line and which window gives which output is planned on the host (spans.py).
+`plan.py` computes where each step is on the line, and which windows are outputs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -23,14 +23,21 @@ from padless.ragged.device import to_device
 from padless.ragged.gather import gather_rows, scatter_rows
 from padless.ragged.index import Index, Ints
 
+Steps = TypeVar("Steps", int, Ints)
+"""A number of steps, or an array of such numbers."""
+
 
 @dataclass(frozen=True)
 class Window:
-    """What an output step sees: `size` steps, `dilation` apart, moved by `stride`; `padding` is Keras's.
+    """The steps that one output sees. The methods take the length of a span, or an array of lengths.
 
-    The methods take the length of a span, a number or an array of them.
+    Args:
+        size: The number of steps.
+        stride: How many steps a window begins after the one before it.
+        dilation: The distance between two steps of a window.
+        padding: Keras's "valid", "same" or "causal".
 
-    >>> Window(3, stride=2).count(7), Window(3, stride=2, padding="same").count(7), Window(3).count(2)
+    >>> Window(3, stride=2).num_outputs(7), Window(3, stride=2, padding="same").num_outputs(7), Window(3).num_outputs(2)
     (3, 4, 0)
     """
 
@@ -40,35 +47,42 @@ class Window:
     padding: Literal["valid", "same", "causal"] = "valid"
 
     @property
-    def reach(self) -> int:
-        """From the first to the last step that it sees."""
+    def extent(self) -> int:
+        """Return the number of steps from the first to the last one that a window sees."""
         return (self.size - 1) * self.dilation + 1
 
-    def count(self, steps: Any) -> Any:
-        """How many outputs there are."""
+    def num_outputs(self, steps: Steps) -> Steps:
+        """Return how many outputs a span has."""
         if self.padding == "valid":
-            return _clipped((steps - self.reach) // self.stride + 1)
+            return _at_least_zero((steps - self.extent) // self.stride + 1)
         return -(-steps // self.stride)
 
-    def before(self, steps: Any) -> Any:
-        """How many zeros stand before the first step."""
+    def left_padding(self, steps: Steps) -> Steps:
+        """Return how many zeros are before the first step of a span."""
         if self.padding == "same":
-            return _clipped((self.count(steps) - 1) * self.stride + self.reach - steps) // 2
-        return steps * 0 + (self.reach - 1 if self.padding == "causal" else 0)
+            return _at_least_zero((self.num_outputs(steps) - 1) * self.stride + self.extent - steps) // 2
+        return steps * 0 + (self.extent - 1 if self.padding == "causal" else 0)
 
     @property
-    def keeps(self) -> bool:
-        """Whether each step has an output of its own, so that the mask stays."""
-        return self.stride == 1 and (self.padding != "valid" or self.reach == 1)
+    def keeps_mask(self) -> bool:
+        """Return whether each step has one output, so that the mask stays the same."""
+        return self.stride == 1 and (self.padding != "valid" or self.extent == 1)
 
 
 @dataclass(frozen=True)
 class TransposedWindow:
-    """A transposed window: every step is seen by `size` outputs, and the outputs of the next one begin `stride` later.
+    """The outputs that see one step, in a transposed convolution. The methods take the length of a span, or an array.
 
-    >>> TransposedWindow(3, stride=2).count(2), TransposedWindow(3, stride=2, padding="same").count(2)
+    Args:
+        size: The number of outputs that see a step.
+        stride: How many outputs later the first one of the next step is.
+        dilation: The distance between two outputs of a step.
+        padding: Keras's "valid" or "same".
+        output_padding: Keras's `output_padding`.
+
+    >>> TransposedWindow(3, stride=2).num_outputs(2), TransposedWindow(3, stride=2, padding="same").num_outputs(2)
     (5, 4)
-    >>> TransposedWindow(3).count(0)
+    >>> TransposedWindow(3).num_outputs(0)
     0
     """
 
@@ -79,146 +93,164 @@ class TransposedWindow:
     output_padding: int | None = None
 
     @property
-    def reach(self) -> int:
-        """From the first to the last output that one step gives to."""
+    def extent(self) -> int:
+        """Return the number of outputs from the first to the last one that sees a step."""
         return (self.size - 1) * self.dilation + 1
 
     @property
-    def _more(self) -> int:
-        """How many outputs there are beyond `steps * stride`."""
+    def _extra_outputs(self) -> int:
+        """Return how many outputs there are in addition to `steps * stride`."""
         if self.output_padding is None:
-            return 0 if self.padding == "same" else max(self.reach - self.stride, 0)
-        return (self.reach % 2 if self.padding == "same" else self.reach) + self.output_padding - self.stride
+            return 0 if self.padding == "same" else max(self.extent - self.stride, 0)
+        return (self.extent % 2 if self.padding == "same" else self.extent) + self.output_padding - self.stride
 
-    def count(self, steps: Any) -> Any:
-        """How many outputs there are; none for no step."""
-        return _clipped(steps * self.stride + self._more) * (steps > 0)
+    def num_outputs(self, steps: Steps) -> Steps:
+        """Return how many outputs a span has; an empty one has none."""
+        return _at_least_zero(steps * self.stride + self._extra_outputs) * (steps > 0)
 
     @property
-    def cropped(self) -> int:
-        """How many of the outputs that the first step gives to are left out at the start."""
+    def left_crop(self) -> int:
+        """Return how many of the outputs that see the first step are left out at the start."""
         if self.padding == "valid":
             return 0
-        total = self.reach - 2 + (self.stride if self.output_padding is None else self.reach % 2 + self.output_padding)
-        return max(self.reach - 1 - (total + 1) // 2, 0)
+        extra = self.stride if self.output_padding is None else self.extent % 2 + self.output_padding
+        total = self.extent - 2 + extra
+        return max(self.extent - 1 - (total + 1) // 2, 0)
 
     @property
-    def keeps(self) -> bool:
-        """Whether each step has an output of its own, so that the mask stays."""
-        return self.stride == 1 and self._more == 0
+    def keeps_mask(self) -> bool:
+        """Return whether each step has one output, so that the mask stays the same."""
+        return self.stride == 1 and self._extra_outputs == 0
 
 
-def _clipped(number: Any) -> Any:
-    """0 for what is below it; for a number or an array."""
+def _at_least_zero(number: Steps) -> Steps:
+    """Return 0 for negative numbers."""
     return number * (number > 0)
 
 
 # ------------------------------------------------------------------------------------------------ on grids
 
 
-def _images(grid: Shaped[Tensor, "rows steps channels"]) -> Shaped[Tensor, "rows channels 1 steps"]:
-    """The grid as an image one pixel high, its memory as it is: torch calls this channels-last, and is fast on it."""
+def _to_images(grid: Shaped[Tensor, "rows steps channels"]) -> Shaped[Tensor, "rows channels 1 steps"]:
+    """View the grid as channels-last images of height 1, the format for which torch's convolution is fast."""
     return grid.transpose(1, 2).unsqueeze(2)
 
 
-def _steps(images: Shaped[Tensor, "rows channels 1 steps"]) -> Shaped[Tensor, "rows steps channels"]:
+def _from_images(images: Shaped[Tensor, "rows channels 1 steps"]) -> Shaped[Tensor, "rows steps channels"]:
+    """Undo `_to_images`."""
     return images.squeeze(2).transpose(1, 2)
 
 
-def padded(
+def pad_for_windows(
     grid: Shaped[Tensor, "rows steps channels"], window: Window, blank: int | float = 0
 ) -> Shaped[Tensor, "rows more channels"]:
-    """The grid with what `window` pads it with; at least as long as one window."""
+    """Return the grid with the padding of `window`, and as long as one window at least."""
     steps = grid.shape[1]
-    left = window.before(steps)
-    right = max((max(window.count(steps), 1) - 1) * window.stride + window.reach - left - steps, 0)
+    left = window.left_padding(steps)
+    last_window = max(window.num_outputs(steps), 1) - 1
+    right = max(last_window * window.stride + window.extent - left - steps, 0)
     return functional.pad(grid, (0, 0, left, right), value=blank) if left or right else grid
 
 
-def conv(
+def valid_conv(
     grid: Float[Tensor, "rows steps channels"],
     window: Window,
     kernel: Float[Tensor, "size part filters"],
     bias: Float[Tensor, " filters"] | None,
     groups: int,
-    chosen: Int[Tensor, " chosen"] | None = None,
+    window_numbers: Int[Tensor, " chosen"] | None = None,
 ) -> Float[Tensor, "rows windows filters"]:
-    """The product of the kernel with every window that lies on the grid, no padding added; or with the `chosen` ones."""
-    if len(grid) == 1 and taps.usable(grid, kernel, groups):
-        count = (grid.shape[1] - window.reach) // window.stride + 1
-        return taps.windows(grid[0], kernel, count, (window.stride, window.dilation), bias, chosen)[None]
-    if chosen is not None:
-        return gather_rows(conv(grid, window, kernel, bias, groups)[0], chosen)[None]
+    """Return the product of the kernel with every window that is inside the grid, without padding.
+
+    Args:
+        grid: The steps.
+        window: Size, stride and dilation; its padding is not used.
+        kernel: The weights; with groups each filter sees `part` of the channels.
+        bias: Added to each output.
+        groups: The number of groups of channels.
+        window_numbers: Return only the windows with these numbers, for a grid of one row.
+    """
+    if len(grid) == 1 and taps.supports(grid, kernel, groups):
+        num_windows = (grid.shape[1] - window.extent) // window.stride + 1
+        strides = (window.stride, window.dilation)
+        return taps.conv_by_taps(grid[0], kernel, num_windows, strides, bias, window_numbers)[None]
+    if window_numbers is not None:
+        return gather_rows(valid_conv(grid, window, kernel, bias, groups)[0], window_numbers)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
-    return _steps(functional.conv2d(_images(grid), weight, bias, (1, window.stride), 0, (1, window.dilation), groups))
+    stride, dilation = (1, window.stride), (1, window.dilation)
+    return _from_images(functional.conv2d(_to_images(grid), weight, bias, stride, 0, dilation, groups))
 
 
-def conv_transpose(
+def valid_conv_transpose(
     grid: Float[Tensor, "rows steps channels"],
-    stretch: TransposedWindow,
+    window: TransposedWindow,
     kernel: Float[Tensor, "size filters channels"],
     bias: Float[Tensor, " filters"] | None,
 ) -> Float[Tensor, "rows outputs filters"]:
-    """Every step times the kernel, added up `stride` apart, nothing cropped."""
-    if len(grid) == 1 and taps.usable(grid, kernel, 1):
-        size = (grid.shape[1] - 1) * stretch.stride + stretch.reach
-        line = taps.spread(grid[0], kernel, size, (stretch.stride, stretch.dilation))
+    """Return the transposed convolution of the grid, without cropping."""
+    if len(grid) == 1 and taps.supports(grid, kernel, 1):
+        size = (grid.shape[1] - 1) * window.stride + window.extent
+        line = taps.conv_transpose_by_taps(grid[0], kernel, size, (window.stride, window.dilation))
         return (line if bias is None else line + bias)[None]
     weight = kernel.permute(2, 1, 0).unsqueeze(2)
-    images = functional.conv_transpose2d(_images(grid), weight, bias, (1, stretch.stride), 0, 0, 1, (1, stretch.dilation))
-    return _steps(images)
+    stride, dilation = (1, window.stride), (1, window.dilation)
+    return _from_images(functional.conv_transpose2d(_to_images(grid), weight, bias, stride, 0, 0, 1, dilation))
 
 
-def max_pool(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows windows channels"]:
-    """The maximum of every window that lies on the grid."""
-    return _steps(functional.max_pool2d(_images(grid), (1, window.size), (1, window.stride)))
+def valid_max_pool(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows windows channels"]:
+    """Return the maximum of every window that is inside the grid."""
+    return _from_images(functional.max_pool2d(_to_images(grid), (1, window.size), (1, window.stride)))
 
 
-def sum_pool(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows windows channels"]:
-    """The sum of every window that lies on the grid."""
-    return _steps(functional.avg_pool2d(_images(grid), (1, window.size), (1, window.stride), divisor_override=1))
+def valid_sum_pool(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows windows channels"]:
+    """Return the sum of every window that is inside the grid."""
+    images = _to_images(grid)
+    return _from_images(functional.avg_pool2d(images, (1, window.size), (1, window.stride), divisor_override=1))
 
 
-def convolve(
+def conv1d(
     grid: Float[Tensor, "rows steps channels"],
     window: Window,
     kernel: Float[Tensor, "size part filters"],
     bias: Float[Tensor, " filters"] | None = None,
     groups: int = 1,
 ) -> Float[Tensor, "rows outputs filters"]:
-    """Keras's convolution of a grid on which every step is real; nothing where it is shorter than a window."""
-    outputs = conv(padded(grid, window), window, kernel, bias, groups)
-    return outputs.narrow(1, 0, window.count(grid.shape[1]))
+    """Return Keras's convolution of a grid on which every step is real; no output where it is shorter than a window."""
+    outputs = valid_conv(pad_for_windows(grid, window), window, kernel, bias, groups)
+    return outputs.narrow(1, 0, window.num_outputs(grid.shape[1]))
 
 
-def transpose(
+def conv1d_transpose(
     grid: Float[Tensor, "rows steps channels"],
-    stretch: TransposedWindow,
+    window: TransposedWindow,
     kernel: Float[Tensor, "size filters channels"],
     bias: Float[Tensor, " filters"] | None = None,
 ) -> Float[Tensor, "rows outputs filters"]:
-    """Keras's transposed convolution of a grid on which every step is real."""
+    """Return Keras's transposed convolution of a grid on which every step is real."""
     steps = grid.shape[1]
-    count = stretch.count(steps)
-    wanted = max(stretch.cropped + count - stretch.reach, 0)  # beyond what the first step gives to
-    grid = functional.pad(grid, (0, 0, 0, max(-(-wanted // stretch.stride) + 1 - steps, 0)))
-    return conv_transpose(grid, stretch, kernel, bias).narrow(1, stretch.cropped, count)
+    num_outputs = window.num_outputs(steps)
+    outputs_after_first_step = max(window.left_crop + num_outputs - window.extent, 0)
+    steps_needed = -(-outputs_after_first_step // window.stride) + 1
+    grid = functional.pad(grid, (0, 0, 0, max(steps_needed - steps, 0)))
+    return valid_conv_transpose(grid, window, kernel, bias).narrow(1, window.left_crop, num_outputs)
 
 
-def maximum(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows outputs channels"]:
-    """The maximum over what each window sees of a grid on which every step is real."""
-    return max_pool(padded(grid, window, lowest(grid.dtype)), window).narrow(1, 0, window.count(grid.shape[1]))
+def max_pool1d(grid: Shaped[Tensor, "rows steps channels"], window: Window) -> Shaped[Tensor, "rows outputs channels"]:
+    """Return the maximum of each window over a grid on which every step is real."""
+    padded = pad_for_windows(grid, window, lowest_value(grid.dtype))
+    return valid_max_pool(padded, window).narrow(1, 0, window.num_outputs(grid.shape[1]))
 
 
-def average(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows outputs channels"]:
-    """The mean over what each window sees of a grid on which every step is real; padding does not count."""
-    count = window.count(grid.shape[1])
-    seen = sum_pool(padded(grid.new_ones((1, grid.shape[1], 1)), window), window).narrow(1, 0, count)
-    return sum_pool(padded(grid, window), window).narrow(1, 0, count) / seen
+def average_pool1d(grid: Float[Tensor, "rows steps channels"], window: Window) -> Float[Tensor, "rows outputs channels"]:
+    """Return the mean of each window over a grid on which every step is real; padding does not count."""
+    num_outputs = window.num_outputs(grid.shape[1])
+    ones = grid.new_ones((1, grid.shape[1], 1))
+    num_steps = valid_sum_pool(pad_for_windows(ones, window), window).narrow(1, 0, num_outputs)
+    return valid_sum_pool(pad_for_windows(grid, window), window).narrow(1, 0, num_outputs) / num_steps
 
 
-def lowest(dtype: torch.dtype) -> int | float:
-    """What no number is below."""
+def lowest_value(dtype: torch.dtype) -> int | float:
+    """Return the lowest number of a dtype."""
     return -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
@@ -227,65 +259,81 @@ def lowest(dtype: torch.dtype) -> int | float:
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """Where the steps of an index lie on a line, and which windows of the line are its outputs.
+    """Where the packed steps of an index are on a line, and which windows of the line are outputs.
 
-    `places` `(N,)` are the steps' places, `size` is the length of the line; `chosen` `(M,)` are the windows of the M
-    outputs, `seen` `(M,)` how many real steps each sees. `index` is the outputs'; None stands for the steps' own.
+    Args:
+        line_positions: The position of each packed step on the line, `(N,)`.
+        line_length: The length of the line.
+        window_numbers: The windows of the line that are outputs, `(M,)`.
+        num_real_steps: How many real steps each of these windows sees, `(M,)`.
+        output_index: The index of the outputs; None if each step has one output.
     """
 
-    places: Ints
-    size: int
-    chosen: Ints
-    seen: Ints
-    index: Index | None
-    _device: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+    line_positions: Ints
+    line_length: int
+    window_numbers: Ints
+    num_real_steps: Ints
+    output_index: Index | None
+    _on_device: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
-    def tensor(self, name: Literal["places", "chosen", "seen"], device: torch.device) -> Tensor:
-        """One of the arrays on a device, copied there once."""
-        if (name, device) not in self._device:
-            self._device[name, device] = to_device(getattr(self, name), device)
-        return self._device[name, device]
+    def index_of_outputs(self, index: Index) -> Index:
+        """Return the index of the outputs, given the index of the steps."""
+        return index if self.output_index is None else self.output_index
 
-    def lay(self, values: Shaped[Tensor, "n channels"], blank: int | float = 0) -> Shaped[Tensor, "1 size channels"]:
-        """The line: steps at their places, `blank` elsewhere."""
-        places = self.tensor("places", values.device)
+    def tensor(self, name: Literal["line_positions", "window_numbers", "num_real_steps"], device: torch.device) -> Tensor:
+        """Return one of the arrays as a tensor on a device, copied there once."""
+        if (name, device) not in self._on_device:
+            self._on_device[name, device] = to_device(getattr(self, name), device)
+        return self._on_device[name, device]
+
+    def to_line(
+        self, values: Shaped[Tensor, "n channels"], blank: int | float = 0
+    ) -> Shaped[Tensor, "1 line_length channels"]:
+        """Put packed steps on the line; the other positions are `blank`."""
+        positions = self.tensor("line_positions", values.device)
         if blank == 0:
-            return scatter_rows(values, places, self.size)[None]
-        return values.new_full((self.size, values.shape[1]), blank).index_copy(0, places, values)[None]
+            return scatter_rows(values, positions, self.line_length)[None]
+        return values.new_full((self.line_length, values.shape[1]), blank).index_copy(0, positions, values)[None]
 
-    def pick(self, windows: Shaped[Tensor, "1 windows channels"]) -> Shaped[Tensor, "m channels"]:
-        """The outputs among all windows of the line."""
-        return gather_rows(windows[0], self.tensor("chosen", windows.device))
+    def select_outputs(self, windows: Shaped[Tensor, "1 windows channels"]) -> Shaped[Tensor, "m channels"]:
+        """Gather the outputs from all windows of the line."""
+        return gather_rows(windows[0], self.tensor("window_numbers", windows.device))
 
 
-def convolve_packed(
+def packed_conv1d(
     values: Float[Tensor, "n channels"],
-    plan: WindowLayout,
+    layout: WindowLayout,
     window: Window,
     kernel: Float[Tensor, "size part filters"],
     bias: Float[Tensor, " filters"] | None = None,
     groups: int = 1,
 ) -> Float[Tensor, "m filters"]:
-    """`convolve` of each span, holes as zeros."""
-    return conv(plan.lay(values), window, kernel, bias, groups, plan.tensor("chosen", values.device))[0]
+    """Compute `conv1d` of each span; a gap is 0."""
+    line, window_numbers = layout.to_line(values), layout.tensor("window_numbers", values.device)
+    return valid_conv(line, window, kernel, bias, groups, window_numbers)[0]
 
 
-def transpose_packed(
+def packed_conv1d_transpose(
     values: Float[Tensor, "n channels"],
-    plan: WindowLayout,
-    stretch: TransposedWindow,
+    layout: WindowLayout,
+    window: TransposedWindow,
     kernel: Float[Tensor, "size filters channels"],
     bias: Float[Tensor, " filters"] | None = None,
 ) -> Float[Tensor, "m filters"]:
-    """`transpose` of each span, holes as zeros."""
-    return plan.pick(conv_transpose(plan.lay(values), stretch, kernel, bias))
+    """Compute `conv1d_transpose` of each span; a gap is 0."""
+    return layout.select_outputs(valid_conv_transpose(layout.to_line(values), window, kernel, bias))
 
 
-def maximum_packed(values: Shaped[Tensor, "n channels"], plan: WindowLayout, window: Window) -> Shaped[Tensor, "m channels"]:
-    """`maximum` of each span, without the holes."""
-    return plan.pick(max_pool(plan.lay(values, lowest(values.dtype)), window))
+def packed_max_pool1d(
+    values: Shaped[Tensor, "n channels"], layout: WindowLayout, window: Window
+) -> Shaped[Tensor, "m channels"]:
+    """Compute `max_pool1d` of each span; a gap does not count."""
+    return layout.select_outputs(valid_max_pool(layout.to_line(values, lowest_value(values.dtype)), window))
 
 
-def average_packed(values: Float[Tensor, "n channels"], plan: WindowLayout, window: Window) -> Float[Tensor, "m channels"]:
-    """`average` of each span, without the holes."""
-    return plan.pick(sum_pool(plan.lay(values), window)) / plan.tensor("seen", values.device)[:, None].to(values.dtype)
+def packed_average_pool1d(
+    values: Float[Tensor, "n channels"], layout: WindowLayout, window: Window
+) -> Float[Tensor, "m channels"]:
+    """Compute `average_pool1d` of each span; a gap does not count."""
+    sums = layout.select_outputs(valid_sum_pool(layout.to_line(values), window))
+    return sums / layout.tensor("num_real_steps", values.device)[:, None].to(values.dtype)

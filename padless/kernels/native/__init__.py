@@ -1,1 +1,1 @@
-"""C kernels and their loader."""
+"""C kernels for the CPU, and their loader."""

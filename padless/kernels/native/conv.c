@@ -1,34 +1,40 @@
-/* A convolution: the products of windows over a line of steps with its kernel, nothing copied. kernels/conv/taps.py calls it. */
+/* Convolution of a line of steps: products of windows with the kernel, without a copy of the windows. Called by
+   kernels/conv/native.py. */
 
 #include "gemm.h"
 
-/* Windows over a line: the products of `size` numbers with packed weights. A window begins `apart` numbers further than the
-   one before it; those that are `chosen` by number, where not all are wanted. */
+/* The arguments of a call. The caller owns all memory; the kernel writes `out` only. */
 typedef struct {
-    i64 size, apart, columns;
-    const i64 *chosen;
-    const float *line, *packed, *bias;
-    float *to;
-} sliding;
+    i64 window_size; /* numbers in a window: kernel size * channels */
+    i64 window_stride; /* numbers from the beginning of a window to that of the next */
+    i64 filters; /* outputs of a window, a multiple of LANES */
+    const i64 *window_numbers; /* (windows,) the windows to compute; null for all of them */
+    const float *line; /* the numbers of all steps */
+    const float *weight_panels; /* (window_size, filters) in panels, see gemm.h */
+    const float *bias; /* (filters,) or null */
+    float *out; /* (windows, filters) */
+} conv_args;
 
-static void slide(i64 from, i64 to, void *context) {
-    const sliding *w = context;
-    const float *a[MANY], *first[MANY];
-    float *sums[MANY];
-    for (i64 s = from, n; s < to; s += n) {
-        n = together(to - s);
-        for (i64 j = 0; j < w->columns; j += 4 * LANES) {
+/* Compute the windows from `begin` to `end`. */
+static void conv_windows(i64 begin, i64 end, void *context) {
+    const conv_args *args = context;
+    const float *windows[MAX_ROWS], *bias[MAX_ROWS];
+    float *out[MAX_ROWS];
+    for (i64 w = begin, n; w < end; w += n) {
+        n = rows_per_tile(end - w);
+        for (i64 j = 0; j < args->filters; j += 4 * LANES) {
             for (i64 m = 0; m < n; m++) {
-                a[m] = w->line + (w->chosen ? w->chosen[s + m] : s + m) * w->apart;
-                first[m] = w->bias + j;
-                sums[m] = w->to + (s + m) * w->columns + j;
+                windows[m] = args->line + (args->window_numbers ? args->window_numbers[w + m] : w + m) * args->window_stride;
+                bias[m] = args->bias + j;
+                out[m] = args->out + (w + m) * args->filters + j;
             }
-            multiply(n, w->size, min(4, (w->columns - j) / LANES), a, w->packed + j * w->size, w->bias ? first : 0, LANES,
-                     sums);
+            gemm(n, args->window_size, min(4, (args->filters - j) / LANES), windows,
+                 args->weight_panels + j * args->window_size, args->bias ? bias : 0, LANES, out);
         }
     }
 }
 
-int32_t padless_windows(i64 count, const sliding *windows, parallel_for each) {
-    return each(0, count, MANY, slide, (void *)windows);
+/* Compute `count` windows on torch's threads; the result is 0 if that succeeded. */
+int32_t padless_conv(i64 count, const conv_args *args, parallel_for each) {
+    return each(0, count, MAX_ROWS, conv_windows, (void *)args);
 }

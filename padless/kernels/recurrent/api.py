@@ -1,35 +1,63 @@
-"""A step sees its past: recurrent cells over packed steps.
+"""Run Keras's recurrent cells over packed steps, on the fastest path that can compute them.
 
-A masked step does not exist, so the state passes over it, and the last state of a sequence is the one after its last
-real step (the initial one if it has none). Steps go in time-major order, longest sequence first: at each time the
-sequences still alive are the first rows, and the others are through.
+Masked steps do not exist: the state of a sequence goes from one real step to the next. The last state is the one
+after the last real step, or the initial state of an empty sequence. Steps are computed in time-major order, longest
+sequence first. So the sequences that have a step at some time are the first rows.
 
-Numbers are Keras's: LSTM gates i, f, c, o; GRU gates z, r, h with `h = z * h + (1 - z) * candidate`. Outputs stand in
-packed order, each where its input stands, also with `reverse`; states are `(B, U)` in the order of the batch, empty
-rows included. Under autocast inputs, weights and states all take its dtype, as in torch's own recurrent layers.
+Numbers are Keras's: LSTM gates i, f, c, o; GRU gates z, r, h with `h = z * h + (1 - z) * candidate`. Outputs are in packed
+order, at the steps of their inputs also with `reverse`. States are `(B, U)` in the order of the batch, empty rows included.
+Under autocast, inputs, weights and states are cast to its dtype, as in torch's recurrent layers.
 
-`PATHS` names the ways to compute a cell: "reference" takes anything; "packed" (`scan_fast.py`) takes the usual
-activations and no recurrent dropout, and leaves second derivatives to the reference; "compiled" (`scan_compiled.py`) is
-the same in C, for float32 and bfloat16 on the CPU, where it was built; "cudnn" (`scan_cudnn.py`) is the same by torch's
-own packed recurrent functions: cuDNN's on CUDA, where it is taken by itself, torch's own loop elsewhere.
+There is a module for each path, in the order in which `PATHS` tries them:
+
+- `native.py`: the compiled kernel; float32 and bfloat16 on the CPU;
+- `cudnn.py`: torch's packed recurrent functions, which are cuDNN's on CUDA;
+- `manual.py`: torch, with a backward pass written by hand;
+- `reference.py`: plain torch; any activation, recurrent dropout, second derivatives.
+
+All but the last compute tanh, with sigmoid gates (SimpleRNN: tanh or relu). They leave second derivatives to the reference.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
-from padless.kernels.half_precision import dtype_of
-from padless.kernels.native import library as compiled
-from padless.kernels.recurrent import cudnn as scan_cudnn
-from padless.kernels.recurrent import manual as scan_fast
-from padless.kernels.recurrent import native as scan_compiled
-from padless.kernels.recurrent.reference import REFERENCE, Activation
+from padless.kernels.backends import backends
+from padless.kernels.half_precision import compute_dtype
+from padless.kernels.recurrent import cudnn, manual, native, reference
+from padless.kernels.recurrent.reference import Activation
 from padless.ragged.index import Index
+
+
+@dataclass(frozen=True)
+class RecurrentPath:
+    """One way to compute the cells.
+
+    Args:
+        supports: Whether the path can compute a cell with these tensors, values first. A tensor may be None.
+        lstm: Computes Keras's LSTM.
+        gru: Computes Keras's GRU.
+        simple_rnn: Computes Keras's SimpleRNN.
+    """
+
+    supports: Callable[..., bool]
+    lstm: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    gru: Callable[..., tuple[Tensor, Tensor]]
+    simple_rnn: Callable[..., tuple[Tensor, Tensor]]
+
+
+PATHS = {
+    "native": RecurrentPath(native.supports, native.lstm, native.gru, native.simple_rnn),
+    "cudnn": RecurrentPath(cudnn.supports, cudnn.lstm, cudnn.gru, cudnn.simple_rnn),
+    "manual": RecurrentPath(manual.supports, manual.lstm, manual.gru, manual.simple_rnn),
+    "reference": RecurrentPath(lambda *tensors: True, reference.lstm, reference.gru, reference.simple_rnn),
+}
 
 
 def lstm(
@@ -47,12 +75,30 @@ def lstm(
     recurrent_masks: Float[Tensor, "4 b units"] | None = None,
     path: str | None = None,
 ) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"], Float[Tensor, "b units"]]:
-    """Keras's LSTM: outputs, last h, last c. `recurrent_masks` multiply the previous h on its way into each gate."""
-    usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
-    run = _path("lstm", path, usual, values, kernel, recurrent, bias, h0, c0)
-    weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, c0, recurrent_masks)
-    with unautocast:
-        return run(index, reverse, activation, recurrent_activation, *weights)
+    """Run Keras's LSTM over packed steps.
+
+    Args:
+        values: The inputs of all real steps.
+        index: The real steps.
+        kernel: The weights of the inputs, gates i, f, c, o side by side.
+        recurrent: The weights of the state.
+        bias: The bias of the gates.
+        h0: The initial h of each row.
+        c0: The initial c of each row.
+        reverse: Whether each sequence runs from its last step to its first.
+        activation: The activation of the candidate and of c.
+        recurrent_activation: The activation of the gates.
+        recurrent_masks: Recurrent dropout: factors of h, one set for each gate.
+        path: The name of a path in `PATHS`; None for the fastest one that can compute this.
+
+    Returns:
+        The outputs, the last h and the last c.
+    """
+    standard = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
+    run = PATHS[_choose_path("lstm", path, standard, values, kernel, recurrent, bias, h0, c0)].lstm
+    tensors, no_autocast = _in_autocast_dtype(values, kernel, recurrent, bias, h0, c0, recurrent_masks)
+    with no_autocast:
+        return run(index, reverse, activation, recurrent_activation, *tensors)
 
 
 def gru(
@@ -70,17 +116,35 @@ def gru(
     recurrent_masks: Float[Tensor, "3 b units"] | None = None,
     path: str | None = None,
 ) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
-    """Keras's GRU: outputs, last h. With `reset_after` the bias has two rows, for inputs and state, else one axis."""
+    """Run Keras's GRU over packed steps; the arguments are those of `lstm`.
+
+    Args:
+        values: The inputs of all real steps.
+        index: The real steps.
+        kernel: The weights of the inputs, gates z, r, h side by side.
+        recurrent: The weights of the state.
+        bias: With `reset_after` two rows, for the products of inputs and state. Else one axis, for their sum.
+        h0: The initial h of each row.
+        reset_after: Whether the reset gate is applied after the product with the recurrent weights, as in cuDNN.
+        reverse: Whether each sequence runs from its last step to its first.
+        activation: The activation of the candidate.
+        recurrent_activation: The activation of the gates.
+        recurrent_masks: Recurrent dropout: factors of h, one set for each gate.
+        path: The name of a path in `PATHS`; None for the fastest one that can compute this.
+
+    Returns:
+        The outputs and the last h.
+    """
     if bias is not None and bias.ndim != 1 + reset_after:
         raise ShapeError(
             f"The bias of a GRU with reset_after={reset_after} has shape "
             f"{'(2, 3 * units)' if reset_after else '(3 * units,)'}; got {tuple(bias.shape)}."
         )
-    usual = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
-    run = _path("gru", path, usual and reset_after, values, kernel, recurrent, bias, h0)
-    weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
-    with unautocast:
-        return run(index, reverse, activation, recurrent_activation, reset_after, *weights)
+    standard = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
+    run = PATHS[_choose_path("gru", path, standard and reset_after, values, kernel, recurrent, bias, h0)].gru
+    tensors, no_autocast = _in_autocast_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
+    with no_autocast:
+        return run(index, reverse, activation, recurrent_activation, reset_after, *tensors)
 
 
 def simple_rnn(
@@ -96,68 +160,67 @@ def simple_rnn(
     recurrent_masks: Float[Tensor, "1 b units"] | None = None,
     path: str | None = None,
 ) -> tuple[Float[Tensor, "n units"], Float[Tensor, "b units"]]:
-    """Keras's SimpleRNN: outputs, last h."""
-    usual = (activation is torch.tanh or activation is torch.relu) and recurrent_masks is None
-    run = _path("simple_rnn", path, usual, values, kernel, recurrent, bias, h0)
-    weights, unautocast = _one_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
-    with unautocast:
-        return run(index, reverse, activation, *weights)
+    """Run Keras's SimpleRNN over packed steps; the arguments are those of `lstm`.
+
+    Returns:
+        The outputs and the last h.
+    """
+    standard = (activation is torch.tanh or activation is torch.relu) and recurrent_masks is None
+    run = PATHS[_choose_path("simple_rnn", path, standard, values, kernel, recurrent, bias, h0)].simple_rnn
+    tensors, no_autocast = _in_autocast_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
+    with no_autocast:
+        return run(index, reverse, activation, *tensors)
 
 
-# The reference
+def _choose_path(
+    cell: Literal["lstm", "gru", "simple_rnn"],
+    requested: str | None,
+    standard: bool,
+    values: Tensor,
+    *others: Tensor | None,
+) -> str:
+    """Return the name of the path for a cell: the requested one, else the first in `PATHS` that can compute it.
 
+    Args:
+        cell: The name of the cell, for messages.
+        requested: The name of a path, or None.
+        standard: Whether activations, gates and dropout are those that every path computes.
+        values: The inputs.
+        others: The other tensors of the cell.
 
-# The paths
-
-PATHS: dict[str, dict[str, Callable[..., Any]]] = {
-    "compiled": {"lstm": scan_compiled.lstm, "gru": scan_compiled.gru, "simple_rnn": scan_compiled.simple_rnn},
-    "cudnn": {"lstm": scan_cudnn.lstm, "gru": scan_cudnn.gru, "simple_rnn": scan_cudnn.simple_rnn},
-    "packed": {"lstm": scan_fast.lstm, "gru": scan_fast.gru, "simple_rnn": scan_fast.simple_rnn},
-    "reference": REFERENCE,
-}
-FAST_DEVICES = ("cpu", "cuda")
-FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-COMPILED_DTYPES = (torch.float32, torch.bfloat16)
-
-
-def _path(cell: str, forced: str | None, usual: bool, values: Tensor, *others: Tensor | None) -> Callable[..., Any]:
-    """The implementation of a cell: the forced one, else the fastest that can take this."""
-    if forced is not None and forced not in PATHS:
-        raise ArgumentError(unknown_name("path", forced, PATHS))
-    dtype = dtype_of(values)
-    can = {
-        "reference": True,
-        "packed": usual
-        and values.device.type in FAST_DEVICES
-        and dtype in FAST_DTYPES
-        and not compiled.under_functional_transform(values),
-        "compiled": usual
-        and values.device.type == "cpu"
-        and dtype in COMPILED_DTYPES
-        and compiled.library() is not None
-        and compiled.can_access_memory(values, *others),
-        "cudnn": usual
-        and values.device.type == "cuda"
-        and dtype in FAST_DTYPES
-        and torch.backends.cudnn.enabled
-        and not torch.compiler.is_compiling(),
-    }
-    if forced not in (None, "reference") and not usual:
+    Raises:
+        ArgumentError: If there is no such path, or if the requested path cannot compute this.
+    """
+    if requested is not None and requested not in PATHS:
+        raise ArgumentError(unknown_name("path", requested, PATHS))
+    if requested == "reference" or requested is None and not standard:
+        return "reference"
+    if not standard:
         raise ArgumentError(
-            f"The {forced} path of {cell} computes tanh, with sigmoid gates, without recurrent dropout "
-            f"and (GRU) with reset_after; got something else. Use path='reference', or none."
+            f"path={requested!r} of {cell} computes tanh with sigmoid gates (simple_rnn: tanh or relu), without recurrent "
+            f"dropout, and a GRU with reset_after=True. The arguments ask for something else. "
+            f"Use path='reference', or leave path out."
         )
-    if forced == "compiled" and not can[forced]:
+    if requested is None:
+        return next(name for name, path in PATHS.items() if path.supports(values, *others))
+    if requested == "native" and not native.supports(values, *others):
         raise ArgumentError(
-            f"The compiled path of {cell} is for float32 and bfloat16 on the CPU; got {dtype} on "
-            f"{values.device}, and of the compiled scan padless.backends() says: "
-            f"{compiled.backends()['compiled scan']}. Use path='packed', or none."
+            f"path='native' of {cell} needs float32 or bfloat16 on the CPU, and compiled kernels; "
+            f"got {compute_dtype(values)} on {values.device}, and padless.backends() says of the native kernels: "
+            f"{backends()['native kernels']}. Use path='manual', or leave path out."
         )
-    return PATHS[forced or next(path for path in PATHS if can[path])][cell]
+    return requested
 
 
-def _one_dtype(values: Tensor, *others: Tensor | None) -> tuple[list[Tensor | None], Any]:
-    """The tensors in the dtype of autocast, and the context in which nothing more is cast; unchanged without it."""
+def _in_autocast_dtype(
+    values: Tensor, *others: Tensor | None
+) -> tuple[list[Tensor | None], AbstractContextManager[None | object]]:
+    """Cast the tensors of a cell as autocast would.
+
+    Returns:
+        The tensors in the dtype of autocast, and a context that switches autocast off. Where autocast is off, the
+        tensors as they are and a context without effect. Tensors of float64 are not cast, as in autocast.
+    """
     device = values.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return [values, *others], nullcontext()

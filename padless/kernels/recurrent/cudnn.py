@@ -1,52 +1,139 @@
-"""The cells of `scan.py` by torch's own packed recurrent functions, which on CUDA are cuDNN's.
+"""Recurrent cells by torch's packed recurrent functions, which are cuDNN's on CUDA.
 
-They want steps in time-major order, longest sequence first, which is what
-`Index.time_major_order` gives for any mask; rows without
-a step stay out and keep their initial state. Torch's gates stand as Keras's do, but for the first two of a GRU.
+These functions want steps in time-major order, longest sequence first. `Index.time_major_order` gives this order for any
+mask. Rows without a step are left out and keep their initial state. Torch has Keras's order of gates, except for z and r
+of a GRU.
 
-cuDNN reads all weights from one buffer (torch warns, and copies, where they do not stand so): input kernel, recurrent
-kernel, and a bias for each, gate by gate. So they are laid out there at each call, by differentiable moves.
+cuDNN reads all weights from one buffer: input kernel, recurrent kernel, and a bias for each, gate by gate. If they are not
+in one buffer, torch warns and copies. So each call copies them to one buffer by differentiable operations.
 
-What torch records of the forward is kept for the backward as it is. cuDNN has no second derivative; where one is wanted,
-the gradient is taken through the reference.
+The autograd graph of torch's function is kept until the backward pass. cuDNN has no second derivative, so second
+derivatives are computed through the reference.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from padless.kernels.double_backward import with_double_backward
-from padless.kernels.recurrent.adapters import doors
+from padless._torch_compat import FunctionContext
+from padless.kernels.double_backward import Reference, with_double_backward
+from padless.kernels.half_precision import compute_dtype
+from padless.kernels.recurrent import reference
+from padless.kernels.recurrent.reference import Activation
 from padless.ragged.gather import permute_rows
 from padless.ragged.index import Index, TimeMajorOrder
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class CudnnCellSpec:
-    """Torch's function for a cell, and which of Keras's gates stands at each of its places."""
+    """A cell of torch.
 
-    function: Callable[..., Any]
+    Args:
+        function: Torch's function of packed sequences, as `torch.lstm`.
+        gates: For each gate of torch the number of that gate in Keras.
+    """
+
+    function: Callable[..., tuple[Tensor, ...]]
     gates: tuple[int, ...]
 
 
-LSTM, GRU = CudnnCellSpec(torch.lstm, (0, 1, 2, 3)), CudnnCellSpec(torch.gru, (1, 0, 2))
-TANH, RELU = CudnnCellSpec(torch.rnn_tanh, (0,)), CudnnCellSpec(torch.rnn_relu, (0,))
+LSTM = CudnnCellSpec(torch.lstm, gates=(0, 1, 2, 3))
+GRU = CudnnCellSpec(torch.gru, gates=(1, 0, 2))
+TANH_RNN = CudnnCellSpec(torch.rnn_tanh, gates=(0,))
+RELU_RNN = CudnnCellSpec(torch.rnn_relu, gates=(0,))
 
 
-def _run(cell: CudnnCellSpec, again: Callable[..., Any], index: Index, reverse: bool, *tensors: Tensor | None) -> Any:
-    device: torch.device = tensors[0].device  # pyright: ignore[reportOptionalMemberAccess] - the values
-    order = index.time_major_order(device, reverse)
+def supports(values: Tensor, *others: Tensor | None) -> bool:
+    """Return whether cuDNN computes a cell with these tensors."""
+    return (
+        values.device.type == "cuda"
+        and compute_dtype(values) in DTYPES
+        and torch.backends.cudnn.enabled
+        and not torch.compiler.is_compiling()
+    )
+
+
+def lstm(
+    index: Index,
+    reverse: bool,
+    activation: Activation,
+    recurrent_activation: Activation,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    recurrent_masks: None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run Keras's LSTM with tanh and sigmoid; see `api.lstm`."""
+    again = functools.partial(reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None)
+    outputs, h, c = _run(LSTM, again, index, reverse, values, kernel, recurrent, bias, h0, c0)
+    return outputs, h, c
+
+
+def gru(
+    index: Index,
+    reverse: bool,
+    activation: Activation,
+    recurrent_activation: Activation,
+    reset_after: bool,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    recurrent_masks: None,
+) -> tuple[Tensor, Tensor]:
+    """Run Keras's GRU with tanh, sigmoid and `reset_after`; see `api.gru`."""
+    again = functools.partial(
+        reference.gru, index, reverse, activation, recurrent_activation, reset_after, recurrent_masks=None
+    )
+    outputs, h = _run(GRU, again, index, reverse, values, kernel, recurrent, bias, h0)
+    return outputs, h
+
+
+def simple_rnn(
+    index: Index,
+    reverse: bool,
+    activation: Activation,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    recurrent_masks: None,
+) -> tuple[Tensor, Tensor]:
+    """Run Keras's SimpleRNN with tanh or relu; see `api.simple_rnn`."""
+    cell = RELU_RNN if activation is torch.relu else TANH_RNN
+    again = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
+    outputs, h = _run(cell, again, index, reverse, values, kernel, recurrent, bias, h0)
+    return outputs, h
+
+
+def _run(
+    cell: CudnnCellSpec,
+    again: Callable[..., tuple[Tensor, ...]],
+    index: Index,
+    reverse: bool,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    *initial: Tensor,
+) -> tuple[Tensor, ...]:
+    """Run a cell; `again` is the reference."""
+    order, tensors = index.time_major_order(values.device, reverse), (values, kernel, recurrent, bias, *initial)
     if not order.batch_sizes:  # torch refuses a batch without a step
         return again(*tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _Recorded.apply(cell, order, again, *tensors)
-    return _forward(cell, order, False, *tensors)  # pyright: ignore[reportArgumentType]
-
-
-lstm, gru, simple_rnn = doors(_run, LSTM, GRU, TANH, RELU)
+        return _CudnnFunction.apply(cell, order, again, *tensors)
+    return _forward(cell, order, False, *tensors)
 
 
 def _forward(
@@ -59,75 +146,102 @@ def _forward(
     bias: Tensor | None,
     *initial: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Outputs in packed order and last states in the order of the batch."""
-    alive = order.batch_sizes[0]
-    begun = [state.index_select(0, order.rows) for state in initial]
-    first = [state[:alive].unsqueeze(0) for state in begun]
-    sizes = torch.tensor(order.batch_sizes, device="cpu")
-    outputs, *last = cell.function(
+    """Return the outputs in packed order and the last states in the order of the batch."""
+    num_rows = order.batch_sizes[0]  # rows with a step; they are the first ones of the sorted rows
+    sorted_states = [state.index_select(0, order.rows) for state in initial]
+    first_states = [state[:num_rows].unsqueeze(0) for state in sorted_states]
+    outputs, *last_states = cell.function(
         permute_rows(values, order.to_time_major, order.to_packed),
-        sizes,
-        first if len(first) > 1 else first[0],
-        _weights(cell, kernel, recurrent, bias),
-        True,
-        1,
-        0.0,
+        torch.tensor(order.batch_sizes, device="cpu"),
+        first_states if len(first_states) > 1 else first_states[0],
+        _weights_in_one_buffer(cell, kernel, recurrent, bias),
+        True,  # has biases
+        1,  # layers
+        0.0,  # dropout
         train,
-        False,
+        False,  # bidirectional
     )
-    ended = [torch.cat([after[0], before[alive:]]) for after, before in zip(last, begun, strict=True)]
+    last_of_all_rows = [
+        torch.cat([last[0], state[num_rows:]]) for last, state in zip(last_states, sorted_states, strict=True)
+    ]
     return permute_rows(outputs, order.to_packed, order.to_time_major), *(
-        state.index_select(0, order.inverse_rows) for state in ended
+        state.index_select(0, order.inverse_rows) for state in last_of_all_rows
     )
 
 
-def _weights(cell: CudnnCellSpec, kernel: Tensor, recurrent: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """Torch's four weights, views of one buffer."""
-    columns, missing = recurrent.shape[1], kernel.new_zeros(recurrent.shape[1])
-    biases = [missing, missing] if bias is None else [bias, missing] if bias.ndim == 1 else list(bias)
-    parts = [_turned(cell, x) for x in (kernel.t(), recurrent.t(), *biases)]
-    of_inputs, of_states, *biases = torch.cat([p.reshape(-1) for p in parts]).split([p.numel() for p in parts])
-    return [of_inputs.view(columns, -1), of_states.view(columns, -1), *biases]
+def _weights_in_one_buffer(cell: CudnnCellSpec, kernel: Tensor, recurrent: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """Return torch's four weights as views of one buffer: input kernel, recurrent kernel, and their biases."""
+    columns = recurrent.shape[1]
+    zeros = kernel.new_zeros(columns)
+    if bias is None:
+        biases = [zeros, zeros]
+    elif bias.ndim == 1:
+        biases = [bias, zeros]
+    else:
+        biases = list(bias)
+    parts = [_in_torch_gate_order(cell, x) for x in (kernel.t(), recurrent.t(), *biases)]
+    buffer = torch.cat([part.reshape(-1) for part in parts])
+    input_weights, state_weights, *biases = buffer.split([part.numel() for part in parts])
+    return [input_weights.view(columns, -1), state_weights.view(columns, -1), *biases]
 
 
-def _turned(cell: CudnnCellSpec, x: Tensor) -> Tensor:
-    """Gates along the first axis, from Keras's order into torch's."""
+def _in_torch_gate_order(cell: CudnnCellSpec, x: Tensor) -> Tensor:
+    """Reorder the gates along the first axis from Keras's order to torch's."""
     if cell.gates == tuple(sorted(cell.gates)):
         return x
-    parts = x.chunk(len(cell.gates))
-    return torch.cat([parts[gate] for gate in cell.gates])
+    gates = x.chunk(len(cell.gates))
+    return torch.cat([gates[number] for number in cell.gates])
 
 
-class _Recorded(torch.autograd.Function):
+def _leaf(x: Tensor, needs_grad: bool) -> Tensor:
+    """Return a tensor with the same numbers at which an autograd graph begins."""
+    return x.detach().requires_grad_(needs_grad)
+
+
+class _CudnnFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cell: CudnnCellSpec, order: TimeMajorOrder, again: Callable[..., Any], *tensors: Tensor | None
+        ctx: FunctionContext,
+        cell: CudnnCellSpec,
+        order: TimeMajorOrder,
+        again: Callable[..., tuple[Tensor, ...]],
+        values: Tensor,
+        kernel: Tensor,
+        recurrent: Tensor,
+        bias: Tensor | None,
+        *initial: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.ahead, ctx.given, ctx.again = 3, len(tensors), again
-        needed = ctx.needs_input_grad[ctx.ahead :]
+        needs_values, needs_kernel, needs_recurrent, needs_bias, *needs_initial = ctx.needs_input_grad[3:]
         with torch.enable_grad():
-            leaves: list[Any] = [
-                tensor if tensor is None else tensor.detach().requires_grad_(n)
-                for tensor, n in zip(tensors, needed, strict=True)
-            ]
-            ctx.leaves, ctx.results = leaves, _forward(cell, order, True, *leaves)
-        ctx.save_for_backward(*tensors)
+            leaves = (
+                _leaf(values, needs_values),
+                _leaf(kernel, needs_kernel),
+                _leaf(recurrent, needs_recurrent),
+                None if bias is None else _leaf(bias, needs_bias),
+                *map(_leaf, initial, needs_initial),
+            )
+            results = _forward(cell, order, True, *leaves)
+        ctx.leaves, ctx.results = leaves, results
+        ctx.save_for_backward(values, kernel, recurrent, bias, *initial)
+        ctx.reference = Reference(again, num_tensors=len(leaves))
         ctx.set_materialize_grads(False)
-        return tuple(result.detach() for result in ctx.results)
+        return tuple(result.detach() for result in results)
 
     @staticmethod
     @with_double_backward
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        given, need = ctx.saved_tensors, ctx.needs_input_grad[ctx.ahead :]  # a second backward is refused here
-        pairs = [(r, g) for r, g in zip(ctx.results, grads, strict=True) if g is not None]
-        results, arrived = [r for r, _ in pairs], [g for _, g in pairs]
-        wanted = [leaf for leaf, needed in zip(ctx.leaves, need, strict=True) if needed]
-        with torch.autocast(given[0].device.type, enabled=False):
-            found = iter(
-                torch.autograd.grad(results, wanted, arrived, retain_graph=True, allow_unused=True)
-                if pairs
-                else [None] * len(wanted)
+    def backward(ctx: FunctionContext, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        values, needs_grad = ctx.saved_tensors[0], ctx.needs_input_grad[3:]  # torch refuses a second backward here
+        used = [(result, grad) for result, grad in zip(ctx.results, grads, strict=True) if grad is not None]
+        if not used:
+            return (None,) * len(ctx.needs_input_grad)
+        with torch.autocast(values.device.type, enabled=False):
+            tensor_grads = iter(
+                torch.autograd.grad(
+                    [result for result, _ in used],
+                    [leaf for leaf, needed in zip(ctx.leaves, needs_grad, strict=True) if needed],
+                    [grad for _, grad in used],
+                    retain_graph=True,
+                    allow_unused=True,
+                )
             )
-        return (*(None,) * ctx.ahead, *(next(found) if needed else None for needed in need))
+        return (None, None, None, *(next(tensor_grads) if needed else None for needed in needs_grad))

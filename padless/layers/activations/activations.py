@@ -11,7 +11,7 @@ from torch import Tensor
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.graph.symbolic import SymbolicTensor
-from padless.kernels.segment_reduce import softmax as segment_softmax
+from padless.kernels.segment_reduce import segment_softmax
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import as_data
 from padless.ragged.packed import Packed

@@ -134,8 +134,8 @@ class Attention(Layer):
             key_index,
             AttentionMask(use_causal_mask),
             score=score,
-            thin=self._drop_weights if training and self.dropout else None,
-            show="after" if return_attention_scores else "",
+            dropout=self._drop_weights if training and self.dropout else None,
+            return_weights="after_dropout" if return_attention_scores else None,
         )
         result = restore_step_axes(query, outputs[:, 0])
         return result if weights is None else (result, weights[:, 0])

@@ -192,8 +192,8 @@ class _AttentionWithHeads(Layer):
             key_index,
             AttentionMask(use_causal_mask, self.sliding_window, as_attention_mask(self, attention_mask, grid)),
             1 / math.sqrt(self._key_dim),
-            thin=self._drop_weights if training and self.dropout else None,
-            show="before" if return_attention_scores else "",
+            dropout=self._drop_weights if training and self.dropout else None,
+            return_weights="before_dropout" if return_attention_scores else None,
         )
         if self.gate_dense is not None:
             outputs = outputs * _project(self.gate_dense, query)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from padless import regularizers
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.node import Node, auto_name
 from padless.graph.symbolic import (
@@ -260,7 +260,7 @@ class Layer(WeightContainer):
         outputs = on({id(x): x.values for x in operands}, True)
         rows = gap_values_by_operand(packed.index, operands)
         fills = map_leaves(lambda _: None, outputs) if rows is None else on(rows, False, training=False)
-        return _pytree.tree_map(lambda v, f: self._unstack_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
+        return pytree.tree_map(lambda v, f: self._unstack_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
 
     def _align_plain_input(self, packed: Packed, x: Tensor) -> Any:
         """A plain input of a stepwise layer, as it meets the one row of steps."""

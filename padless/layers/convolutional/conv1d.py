@@ -9,8 +9,15 @@ from torch.nn import functional
 
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import TransposedWindow, Window, WindowLayout
+from padless.kernels.conv.windows import (
+    TransposedWindow,
+    Window,
+    WindowLayout,
+    conv1d,
+    conv1d_transpose,
+    packed_conv1d,
+    packed_conv1d_transpose,
+)
 from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_choice, check_data_format
 from padless.registry import register
 
@@ -180,12 +187,12 @@ class Conv1D(Convolution):
     def call_grid(self, grid: Tensor) -> Tensor:
         """The convolution of a grid."""
         grid = self.checked(grid, self.kernel.shape[1] * self.groups)
-        return window.convolve(grid, self.window, self.kernel, self.bias, self.groups)
+        return conv1d(grid, self.window, self.kernel, self.bias, self.groups)
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The convolution of real steps."""
         values = self.checked(values, self.kernel.shape[1] * self.groups)
-        return window.convolve_packed(values, plan, self.window, self.kernel, self.bias, self.groups)
+        return packed_conv1d(values, plan, self.window, self.kernel, self.bias, self.groups)
 
     def output_features(self, channels: Any) -> int:
         """One for each filter."""
@@ -260,14 +267,12 @@ class DepthwiseConv1D(Convolution):
     def call_grid(self, grid: Tensor) -> Tensor:
         """The convolution of a grid."""
         channels = self.kernel.shape[1]
-        return window.convolve(
-            self.checked(grid, channels), self.window, as_grouped_kernel(self.kernel), self.bias, channels
-        )
+        return conv1d(self.checked(grid, channels), self.window, as_grouped_kernel(self.kernel), self.bias, channels)
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The convolution of real steps."""
         channels = self.kernel.shape[1]
-        return window.convolve_packed(
+        return packed_conv1d(
             self.checked(values, channels), plan, self.window, as_grouped_kernel(self.kernel), self.bias, channels
         )
 
@@ -366,14 +371,14 @@ class SeparableConv1D(Convolution):
         """Both convolutions of a grid."""
         channels = self.depthwise_kernel.shape[1]
         kernel = as_grouped_kernel(self.depthwise_kernel)
-        return self._pointwise(window.convolve(self.checked(grid, channels), self.window, kernel, None, channels))
+        return self._pointwise(conv1d(self.checked(grid, channels), self.window, kernel, None, channels))
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """Both convolutions of real steps; the second of the outputs alone."""
         channels = self.depthwise_kernel.shape[1]
         kernel = as_grouped_kernel(self.depthwise_kernel)
         values = self.checked(values, channels)
-        return self._pointwise(window.convolve_packed(values, plan, self.window, kernel, None, channels))
+        return self._pointwise(packed_conv1d(values, plan, self.window, kernel, None, channels))
 
     def _pointwise(self, inner: Tensor) -> Tensor:
         return functional.linear(inner, self.pointwise_kernel[0].t(), self.bias)
@@ -471,12 +476,12 @@ class Conv1DTranspose(Convolution):
 
     def call_grid(self, grid: Tensor) -> Tensor:
         """The transposed convolution of a grid."""
-        return window.transpose(self.checked(grid, self.kernel.shape[2]), self.window, self.kernel, self.bias)
+        return conv1d_transpose(self.checked(grid, self.kernel.shape[2]), self.window, self.kernel, self.bias)
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The transposed convolution of real steps."""
         values = self.checked(values, self.kernel.shape[2])
-        return window.transpose_packed(values, plan, self.window, self.kernel, self.bias)
+        return packed_conv1d_transpose(values, plan, self.window, self.kernel, self.bias)
 
     def output_features(self, channels: Any) -> int:
         """One for each filter."""

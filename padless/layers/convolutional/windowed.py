@@ -14,7 +14,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.graph.symbolic import is_symbolic
-from padless.kernels.conv import plan as spans
+from padless.kernels.conv.plan import window_layout
 from padless.kernels.conv.windows import WindowLayout
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import call_spec_of
@@ -44,16 +44,16 @@ class TemporalLayer(Layer):
 
     def call_packed(self, inputs: Packed) -> Packed:
         """The layer on each span."""
-        plan = spans.plan(inputs.index, self.window)
-        return Packed(self.call_packed_steps(inputs.values, plan), spans.of_plan(plan, inputs.index))
+        plan = window_layout(inputs.index, self.window)
+        return Packed(self.call_packed_steps(inputs.values, plan), plan.index_of_outputs(inputs.index))
 
     def output_index(self, index: Index) -> Index:
         """Which steps of the output are real."""
-        return spans.of_plan(spans.plan(index, self.window), index)
+        return window_layout(index, self.window).index_of_outputs(index)
 
     def output_length(self, steps: int) -> int:
         """How many steps come of so many."""
-        return self.window.count(steps)
+        return self.window.num_outputs(steps)
 
     def output_features(self, channels: Any) -> Any:
         """How many features come of so many."""

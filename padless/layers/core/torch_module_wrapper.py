@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.graph.node import auto_name
 from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves
@@ -135,7 +135,7 @@ class TorchModuleWrapper(Layer):
         def masked(values: Any, fill: Any) -> Any:
             return first.with_values(values, fill) if isinstance(values, Tensor) else values
 
-        return _pytree.tree_map(masked, outputs, fills)
+        return pytree.tree_map(masked, outputs, fills)
 
     def _on_rows(self, rows: Callable[[Any], Tensor], args: Any, kwargs: Any, training: bool) -> Any:
         """What the module makes of the rows of its inputs: as many rows."""

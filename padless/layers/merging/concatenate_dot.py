@@ -15,8 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from padless.errors import ArgumentError, MaskError, MaskLost, ShapeError
-from padless.kernels import batched_products as products
-from padless.kernels import union as combine
+from padless.kernels.batched_products import (
+    l2_normalize_over_time,
+    products_of_step_pairs,
+    products_over_time,
+    sums_over_inner_steps,
+)
+from padless.kernels.union import concatenate_indexes
 from padless.layers.base.layer import Layer
 from padless.layers.merging.elementwise import Merge, check_inputs
 from padless.ragged.broadcast import align
@@ -105,7 +110,7 @@ def _beside(first: Packed, inputs: list[Any], axis: int) -> Packed:
 def _after(inputs: list[Any], axis: int, lead: int) -> Packed:
     """Steps joined on an axis of the grid; what is not masked is wholly real."""
     packed = [x if isinstance(x, Packed) else _wholly(x, lead) for x in inputs]
-    whole, places = combine.side_by_side([x.index for x in packed], axis)
+    whole, places = concatenate_indexes([x.index for x in packed], axis)
     values = torch.cat([x.values for x in packed])
     return Packed(values.index_select(0, to_device(places, values.device)), whole)
 
@@ -204,7 +209,7 @@ class Dot(Layer):
             steps, vector, axis = (y, x, j) if x.ndim == 2 else (x, y, i)
             return _with_vector(steps, vector, axis)
         (a, queries, first), (b, keys, second) = _features_last(x, i), _features_last(y, j)
-        pairs = products.of_pairs(a, b, queries, keys)  # (cells, P, Q)
+        pairs = products_of_step_pairs(a, b, queries, keys)  # (cells, P, Q)
         if isinstance(y, Packed):
             mask = queries.mask[:, :, None] & keys.mask[:, None, :]
             return Packed(pairs.reshape(len(pairs), *second), Index.from_mask(mask, _mask_source(queries, keys)))
@@ -219,7 +224,7 @@ class Dot(Layer):
                 f"its steps, axis 1; got {y!r}, summed over axis {j}."
             )
         outer: Any = x.index.outer
-        sums = products.over_inner(_flat(x.values), _flat(y.values), x.index, y.index)
+        sums = sums_over_inner_steps(_flat(x.values), _flat(y.values), x.index, y.index)
         return Packed(sums.reshape(outer.num_steps, *x.values.shape[1:], *y.values.shape[1:]), outer)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
@@ -257,7 +262,7 @@ def _left(mask: Tensor, axis: int) -> Tensor | None:
 def _unit(x: Any, axis: int) -> Any:
     """Numbers of length 1 along an axis; over time, of each sequence."""
     if isinstance(x, Packed) and axis < x.num_step_axes:
-        return x.with_values(products.normalized(x.values, x.index))
+        return x.with_values(l2_normalize_over_time(x.values, x.index))
     return functional.normalize(x, dim=axis, eps=1e-7)  # pyright: ignore[reportArgumentType] - the table knows it
 
 
@@ -303,7 +308,7 @@ def _met(x: Any, axis: int, other: Any, summed: int) -> tuple[Any, int]:
 
 def _over_time(x: Packed, y: Packed) -> Tensor:
     """Sums over the steps that both have, which are the same by now."""
-    sums = products.over_time(_flat(x.values), _flat(y.values), x.index)
+    sums = products_over_time(_flat(x.values), _flat(y.values), x.index)
     return sums.reshape(x.shape[0], *(tuple(x.values.shape[1:]) + tuple(y.values.shape[1:]) or (1,)))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, MaskError, ShapeError
 from padless.graph.symbolic import leaves
-from padless.kernels import union as combine
+from padless.kernels.union import scatter_to_union, steps_present
 from padless.layers.base.layer import Layer
 from padless.ragged.index import Index
 from padless.ragged.mask import union
@@ -44,7 +44,7 @@ class Merge(Layer):
             return self.combined(inputs)
         whole = _united(self, packed)
         spread = [
-            Packed(combine.scatter_to_union(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
+            Packed(scatter_to_union(x.values, x.index, whole, self.missing), whole) if isinstance(x, Packed) else x
             for x in inputs
         ]
         return self.combined_over(spread, [_present(x, whole) for x in inputs])
@@ -102,7 +102,7 @@ def _united(layer: Layer, packed: list[Packed]) -> Index:
 
 
 def _present(x: Any, whole: Index) -> Tensor | None:
-    return combine.present(x.index, whole, x.device) if isinstance(x, Packed) else None
+    return steps_present(x.index, whole, x.device) if isinstance(x, Packed) else None
 
 
 def _column(present: Tensor, like: Packed) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padless import initializers
 from padless.errors import ArgumentError, unknown_name
-from padless.kernels import moments
+from padless.kernels.moments import COUNT_EPSILON, batch_moments, batch_normalize
 from padless.layers.normalization.layer_normalization import Affine, check_weight_sizes, feature_axes, normalize_axes
 from padless.ragged.packed import Packed
 from padless.registry import register
@@ -107,8 +107,8 @@ class BatchNormalization(Affine):
         if learns and axis == -1 and wide == torch.float32 and not self.renorm:
             return self._together(inputs, values, gamma, beta)
         if learns:
-            tiny = moments.TINY if isinstance(inputs, Packed) else 0.0
-            mean, variance = moments.moments(values.to(wide), axis, tiny)
+            tiny = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
+            mean, variance = batch_moments(values.to(wide), axis, tiny)
             moved = mean.detach(), variance.detach()
             if self.renorm:
                 gamma, beta = self._corrected(*moved, gamma, beta)
@@ -138,13 +138,13 @@ class BatchNormalization(Affine):
 
     def _together(self, inputs: Any, values: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Any:
         """Statistics of the batch and what follows them, in one kernel."""
-        outputs, *moved = moments.normalized_together(values, gamma, beta, self.epsilon)
+        outputs, *moved = batch_normalize(values, gamma, beta, self.epsilon)
         self._move(*moved)
         if not isinstance(inputs, Packed):
             return outputs
         if inputs.gap_values is None:
             return inputs.with_values(outputs)
-        mean, variance = moments.moments(values.float(), -1, moments.TINY)  # once more, with gradients
+        mean, variance = batch_moments(values.float(), -1, COUNT_EPSILON)  # once more, with gradients
         return inputs.with_values(outputs, self._by(-1, mean, variance, gamma, beta)(inputs.gap_values))
 
     # ------------------------------------------------------------------------------------------------ the averages

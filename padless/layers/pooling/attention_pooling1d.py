@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels import segment_reduce as segment
+from padless.kernels.segment_reduce import segment_softmax, segment_weighted_sums
 from padless.layers.attention.attention import flatten_steps, restore_step_axes
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis_size
@@ -109,8 +109,8 @@ class AttentionPooling1D(Layer):
     def call(self, inputs: Any, mask: Any = None, return_attention_scores: bool = False) -> Any:
         """The summaries; with `return_attention_scores` also the weights of the steps."""
         steps, index = flatten_steps(self, inputs)
-        weights = segment.softmax(self._keys(inputs) @ self.query, index)
-        pooled = segment.weighted(steps, weights, index)
+        weights = segment_softmax(self._keys(inputs) @ self.query, index)
+        pooled = segment_weighted_sums(steps, weights, index)
         if self.num_queries is None:
             pooled, weights = pooled[:, 0], weights[:, 0]
         return (pooled, restore_step_axes(inputs, weights)) if return_attention_scores else pooled

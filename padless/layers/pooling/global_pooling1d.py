@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels import segment_reduce as segment
+from padless.kernels.segment_reduce import segment_first, segment_last, segment_max, segment_mean, segment_sum
 from padless.layers.base.layer import Layer
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
@@ -89,7 +89,7 @@ class GlobalAveragePooling1D(Pooling):
     """
 
     relation = "reduce"
-    kernel = staticmethod(segment.mean)
+    kernel = staticmethod(segment_mean)
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """The mean; of whole numbers in single precision."""
@@ -111,7 +111,7 @@ class GlobalMaxPooling1D(Pooling):
     [[-1.0], [5.0]]
     """
 
-    kernel = staticmethod(segment.largest)
+    kernel = staticmethod(segment_max)
 
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
         """The maximum over an axis."""
@@ -129,7 +129,7 @@ class GlobalSumPooling1D(Pooling):
     [[4.0], [5.0]]
     """
 
-    kernel = staticmethod(segment.total)
+    kernel = staticmethod(segment_sum)
 
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
         """The sum over an axis."""
@@ -145,7 +145,7 @@ class LastStep(Segment):
     [[3.0], [5.0]]
     """
 
-    kernel = staticmethod(segment.last)
+    kernel = staticmethod(segment_last)
 
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
         """The last step."""
@@ -161,7 +161,7 @@ class FirstStep(Segment):
     [[1.0], [5.0]]
     """
 
-    kernel = staticmethod(segment.first)
+    kernel = staticmethod(segment_first)
 
     def plain(self, inputs: Tensor, axis: int) -> Tensor:
         """The first step."""

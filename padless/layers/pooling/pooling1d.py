@@ -6,8 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import Window, WindowLayout
+from padless.kernels.conv.windows import (
+    Window,
+    WindowLayout,
+    average_pool1d,
+    max_pool1d,
+    packed_average_pool1d,
+    packed_max_pool1d,
+)
 from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_choice, check_data_format
 from padless.registry import register
 
@@ -56,11 +62,11 @@ class MaxPooling1D(Pooling):
 
     def call_grid(self, grid: Tensor) -> Tensor:
         """The maxima of a grid."""
-        return window.maximum(grid, self.window)
+        return max_pool1d(grid, self.window)
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The maxima of real steps."""
-        return window.maximum_packed(values, plan, self.window)
+        return packed_max_pool1d(values, plan, self.window)
 
 
 @register("layer", "AvgPool1D")
@@ -90,11 +96,11 @@ class AveragePooling1D(Pooling):
 
     def call_grid(self, grid: Tensor) -> Tensor:
         """The means of a grid."""
-        return window.average(grid, self.window)
+        return average_pool1d(grid, self.window)
 
     def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
         """The means of real steps."""
-        return window.average_packed(values, plan, self.window)
+        return packed_average_pool1d(values, plan, self.window)
 
 
 # Keras's other names

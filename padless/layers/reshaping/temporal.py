@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from padless.kernels.conv import plan as spans
+from padless.kernels.conv.plan import crop_spans, pad_spans, repeat_cells
 from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_data_format
 from padless.ragged.device import to_device
 from padless.ragged.gather import gather_rows, scatter_rows
@@ -41,12 +41,12 @@ class Cropping1D(TemporalLayer):
 
     def call_packed(self, inputs: Packed) -> Packed:
         """The middle of each span."""
-        kept, index = spans.cropped(inputs.index, *self.cropping)
+        kept, index = crop_spans(inputs.index, *self.cropping)
         return Packed(gather_rows(inputs.values, to_device(kept, inputs.device)), index)
 
     def output_index(self, index: Index) -> Index:
         """The steps that are left."""
-        return spans.cropped(index, *self.cropping)[1]
+        return crop_spans(index, *self.cropping)[1]
 
     def output_length(self, steps: int) -> int:
         """Fewer by both."""
@@ -79,12 +79,12 @@ class ZeroPadding1D(TemporalLayer):
 
     def call_packed(self, inputs: Packed) -> Packed:
         """Each span with zeros on both sides."""
-        places, index = spans.widened(inputs.index, *self.padding)
+        places, index = pad_spans(inputs.index, *self.padding)
         return Packed(scatter_rows(inputs.values, to_device(places, inputs.device), index.num_steps), index)
 
     def output_index(self, index: Index) -> Index:
         """The steps and the zeros."""
-        return spans.widened(index, *self.padding)[1]
+        return pad_spans(index, *self.padding)[1]
 
     def output_length(self, steps: int) -> int:
         """More by both."""
@@ -119,7 +119,7 @@ class UpSampling1D(TemporalLayer):
 
     def output_index(self, index: Index) -> Index:
         """The mask, repeated."""
-        return spans.repeated(index, self.size)
+        return repeat_cells(index, self.size)
 
     def output_length(self, steps: int) -> int:
         """So many times more."""

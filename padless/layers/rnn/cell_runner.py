@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph.train_mode import training_mode
 from padless.kernels.recurrent.reference import scan
@@ -67,11 +67,11 @@ def run_cell(
     owner = next(c for c in type(cell).__mro__ if "call" in vars(c) or "forward" in vars(c))
     if "run_packed" in vars(owner):  # a subclass with a `call` of its own is run by that
         return cell.run_packed(values, index, states, reverse, training)  # pyright: ignore
-    flat, structure = _pytree.tree_flatten(states)
+    flat, structure = pytree.tree_flatten(states)
 
     def step(x: Tensor, now: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        output, new = _one_step_of(cell, x, _pytree.tree_unflatten(list(now), structure), training)
-        after = tuple(_pytree.tree_leaves(new))
+        output, new = _one_step_of(cell, x, pytree.tree_unflatten(list(now), structure), training)
+        after = tuple(pytree.tree_leaves(new))
         if [s.shape for s in after] != [s.shape for s in now]:
             raise ShapeError(
                 f"The cell {type(cell).__name__} got states of shapes {[tuple(s.shape) for s in now]} and gave "
@@ -82,7 +82,7 @@ def run_cell(
 
     with nullcontext() if isinstance(cell, Layer) else training_mode(training, cell):
         outputs, last = scan(values, index, step, tuple(flat), reverse=reverse)
-    return outputs, _pytree.tree_unflatten(list(last), structure)
+    return outputs, pytree.tree_unflatten(list(last), structure)
 
 
 def _one_step_of(cell: Any, x: Tensor, states: Any, training: bool) -> tuple[Tensor, Any]:
@@ -108,7 +108,7 @@ def initial_states(cell: nn.Module, batch: int, like: Tensor) -> list[Any]:
     with nullcontext() if like.device.type == "cpu" else like.device:  # made there, not sent there
         given = own(batch_size=batch)
     given = list(given) if isinstance(given, list | tuple) else [given]
-    return _pytree.tree_map(lambda s: s.to(like.device, like.dtype), given)
+    return pytree.tree_map(lambda s: s.to(like.device, like.dtype), given)
 
 
 def zero_states(size: Any, batch: int, like: Tensor) -> list[Any]:

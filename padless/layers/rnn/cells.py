@@ -13,7 +13,7 @@ from torch import Tensor
 
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels.recurrent import api as scan
+from padless.kernels.recurrent.api import gru, lstm, simple_rnn
 from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis_size
 from padless.layers.rnn.cell_runner import (
@@ -178,7 +178,7 @@ class SimpleRNNCell(Cell):
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
-        outputs, h = scan.simple_rnn(
+        outputs, h = simple_rnn(
             values,
             index,
             self.kernel,
@@ -251,7 +251,7 @@ class GRUCell(Cell):
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
-        outputs, h = scan.gru(
+        outputs, h = gru(
             values,
             index,
             self.kernel,
@@ -331,7 +331,7 @@ class LSTMCell(Cell):
         self, values: Tensor, index: Index, states: list[Tensor], reverse: bool, masks: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """All steps."""
-        outputs, h, c = scan.lstm(
+        outputs, h, c = lstm(
             values,
             index,
             self.kernel,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels.conv import windows as window
-from padless.kernels.conv.windows import Window
+from padless.kernels.conv.windows import Window, conv1d
 from padless.kernels.recurrent.reference import scan
 from padless.layers.convolutional.windowed import as_sizes, check_choice, check_data_format
 from padless.layers.rnn import cells
@@ -101,10 +100,10 @@ class ConvLSTM1DCell(cells.LSTMCell):
                 f"an input (batch, steps, rows, channels); got steps of shape {tuple(input_shape[1:])}."
             )
         rows, channels = input_shape[1:] if self._last else reversed(input_shape[1:])
-        left = self._window.count(rows)
+        left = self._window.num_outputs(rows)
         if left < 1:
             raise ShapeError(
-                f"{type(self).__name__} {self.name!r} has windows of {self._window.reach} rows "
+                f"{type(self).__name__} {self.name!r} has windows of {self._window.extent} rows "
                 f"(kernel_size={self.kernel_size[0]}, dilation_rate={self.dilation_rate[0]}), of which none "
                 f'fits into steps of {rows}. Take padding="same", or a smaller kernel.'
             )
@@ -171,8 +170,8 @@ class ConvLSTM1DCell(cells.LSTMCell):
 
         def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
             if self._last:
-                return window.convolve(x, over, kernel, bias)
-            return window.convolve(x.transpose(1, 2), over, kernel, bias).transpose(1, 2)
+                return conv1d(x, over, kernel, bias)
+            return conv1d(x.transpose(1, 2), over, kernel, bias).transpose(1, 2)
 
         if noise is None:
             return convolve(x, kernel, bias)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ShapeError
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.layers.base.layer import Layer
@@ -95,7 +95,7 @@ class RNN(Layer):
         states = self._first_states(initial_state, index.shape[0], values)
         outputs, last = recurrence.run_cell(self.cell, values, index, states, self.go_backwards, training)
         if self.stateful and not in_shape_inference():
-            self.states = _pytree.tree_map(lambda s: s.detach(), last)
+            self.states = pytree.tree_map(lambda s: s.detach(), last)
         return outputs, last, index
 
     def _first_states(self, given: Any, batch: int, like: Tensor) -> list[Any]:
@@ -109,7 +109,7 @@ class RNN(Layer):
                     f"{type(self).__name__} {self.name!r} expected initial states of shapes {expected}; got {shapes}."
                 )
             flat = [s.to(like.dtype) for s in flat]
-            return _pytree.tree_unflatten(flat, _pytree.tree_structure(fresh))
+            return pytree.tree_unflatten(flat, pytree.tree_structure(fresh))
         if not self.stateful or self.states is None or in_shape_inference():
             return recurrence.initial_states(self.cell, batch, like)
         held = leaves(self.states)[0].shape[0]

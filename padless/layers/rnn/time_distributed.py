@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves, shape_inference_mode
 from padless.layers.base import mask_recorder as births
@@ -114,7 +114,7 @@ class TimeDistributed(Layer):
         def put(x: Any, fill: Any) -> Any:
             return _nested(x, inputs.index) if isinstance(x, Packed) else inputs.with_values(x, fill)
 
-        return _pytree.tree_map(put, outputs, fills, is_leaf=lambda x: x is None or isinstance(x, Packed))
+        return pytree.tree_map(put, outputs, fills, is_leaf=lambda x: x is None or isinstance(x, Packed))
 
     def _on_inner(self, inputs: Packed, training: bool) -> Any:
         """The inner sequences that have a step, as a batch."""

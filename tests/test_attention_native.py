@@ -18,19 +18,17 @@ from torch.utils.checkpoint import checkpoint
 
 import padless
 from padless import layers as L
-from padless.kernels.attention import api as kernel
-from padless.kernels.attention import native as attend_compiled
+from padless.kernels.attention import api, native
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.reference import AttentionMask, attend_by_row
-from padless.kernels.native import library as compiled
+from padless.kernels.native import library
 from padless.ragged.index import Index
 
 pytestmark = pytest.mark.skipif(
-    compiled.library() is None or compiled.library().lanes < 8, reason=padless.backends()["compiled scan"]
+    library.get_library() is None or library.get_library().lanes < 8, reason=padless.backends()["native kernels"]
 )
-RUNS_HERE = [
-    level for level in compiled.usable() if isinstance(found := compiled.load(level), compiled.Library) and found.lanes >= 8
-]
+LIBRARIES = {level: library.load_library(level) for level in library.supported_levels()}
+RUNS_HERE = [level for level, found in LIBRARIES.items() if isinstance(found, library.Library) and found.lanes >= 8]
 
 
 def leaves(queries, keys, heads=2, groups=2, size=16, width=16, seed=0):
@@ -46,7 +44,7 @@ def close(ours, theirs, bound=2e-5):
 
 def compare(tensors, queries, keys, causal, scale=0.25, bound=2e-5):
     """Sums and gradients by both; the reference in double precision. Returns those of the kernel."""
-    assert attend_compiled.supports(*tensors, queries, keys, causal)
+    assert native.supports(*tensors, queries, keys, causal)
     ours, shown = attend(*tensors, queries, keys, AttentionMask(causal), scale)
     with torch.no_grad():
         torch.testing.assert_close(attend(*tensors, queries, keys, AttentionMask(causal), scale)[0], ours, rtol=0, atol=0)
@@ -83,11 +81,11 @@ def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, 
     relation = data.draw(st.sampled_from(["same", "causal", "other"]))
     keys = queries if relation != "other" else data.draw(indexes(batch))
     tensors = leaves(queries, keys, *heads, size, width, seed)
-    library = compiled.load(level)
+    available = library.load_library(level)
     threads = max(1, min(threads, int((queries.lengths > 0).sum()) * heads[1]))  # with more, one row is left to torch
     with (
-        patch.object(compiled, "library", lambda: library),
-        patch.object(attend_compiled, "FEW", 1000),
+        patch.object(library, "get_library", lambda: available),
+        patch.object(native, "FEW_KEYS", 1000),
         patch.object(torch, "get_num_threads", lambda: threads),
     ):
         compare(tensors, queries, keys, relation == "causal")
@@ -98,8 +96,8 @@ def test_it_equals_the_reference_for_any_two_subsets(level, data, batch, heads, 
 def test_long_rows_meet_their_keys_piece_by_piece(level, causal):
     queries = Index.from_lengths(np.array([513, 3, 1100]))
     keys = queries if causal else Index.from_lengths(np.array([1300, 600, 511]))
-    library = compiled.load(level)
-    with patch.object(compiled, "library", lambda: library):
+    available = library.load_library(level)
+    with patch.object(library, "get_library", lambda: available):
         compare(leaves(queries, keys, 2, 1), queries, keys, causal, bound=1e-4)  # sums over a thousand
 
 
@@ -142,14 +140,14 @@ def test_neither_batch_mates_nor_threads_change_a_bit():
 def test_work_is_dealt_out_by_what_it_costs():
     """A long row among short ones: no thread has much more than its share; every unit is someone's."""
     lengths = np.array([10] * 100 + [1000, 1000] + [10] * 50)
-    work = attend_compiled.Work(*[np.append(0, np.cumsum(lengths))] * 2)
+    task = native.AttentionTask(*[np.append(0, np.cumsum(lengths))] * 2)
     for backward in (False, True):
-        units, cuts = work.dealt(8, 16, backward)
+        units, cuts = task.split(8, 16, backward)
         assert cuts[0] == 0 and cuts[-1] == units[-1] and (np.diff(cuts) >= 0).all()
         per_row = np.diff(units)
         costs = np.repeat(lengths**2 / per_row, per_row)  # the rest is small beside it
         with patch.object(torch, "get_num_threads", lambda: 4):
-            cuts = work.dealt(8, 16, backward)[1]
+            cuts = task.split(8, 16, backward)[1]
         shares = [costs[a:b].sum() / costs.sum() for a, b in zip(cuts, cuts[1:], strict=False)]
         assert len(shares) == 4 and max(shares) < 0.32
 
@@ -187,7 +185,7 @@ def test_a_second_derivative_is_that_of_the_reference(causal):
         grads = torch.autograd.grad((sums**2).sum(), given, create_graph=True)
         return torch.autograd.grad(sum((g**2).sum() for g in grads), given)
 
-    assert attend_compiled.supports(*tensors, index, index, causal)
+    assert native.supports(*tensors, index, index, causal)
     ours = twice(tensors, attend(*tensors, index, index, AttentionMask(causal), 0.25)[0])
     close(ours, twice(exact, attend_by_row(*exact, index, index, AttentionMask(causal), 0.25)[0]), 1e-4)
 
@@ -224,15 +222,15 @@ def test_it_takes_what_lies_anywhere_in_memory_and_leaves_it_as_it_is():
 def test_what_is_not_for_it_goes_to_torch(monkeypatch):
     index, other = Index.from_lengths(np.array([5, 4])), Index.from_lengths(np.array([5, 3]))
     q, k, v = leaves(index, index)
-    assert attend_compiled.supports(q, k, v, index, index, True)
-    assert not attend_compiled.supports(q, k[:8], v[:8], index, other, True)
-    assert not attend_compiled.supports(q.double(), k.double(), v.double(), index, index, False)
-    assert not attend_compiled.supports(q.bfloat16(), k, v, index, index, False)
-    assert not attend_compiled.supports(q[..., :3], k[..., :3], v, index, index, False)
-    assert not attend_compiled.supports(q, k, v[..., :0], index, index, False)
-    assert not attend_compiled.supports(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
-    monkeypatch.setattr(compiled, "library", lambda: None)
-    assert not attend_compiled.supports(q, k, v, index, index, False)
+    assert native.supports(q, k, v, index, index, True)
+    assert not native.supports(q, k[:8], v[:8], index, other, True)
+    assert not native.supports(q.double(), k.double(), v.double(), index, index, False)
+    assert not native.supports(q.bfloat16(), k, v, index, index, False)
+    assert not native.supports(q[..., :3], k[..., :3], v, index, index, False)
+    assert not native.supports(q, k, v[..., :0], index, index, False)
+    assert not native.supports(q.to("meta"), k.to("meta"), v.to("meta"), index, index, False)
+    monkeypatch.setattr(library, "get_library", lambda: None)
+    assert not native.supports(q, k, v, index, index, False)
 
 
 def seven(heads=2, groups=2):
@@ -253,19 +251,19 @@ def test_what_does_not_fit_is_torchs_to_refuse_and_reads_no_memory():
         (q[:4], k, v, index),
         (q, k, v[:, :1], index),
     ):
-        assert not attend_compiled.supports(query, key, value, index, keys, False)
+        assert not native.supports(query, key, value, index, keys, False)
 
 
 def test_few_queries_and_few_heads_of_keys_go_to_torch():
     many, single = Index.from_lengths(np.array([1000] * 4)), Index.from_lengths(np.array([1] * 4))
     few, long = Index.from_lengths(np.array([5] * 4)), Index.from_lengths(np.array([300]))
-    assert not attend_compiled.supports(*leaves(single, many), single, many, False)
-    assert attend_compiled.supports(*leaves(few, few), few, few, False)
+    assert not native.supports(*leaves(single, many), single, many, False)
+    assert native.supports(*leaves(few, few), few, few, False)
     with patch.object(torch, "get_num_threads", lambda: 2):
-        assert attend_compiled.supports(*leaves(long, long, 4, 2), long, long, False)
-        assert not attend_compiled.supports(*leaves(long, long, 4, 1), long, long, False)
+        assert native.supports(*leaves(long, long, 4, 2), long, long, False)
+        assert not native.supports(*leaves(long, long, 4, 1), long, long, False)
         with torch.no_grad():
-            assert attend_compiled.supports(*leaves(long, long, 4, 1), long, long, False)
+            assert native.supports(*leaves(long, long, 4, 1), long, long, False)
 
 
 def count(moves, where, tensor):
@@ -380,8 +378,8 @@ def test_keys_whose_score_is_minus_infinity_count_nothing(level):
     query, key, value = torch.full((20, 1, 16), 2.0), torch.zeros(1100, 1, 16), torch.ones(1100, 1, 16)
     key[:600, :, 0] = -3e38
     value[:600] = 1e30
-    library = compiled.load(level)
-    with patch.object(compiled, "library", lambda: library):
+    available = library.load_library(level)
+    with patch.object(library, "get_library", lambda: available):
         assert torch.equal(attend(query, key, value, queries, keys, AttentionMask())[0], torch.ones(20, 1, 16))
         key[:600, :, 0] = -5e3  # far below the others, but finite
         assert torch.equal(attend(query, key, value, queries, keys, AttentionMask())[0], torch.ones(20, 1, 16))
@@ -421,12 +419,12 @@ def test_layers_are_the_same_by_both_paths(kind, make, causal):
     mask = np.array(MASKS[kind], dtype=bool)
     layer, x = make(), torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     calls, found = [], []
-    real = attend_compiled.attend
+    real = native.attend
     for compiled_ in (True, False):
         given_ = x.masked_fill(~torch.from_numpy(mask)[..., None], float("nan")) if compiled_ else x
         with (
-            patch.object(kernel.attend_compiled, "attend", lambda *a: calls.append(1) or real(*a)),
-            patch.object(kernel.attend_compiled, "supports", attend_compiled.supports if compiled_ else lambda *a: False),
+            patch.object(api.native, "attend", lambda *a: calls.append(1) or real(*a)),
+            patch.object(api.native, "supports", native.supports if compiled_ else lambda *a: False),
         ):
             packed = padless.pack(given_, mask)
             output = layer(packed, packed, use_causal_mask=causal)

@@ -1,4 +1,4 @@
-"""The compiled scan: every build of it against the reference, on the cases of the other paths; and life without it."""
+"""The native kernels: every build of it against the reference, on the cases of the other paths; and life without it."""
 
 import ctypes
 import shutil
@@ -12,20 +12,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_kernels_scan import FAST, gradients, indexes, lengths_, run, same, sizes, tensors_for
+from test_recurrent import FAST, gradients, indexes, lengths_, run, same, sizes, tensors_for
 
 import padless
 from padless.errors import ArgumentError
-from padless.kernels.attention import native as attend_compiled
+from padless.kernels.attention import native as attention_native
+from padless.kernels.conv import native as conv_native
 from padless.kernels.conv import taps
-from padless.kernels.native import library as compiled
-from padless.kernels.recurrent import api as scan
-from padless.kernels.recurrent import native as scan_compiled
+from padless.kernels.native import library
+from padless.kernels.recurrent import api
+from padless.kernels.recurrent import native as recurrent_native
 from padless.ragged.index import Index
 
-BUILT = {path.stem.removeprefix("_padless_native."): path for path in compiled.FOLDER.glob("_padless_native.*.so")}
-RUNS_HERE = [level for level in compiled.usable() if level in BUILT]
-there = pytest.mark.skipif(compiled.library() is None, reason=padless.backends()["compiled scan"])
+BUILT = {path.stem.removeprefix("_padless_native."): path for path in library.FOLDER.glob("_padless_native.*.so")}
+RUNS_HERE = [level for level in library.supported_levels() if level in BUILT]
+there = pytest.mark.skipif(library.get_library() is None, reason=padless.backends()["native kernels"])
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 # units below, at and beyond one block of columns, and of one to five blocks
 UNITS = st.sampled_from([1, 3, 4, 5, 8, 13, 16, 17, 33, 64, 70])
@@ -55,12 +56,12 @@ def test_it_equals_the_reference_for_any_subset(level, cell, index, features, un
     needed = data.draw(st.sets(st.integers(0, len(given_) - 1), min_size=1))
     for n, tensor in enumerate(given_):
         tensor.requires_grad_(n in needed)
-    library = compiled.load(level)
-    with patch.object(compiled, "library", lambda: library):
-        ours = run(cell, index, tensors, reverse=reverse, path="compiled")
+    native = library.load_library(level)
+    with patch.object(library, "get_library", lambda: native):
+        ours = run(cell, index, tensors, reverse=reverse, path="native")
         theirs = run(cell, index, tensors, reverse=reverse, path="reference")
         with torch.no_grad():
-            same(run(cell, index, tensors, reverse=reverse, path="compiled"), ours, rtol=0, atol=0)
+            same(run(cell, index, tensors, reverse=reverse, path="native"), ours, rtol=0, atol=0)
         same(ours, theirs, **CLOSE)
         same(gradients(ours, tensors, used), gradients(theirs, tensors, used), **CLOSE)
 
@@ -71,7 +72,7 @@ def test_it_equals_the_reference_for_any_subset(level, cell, index, features, un
 def test_many_sequences_of_many_lengths(cell, reverse):
     index = Index(np.random.default_rng(0).random((29, 40)) < np.linspace(0, 1, 29)[:, None])
     tensors = floats(cell, index, 7, 48)
-    ours, theirs = (run(cell, index, tensors, reverse=reverse, path=path) for path in ("compiled", "reference"))
+    ours, theirs = (run(cell, index, tensors, reverse=reverse, path=path) for path in ("native", "reference"))
     same(ours, theirs, **CLOSE)
     same(gradients(ours, tensors), gradients(theirs, tensors), rtol=1e-4, atol=1e-4)  # sums over 600 steps
 
@@ -83,12 +84,12 @@ def test_many_sequences_of_many_lengths(cell, reverse):
 def test_how_many_times_are_made_at_once_changes_no_bit(level, cell, features):
     index = Index(np.random.default_rng(0).random((29, 40)) < np.linspace(0, 1, 29)[:, None])
     tensors = floats(cell, index, features, 21)
-    library, found = compiled.load(level), []
+    native, found = library.load_library(level), []
     for near in (0, 4 * 32 * 50, 1 << 20):  # one time, a few, all
-        with patch.object(compiled, "library", lambda: library), patch.object(scan_compiled, "NEAR", near):
-            ours = run(cell, index, tensors, path="compiled")
+        with patch.object(library, "get_library", lambda: native), patch.object(recurrent_native, "CHUNK_NUMBERS", near):
+            ours = run(cell, index, tensors, path="native")
             with torch.no_grad():
-                same(run(cell, index, tensors, path="compiled"), ours, rtol=0, atol=0)
+                same(run(cell, index, tensors, path="native"), ours, rtol=0, atol=0)
             found.append((*ours, *gradients(ours, tensors)))
     same(found[0], found[2], rtol=0, atol=0)
     same(found[1], found[2], rtol=0, atol=0)
@@ -102,14 +103,14 @@ def test_neither_batch_mates_nor_threads_change_a_bit_of_a_state(cell):
     index = Index.from_lengths(lengths)
     tensors = floats(cell, index, 4, 20)
     values, kernel, recurrent, bias, *states = (t.detach() for t in tensors)
-    together = run(cell, index, [values, kernel, recurrent, bias, *states], path="compiled")
+    together = run(cell, index, [values, kernel, recurrent, bias, *states], path="native")
     for threads in (1, 2, 3):
         with patch.object(torch, "get_num_threads", lambda n=threads: n):
-            same(run(cell, index, [values, kernel, recurrent, bias, *states], path="compiled"), together, rtol=0, atol=0)
+            same(run(cell, index, [values, kernel, recurrent, bias, *states], path="native"), together, rtol=0, atol=0)
     for row, length in enumerate(lengths):
         steps = slice(*index.offsets[row : row + 2])
         alone = [values[steps], kernel, recurrent, bias, *(s[row : row + 1] for s in states)]
-        one = run(cell, Index.from_lengths(np.array([length])), alone, path="compiled")
+        one = run(cell, Index.from_lengths(np.array([length])), alone, path="native")
         same(one, [together[0][steps], *(last[row : row + 1] for last in together[1:])], rtol=0, atol=0)
 
 
@@ -120,7 +121,7 @@ def test_what_is_not_finite_spoils_its_own_sequence_only(cell, word):
     index = Index.from_lengths(np.array([3, 4]))
     tensors = [t.detach() for t in floats(cell, index, 4, 20)]
     tensors[0][1, 2] = word
-    ours, theirs = (run(cell, index, tensors, path=path)[0] for path in ("compiled", "reference"))
+    ours, theirs = (run(cell, index, tensors, path=path)[0] for path in ("native", "reference"))
     assert torch.isfinite(ours[3:]).all()
     assert torch.equal(torch.isnan(ours), torch.isnan(theirs))
 
@@ -132,7 +133,7 @@ def test_gates_saturate_as_in_torch(cell, size):
     index = Index.from_lengths(np.array([2, 2]))
     tensors = floats(cell, index, 4, 20)
     tensors[0] = (tensors[0].detach().sign() * size).requires_grad_()
-    ours, theirs = (run(cell, index, tensors, path=path) for path in ("compiled", "reference"))
+    ours, theirs = (run(cell, index, tensors, path=path) for path in ("native", "reference"))
     if cell != "relu":
         same(ours, theirs, **CLOSE)
     assert all(g is None or g.isfinite().all() for g in gradients(ours, tensors))
@@ -146,7 +147,7 @@ def test_gates_saturate_as_in_torch(cell, size):
 def test_backward_leaves_what_it_needs_for_another(cell):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     tensors = floats(cell, index, 2, 16)  # whole blocks: nothing is copied on the way in
-    results = run(cell, index, tensors, path="compiled")
+    results = run(cell, index, tensors, path="native")
     grads = [torch.ones_like(r) for r in results]
     once = torch.autograd.grad(results, tensors, grads, retain_graph=True)
     assert all(g.eq(1).all() for g in grads), "what arrives is the caller's"
@@ -159,7 +160,7 @@ def test_results_may_be_changed_in_place_and_states_are_left_alone(cell):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     tensors = floats(cell, index, 2, 16)
     before = [t.detach().clone() for t in tensors]
-    results = run(cell, index, tensors, path="compiled")
+    results = run(cell, index, tensors, path="native")
     expected = torch.autograd.grad(2 * results[0].sum(), tensors, retain_graph=True, allow_unused=True)
     same(torch.autograd.grad(results[0].mul_(2).sum(), tensors, allow_unused=True), expected)
     same([t.detach() for t in tensors], before, rtol=0, atol=0)
@@ -171,7 +172,7 @@ def test_second_derivatives_are_those_of_the_reference(cell):
     index = Index.from_lengths(np.array([2, 1]))
     tensors = floats(cell, index, 2, 3)
     found = []
-    for path in ("compiled", "reference"):
+    for path in ("native", "reference"):
         outputs = run(cell, index, tensors, path=path)[0]
         (first,) = torch.autograd.grad(outputs.sum(), tensors[:1], create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), tensors, allow_unused=True))
@@ -184,7 +185,7 @@ def test_bfloat16_is_the_reference_to_its_own_precision(cell):
     index = Index.from_lengths(np.array(lengths_["ragged"]))
     exact = [t.detach().bfloat16().double().requires_grad_() for t in floats(cell, index, 3, 20)]
     tensors = [t.detach().bfloat16().requires_grad_() for t in exact]
-    ours, theirs = run(cell, index, tensors, path="compiled"), run(cell, index, exact, path="reference")
+    ours, theirs = run(cell, index, tensors, path="native"), run(cell, index, exact, path="reference")
     assert all(r.dtype == torch.bfloat16 for r in ours)
     same([r.double() for r in ours], theirs, rtol=0.05, atol=0.05)
     found = torch.autograd.grad(sum(r.sum() for r in ours), tensors)
@@ -199,7 +200,7 @@ def test_strides_do_not_matter(cell):
     tensors = floats(cell, index, 3, 20)
     strided = [t.detach().t().contiguous().t().requires_grad_() if t.ndim == 2 else t for t in tensors]
     strided[-1] = torch.zeros(20, requires_grad=True).expand(4, 20)  # one state for all rows
-    ours, theirs = (run(cell, index, strided, path=path) for path in ("compiled", "reference"))
+    ours, theirs = (run(cell, index, strided, path=path) for path in ("native", "reference"))
     same(ours, theirs, **CLOSE)
     upstream = [torch.ones(r.shape[::-1]).t() for r in ours]
     same(*(torch.autograd.grad(results, strided, upstream) for results in (ours, theirs)), **CLOSE)
@@ -211,44 +212,43 @@ def test_strides_do_not_matter(cell):
 @there
 def test_it_is_taken_on_the_cpu_and_refused_where_it_cannot_go():
     index = Index.from_lengths(np.array([2]))
-    taken = scan._path("lstm", None, True, torch.zeros(2, 2))
-    assert taken is scan_compiled.lstm
-    assert scan._path("lstm", None, True, torch.zeros(2, 2, dtype=torch.float64)) is scan.PATHS["packed"]["lstm"]
+    assert api._choose_path("lstm", None, True, torch.zeros(2, 2)) == "native"
+    assert api._choose_path("lstm", None, True, torch.zeros(2, 2, dtype=torch.float64)) == "manual"
     with pytest.raises(ArgumentError, match=r"got torch\.float64 on cpu"):
-        run("lstm", index, tensors_for("lstm", index, 2, 2), path="compiled")
+        run("lstm", index, tensors_for("lstm", index, 2, 2), path="native")
     with pytest.raises(ArgumentError, match="path='reference'"):
-        run("lstm", index, floats("lstm", index, 2, 2), path="compiled", activation=torch.relu)
+        run("lstm", index, floats("lstm", index, 2, 2), path="native", activation=torch.relu)
 
 
 def test_without_it_the_packed_path_is_taken_and_backends_says_why():
-    with patch.object(compiled, "library", lambda: None):
-        assert scan._path("gru", None, True, torch.zeros(2, 2)) is scan.PATHS["packed"]["gru"]
+    with patch.object(library, "get_library", lambda: None):
+        assert api._choose_path("gru", None, True, torch.zeros(2, 2)) == "manual"
 
 
 @pytest.mark.parametrize("missing", ["libraries", "source", "compiler's output"])
 def test_backends_says_what_is_missing(tmp_path, missing):
-    shutil.copy(compiled.FOLDER / "recurrent.c", tmp_path)
+    shutil.copy(library.FOLDER / "recurrent.c", tmp_path)
     if missing == "source":
         (tmp_path / "recurrent.c").unlink()
     if missing == "compiler's output":
-        for level in compiled.LEVELS:
+        for level in library.LEVELS:
             (tmp_path / f"_padless_native.{level}.so").write_text("not a library")
-    with patch.object(compiled, "FOLDER", tmp_path):
-        said = compiled.find()
+    with patch.object(library, "FOLDER", tmp_path):
+        said = library.find_library()
     expected = {"libraries": "not built", "source": "source", "compiler's output": "could not be loaded"}
     assert isinstance(said, str) and expected[missing] in said
 
 
 @there
 def test_a_library_of_another_source_is_not_used(tmp_path):
-    for path in (*BUILT.values(), *compiled.FOLDER.glob("*.[ch]")):
+    for path in (*BUILT.values(), *library.FOLDER.glob("*.[ch]")):
         shutil.copy(path, tmp_path)
-    with patch.object(compiled, "FOLDER", tmp_path):
-        assert isinstance(compiled.find(), compiled.Library)
+    with patch.object(library, "FOLDER", tmp_path):
+        assert isinstance(library.find_library(), library.Library)
         for source in tmp_path.glob("*.[ch]"):
             text = source.read_text()
             source.write_text(text + "\n")
-            assert "another source" in str(compiled.find()), source
+            assert "another source" in str(library.find_library()), source
             source.write_text(text)
 
 
@@ -260,12 +260,12 @@ def test_a_processor_gets_no_library_beyond_it():
         ("SVE256", ["default"]),
     ):
         with patch.object(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c):
-            assert list(compiled.usable()) == levels
+            assert list(library.supported_levels()) == levels
 
 
 def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
     root = Path(padless.__file__).parent.parent
-    for name in ("hatch_build.py", *(f"padless/kernels/native/{path.name}" for path in compiled.FOLDER.glob("*.[ch]"))):
+    for name in ("hatch_build.py", *(f"padless/kernels/native/{path.name}" for path in library.FOLDER.glob("*.[ch]"))):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     done = subprocess.run(
@@ -283,13 +283,13 @@ def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("file", "called", "ours"),
     [
-        ("recurrent.c", "job", scan_compiled._Job),
-        ("conv.c", "sliding", compiled._ConvArgs),
-        ("attention.c", "seeing", attend_compiled._Job),
+        ("recurrent.c", "rnn_args", recurrent_native._RNNArgs),
+        ("conv.c", "conv_args", conv_native._ConvArgs),
+        ("attention.c", "attn_args", attention_native._AttentionArgs),
     ],
 )
 def test_the_struct_is_the_one_of_the_source(file, called, ours):
-    source = (compiled.FOLDER / file).read_text()
+    source = (library.FOLDER / file).read_text()
     struct = source[: source.index(f"}} {called};")].rsplit("typedef struct {", 1)[1]
     lines = [line.split("/*")[0].strip() for line in struct.splitlines()]
     names = [
@@ -308,7 +308,7 @@ def test_the_struct_is_the_one_of_the_source(file, called, ours):
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels_are_columns_of_four_vectors_one_panel_after_the_other(columns, rows, turned):
     x = torch.randn(columns, 2 * rows)[:, ::2].t() if turned else torch.randn(rows, 2 * columns)[:, ::2]
-    found, begin = compiled.pack_weight_panels(x, 16), 0
+    found, begin = library.pack_weight_panels(x, 16), 0
     assert found.is_contiguous() and found.shape == (x.numel(),)
     for first in range(0, columns, 64):
         panel = x[:, first : first + 64]
@@ -330,22 +330,22 @@ def test_compiled_windows_are_those_of_torch(level, stride, count, taps_, channe
     kernel = (torch.randn(taps_, channels, filters) / channels).requires_grad_()
     bias = torch.randn(filters, requires_grad=True)
     chosen = torch.randperm(count)[: count // 2 + 1] if some else None
-    library, found = compiled.load(level), []
-    assert isinstance(library, compiled.Library)
-    for native in (library, None):
-        with patch.object(compiled, "library", lambda native=native: native):
-            made = taps.windows(line, kernel, count, (stride, 1), bias, chosen)
+    native, found = library.load_library(level), []
+    assert isinstance(native, library.Library)
+    for available in (native, None):
+        with patch.object(library, "get_library", lambda available=available: available):
+            made = taps.conv_by_taps(line, kernel, count, (stride, 1), bias, chosen)
             found.append((made, *torch.autograd.grad(made.square().sum(), (line, kernel, bias))))
-            found[-1] += (taps.windows(line, kernel, count, (stride, 1), None, chosen),)
+            found[-1] += (taps.conv_by_taps(line, kernel, count, (stride, 1), None, chosen),)
     same(*found, rtol=1e-4, atol=1e-4)
 
 
 @there
 def test_windows_that_do_not_fit_the_compiled_kernel_are_left_to_torch():
     line, weights = torch.randn(9, 4), torch.randn(4, 16)
-    assert compiled.windows(line, weights, None, 9, 4, None) is not None
-    assert compiled.windows(line, weights[:, :15], None, 9, 4, None) is None
-    assert compiled.windows(line.double(), weights.double(), None, 9, 4, None) is None
+    assert conv_native.supports(line, weights, None)
+    assert not conv_native.supports(line, weights[:, :15], None)
+    assert not conv_native.supports(line.double(), weights.double(), None)
 
 
 # ------------------------------------------------------------------------------------------------ what C is given
@@ -357,10 +357,10 @@ def test_the_default_dtype_is_not_what_the_kernel_gets(dtype):
     index = Index.from_lengths(np.array([5, 0, 3]))
     tensors = [None if t is None else t.detach().bfloat16() for t in floats("lstm", index, 3, 40, bias=False)]
     before = torch.get_default_dtype()
-    expected = run("lstm", index, tensors, path="compiled")
+    expected = run("lstm", index, tensors, path="native")
     torch.set_default_dtype(dtype)
     try:
-        found = run("lstm", index, tensors, path="compiled")
+        found = run("lstm", index, tensors, path="native")
     finally:
         torch.set_default_dtype(before)
     same(found, expected, rtol=0, atol=0)
@@ -371,20 +371,20 @@ def test_the_default_dtype_is_not_what_the_kernel_gets(dtype):
 def test_a_bias_may_lie_in_memory_as_it_likes(cell):
     index = Index.from_lengths(np.array([5, 0, 3]))
     tensors = [t.detach() for t in floats(cell, index, 3, 16)]
-    expected = run(cell, index, tensors, path="compiled")
+    expected = run(cell, index, tensors, path="native")
     tensors[3] = torch.stack([tensors[3], tensors[3] + 1], -1)[..., 0]
-    same(run(cell, index, tensors, path="compiled"), expected, rtol=0, atol=0)
+    same(run(cell, index, tensors, path="native"), expected, rtol=0, atol=0)
 
 
 @there
 def test_rows_without_a_step_need_no_room():
-    parts = scan_compiled.Parts.of(Index.from_lengths(np.array([4, 3, *[0] * 1000])), False)
-    assert parts.widest <= 2
+    parts = recurrent_native.SequenceParts.of_index(Index.from_lengths(np.array([4, 3, *[0] * 1000])), False)
+    assert parts.most_sequences <= 2
 
 
 @there
 def test_compiled_windows_stay_out_of_what_torch_compiles(monkeypatch):
     line, weights = torch.randn(9, 4), torch.randn(4, 16)
-    assert compiled.windows(line, weights, None, 9, 4, None) is not None
+    assert conv_native.supports(line, weights, None)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert compiled.windows(line, weights, None, 9, 4, None) is None
+    assert not conv_native.supports(line, weights, None)

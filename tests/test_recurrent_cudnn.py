@@ -1,6 +1,6 @@
 """The scan by torch's packed functions: what cuDNN asks of weights, and when the path is taken.
 
-Its numbers stand in test_kernels_scan.py beside those of the other paths, on the CPU; on CUDA in test_cuda.py.
+Its numbers stand in test_recurrent.py beside those of the other paths, on the CPU; on CUDA in test_cuda.py.
 """
 
 from unittest.mock import patch
@@ -8,15 +8,14 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from test_kernels_scan import FAST, gradients, run, same, tensors_for
+from test_recurrent import FAST, gradients, run, same, tensors_for
 from torch._subclasses import FakeTensorMode
 
 import padless
-from padless.kernels.recurrent import api as scan
-from padless.kernels.recurrent import cudnn as scan_cudnn
+from padless.kernels.recurrent import api, cudnn
 from padless.ragged.index import Index
 
-CELLS = {"lstm": scan_cudnn.LSTM, "gru": scan_cudnn.GRU, "simple_rnn": scan_cudnn.TANH, "relu": scan_cudnn.RELU}
+CELLS = {"lstm": cudnn.LSTM, "gru": cudnn.GRU, "simple_rnn": cudnn.TANH_RNN, "relu": cudnn.RELU_RNN}
 
 
 def on_cuda(dtype=torch.float32):
@@ -30,7 +29,7 @@ def on_cuda(dtype=torch.float32):
 def test_weights_stand_in_one_buffer_from_its_beginning_to_its_end(cell, bias):
     index = Index.from_lengths(np.array([2]))
     _, kernel, recurrent, given, *_ = tensors_for(cell, index, 3, 5, bias=bias)
-    weights = scan_cudnn._weights(CELLS[cell], kernel, recurrent, given)
+    weights = cudnn._weights_in_one_buffer(CELLS[cell], kernel, recurrent, given)
     columns, size = recurrent.shape[1], weights[0].element_size()
     assert [tuple(w.shape) for w in weights] == [(columns, 3), (columns, 5), (columns,), (columns,)]
     begins = [w.storage_offset() for w in weights]
@@ -61,12 +60,12 @@ def test_states_are_contiguous_and_training_is_said_where_a_gradient_is_wanted(c
 
 def test_it_is_taken_on_cuda_for_what_it_can_compute():
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        assert scan._path("lstm", None, True, on_cuda(dtype)) is scan_cudnn.lstm
-    assert scan._path("gru", None, False, on_cuda()) is scan.PATHS["reference"]["gru"]
-    assert scan._path("lstm", "packed", True, on_cuda()) is scan.PATHS["packed"]["lstm"]
-    assert scan._path("lstm", None, True, torch.zeros(2, 2, dtype=torch.float64)) is scan.PATHS["packed"]["lstm"]
+        assert api._choose_path("lstm", None, True, on_cuda(dtype)) == "cudnn"
+    assert api._choose_path("gru", None, False, on_cuda()) == "reference"
+    assert api._choose_path("lstm", "manual", True, on_cuda()) == "manual"
+    assert api._choose_path("lstm", None, True, torch.zeros(2, 2, dtype=torch.float64)) == "manual"
     with torch.backends.cudnn.flags(enabled=False):
-        assert scan._path("simple_rnn", None, True, on_cuda()) is scan.PATHS["packed"]["simple_rnn"]
+        assert api._choose_path("simple_rnn", None, True, on_cuda()) == "manual"
 
 
 def test_a_second_backward_without_retaining_is_refused():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.varlen import varlen_attn
 
-from padless.kernels.attention import varlen as attend_varlen
+from padless.kernels.attention import varlen
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.reference import AttentionMask, attend_by_row
 from padless.ragged.index import Index
@@ -50,9 +50,9 @@ def pretend(monkeypatch):
         calls.append(kwargs)
         return by_bounds(*args, **kwargs)
 
-    monkeypatch.setattr(attend_varlen, "there", lambda device: True)
-    monkeypatch.setattr(attend_varlen, "function", lambda: function)
-    monkeypatch.setattr(attend_varlen, "HALVES", (torch.float64,))
+    monkeypatch.setattr(varlen, "is_available", lambda device: True)
+    monkeypatch.setattr(varlen, "varlen_attn", lambda: function)
+    monkeypatch.setattr(varlen, "HALF_DTYPES", (torch.float64,))
     return calls
 
 
@@ -137,15 +137,15 @@ def test_what_it_cannot_take_goes_by_groups(case, pretended, monkeypatch):
     if case == "float32":
         given_ = [x.detach().float() for x in given_]
     if case == "another device":
-        monkeypatch.setattr(attend_varlen, "there", lambda device: False)
+        monkeypatch.setattr(varlen, "is_available", lambda device: False)
     sight = {
         "causal over other steps": AttentionMask(causal=True),
         "window": AttentionMask(window=2),
         "mask": AttentionMask(mask=torch.ones(1, 1, 1, 1, dtype=torch.bool)),
     }.get(case, AttentionMask())
     more = {
-        "weights": {"show": "after"},
-        "dropout": {"thin": lambda w: w},
+        "weights": {"return_weights": "after_dropout"},
+        "dropout": {"dropout": lambda w: w},
         "a score of its own": {"score": lambda q, k: q @ k.transpose(-1, -2)},
     }.get(case, {})
     found, _ = attend(*given_, queries, keys, sight, **more)
@@ -162,22 +162,22 @@ def test_no_step_at_all_asks_nobody(pretended):
 
 
 def test_torch_has_it_as_it_is_asked():
-    assert attend_varlen.function() is varlen_attn
+    assert varlen.varlen_attn() is varlen_attn
     names = list(inspect.signature(varlen_attn).parameters)
     assert names[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
 
 
 def test_a_torch_without_it_or_with_an_older_one_goes_by_groups(monkeypatch):
-    attend_varlen.function.cache_clear()
+    varlen.varlen_attn.cache_clear()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("torch.nn.attention.varlen.varlen_attn", lambda query, key, value, is_causal: None)
-        assert attend_varlen.function() is None
-        attend_varlen.function.cache_clear()
+        assert varlen.varlen_attn() is None
+        varlen.varlen_attn.cache_clear()
         patched.setitem(sys.modules, "torch.nn.attention.varlen", None)
-        assert attend_varlen.function() is None
-    attend_varlen.function.cache_clear()
-    assert attend_varlen.function() is varlen_attn
+        assert varlen.varlen_attn() is None
+    varlen.varlen_attn.cache_clear()
+    assert varlen.varlen_attn() is varlen_attn
 
 
 def test_it_is_not_there_on_the_cpu():
-    assert not attend_varlen.there(torch.device("cpu"))
+    assert not varlen.is_available(torch.device("cpu"))

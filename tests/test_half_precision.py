@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import padless
-from padless.kernels import half_precision as halves
+from padless.kernels import half_precision
 from padless.layers import Dense, EinsumDense
 
 
 @given(st.integers(0, 5000))
 def test_rows_are_filled_up_to_one_of_a_few_numbers(n):
-    more = len(halves.pad_rows_to_bucket(torch.ones(n, 1), torch.bfloat16))
+    more = len(half_precision.pad_rows_to_bucket(torch.ones(n, 1), torch.bfloat16))
     assert n <= more <= n + n // 16
     assert more.bit_length() < 6 or more % (1 << more.bit_length() - 6) == 0
 
@@ -20,7 +20,7 @@ def test_rows_are_filled_up_to_one_of_a_few_numbers(n):
 def test_what_is_filled_up_with_is_zero():
     x = torch.randn(77, 3)
     for dtype in (torch.float32, torch.bfloat16):
-        filled = halves.pad_rows_to_bucket(x, dtype)
+        filled = half_precision.pad_rows_to_bucket(x, dtype)
         assert filled.dtype == dtype and torch.equal(filled[:77], x.to(dtype)) and not filled[77:].any()
 
 
@@ -33,7 +33,7 @@ def products(monkeypatch, run):
         return plain(x, *others)
 
     with monkeypatch.context() as patched:
-        patched.setattr(halves.functional, "linear", linear)
+        patched.setattr(half_precision.functional, "linear", linear)
         run()
     return seen
 
@@ -60,7 +60,7 @@ def test_layers_multiply_in_few_shapes_and_give_what_torch_gives(monkeypatch, ma
     ours = run()
     assert products(monkeypatch, run) == [68]
     with monkeypatch.context() as patched:
-        patched.setattr(halves, "HALVES", ())
+        patched.setattr(half_precision, "HALF_DTYPES", ())
         theirs = run()
         assert products(monkeypatch, run) == [67]
     assert [t.dtype for t in ours] == [t.dtype for t in theirs] and ours[0].dtype == torch.bfloat16

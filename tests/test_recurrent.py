@@ -12,15 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padless.errors import ArgumentError, ShapeError
-from padless.kernels.recurrent import api as scan
-from padless.kernels.recurrent import reference
-from padless.kernels.recurrent import time_major as scan_walk
+from padless.kernels.recurrent import api, reference, time_major
 from padless.ragged.index import Index
 
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3, "simple_rnn": 1, "relu": 1}
 CELLS = tuple(GATES)
 FAST = ("lstm", "gru", "simple_rnn", "relu")
-PATHS = ("packed", "cudnn")  # the latter runs on the CPU too, by torch's own loop
+PATHS = ("manual", "cudnn")  # the latter runs on the CPU too, by torch's own loop
 CELLS_AND_PATHS = [
     (cell, path) for cell in CELLS for path in (None, "cudnn", "reference") if path != "cudnn" or cell in FAST
 ]
@@ -28,7 +26,7 @@ OPTIONS = {"gru_before": {"reset_after": False}, "relu": {"activation": torch.re
 
 
 def kernel_of(cell):
-    return getattr(scan, {"gru_before": "gru", "relu": "simple_rnn"}.get(cell, cell))
+    return getattr(api, {"gru_before": "gru", "relu": "simple_rnn"}.get(cell, cell))
 
 
 def run(cell, index, tensors, **options):
@@ -155,7 +153,7 @@ def test_hand_written_equals_plain_for_any_subset(cell, index, features, units, 
     needed = data.draw(st.sets(st.integers(0, len(given_) - 1), min_size=1))
     for n, tensor in enumerate(given_):
         tensor.requires_grad_(n in needed)
-    with patch.object(scan_walk, "CHUNK_STEPS", stretch):
+    with patch.object(time_major, "CHUNK_STEPS", stretch):
         fast = run(cell, index, tensors, reverse=reverse, path=path)
         slow = run(cell, index, tensors, reverse=reverse, path="reference")
         with torch.no_grad():
@@ -313,10 +311,10 @@ def test_a_custom_activation_runs_in_the_dtype_of_autocast_and_not_under_it():
 def test_paths_are_named_and_refused_by_name():
     index = Index.from_lengths(np.array([1], dtype=np.int64))
     lstm, gru = tensors_for("lstm", index, 2, 2), tensors_for("gru", index, 2, 2)
-    with pytest.raises(ArgumentError, match="Did you mean 'packed'"):
-        run("lstm", index, lstm, path="paked")
+    with pytest.raises(ArgumentError, match="Did you mean 'manual'"):
+        run("lstm", index, lstm, path="manul")
     with pytest.raises(ArgumentError, match="path='reference'"):
-        run("lstm", index, lstm, path="packed", activation=torch.relu)
+        run("lstm", index, lstm, path="manual", activation=torch.relu)
     with pytest.raises(ShapeError, match=r"reset_after=False .* \(3 \* units,\); got \(2, 6\)"):
         run("gru", index, gru, reset_after=False)
 
@@ -324,14 +322,14 @@ def test_paths_are_named_and_refused_by_name():
 @pytest.mark.parametrize(
     ("cell", "options", "path"),
     [
-        ("lstm", {}, "packed"),
+        ("lstm", {}, "manual"),
         ("lstm", {"activation": torch.relu}, "reference"),
         ("lstm", {"recurrent_activation": torch.tanh}, "reference"),
         ("lstm", {"recurrent_masks": torch.ones(4, 1, 2, dtype=torch.float64)}, "reference"),
         ("lstm", {"path": "reference"}, "reference"),
-        ("gru", {}, "packed"),
+        ("gru", {}, "manual"),
         ("gru_before", {}, "reference"),
-        ("relu", {}, "packed"),
+        ("relu", {}, "manual"),
     ],
 )
 def test_the_path_is_chosen_by_what_the_cell_computes(cell, options, path):
@@ -342,8 +340,11 @@ def test_the_path_is_chosen_by_what_the_cell_computes(cell, options, path):
     def watched(name, real):
         return lambda *given: taken.append(name) or real(*given)
 
-    paths = {name: {cell: watched(name, real) for cell, real in cells.items()} for name, cells in scan.PATHS.items()}
-    with patch.dict(scan.PATHS, paths):
+    paths = {
+        name: api.RecurrentPath(p.supports, *(watched(name, getattr(p, cell)) for cell in ("lstm", "gru", "simple_rnn")))
+        for name, p in api.PATHS.items()
+    }
+    with patch.dict(api.PATHS, paths):
         run(cell, index, tensors, **options)
     assert taken == [path]
 
@@ -371,7 +372,7 @@ def test_equal_lengths_agree_with_torch(cell):
     first = tuple(s[None] for s in states) if cell == "lstm" else states[0][None]
     grid, last = torch.func.functional_call(layer, weights, (values.reshape(rows, steps, features), first))
     theirs = [grid.reshape(-1, units), *(s[0] for s in (last if cell == "lstm" else (last,)))]
-    ours = run(cell, index, tensors, path="packed")
+    ours = run(cell, index, tensors, path="manual")
     same(ours, theirs)
     same(gradients(ours, tensors), gradients(theirs, tensors))
 
