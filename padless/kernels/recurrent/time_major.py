@@ -116,9 +116,7 @@ class TimeMajorPlan:
             order.inverse_rows,
             to_device(state_before, device),
             last_state,
-            _cut_into_chunks(
-                num_rows, order.batch_sizes, order.batch_starts, CHUNK_STEPS if use_chunks else index.num_steps
-            ),
+            _cut_into_chunks(num_rows, order.batch_sizes, order.batch_starts, chunk_steps),
         )
 
     @property
