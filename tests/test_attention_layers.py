@@ -159,7 +159,7 @@ CROSS = {
 
 @pytest.mark.parametrize("name", CROSS)
 def test_the_laws_hold_between_two_masks(name):
-    subject = LayerHarness.of(CROSS[name], [(4,), (4,)])
+    subject = LayerHarness.from_layer(CROSS[name], [(4,), (4,)])
     for kind in ("right", "left", "holes", "empty"):
         grids = [mask_of(kind), other_mask(kind)]
         layer_properties.matches_unpadded(subject, grids)

@@ -134,7 +134,7 @@ def test_outputs_without_a_mask_are_checked_too():
     model.fit(data, np.zeros(5), verbose=0)
     before = snapshot(model)
     for y in (np.array([0, 1, 2, 0, 3]), np.array([[0], [1], [2], [0], [-1]])):
-        with pytest.raises(DataError, match="no class: expected whole numbers from 0 to 2"):
+        with pytest.raises(DataError, match="not a class: expected whole numbers from 0 to 2"):
             model.fit(data, y, batch_size=1, verbose=0)
     assert unchanged(model, before)
 
@@ -388,7 +388,7 @@ def test_a_mask_in_the_data_that_would_be_lost_is_found_before_training():
         (lambda: graph().compile("adam", "msee"), "loss 'msee'.*Did you mean 'mse'"),
         (lambda: graph().compile("adam", "mse", metrics=["acuracy"]), "metric 'acuracy'.*accuracy"),
         (lambda: graph().compile("adam", "mse", weighted_metrics=[3]), "3 is no metric"),
-        (lambda: graph().compile("adam", 3), "3 is no loss"),
+        (lambda: graph().compile("adam", 3), "3 is not a loss"),
         (lambda: graph().compile(3, "mse"), "3 is no optimizer"),
         (lambda: graph().compile("adam", {"tags": "mse"}), r"\['tags'\].*\['tag'\]"),
         (lambda: graph().compile("adam", ["mse", "mse"]), r"one entry for each.*\['tag'\]; got 2"),

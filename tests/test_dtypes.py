@@ -20,12 +20,12 @@ CASES = {case.name: case for case in (*LAYERS, *MODELS)}
 def single(name):
     """A case in single precision, made once."""
     case = CASES[name]
-    return LayerHarness.of(case.make, case.inputs, **{**case.options, "dtype": torch.float32})
+    return LayerHarness.from_layer(case.make, case.inputs, **{**case.options, "dtype": torch.float32})
 
 
 def like(subject, dtype, name):
     """The same with its weights and inputs in another dtype."""
-    other = LayerHarness.of(subject.layer, list(subject.inputs), **{**CASES[name].options, "dtype": dtype})
+    other = LayerHarness.from_layer(subject.layer, list(subject.inputs), **{**CASES[name].options, "dtype": dtype})
     with torch.no_grad():
         for mine, theirs in zip(other.layer.weights, subject.layer.weights, strict=True):
             mine.copy_(theirs)

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from padless import losses
 from padless.errors import ArgumentError, DataError, MaskError, MaskLost, ShapeError
-from padless.losses import losses
+from padless.losses import LossFunctionWrapper, MaskedLoss, TorchLoss, get
 from padless.losses.loss import Loss, WeightedSum
-from padless.losses.losses import LossFunctionWrapper, MaskedLoss, TorchLoss, get
 from padless.losses.probabilistic_losses import crossentropy_of_checked_ids
 from padless.ragged.packed import Packed, pack
 from padless.registry import register
@@ -523,8 +523,8 @@ def test_functions_do_not_take_packed_rows_apart():
     ("make", "message"),
     [
         (lambda: get("msee"), "Did you mean 'mse'"),
-        (lambda: get(3), "3 is no loss"),
-        (lambda: get(None), "None is no loss"),
+        (lambda: get(3), "3 is not a loss"),
+        (lambda: get(None), "None is not a loss"),
         (lambda: losses.MeanSquaredError(reduction="avg"), "Unknown reduction 'avg'"),
         (lambda: losses.MeanSquaredError(dtype="float33"), "float33"),
         (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing"),

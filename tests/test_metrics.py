@@ -11,8 +11,8 @@ import torchmetrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from padless import losses
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
-from padless.losses import losses
 from padless.metrics import metrics
 from padless.metrics.metrics import F1Score, Mean, MeanMetricWrapper, TorchMetric, get
 from padless.ragged.packed import pack

@@ -145,7 +145,7 @@ def test_round_trip_of_any_layer_under_any_mask(case, mask, seed):
 @pytest.mark.parametrize("name", ["LSTM-states", "GRU-states", "SimpleRNN-backwards-sequences", "Dense", "Add"])
 def test_ignores_padding_in_single_precision(name):
     case = next(case for case in LAYERS if case.name == name)
-    single = LayerHarness.of(case.make, case.inputs, dtype=torch.float32, **case.options)
+    single = LayerHarness.from_layer(case.make, case.inputs, dtype=torch.float32, **case.options)
     layer_properties.ignores_padding(single, MIXED)
     layer_properties.matches_unpadded(single, MIXED)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from padless import Sequential
+from padless import Sequential, losses
 from padless import layers as L
 from padless.errors import ArgumentError
-from padless.losses import losses
 from padless.ragged.packed import Packed, unpack
 from padless.testing import (
     PropertyViolation,

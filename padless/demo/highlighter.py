@@ -28,7 +28,7 @@ from padless.demo import corpus, report
 from padless.demo.corpus import CLASSES, Labels, SourceFunction
 from padless.errors import DataError
 from padless.layers import LSTM, Bidirectional, Dense, Embedding, Input
-from padless.losses.losses import SparseCategoricalCrossentropy
+from padless.losses import SparseCategoricalCrossentropy
 from padless.models import Model, Sequential, load_model
 from padless.optimizers.optimizers import Adam
 from padless.ragged.packed import Packed

@@ -1,4 +1,4 @@
-"""Losses with Keras's names, arguments and numbers, summed over real steps only."""
+"""The losses of Keras, with its names and arguments, summed over real steps only."""
 
 from padless.losses.circle_loss import Circle as Circle
 from padless.losses.circle_loss import circle as circle

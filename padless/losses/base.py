@@ -1,4 +1,4 @@
-"""What losses of single rows share: a function of plain rows, its arguments, and targets that fit the outputs."""
+"""Shared parts of losses: a class for losses with a function of rows, and checks of their arguments and targets."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
-from padless.losses.loss import Loss, Reduction
+from padless.losses.loss import Loss
 from padless.ragged.alignment import match_rank, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
+from padless.types import ArrayLike
 
-EPSILON = 1e-7  # Keras keeps probabilities this far from 0 and 1
+EPSILON = 1e-7  # probabilities are clipped to [EPSILON, 1 - EPSILON], as in Keras
 
 
 class LossWithFunction(Loss):
-    """A loss whose function is part of the class; `own` are the function's arguments, which the config has."""
+    """A loss whose class has a function of rows.
+
+    `argument_names` are the attributes of the loss that are arguments of the function and part of the config.
+    """
 
     function: ClassVar[Callable[..., Tensor]]
-
-    def __init__(self, reduction: Reduction, name: str | None, dtype: str | None, **own: Any) -> None:
-        super().__init__(name, reduction, dtype)
-        self.arguments = tuple(own)
-        vars(self).update(own)
+    argument_names: ClassVar[tuple[str, ...]] = ()
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.function(y_true, y_pred, **self.function_arguments)
 
     @property
     def function_arguments(self) -> dict[str, Any]:
-        """The arguments of the function."""
-        return {name: getattr(self, name) for name in self.arguments}
+        """The arguments of the function, by name."""
+        return {name: getattr(self, name) for name in self.argument_names}
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.function_arguments}
 
 
 class ClassIdLoss(LossWithFunction):
-    """A loss whose targets are class ids: they stay whole numbers, and are looked at before anything is computed."""
+    """A loss whose targets are class ids: they stay integers and are checked first."""
 
+    axis: int = -1  # pyright: ignore[reportIncompatibleVariableOverride] - one axis of classes, never several
     ignore_class: int | None = None
 
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
@@ -51,40 +52,63 @@ class ClassIdLoss(LossWithFunction):
         return y_true, y_pred.to(self._dtype_for(y_pred))
 
 
-def check_range(what: str, given: float, low: float, high: float) -> float:
-    """The number, if it is within these bounds, else an `ArgumentError`."""
-    if not low <= given <= high:
-        raise ArgumentError(f"`{what}` must be between {low:g} and {high:g}; got {given!r}.")
-    return given
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise `ArgumentError` if the value of an argument is not in `[low, high]`."""
+    if not low <= value <= high:
+        raise ArgumentError(f"`{name}` must be between {low:g} and {high:g}; got {value!r}.")
 
 
-def read_tensors(y_true: Any, y_pred: Any, cast: bool = True) -> tuple[Tensor, Tensor]:
-    """Both as plain tensors, the outputs at least float32, the targets in their dtype; `MaskLost` for a Packed."""
-    y_true, y_pred = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
-    if isinstance(y_true, Packed) or isinstance(y_pred, Packed):
+def read_tensors(y_true: ArrayLike, y_pred: ArrayLike, cast: bool = True) -> tuple[Tensor, Tensor]:
+    """Return targets and outputs as tensors on one device, the outputs at least in float32.
+
+    Args:
+        y_true: Targets of any shape.
+        y_pred: Outputs of any shape.
+        cast: Whether the targets get the dtype of the outputs.
+
+    Raises:
+        MaskLost: One of them is `Packed`.
+    """
+    targets, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
+    if isinstance(targets, Packed) or isinstance(outputs, Packed):
         raise MaskLost(
             "A loss function takes plain rows. For Packed outputs or targets use the loss as an object, for "
             "example `MeanSquaredError(reduction=None)(y_true, y_pred)`."
         )
-    y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))
-    y_true = to_device(y_true, y_pred.device)
-    return (y_true.to(y_pred.dtype) if cast else y_true), y_pred
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    targets = to_device(targets, outputs.device)
+    return (targets.to(outputs.dtype) if cast else targets), outputs
 
 
-def read_same_shape(y_true: Any, y_pred: Any, advice: str = "") -> tuple[Tensor, Tensor]:
-    """Both as plain tensors of one shape; a last axis of size 1 may be missing in one of them."""
-    y_true, y_pred = match_rank(*read_tensors(y_true, y_pred))
-    if y_true.shape != y_pred.shape:
+def read_same_shape(y_true: ArrayLike, y_pred: ArrayLike, advice: str = "") -> tuple[Tensor, Tensor]:
+    """Return targets and outputs as tensors of one shape and dtype; one of them may lack a last axis of size 1.
+
+    Args:
+        y_true: Targets `(N, ...)`.
+        y_pred: Outputs `(N, ...)`.
+        advice: The end of the error message.
+
+    Raises:
+        ShapeError: The shapes differ.
+        MaskLost: One of them is `Packed`.
+    """
+    targets, outputs = match_rank(*read_tensors(y_true, y_pred))
+    if targets.shape != outputs.shape:
         raise ShapeError(
-            f"Targets of shape {tuple(y_true.shape)} do not fit outputs of shape {tuple(y_pred.shape)}: "
+            f"Targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}: "
             f"expected the same shape. {advice}".rstrip()
         )
-    return y_true, y_pred
+    return targets, outputs
 
 
 def match_class_ids(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
-    """Class ids in the shape of the outputs without the axis of classes."""
-    ids = y_true.squeeze(axis) if y_true.ndim == y_pred.ndim and y_true.shape[axis] == 1 else y_true
+    """Return class ids in the shape of the outputs without the axis of the classes.
+
+    Raises:
+        ShapeError: The ids have another shape.
+    """
+    has_axis = y_true.ndim == y_pred.ndim and y_true.shape[axis] == 1
+    ids = y_true.squeeze(axis) if has_axis else y_true
     expected = y_pred.movedim(axis, -1).shape[:-1]
     if ids.shape != expected:
         raise ShapeError(
@@ -94,18 +118,26 @@ def match_class_ids(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
     return ids
 
 
-def check_class_ids(ids: Tensor, classes: int, ignore: int | None = None) -> None:
-    """Raise `DataError` for ids that are no class; ids on an accelerator are left to its own assertions."""
+def check_class_ids(ids: Tensor, num_classes: int, ignore_class: int | None = None) -> None:
+    """Raise `DataError` if an id is not an integer from 0 to `num_classes - 1`.
+
+    Ids on an accelerator are not checked here: that would wait for the device, and torch has assertions there.
+
+    Args:
+        ids: Class ids of any shape and dtype.
+        num_classes: The number of classes.
+        ignore_class: An id that is allowed in addition.
+    """
     if ids.device.type != "cpu" or not ids.numel():
         return
-    odd = (ids < 0) | (ids >= classes)
+    invalid = (ids < 0) | (ids >= num_classes)
     if ids.is_floating_point():
-        odd |= ids != ids.floor()  # NaN, too
-    if ignore is not None:
-        odd &= ids != ignore
-    if odd.any():
+        invalid |= ids != ids.floor()  # also for NaN
+    if ignore_class is not None:
+        invalid &= ids != ignore_class
+    if invalid.any():
         raise DataError(
-            f"`y_true` holds {ids[odd][0].item()!r} at a real step, which is no class: expected whole "
-            f"numbers from 0 to {classes - 1}, for outputs of {classes} classes. Mask the step, or give "
+            f"`y_true` holds {ids[invalid][0].item()!r} at a real step, which is not a class: expected whole "
+            f"numbers from 0 to {num_classes - 1}, for outputs of {num_classes} classes. Mask the step, or give "
             f"the outputs more classes."
         )

@@ -1,8 +1,6 @@
-"""Connectionist temporal classification."""
+"""Connectionist temporal classification (CTC)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +10,31 @@ from padless.errors import DataError, ShapeError
 from padless.losses.base import LossWithFunction, check_class_ids, read_tensors
 from padless.losses.loss import Reduction
 from padless.registry import register
+from padless.types import ArrayLike
 
 
 @register("loss_function")
-def ctc(y_true: Any, y_pred: Any, mask: Tensor | None = None) -> Tensor:
-    """Minus the log likelihood of labels `(B, L)` under logits `(B, T, C)` without alignment; class 0 is the blank.
+def ctc(y_true: ArrayLike, y_pred: ArrayLike, mask: Tensor | None = None) -> Tensor:
+    """Return minus the log likelihood of labels that are not aligned with the steps (Graves et al. 2006).
 
-    Zeros among the labels are padding. Only steps in the `mask` are seen. Raises `DataError` where there are fewer steps
-    than the labels need: one each, and one more between two that are the same. From Graves et al. 2006.
+    The likelihood is the sum over all alignments. An alignment gives each step a label or the blank, class 0.
 
-    >>> ctc([[1, 0]], torch.zeros(1, 2, 2))
-    tensor([0.2877])
+    Args:
+        y_true: Labels `(B, L)`, padded with 0.
+        y_pred: Logits `(B, T, C)`.
+        mask: The real steps, booleans `(B, T)`. Default: all steps.
+
+    Returns:
+        The loss of each sequence, `(B,)`.
+
+    Raises:
+        ShapeError: The shapes are others.
+        DataError: A label is not a class, or a sequence has too few steps for its labels. Each label needs one step,
+            and two equal labels in a row need a blank between them.
+
+    Example:
+        >>> ctc([[1, 0]], torch.zeros(1, 2, 2))
+        tensor([0.2877])
     """
     labels, logits = read_tensors(y_true, y_pred, cast=False)
     if labels.ndim != 2 or logits.ndim != 3 or len(labels) != len(logits):
@@ -31,50 +43,61 @@ def ctc(y_true: Any, y_pred: Any, mask: Tensor | None = None) -> Tensor:
             f"{tuple(logits.shape)}."
         )
     check_class_ids(labels, logits.shape[-1])
-    mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if mask is None else mask
-    labels, sizes = _first(F.pad(labels.long(), (0, 1)), F.pad(labels != 0, (0, 1)))
-    logits, lengths = _first(logits, mask)
+    if mask is None:
+        mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    labels = F.pad(labels.long(), (0, 1))  # one more column, so that there is at least one
+    labels, label_lengths = _move_to_front(labels, labels != 0)
+    logits, step_lengths = _move_to_front(logits, mask)
     if labels.device.type == "cpu":
-        _check_room(labels, sizes, lengths)
-    return F.ctc_loss(logits.log_softmax(-1).movedim(1, 0), labels, lengths, sizes, blank=0, reduction="none")
+        _check_lengths(labels, label_lengths, step_lengths)
+    log_probabilities = logits.log_softmax(-1).movedim(1, 0)  # (T, B, C)
+    return F.ctc_loss(log_probabilities, labels, step_lengths, label_lengths, blank=0, reduction="none")
 
 
-def _first(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """What is real moved to the front of each row, in its order, with the counts."""
-    order = real.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    return values[torch.arange(len(values), device=values.device)[:, None], order], real.sum(1)
+def _move_to_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the grid with the real entries of each row first, in their order, and the number of them in each row."""
+    order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    rows = torch.arange(len(grid), device=grid.device)[:, None]
+    return grid[rows, order], mask.sum(1)
 
 
-def _check_room(labels: Tensor, sizes: Tensor, lengths: Tensor) -> None:
-    twice = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != 0)
-    short = (sizes + twice.sum(1) > lengths).nonzero()
-    if len(short):
-        row = int(short[0])
+def _check_lengths(labels: Tensor, label_lengths: Tensor, step_lengths: Tensor) -> None:
+    """Raise `DataError` for the first sequence with fewer steps than its labels need."""
+    is_repeated = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != 0)
+    too_short = (label_lengths + is_repeated.sum(1) > step_lengths).nonzero()
+    if len(too_short):
+        row = int(too_short[0])
+        num_labels = int(label_lengths[row])
         raise DataError(
-            f"CTC cannot place the {int(sizes[row])} labels {labels[row, : int(sizes[row])].tolist()} on "
-            f"{int(lengths[row])} real steps: each takes one, and two of the same one more between them. "
-            f"Give longer inputs, or leave such sequences out."
+            f"CTC cannot place the {num_labels} labels {labels[row, :num_labels].tolist()} on "
+            f"{int(step_lengths[row])} real steps: each label needs one step, and two equal labels in a row need one "
+            f"more between them. Give longer inputs, or leave such sequences out."
         )
 
 
 @register("loss", "ctc")
 class CTC(LossWithFunction):
-    """Minus the log likelihood of a sequence's labels without alignment (connectionist temporal classification).
+    """The CTC loss of sequences of labels that are not aligned with the steps; see `ctc`.
 
-    Outputs are logits, their real steps the input. Labels are `(B, L)`, padded with 0, or lists; class 0 is the blank.
-    The mean over sequences, as Keras's; a sequence without a real step does not count.
+    Outputs are logits `(B, T, C)`. Targets are labels `(B, L)`, padded with 0, or lists of labels; class 0 is the blank.
+    The reduction is over sequences, as in Keras. A sequence without a real step does not count.
 
-    >>> CTC()([[1, 0]], torch.zeros(1, 2, 2))
-    tensor(0.2877)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> CTC()([[1, 0]], torch.zeros(1, 2, 2))
+        tensor(0.2877)
     """
 
     function = staticmethod(ctc)
-    relation, targets_share_mask = "sequence", False
+    relation = "sequence"
+    targets_share_mask = False
 
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "ctc", dtype: str | None = None
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         return y_true, y_pred.to(self._dtype_for(y_pred))

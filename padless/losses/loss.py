@@ -1,15 +1,15 @@
-"""What a loss is: values at the real steps, summed into terms.
+"""The base class of losses: values at the real steps, and their weighted sum.
 
-    (y_true, y_pred, sample_weight) --align--> rows (N, ...) --call--> values --Term--> S, W
+    (y_true, y_pred, sample_weight) -> align_targets -> rows (N, ...) -> call -> PerStepValues -> WeightedSum (S, W)
 
-The loss over anything that belongs together (a batch, its micro-batches, an epoch, all ranks) is the sum of the S
-divided once by the sum of the W. So how it was split does not matter.
+Parts are the batches of an epoch, the micro-batches of a step, or the ranks of a job. A loss over several parts is the sum
+of their S, divided once by the sum of their W. So it does not depend on the split.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
@@ -25,6 +25,7 @@ from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
 from padless.registry import snake_case
+from padless.types import ArrayLike, StepTensor
 
 Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"] | None
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
@@ -32,12 +33,16 @@ REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """A sum over real steps and its weight; terms of a split add up to the term of the whole.
+    """A sum over real steps with its weight; the sums of all parts of a split add up to the sum of the whole.
 
-    With `adds` False the weight stays as it is when terms are added: a plain sum stays a sum.
+    Attributes:
+        sum: S, a scalar.
+        weight: W, a scalar.
+        adds_weights: Whether weights are added, too. False for the reduction "sum": its weight is always 1.
 
-    >>> (WeightedSum(torch.tensor(6.), 2.0) + WeightedSum(torch.tensor(3.), 1.0)).value
-    tensor(3.)
+    Example:
+        >>> (WeightedSum(torch.tensor(6.), 2.0) + WeightedSum(torch.tensor(3.), 1.0)).value
+        tensor(3.)
     """
 
     sum: Tensor
@@ -45,25 +50,31 @@ class WeightedSum:
     adds_weights: bool = True
 
     def __add__(self, other: WeightedSum) -> WeightedSum:
-        return WeightedSum(
-            self.sum + other.sum, self.weight + other.weight if self.adds_weights else self.weight, self.adds_weights
-        )
+        weight = self.weight + other.weight if self.adds_weights else self.weight
+        return WeightedSum(self.sum + other.sum, weight, self.adds_weights)
 
-    def __radd__(self, other: Any) -> Any:
-        return self if isinstance(other, int) and other == 0 else NotImplemented  # so that sum(terms) works
+    def __radd__(self, other: object) -> WeightedSum:
+        return self if other == 0 else NotImplemented  # the built-in sum() begins with 0
 
     @property
     def value(self) -> Tensor:
-        """S / W; 0, with a gradient of 0, where nothing was counted."""
+        """S / W; 0 with a gradient of 0 if W is 0."""
         if not isinstance(self.weight, Tensor):
             return self.sum / self.weight if self.weight else self.sum * 0
-        nothing = self.weight == 0
-        return torch.where(nothing, 0, self.sum / torch.where(nothing, 1, self.weight))
+        is_zero = self.weight == 0
+        return torch.where(is_zero, 0, self.sum / torch.where(is_zero, 1, self.weight))
 
 
 @dataclass(frozen=True)
 class PerStepValues:
-    """The values of a loss or metric with, in their shape, their weights and which of them count (None: all)."""
+    """The values of a loss or metric at the real steps.
+
+    Attributes:
+        values: The values, `(N,)` or `(N, ...)`; of a loss of whole sequences `(B,)`.
+        weight: Their sample weights, in the shape of `values`. None: 1 for each.
+        count_mask: Which values count, in the shape of `values`. None: all.
+        index: The index of the steps. None: the values are not of the steps of a grid.
+    """
 
     values: Tensor
     weight: Tensor | None = None
@@ -72,12 +83,18 @@ class PerStepValues:
 
     @property
     def weighted_values(self) -> Tensor:
-        """The values times their weights, 0 where they do not count."""
+        """The values times their weights; 0 where a value does not count."""
         values = self.values if self.count_mask is None else torch.where(self.count_mask, self.values, 0)
         return values if self.weight is None else values * self.weight
 
     def reduce(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
-        """Their sum, with the weight that the reduction asks for."""
+        """Return the sum of the weighted values, with the weight of the reduction.
+
+        Args:
+            reduction: "sum": the weight is 1. "mean_with_sample_weight": the sum of the sample weights. Any other: the
+                number of values that count.
+            dtype: The dtype of the sums.
+        """
         total = self.weighted_values.sum(dtype=dtype)
         if reduction == "sum":
             return WeightedSum(total, 1.0, adds_weights=False)
@@ -89,32 +106,42 @@ class PerStepValues:
         return WeightedSum(total, float(self.values.numel()))
 
     @property
-    def unreduced_values(self) -> Tensor | Packed:
-        """The weighted values themselves, on their steps."""
+    def unreduced_values(self) -> StepTensor:
+        """The weighted values; `Packed` if they are of the steps of a grid."""
         return self.weighted_values if self.index is None else Packed(self.weighted_values, self.index)
 
 
 class Loss:
-    """The base of losses, in Keras's style: `call(y_true, y_pred)` gets real rows only.
+    """The base class of losses, as `keras.losses.Loss`: define `call(y_true, y_pred)`.
 
-    Both have shape `(N, ...)` with at least one feature axis, and floats of one dtype; `call` returns `(N,)`,
-    `(N, ...)`, or a scalar, which then stands for all N rows. With `relation = "sequence"`, or where `call` takes a
-    `mask`, it gets the padded grids instead and returns one value per sequence, `(B,)`.
+    `call` gets the real steps only, as rows `(N, ...)` with at least one feature axis, in floating point. It returns
+    `(N,)`, `(N, ...)`, or a scalar that is the value of each row. With an argument `mask`, or `relation = "sequence"`, it
+    gets the padded grids instead, with zeros at masked steps, and returns one value for each sequence, `(B,)`.
 
-    `reduction`: "sum_over_batch_size" or "mean" divides by the number of values at real steps,
-    "mean_with_sample_weight" by the sum of their weights, "sum" by nothing; "none" or None keeps the values.
+    Args:
+        name: The name. Default: the name of the class in snake case.
+        reduction: "sum_over_batch_size" or "mean" divide the sum by the number of values at real steps.
+            "mean_with_sample_weight" divides by the sum of their weights. "sum" does not divide. "none" or None return
+            the values.
+        dtype: The dtype of the computation, such as "float32". Default: that of the outputs, at least float32.
 
-    >>> class Squares(Loss):
-    ...     def call(self, y_true, y_pred):
-    ...         return (y_true - y_pred).square().mean(-1)
-    >>> Squares()([[1, 2, 0]], pack(torch.zeros(1, 3), mask=[[1, 1, 0]]))
-    tensor(2.5000)
+    Raises:
+        ArgumentError: `reduction` or `dtype` is unknown.
+
+    Example:
+        >>> class Squares(Loss):
+        ...     def call(self, y_true, y_pred):
+        ...         return (y_true - y_pred).square().mean(-1)
+        >>> Squares()([[1, 2, 0]], pack(torch.zeros(1, 3), mask=[[1, 1, 0]]))
+        tensor(2.5000)
     """
 
-    relation: ClassVar[str] = "stepwise"
+    relation: ClassVar[Literal["stepwise", "sequence"]] = "stepwise"
+    targets_share_mask: ClassVar[bool] = True  # targets on the grid of the outputs have the mask of the outputs
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
-    targets_share_mask: ClassVar[bool] = True  # whether targets that stand on the outputs' grid have the outputs' mask
-    axis: Any = -1  # the feature axis that `call` takes together, several, or None for all
+    axis: int | Sequence[int] | None = -1  # the feature axes that `call` reduces; None: all
+
+    call: Callable[..., Tensor]  # a subclass defines it: call(y_true, y_pred), or with `mask`
 
     def __init__(
         self, name: str | None = None, reduction: Reduction = "sum_over_batch_size", dtype: str | None = None
@@ -127,17 +154,34 @@ class Loss:
         if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ArgumentError(f"`dtype` must be the name of a torch dtype, such as 'float32'; got {dtype!r}.")
 
-    call: Callable[..., Any]  # what a subclass defines: call(y_true, y_pred), or with a mask
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> Tensor:
+        """Return the loss of one batch.
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The loss of one batch; the unreduced values, on their steps, if `reduction` is None."""
-        measured = self.per_step_values(y_true, y_pred, sample_weight)
+        Args:
+            y_true: Targets: `Packed`, a padded grid `(B, T, ...)`, or a list of sequences.
+            y_pred: Outputs: `Packed`, or a plain tensor whose steps are all real unless `y_true` comes as sequences.
+            sample_weight: Weights of sequences `(B,)` or `(B, 1)`, or of steps `(B, T)`.
+
+        Returns:
+            A scalar. If `reduction` is None, the weighted values: `Packed` if `y_pred` is, else a tensor.
+
+        Raises:
+            ShapeError: Targets or weights do not fit the outputs.
+            DataError: A target is not valid, such as a class id that is too large.
+        """
+        values = self.per_step_values(y_true, y_pred, sample_weight)
         if self.reduction in (None, "none"):
-            return measured.unreduced_values
-        return measured.reduce(self.reduction).value
+            return values.unreduced_values  # pyright: ignore[reportReturnType] - a Packed only if reduction is None
+        return values.reduce(self.reduction).value
 
-    def weighted_sum(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> WeightedSum:
-        """What this batch adds to the loss of all that belongs together."""
+    def weighted_sum(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> WeightedSum:
+        """Return the sum and the weight of one batch, to be added to those of other batches.
+
+        The arguments and errors are those of `__call__`.
+
+        Raises:
+            ArgumentError: The loss has no reduction.
+        """
         if self.reduction in (None, "none"):
             raise ArgumentError(
                 f"The loss {self.name!r} has reduction={self.reduction!r}, so it has no total to train "
@@ -145,17 +189,13 @@ class Loss:
             )
         return self.per_step_values(y_true, y_pred, sample_weight).reduce(self.reduction)
 
-    def per_step_values(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
-        """The values at the real steps, with their weights.
-
-        `y_pred` is `Packed`, or plain: then every step is real, unless `y_true` comes as sequences. `y_true` is
-        `Packed`, a padded grid, an array, or a list of sequences. Raises `ShapeError` where they do not fit.
-        """
+    def per_step_values(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> PerStepValues:
+        """Return the values at the real steps with their weights. The arguments and errors are those of `__call__`."""
         if self.reads_whole_sequences:
             return self._per_sequence_values(to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred"), sample_weight)
         targets, rows, index = align_targets(y_true, y_pred)
         self._check_axis(rows, index)
-        if targets.device.type == "cpu":  # a device would have to be waited for
+        if targets.device.type == "cpu":  # a check on an accelerator would wait for it
             self.check_targets(targets, rows)
         targets, rows = self.cast(to_device(targets, rows.device), rows)
         values = self._call_on_rows(targets, rows)
@@ -164,68 +204,74 @@ class Loss:
 
     @property
     def reads_whole_sequences(self) -> bool:
-        """Whether it sees sequences as a whole, on padded grids."""
+        """Whether `call` gets padded grids, not rows."""
         return self.relation == "sequence" or self.takes_mask
 
-    @cached_property  # asked for every batch
+    @cached_property  # read for every batch
     def takes_mask(self) -> bool:
-        """Whether `call` wants the boolean grid of real steps."""
+        """Whether `call` has an argument `mask`."""
         return has_mask_argument(self.call)
 
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
-        """Refuse targets that mean nothing, with a `DataError`; they are still where the data came from."""
+        """Raise `DataError` if a target is not valid. It is called for targets on the CPU."""
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in the dtype of the loss: its own, else that of the outputs, at least float32."""
+        """Return both in the dtype of the loss, else in that of the outputs, at least float32."""
         y_pred = y_pred.to(self._dtype_for(y_pred))
         return y_true.to(y_pred.dtype), y_pred
 
     def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
-        """Which of the values count, in their shape; None for all."""
+        """Return which values count, as booleans in their shape; None if all do."""
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Return the arguments of the constructor."""
         config = {"name": self.name, "reduction": self.reduction}
         return config if self.dtype is None else {**config, "dtype": self.dtype}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The loss with this config."""
+        """Return the loss with this config."""
         return cls(**config)
 
     def _dtype_for(self, y_pred: Tensor) -> torch.dtype:
+        """Return the dtype of the computation for these outputs."""
         if self.dtype is not None:
             return getattr(torch, self.dtype)
         return torch.promote_types(y_pred.dtype, torch.float32)
 
     def _check_axis(self, rows: Tensor, index: Index | None) -> None:
-        axes = self.axis if isinstance(self.axis, tuple | list) else () if self.axis is None else (self.axis,)
-        if index is not None and not all(-(rows.ndim - 1) <= axis <= -1 for axis in axes):
+        """Raise `ArgumentError` if `axis` is not a feature axis of masked outputs."""
+        if index is None or self.axis is None:
+            return
+        axes = self.axis if isinstance(self.axis, Sequence) else [self.axis]
+        if not all(-(rows.ndim - 1) <= axis <= -1 for axis in axes):
             raise ArgumentError(
-                f"axis={self.axis} of the loss {self.name!r} is no feature axis of masked outputs of "
+                f"axis={self.axis} of the loss {self.name!r} is not a feature axis of masked outputs of "
                 f"shape {(*index.grid, *rows.shape[1:])}. Count from the end: -1 is the last."
             )
 
     def _call_on_rows(self, targets: Tensor, rows: Tensor) -> Tensor:
-        """What `call` says of the rows; nothing is asked about nothing."""
-        n = len(rows)
-        values = torch.as_tensor(self.call(targets, rows)) if n else rows.reshape(-1)
-        if values.ndim and len(values) != n:
+        """Return the values of the rows; without rows, `call` is not called."""
+        count = len(rows)
+        values = torch.as_tensor(self.call(targets, rows)) if count else rows.reshape(-1)
+        if values.ndim and len(values) != count:
             raise ShapeError(
-                f"The loss {self.name!r} returned shape {tuple(values.shape)} for {n} real rows of shape "
-                f"{tuple(rows.shape)}. It must return one value per row, {(n,)} or {(n, '...')}, or a "
-                f"scalar that stands for all of them."
+                f"The loss {self.name!r} returned shape {tuple(values.shape)} for {count} real rows of shape "
+                f"{tuple(rows.shape)}. It must return one value per row, {(count,)} or {(count, '...')}, or a "
+                f"scalar that is the value of each row."
             )
-        return values if values.ndim else values.expand(n)
+        return values if values.ndim else values.expand(count)
 
-    def _per_sequence_values(self, given: Tensor | Packed, outputs: Tensor | Packed, sample_weight: Any) -> PerStepValues:
-        index = outputs.index if isinstance(outputs, Packed) else None
-        if isinstance(outputs, Packed):
-            grid, mask = Packed(outputs.values, outputs.index).unpack(), outputs.mask  # zeros, not the fill
+    def _per_sequence_values(self, y_true: StepTensor, y_pred: StepTensor, sample_weight: ArrayLike | None) -> PerStepValues:
+        """Return one value for each sequence, `(B,)`."""
+        if isinstance(y_pred, Packed):
+            index, mask = y_pred.index, y_pred.mask
+            grid = Packed(y_pred.values, index).unpack()  # without gap values: zeros at masked steps
         else:
-            grid, mask = outputs, torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
-        targets = self._pad_targets(given, index)
+            index, grid = None, y_pred
+            mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
+        targets = self._pad_targets(y_true, index)
         if len(targets) != len(grid):
             raise ShapeError(f"`y_true` has {len(targets)} sequences, the outputs {len(grid)}.")
         if targets.ndim == grid.ndim - 1 and grid.shape[-1] == 1:
@@ -233,45 +279,52 @@ class Loss:
         if targets.device.type == "cpu":
             self.check_targets(targets, grid)
         targets, grid = self.cast(to_device(targets, grid.device), grid)
-        values, counted = self._call_on_sequences(targets, grid, mask, index)
+        values, count_mask = self._call_on_sequences(targets, grid, mask, index)
         weight = None
         if sample_weight is not None:
             weight = broadcast_weights(sequence_weights(sample_weight, index, len(grid)), values)
-        return PerStepValues(values, weight, counted)
+        return PerStepValues(values, weight, count_mask)
 
     def _call_on_sequences(
         self, targets: Tensor, grid: Tensor, mask: Tensor, index: Index | None
     ) -> tuple[Tensor, Tensor | None]:
-        """What `call` says of the sequences; those without a real step are not shown to it, and do not count."""
-        here = np.ones(tuple(grid.shape[:2]), bool) if index is None else index.mask
-        real = here.any(axis=tuple(range(1, here.ndim)))
-        n, kept = int(real.sum()), to_device(np.flatnonzero(real), grid.device)
-        if not n:
+        """Return the values `(B,)` and which of them count; `call` gets only sequences with a real step."""
+        host_mask = np.ones(tuple(grid.shape[:2]), bool) if index is None else index.mask
+        nonempty = host_mask.any(axis=tuple(range(1, host_mask.ndim)))
+        count = int(nonempty.sum())
+        if not count:
             return grid.flatten(1).sum(-1), torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
-        shown = (targets, grid, mask) if n == len(grid) else (targets[kept], grid[kept], mask[kept])
-        values = torch.as_tensor(self.call(*shown[:2], **({"mask": shown[2]} if self.takes_mask else {})))
-        if tuple(values.shape) not in ((), (n,)):
+        rows = to_device(np.flatnonzero(nonempty), grid.device)
+        if count < len(grid):
+            targets, selected_grid, mask = targets[rows], grid[rows], mask[rows]
+        else:
+            selected_grid = grid
+        keywords = {"mask": mask} if self.takes_mask else {}
+        values = torch.as_tensor(self.call(targets, selected_grid, **keywords))
+        if tuple(values.shape) not in ((), (count,)):
             raise ShapeError(
-                f"The loss {self.name!r} sees whole sequences and must return one value for each, {(n,)}; "
+                f"The loss {self.name!r} sees whole sequences and must return one value for each, {(count,)}; "
                 f"got shape {tuple(values.shape)}."
             )
-        values = values.expand(n)
-        if n == len(grid):
+        values = values.expand(count)
+        if count == len(grid):
             return values, None
-        return scatter_rows(values, kept, len(grid)), to_device(np.asarray(real), grid.device)
+        return scatter_rows(values, rows, len(grid)), to_device(np.asarray(nonempty), grid.device)
 
-    def _pad_targets(self, given: Tensor | Packed, index: Index | None) -> Tensor:
-        """Targets as a grid; those that stand on the outputs' steps show zeros where these are masked."""
+    def _pad_targets(self, y_true: StepTensor, index: Index | None) -> Tensor:
+        """Return the targets as a grid; those on the steps of the outputs have zeros at masked steps."""
         if index is None or not self.targets_share_mask:
-            return given.unpack() if isinstance(given, Packed) else given
-        if isinstance(given, Packed):
-            same = given.index.shape[0] == index.shape[0] and (given.index.lengths == index.lengths).all()
-            return Packed(given.values, index).unpack() if same else given.unpack()
-        return pack(given, like=index).unpack() if tuple(given.shape[: len(index.grid)]) == index.grid else given
+            return y_true.unpack() if isinstance(y_true, Packed) else y_true
+        if isinstance(y_true, Packed):
+            same_batch = y_true.index.shape[0] == index.shape[0]
+            same_lengths = same_batch and (y_true.index.lengths == index.lengths).all()
+            return Packed(y_true.values, index).unpack() if same_lengths else y_true.unpack()
+        has_same_grid = tuple(y_true.shape[: len(index.grid)]) == index.grid
+        return pack(y_true, like=index).unpack() if has_same_grid else y_true
 
 
-def has_mask_argument(function: Callable[..., Any]) -> bool:
-    """Whether a function has an argument `mask`."""
+def has_mask_argument(function: Callable[..., object]) -> bool:
+    """Return whether a function has an argument `mask`."""
     try:
         return "mask" in inspect.signature(function).parameters
     except (TypeError, ValueError):  # some built-in functions have no signature

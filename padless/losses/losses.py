@@ -1,161 +1,84 @@
-"""The losses, with Keras's names, arguments and numbers.
+"""Losses by name, object, config, function or torch module, and their configs.
 
-What `compile` takes for a loss goes through `get`: a name, an object, a config, a function of `(y_true, y_pred)` or of
-`(y_true, y_pred, mask)`, a torch loss module. All of them are summed over real steps in one place, `Loss.per_step_values`.
+`compile` passes its losses through `get`. All of them are summed over real steps in one place, `Loss.per_step_values`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.loss import _Loss as TorchModule
+from torch.nn.modules.loss import _Loss as TorchLossModule
 
 from padless.errors import ArgumentError
-from padless.losses.circle_loss import Circle, circle
-from padless.losses.ctc_loss import CTC, ctc
-from padless.losses.hinge_losses import CategoricalHinge, Hinge, SquaredHinge, categorical_hinge, hinge, squared_hinge
+from padless.losses.base import LossWithFunction
 from padless.losses.loss import Loss
-from padless.losses.overlap_losses import Dice, Tversky, dice, tversky
-from padless.losses.probabilistic_losses import (
-    BinaryCrossentropy,
-    BinaryFocalCrossentropy,
-    CategoricalCrossentropy,
-    CategoricalFocalCrossentropy,
-    CategoricalGeneralizedCrossEntropy,
-    KLDivergence,
-    Poisson,
-    SparseCategoricalCrossentropy,
-    binary_crossentropy,
-    binary_focal_crossentropy,
-    categorical_crossentropy,
-    categorical_focal_crossentropy,
-    categorical_generalized_cross_entropy,
-    kl_divergence,
-    poisson,
-    sparse_categorical_crossentropy,
-)
-from padless.losses.regression_losses import (
-    CosineSimilarity,
-    Huber,
-    LogCosh,
-    MeanAbsoluteError,
-    MeanAbsolutePercentageError,
-    MeanSquaredError,
-    MeanSquaredLogarithmicError,
-    cosine_similarity,
-    huber,
-    log_cosh,
-    mean_absolute_error,
-    mean_absolute_percentage_error,
-    mean_squared_error,
-    mean_squared_logarithmic_error,
-)
-from padless.losses.wrappers import FUNCTIONS, LossFunctionWrapper, TorchLoss
+from padless.losses.wrappers import FUNCTION_KINDS, LossFunctionWrapper, TorchLoss
 from padless.ragged.alignment import to_tensor
 from padless.ragged.packed import Packed, pack
 from padless.registry import entries
 from padless.saving import serialization as saving
-from padless.types import ArrayLike, LossLike, MaskLike
-
-__all__ = [
-    "BinaryCrossentropy",
-    "BinaryFocalCrossentropy",
-    "CTC",
-    "CategoricalCrossentropy",
-    "CategoricalFocalCrossentropy",
-    "CategoricalGeneralizedCrossEntropy",
-    "CategoricalHinge",
-    "Circle",
-    "CosineSimilarity",
-    "Dice",
-    "Hinge",
-    "Huber",
-    "KLDivergence",
-    "LogCosh",
-    "Loss",
-    "LossFunctionWrapper",
-    "MaskedLoss",
-    "MeanAbsoluteError",
-    "MeanAbsolutePercentageError",
-    "MeanSquaredError",
-    "MeanSquaredLogarithmicError",
-    "Poisson",
-    "SparseCategoricalCrossentropy",
-    "SquaredHinge",
-    "TorchLoss",
-    "Tversky",
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "categorical_generalized_cross_entropy",
-    "categorical_hinge",
-    "circle",
-    "cosine_similarity",
-    "ctc",
-    "deserialize",
-    "dice",
-    "get",
-    "hinge",
-    "huber",
-    "kl_divergence",
-    "log_cosh",
-    "MaskedLoss",
-    "mean_absolute_error",
-    "mean_absolute_percentage_error",
-    "mean_squared_error",
-    "mean_squared_logarithmic_error",
-    "poisson",
-    "serialize",
-    "sparse_categorical_crossentropy",
-    "squared_hinge",
-    "tversky",
-]
+from padless.types import ArrayLike, ConfigLike, LossLike, MaskLike
 
 
-def get(identifier: Any) -> Loss:
-    """The loss that a name, an object, a class, a config, a function or a torch module means.
+def get(identifier: LossLike | None) -> Loss:
+    """Return the loss that a name, an object, a class, a config, a function or a torch module means.
 
-    Raises `ArgumentError` for anything else.
+    Args:
+        identifier: For example `"mse"`, `MeanSquaredError()`, a function of `(y_true, y_pred)`, or
+            `torch.nn.MSELoss(reduction="none")`.
 
-    >>> get("mse").name, get(lambda y_true, y_pred: (y_true - y_pred) ** 2).reduction
-    ('mean_squared_error', 'sum_over_batch_size')
+    Raises:
+        ArgumentError: It means no loss.
+
+    Example:
+        >>> get("mse").name, get(lambda y_true, y_pred: (y_true - y_pred) ** 2).reduction
+        ('mean_squared_error', 'sum_over_batch_size')
     """
-    found = saving.get(identifier, "loss") if not isinstance(identifier, torch.nn.Module) else identifier
-    if isinstance(found, MaskedLoss):
-        return found.loss  # whose sums can be split into batches
-    if isinstance(found, Loss):
-        return found
-    if isinstance(found, TorchModule):
-        return TorchLoss(found)
+    loss = identifier if isinstance(identifier, torch.nn.Module) else saving.get(identifier, "loss")
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, MaskedLoss):
+        return loss.loss
+    if isinstance(loss, TorchLossModule):
+        return TorchLoss(loss)
     for cls in entries("loss").values():
-        if found is not None and found is getattr(cls, "function", None):
+        if isinstance(cls, type) and issubclass(cls, LossWithFunction) and cls.function is loss:
             return cls()
-    if callable(found):
-        return LossFunctionWrapper(found)
+    if callable(loss):
+        return LossFunctionWrapper(loss)
     raise ArgumentError(
-        f"{identifier!r} is no loss. Expected a name such as 'mse', a loss object, a function of "
+        f"{identifier!r} is not a loss. Expected a name such as 'mse', a loss object, a function of "
         f"(y_true, y_pred), or a torch loss module with reduction='none'."
     )
 
 
-def serialize(loss: Any) -> Any:
-    """A loss, or a registered function, as JSON has it.
+def serialize(loss: LossLike) -> str | dict[str, object]:
+    """Return the config of a loss, or the name of a registered function, as JSON values.
 
-    >>> serialize(Huber(2.0))["config"]["delta"]
-    2.0
+    Example:
+        >>> from padless.losses import Huber
+        >>> serialize(Huber(2.0))["config"]["delta"]
+        2.0
     """
-    return saving.serialize(loss, FUNCTIONS)
+    return saving.serialize(loss, FUNCTION_KINDS)
 
 
-def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """What `serialize` wrote, as a loss again.
+def deserialize(name: ConfigLike, custom_objects: Mapping[str, object] | None = None) -> Loss:
+    """Return the loss or the function of a config that `serialize` returned, or of a name.
 
-    >>> deserialize(serialize(Huber(2.0))).delta
-    2.0
+    Args:
+        name: A name or config.
+        custom_objects: Names that are not registered.
+
+    Raises:
+        ArgumentError: The name is unknown, or the config is not valid.
+
+    Example:
+        >>> from padless.losses import Huber
+        >>> deserialize(serialize(Huber(2.0))).delta
+        2.0
     """
     return saving.deserialize(name, ("loss", "loss_function"), custom_objects)
 

@@ -1,8 +1,8 @@
-"""Losses in which steps stand together: the overlap of all, pairs of them, and CTC over whole sequences."""
+"""Losses of the overlap of targets and outputs: Dice and Tversky."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,83 +10,117 @@ from torch import Tensor
 from padless.losses.base import EPSILON, LossWithFunction, read_same_shape
 from padless.losses.loss import PerStepValues, Reduction, WeightedSum
 from padless.registry import register
+from padless.types import ArrayLike
 
-Axis = int | tuple[int, ...] | None
+Axis: TypeAlias = "int | tuple[int, ...] | None"
 
 
 @register("loss_function")
-def dice(y_true: Any, y_pred: Any, axis: Axis = None) -> Tensor:
-    """1 - 2 |both| / (|y_true| + |y_pred|): how little targets and outputs, from 0 to 1, overlap; over all, or an axis.
+def dice(y_true: ArrayLike, y_pred: ArrayLike, axis: Axis = None) -> Tensor:
+    """Return `1 - 2 * sum(y_true * y_pred) / (sum(y_true) + sum(y_pred))`.
 
-    >>> dice([[1., 0.]], [[0.5, 0.5]])
-    tensor(0.5000)
+    Args:
+        y_true: Targets from 0 to 1.
+        y_pred: Outputs from 0 to 1, in the same shape.
+        axis: The axes of the sums. None: all.
+
+    Returns:
+        A scalar, or with `axis` one value for each remaining entry.
+
+    Example:
+        >>> dice([[1., 0.]], [[0.5, 0.5]])
+        tensor(0.5000)
     """
     return tversky(y_true, y_pred, axis=axis)
 
 
 @register("loss_function")
-def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axis: Axis = None) -> Tensor:
-    """1 - |both| / (|both| + alpha |only y_true| + beta |only y_pred|), over all, or an axis.
+def tversky(y_true: ArrayLike, y_pred: ArrayLike, alpha: float = 0.5, beta: float = 0.5, axis: Axis = None) -> Tensor:
+    """Return `1 - TP / (TP + alpha * FN + beta * FP)` (Salehi et al. 2017, arXiv:1706.05721).
 
-    >>> tversky([[1., 0.]], [[0.5, 0.5]], beta=0.0)
-    tensor(0.3333)
+    TP is `sum(y_true * y_pred)`, FN is `sum(y_true * (1 - y_pred))`, FP is `sum((1 - y_true) * y_pred)`.
+
+    Args:
+        y_true: Targets from 0 to 1.
+        y_pred: Outputs from 0 to 1, in the same shape.
+        alpha: The weight of false negatives.
+        beta: The weight of false positives.
+        axis: The axes of the sums. None: all.
+
+    Returns:
+        A scalar, or with `axis` one value for each remaining entry.
+
+    Example:
+        >>> tversky([[1., 0.]], [[0.5, 0.5]], beta=0.0)
+        tensor(0.3333)
     """
-    both, wrong = _overlap(*read_same_shape(y_true, y_pred), alpha, beta)
-    both, wrong = (both.sum(), wrong.sum()) if axis is None else (both.sum(axis), wrong.sum(axis))
-    return 1.0 - both / (both + wrong + EPSILON)
+    overlap, errors = _overlap_and_errors(*read_same_shape(y_true, y_pred), alpha, beta)
+    if axis is None:
+        overlap, errors = overlap.sum(), errors.sum()
+    else:
+        overlap, errors = overlap.sum(axis), errors.sum(axis)
+    return 1.0 - overlap / (overlap + errors + EPSILON)
 
 
-def _overlap(y_true: Tensor, y_pred: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
-    """By element: what both have, and what only one of them has."""
+def _overlap_and_errors(y_true: Tensor, y_pred: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
+    """Return for each element its true positive share, and its weighted false negative and false positive shares."""
     return y_true * y_pred, alpha * y_true * (1.0 - y_pred) + beta * (1.0 - y_true) * y_pred
 
 
-class Ratio(PerStepValues):
-    """Pairs (wrong, whole) by element: the total is the one ratio of their two sums, whatever the reduction."""
+class RatioOfSums(PerStepValues):
+    """Pairs `(errors, overlap + errors)` of elements, `(..., 2)`; the value is the ratio of their sums."""
 
     def reduce(self, reduction: Reduction, dtype: torch.dtype | None = None) -> WeightedSum:
-        """The sum of what is wrong, with the sum of the wholes for its weight."""
-        wrong, whole = self.weighted_values.reshape(-1, 2).sum(0, dtype=dtype)
-        return WeightedSum(wrong, whole)
+        """Return the sum of the errors, with the sum of overlap and errors as weight."""
+        errors, overlap_and_errors = self.weighted_values.reshape(-1, 2).sum(0, dtype=dtype)
+        return WeightedSum(errors, overlap_and_errors)
 
     @property
     def unreduced_values(self) -> Tensor:
-        """The ratio itself."""
+        """The ratio."""
         return self.reduce(None).value
 
 
-class _Overlap(LossWithFunction):
-    """Without an axis, the ratio over all real steps, of one batch or of many; with one, a loss of each row.
+class _OverlapLoss(LossWithFunction):
+    """The ratio over all real steps of one or more batches; with an axis, the mean of a ratio for each row.
 
-    Without an axis the weight of a term depends on the outputs: the gradient of a large batch is then not the sum of
-    those of its parts.
+    Without an axis the weight of a batch depends on the outputs. Then the gradient of a large batch is not the sum of the
+    gradients of its parts.
     """
 
-    alpha = beta = 0.5
+    alpha = 0.5
+    beta = 0.5
+    axis = None
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.axis is not None:
             return super().call(y_true, y_pred)
-        both, wrong = _overlap(*read_same_shape(y_true, y_pred), self.alpha, self.beta)
-        return torch.stack([wrong, both + wrong], -1)
+        overlap, errors = _overlap_and_errors(*read_same_shape(y_true, y_pred), self.alpha, self.beta)
+        return torch.stack([errors, overlap + errors], -1)
 
-    def per_step_values(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> PerStepValues:
-        found = super().per_step_values(y_true, y_pred, sample_weight)
-        return found if self.axis is not None else Ratio(found.values, found.weight)
+    def per_step_values(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> PerStepValues:
+        values = super().per_step_values(y_true, y_pred, sample_weight)
+        return values if self.axis is not None else RatioOfSums(values.values, values.weight)
 
 
 @register("loss", "dice")
-class Dice(_Overlap):
-    """How little targets and outputs, from 0 to 1, overlap: 1 - 2 |both| / (|y_true| + |y_pred|).
+class Dice(_OverlapLoss):
+    """The Dice loss, `1 - 2 * sum(y_true * y_pred) / (sum(y_true) + sum(y_pred))`, over all real steps.
 
-    Without an `axis` it is one ratio over all real steps, also of many batches, and weights count inside of it; with a
-    feature axis it is the mean over real steps.
+    Sample weights count inside the sums.
 
-    >>> Dice()([[1., 0.]], [[0.5, 0.5]])
-    tensor(0.5000)
+    Args:
+        axis: Feature axes of the sums. None: one ratio over all real steps and features; with axes, the mean of the ratios
+            of the real steps.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> Dice()([[1., 0.]], [[0.5, 0.5]])
+        tensor(0.5000)
     """
 
     function = staticmethod(dice)
+    argument_names = ("axis",)
 
     def __init__(
         self,
@@ -95,18 +129,27 @@ class Dice(_Overlap):
         axis: Axis = None,
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype, axis=axis)
+        super().__init__(name, reduction, dtype)
+        self.axis = axis
 
 
 @register("loss", "tversky")
-class Tversky(_Overlap):
-    """1 - |both| / (|both| + alpha |only y_true| + beta |only y_pred|); `axis` as in `Dice`.
+class Tversky(_OverlapLoss):
+    """The Tversky loss, `1 - TP / (TP + alpha * FN + beta * FP)`, over all real steps; see `tversky`.
 
-    >>> Tversky(beta=0.0)([[1., 0.]], [[0.5, 0.5]])
-    tensor(0.3333)
+    Args:
+        alpha: The weight of false negatives.
+        beta: The weight of false positives.
+        axis: As for `Dice`.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> Tversky(beta=0.0)([[1., 0.]], [[0.5, 0.5]])
+        tensor(0.3333)
     """
 
     function = staticmethod(tversky)
+    argument_names = ("alpha", "beta", "axis")
 
     def __init__(
         self,
@@ -117,10 +160,7 @@ class Tversky(_Overlap):
         axis: Axis = None,
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype, alpha=alpha, beta=beta, axis=axis)
-
-
-# --------------------------------------------------------------------------------------------------------- pairs
-
-
-# --------------------------------------------------------------------------------------------------- whole sequences
+        super().__init__(name, reduction, dtype)
+        self.alpha = alpha
+        self.beta = beta
+        self.axis = axis

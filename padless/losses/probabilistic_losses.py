@@ -1,8 +1,6 @@
-"""Losses of probabilities: cross entropies, plain and focal, and what else compares distributions."""
+"""Losses of probabilities: cross entropies, focal cross entropies, and other divergences of distributions."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,28 +19,41 @@ from padless.losses.base import (
 )
 from padless.losses.loss import Reduction
 from padless.registry import register
+from padless.types import ArrayLike
 
-NEVER = torch.iinfo(torch.int64).min  # torch would ignore the class -100 in silence
-ONE_HOT = "For class ids use sparse_categorical_crossentropy."
+NO_IGNORE_INDEX = torch.iinfo(torch.int64).min  # torch's default would ignore the class -100
+ONE_HOT_ADVICE = "For class ids use sparse_categorical_crossentropy."
 
 
 @register("loss_function")
 def binary_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+    y_true: ArrayLike, y_pred: ArrayLike, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
 ) -> Tensor:
-    """The mean over `axis` of the cross entropy between labels 0 and 1 and probabilities, or logits.
+    """Return the mean over an axis of `-(y_true * log(p) + (1 - y_true) * log(1 - p))`.
 
-    >>> binary_crossentropy([[0., 1.]], [[0.5, 0.5]])
-    tensor([0.6931])
+    Args:
+        y_true: Labels 0 and 1, or probabilities, `(N, D)`.
+        y_pred: Probabilities p or logits `(N, D)`.
+        from_logits: Whether `y_pred` are logits.
+        label_smoothing: From 0 to 1: labels become `y_true * (1 - label_smoothing) + label_smoothing / 2`.
+        axis: The axis of the mean.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> binary_crossentropy([[0., 1.]], [[0.5, 0.5]])
+        tensor([0.6931])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return _binary(_smooth(y_true, label_smoothing, 2), y_pred, from_logits).mean(axis)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    targets = _smooth_labels(targets, label_smoothing, 2)
+    return _binary_crossentropy_elements(targets, outputs, from_logits).mean(axis)
 
 
 @register("loss_function")
 def binary_focal_crossentropy(
-    y_true: Any,
-    y_pred: Any,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     apply_class_balancing: bool = False,
     alpha: float = 0.25,
     gamma: float = 2.0,
@@ -50,152 +61,250 @@ def binary_focal_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> Tensor:
-    """Binary cross entropy times `(1 - p) ** gamma`, where p is the probability given to the label.
+    """Return the mean over an axis of the binary cross entropy times `(1 - p_label) ** gamma` (Lin et al. 2017).
 
-    With `apply_class_balancing` the label 1 counts `alpha`, 0 counts `1 - alpha`. From Lin et al. 2017.
+    `p_label` is the probability that the output gives to the label, so labels that are predicted well count less.
 
-    >>> binary_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
-    tensor([0.1733])
+    Args:
+        y_true: Labels 0 and 1, `(N, D)`.
+        y_pred: Probabilities or logits `(N, D)`.
+        apply_class_balancing: Whether labels 1 count `alpha` and labels 0 count `1 - alpha`.
+        alpha: The weight of labels 1.
+        gamma: The focusing exponent.
+        from_logits: Whether `y_pred` are logits.
+        label_smoothing: As for `binary_crossentropy`.
+        axis: The axis of the mean.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> binary_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
+        tensor([0.1733])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    y_true = _smooth(y_true, label_smoothing, 2)
-    p = y_pred.sigmoid() if from_logits else y_pred
-    values = (1.0 - (y_true * p + (1.0 - y_true) * (1.0 - p))).pow(gamma) * _binary(y_true, p, False)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    targets = _smooth_labels(targets, label_smoothing, 2)
+    p = outputs.sigmoid() if from_logits else outputs
+    p_label = targets * p + (1.0 - targets) * (1.0 - p)
+    values = (1.0 - p_label).pow(gamma) * _binary_crossentropy_elements(targets, p, False)
     if apply_class_balancing:
-        values = values * (y_true * alpha + (1.0 - y_true) * (1.0 - alpha))
+        values = values * (targets * alpha + (1.0 - targets) * (1.0 - alpha))
     return values.mean(axis)
 
 
 @register("loss_function")
 def categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+    y_true: ArrayLike, y_pred: ArrayLike, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
 ) -> Tensor:
-    """Cross entropy between one-hot labels and probabilities, which are made to add up to 1, or logits.
+    """Return `-sum(y_true * log(p))` over the classes.
 
-    >>> categorical_crossentropy([[0., 1.]], [[0.5, 0.5]])
-    tensor([0.6931])
+    Args:
+        y_true: One-hot labels, or probabilities, `(N, C)`.
+        y_pred: Probabilities or logits `(N, C)`. Probabilities are divided by their sum.
+        from_logits: Whether `y_pred` are logits.
+        label_smoothing: From 0 to 1: labels become `y_true * (1 - label_smoothing) + label_smoothing / C`.
+        axis: The axis of the classes.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> categorical_crossentropy([[0., 1.]], [[0.5, 0.5]])
+        tensor([0.6931])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred, ONE_HOT)
-    y_true = _smooth(y_true, label_smoothing, y_true.shape[-1])
-    if from_logits:
-        return -(y_true * y_pred.log_softmax(axis)).sum(axis)
-    return -(y_true * _normed(y_pred, axis).log()).sum(axis)
+    targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE)
+    targets = _smooth_labels(targets, label_smoothing, targets.shape[-1])
+    log_p = outputs.log_softmax(axis) if from_logits else _normalize_probabilities(outputs, axis).log()
+    return -(targets * log_p).sum(axis)
 
 
 @register("loss_function")
 def categorical_focal_crossentropy(
-    y_true: Any,
-    y_pred: Any,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     alpha: float = 0.25,
     gamma: float = 2.0,
     from_logits: bool = False,
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> Tensor:
-    """Categorical cross entropy, where the class of probability p counts `alpha * (1 - p) ** gamma`.
+    """Return `-sum(alpha * (1 - p) ** gamma * y_true * log(p))` over the classes (Lin et al. 2017).
 
-    >>> categorical_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
-    tensor([0.0433])
+    Args:
+        y_true: One-hot labels `(N, C)`.
+        y_pred: Probabilities or logits `(N, C)`. Probabilities are divided by their sum.
+        alpha: The weight of all classes.
+        gamma: The focusing exponent.
+        from_logits: Whether `y_pred` are logits.
+        label_smoothing: As for `categorical_crossentropy`.
+        axis: The axis of the classes.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> categorical_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
+        tensor([0.0433])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred, ONE_HOT)
-    y_true = _smooth(y_true, label_smoothing, y_true.shape[-1])
-    p = _normed(y_pred.softmax(axis) if from_logits else y_pred, axis)
-    return -(alpha * (1.0 - p).pow(gamma) * y_true * p.log()).sum(axis)
+    targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE)
+    targets = _smooth_labels(targets, label_smoothing, targets.shape[-1])
+    p = _normalize_probabilities(outputs.softmax(axis) if from_logits else outputs, axis)
+    return -(alpha * (1.0 - p).pow(gamma) * targets * p.log()).sum(axis)
 
 
 @register("loss_function")
 def sparse_categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    axis: int = -1,
 ) -> Tensor:
-    """Cross entropy between class ids and probabilities, or logits; 0 where the id is `ignore_class`.
+    """Return `-log(p)` of the class that each id names.
 
-    Raises `DataError` for ids that are no class.
+    Args:
+        y_true: Class ids `(N,)` or `(N, 1)`.
+        y_pred: Probabilities or logits `(N, C)`. Probabilities are divided by their sum.
+        from_logits: Whether `y_pred` are logits.
+        ignore_class: The id whose value is 0.
+        axis: The axis of the classes.
 
-    >>> sparse_categorical_crossentropy([1., 2.], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
-    tensor([0.0513, 2.3026])
+    Returns:
+        One value for each row, `(N,)`.
+
+    Raises:
+        DataError: An id is not a class. On an accelerator torch raises its own error.
+
+    Example:
+        >>> sparse_categorical_crossentropy([1., 2.], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
+        tensor([0.0513, 2.3026])
     """
-    ids, y_pred = read_tensors(y_true, y_pred, cast=False)
-    check_class_ids(ids, y_pred.shape[axis], ignore_class)
-    return crossentropy_of_checked_ids(ids, y_pred, from_logits, ignore_class, axis)
+    ids, outputs = read_tensors(y_true, y_pred, cast=False)
+    check_class_ids(ids, outputs.shape[axis], ignore_class)
+    return crossentropy_of_checked_ids(ids, outputs, from_logits, ignore_class, axis)
 
 
 def crossentropy_of_checked_ids(
     ids: Tensor, y_pred: Tensor, from_logits: bool, ignore_class: int | None, axis: int
 ) -> Tensor:
-    """The same for ids that were checked."""
-    shaped = match_class_ids(ids, y_pred, axis)
-    rows, flat = y_pred.movedim(axis, -1).reshape(-1, y_pred.shape[axis]), shaped.reshape(-1)
-    ignored = None if ignore_class is None else flat == ignore_class
-    if ignored is not None:  # neither what the label says there nor what the model says may matter
-        flat, rows = torch.where(ignored, 0, flat), torch.where(ignored[:, None], 0, rows)
-    flat = flat.long()
+    """Return `sparse_categorical_crossentropy` of ids that `check_class_ids` has checked."""
+    ids = match_class_ids(ids, y_pred, axis)
+    shape = ids.shape
+    ids, rows = ids.reshape(-1), y_pred.movedim(axis, -1).reshape(-1, y_pred.shape[axis])
+    ignored = None if ignore_class is None else ids == ignore_class
+    if ignored is not None:  # neither the id nor the output of an ignored row may change the result
+        ids, rows = torch.where(ignored, 0, ids), torch.where(ignored[:, None], 0, rows)
+    ids = ids.long()
     if from_logits:
-        values = F.cross_entropy(rows, flat, reduction="none", ignore_index=NEVER)
-    else:  # only the probability of the label is looked at, and the sum of all
-        chosen = rows.gather(1, flat[:, None]).squeeze(1) / rows.sum(-1)
-        values = -chosen.clamp(EPSILON, 1.0 - EPSILON).log()
-    return (values if ignored is None else torch.where(ignored, 0, values)).reshape(shaped.shape)
+        values = F.cross_entropy(rows, ids, reduction="none", ignore_index=NO_IGNORE_INDEX)
+    else:  # normalize only the probability of the label
+        p = rows.gather(1, ids[:, None]).squeeze(1) / rows.sum(-1)
+        values = -p.clamp(EPSILON, 1.0 - EPSILON).log()
+    if ignored is not None:
+        values = torch.where(ignored, 0, values)
+    return values.reshape(shape)
 
 
 @register("loss_function")
-def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) -> Tensor:
-    """`(1 - p ** q) / q` of the probability p of the class id: less led astray by wrong labels (Zhang, Sabuncu 2018).
+def categorical_generalized_cross_entropy(y_true: ArrayLike, y_pred: ArrayLike, q: float) -> Tensor:
+    """Return `(1 - p ** q) / q`, where p is the probability of the class that each id names.
 
-    >>> categorical_generalized_cross_entropy([1], [[0.75, 0.25]], 0.5)
-    tensor([1.])
+    It depends less on wrong labels than the cross entropy (Zhang and Sabuncu 2018, arXiv:1805.07836).
+
+    Args:
+        y_true: Class ids `(N,)` or `(N, 1)`.
+        y_pred: Probabilities `(N, C)`.
+        q: Between 0 and 1. Near 0 the loss is the cross entropy, at 1 the absolute error.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Raises:
+        DataError: An id is not a class.
+
+    Example:
+        >>> categorical_generalized_cross_entropy([1], [[0.75, 0.25]], 0.5)
+        tensor([1.])
     """
-    ids, y_pred = read_tensors(y_true, y_pred, cast=False)
-    check_class_ids(ids, y_pred.shape[-1])
-    p = y_pred.gather(-1, match_class_ids(ids, y_pred).long().unsqueeze(-1)).squeeze(-1)
+    ids, outputs = read_tensors(y_true, y_pred, cast=False)
+    check_class_ids(ids, outputs.shape[-1])
+    p = outputs.gather(-1, match_class_ids(ids, outputs).long().unsqueeze(-1)).squeeze(-1)
     return (1.0 - p.pow(q)) / q
 
 
 @register("loss_function")
-def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
-    """The sum over the last axis of `y_true * log(y_true / y_pred)`, both kept between 1e-7 and 1.
+def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the Kullback-Leibler divergence: the sum over the last axis of `y_true * log(y_true / y_pred)`.
 
-    >>> kl_divergence([[1., 0.]], [[0.5, 0.5]])
-    tensor([0.6931])
+    Args:
+        y_true: Probabilities `(N, C)`, clipped to [1e-7, 1].
+        y_pred: Probabilities `(N, C)`, clipped to [1e-7, 1].
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> kl_divergence([[1., 0.]], [[0.5, 0.5]])
+        tensor([0.6931])
     """
-    y_true, y_pred = (part.clamp(EPSILON, 1.0) for part in read_same_shape(y_true, y_pred))
-    return (y_true * (y_true / y_pred).log()).sum(-1)
+    targets, outputs = (tensor.clamp(EPSILON, 1.0) for tensor in read_same_shape(y_true, y_pred))
+    return (targets * (targets / outputs).log()).sum(-1)
 
 
 @register("loss_function")
-def poisson(y_true: Any, y_pred: Any) -> Tensor:
-    """The mean over the last axis of `y_pred - y_true * log(y_pred)`: counts against expected counts.
+def poisson(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the mean over the last axis of `y_pred - y_true * log(y_pred)`.
 
-    >>> poisson([[1., 0.]], [[1., 3.]])
-    tensor([2.])
+    Args:
+        y_true: Counts `(N, D)`.
+        y_pred: Expected counts `(N, D)`.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> poisson([[1., 0.]], [[1., 3.]])
+        tensor([2.])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return (y_pred - y_true * (y_pred + EPSILON).log()).mean(-1)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return (outputs - targets * (outputs + EPSILON).log()).mean(-1)
 
 
-def _smooth(y_true: Tensor, label_smoothing: float, classes: int) -> Tensor:
-    return y_true * (1.0 - label_smoothing) + label_smoothing / classes if label_smoothing else y_true
+def _smooth_labels(y_true: Tensor, label_smoothing: float, num_classes: int) -> Tensor:
+    """Return labels mixed with the uniform distribution of the classes."""
+    return y_true * (1.0 - label_smoothing) + label_smoothing / num_classes if label_smoothing else y_true
 
 
-def _binary(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
+def _binary_crossentropy_elements(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
+    """Return the binary cross entropy of each element."""
     if from_logits:
         return F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
     p = y_pred.clamp(EPSILON, 1.0 - EPSILON)
     return -(y_true * p.log() + (1.0 - y_true) * (1.0 - p).log())
 
 
-def _normed(y_pred: Tensor, axis: int) -> Tensor:
+def _normalize_probabilities(y_pred: Tensor, axis: int) -> Tensor:
+    """Return outputs divided by their sum over an axis, clipped to [1e-7, 1 - 1e-7]."""
     return (y_pred / y_pred.sum(axis, keepdim=True)).clamp(EPSILON, 1.0 - EPSILON)
 
 
 @register("loss", "binary_crossentropy", "bce", "BCE")
 class BinaryCrossentropy(LossWithFunction):
-    """Cross entropy between labels 0 and 1 and probabilities, or logits.
+    """The binary cross entropy of labels 0 and 1, the mean over real steps and features.
 
-    >>> BinaryCrossentropy()([[0., 1.]], [[0.5, 0.5]])
-    tensor(0.6931)
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
+        axis: The feature axis of the mean.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> BinaryCrossentropy()([[0., 1.]], [[0.5, 0.5]])
+        tensor(0.6931)
     """
 
     function = staticmethod(binary_crossentropy)
+    argument_names = ("from_logits", "label_smoothing", "axis")
 
     def __init__(
         self,
@@ -206,25 +315,33 @@ class BinaryCrossentropy(LossWithFunction):
         name: str | None = "binary_crossentropy",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(
-            reduction,
-            name,
-            dtype,
-            from_logits=from_logits,
-            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
-            axis=axis,
-        )
+        check_range("label_smoothing", label_smoothing, 0, 1)
+        super().__init__(name, reduction, dtype)
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self.axis = axis
 
 
 @register("loss", "binary_focal_crossentropy")
 class BinaryFocalCrossentropy(LossWithFunction):
-    """Binary cross entropy that counts well classified labels less, by `(1 - p) ** gamma`.
+    """The binary cross entropy times `(1 - p_label) ** gamma`; see `binary_focal_crossentropy`.
 
-    >>> BinaryFocalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
-    tensor(0.1733)
+    Args:
+        apply_class_balancing: Whether labels 1 count `alpha` and labels 0 count `1 - alpha`.
+        alpha: The weight of labels 1.
+        gamma: The focusing exponent.
+        from_logits: Whether outputs are logits, not probabilities.
+        label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
+        axis: The feature axis of the mean.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> BinaryFocalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
+        tensor(0.1733)
     """
 
     function = staticmethod(binary_focal_crossentropy)
+    argument_names = ("apply_class_balancing", "alpha", "gamma", "from_logits", "label_smoothing", "axis")
 
     def __init__(
         self,
@@ -238,28 +355,33 @@ class BinaryFocalCrossentropy(LossWithFunction):
         name: str | None = "binary_focal_crossentropy",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(
-            reduction,
-            name,
-            dtype,
-            apply_class_balancing=apply_class_balancing,
-            alpha=alpha,
-            gamma=gamma,
-            from_logits=from_logits,
-            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
-            axis=axis,
-        )
+        check_range("label_smoothing", label_smoothing, 0, 1)
+        super().__init__(name, reduction, dtype)
+        self.apply_class_balancing = apply_class_balancing
+        self.alpha = alpha
+        self.gamma = gamma
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self.axis = axis
 
 
 @register("loss", "categorical_crossentropy")
 class CategoricalCrossentropy(LossWithFunction):
-    """Cross entropy between one-hot labels and probabilities, or logits.
+    """The cross entropy of one-hot labels, the mean over real steps.
 
-    >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
-    tensor(0.6931)
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
+        axis: The feature axis of the classes.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
+        tensor(0.6931)
     """
 
     function = staticmethod(categorical_crossentropy)
+    argument_names = ("from_logits", "label_smoothing", "axis")
 
     def __init__(
         self,
@@ -270,25 +392,32 @@ class CategoricalCrossentropy(LossWithFunction):
         name: str | None = "categorical_crossentropy",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(
-            reduction,
-            name,
-            dtype,
-            from_logits=from_logits,
-            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
-            axis=axis,
-        )
+        check_range("label_smoothing", label_smoothing, 0, 1)
+        super().__init__(name, reduction, dtype)
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self.axis = axis
 
 
 @register("loss", "categorical_focal_crossentropy")
 class CategoricalFocalCrossentropy(LossWithFunction):
-    """Categorical cross entropy that counts well classified steps less, by `alpha * (1 - p) ** gamma`.
+    """The cross entropy of one-hot labels times `alpha * (1 - p) ** gamma`, the mean over real steps.
 
-    >>> CategoricalFocalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
-    tensor(0.0433)
+    Args:
+        alpha: The weight of all classes.
+        gamma: The focusing exponent.
+        from_logits: Whether outputs are logits, not probabilities.
+        label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
+        axis: The feature axis of the classes.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> CategoricalFocalCrossentropy()([[0., 1.]], [[0.5, 0.5]])
+        tensor(0.0433)
     """
 
     function = staticmethod(categorical_focal_crossentropy)
+    argument_names = ("alpha", "gamma", "from_logits", "label_smoothing", "axis")
 
     def __init__(
         self,
@@ -301,29 +430,34 @@ class CategoricalFocalCrossentropy(LossWithFunction):
         name: str | None = "categorical_focal_crossentropy",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(
-            reduction,
-            name,
-            dtype,
-            alpha=alpha,
-            gamma=gamma,
-            from_logits=from_logits,
-            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
-            axis=axis,
-        )
+        check_range("label_smoothing", label_smoothing, 0, 1)
+        super().__init__(name, reduction, dtype)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self.axis = axis
 
 
 @register("loss", "sparse_categorical_crossentropy")
 class SparseCategoricalCrossentropy(ClassIdLoss):
-    """Cross entropy between class ids and probabilities, or logits; steps labelled `ignore_class` do not count.
+    """The cross entropy of class ids, the mean over real steps.
 
-    Raises `DataError` for an id at a real step that is no class.
+    An id at a real step that is not a class raises `DataError`.
 
-    >>> SparseCategoricalCrossentropy(ignore_class=-1)([[1, -1]], torch.tensor([[[0.5, 0.5], [0.1, 0.9]]]))
-    tensor(0.6931)
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        ignore_class: The id of steps that do not count.
+        axis: The feature axis of the classes.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> SparseCategoricalCrossentropy(ignore_class=-1)([[1, -1]], torch.tensor([[[0.5, 0.5], [0.1, 0.9]]]))
+        tensor(0.6931)
     """
 
     function = staticmethod(sparse_categorical_crossentropy)
+    argument_names = ("from_logits", "ignore_class", "axis")
 
     def __init__(
         self,
@@ -334,10 +468,13 @@ class SparseCategoricalCrossentropy(ClassIdLoss):
         name: str | None = "sparse_categorical_crossentropy",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
+        super().__init__(name, reduction, dtype)
+        self.from_logits = from_logits
+        self.ignore_class = ignore_class
+        self.axis = axis
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return crossentropy_of_checked_ids(y_true, y_pred, **self.function_arguments)  # `check` has looked at the ids
+        return crossentropy_of_checked_ids(y_true, y_pred, self.from_logits, self.ignore_class, self.axis)
 
     def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         return None if self.ignore_class is None else (y_true != self.ignore_class).reshape(values.shape)
@@ -345,13 +482,19 @@ class SparseCategoricalCrossentropy(ClassIdLoss):
 
 @register("loss", "categorical_generalized_cross_entropy")
 class CategoricalGeneralizedCrossEntropy(ClassIdLoss):
-    """The mean over real steps of `(1 - p ** q) / q`, p being the probability of the class id; 0 < q < 1.
+    """The mean over real steps of `(1 - p ** q) / q`, where p is the probability of the class id.
 
-    >>> CategoricalGeneralizedCrossEntropy()([1], [[0.75, 0.25]])
-    tensor(1.)
+    Args:
+        q: Between 0 and 1, without these; see `categorical_generalized_cross_entropy`.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> CategoricalGeneralizedCrossEntropy()([1], [[0.75, 0.25]])
+        tensor(1.)
     """
 
     function = staticmethod(categorical_generalized_cross_entropy)
+    argument_names = ("q",)
 
     def __init__(
         self,
@@ -361,16 +504,21 @@ class CategoricalGeneralizedCrossEntropy(ClassIdLoss):
         dtype: str | None = None,
     ) -> None:
         if not 0 < q < 1:
-            raise ArgumentError(f"`q` must be between 0 and 1, neither of them; got {q!r}.")
-        super().__init__(reduction, name, dtype, q=q)
+            raise ArgumentError(f"`q` must be between 0 and 1, without 0 and 1; got {q!r}.")
+        super().__init__(name, reduction, dtype)
+        self.q = q
 
 
 @register("loss", "kl_divergence", "kld", "KLD", "kullback_leibler_divergence")
 class KLDivergence(LossWithFunction):
-    """The mean over real steps of the Kullback-Leibler divergence of the outputs from the targets.
+    """The mean over real steps of the Kullback-Leibler divergence of targets and outputs.
 
-    >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]])
-    tensor(0.6931)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]])
+        tensor(0.6931)
     """
 
     function = staticmethod(kl_divergence)
@@ -378,15 +526,19 @@ class KLDivergence(LossWithFunction):
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "kl_divergence", dtype: str | None = None
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)
 
 
 @register("loss", "poisson")
 class Poisson(LossWithFunction):
     """The mean of `y_pred - y_true * log(y_pred)` over real steps and features.
 
-    >>> Poisson()([[1., 0.]], [[1., 3.]])
-    tensor(2.)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> Poisson()([[1., 0.]], [[1., 3.]])
+        tensor(2.)
     """
 
     function = staticmethod(poisson)
@@ -394,4 +546,4 @@ class Poisson(LossWithFunction):
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "poisson", dtype: str | None = None
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)

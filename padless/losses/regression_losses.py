@@ -1,9 +1,8 @@
-"""Losses of numbers: errors, squared, absolute, relative, logarithmic, robust; and the angle between vectors."""
+"""Regression losses: squared, absolute, relative, logarithmic and robust errors, and the cosine similarity."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,83 +11,142 @@ from padless.errors import ArgumentError
 from padless.losses.base import EPSILON, LossWithFunction, read_same_shape
 from padless.losses.loss import Reduction
 from padless.registry import register
+from padless.types import ArrayLike
 
 
 @register("loss_function")
-def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
-    """The mean over the last axis of `(y_true - y_pred) ** 2`.
+def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the mean over the last axis of `(y_true - y_pred) ** 2`.
 
-    >>> mean_squared_error([[1., 2.]], [[1., 4.]])
-    tensor([2.])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> mean_squared_error([[1., 2.]], [[1., 4.]])
+        tensor([2.])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return (y_true - y_pred).square().mean(-1)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return (targets - outputs).square().mean(-1)
 
 
 @register("loss_function")
-def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
-    """The mean over the last axis of `|y_true - y_pred|`.
+def mean_absolute_error(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the mean over the last axis of `|y_true - y_pred|`.
 
-    >>> mean_absolute_error([[1., 2.]], [[1., 4.]])
-    tensor([1.])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> mean_absolute_error([[1., 2.]], [[1., 4.]])
+        tensor([1.])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return (y_true - y_pred).abs().mean(-1)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return (targets - outputs).abs().mean(-1)
 
 
 @register("loss_function")
-def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
-    """The mean over the last axis of `100 * |y_true - y_pred| / |y_true|`.
+def mean_absolute_percentage_error(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the mean over the last axis of `100 * |y_true - y_pred| / max(|y_true|, 1e-7)`.
 
-    >>> mean_absolute_percentage_error([[1., 2.]], [[1., 4.]])
-    tensor([50.])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> mean_absolute_percentage_error([[1., 2.]], [[1., 4.]])
+        tensor([50.])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return 100.0 * ((y_true - y_pred) / y_true.abs().clamp_min(EPSILON)).abs().mean(-1)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return 100.0 * ((targets - outputs) / targets.abs().clamp_min(EPSILON)).abs().mean(-1)
 
 
 @register("loss_function")
-def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
-    """The mean over the last axis of `(log(y_true + 1) - log(y_pred + 1)) ** 2`; what is below 0 counts as 0.
+def mean_squared_logarithmic_error(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the mean over the last axis of `(log(y_true + 1) - log(y_pred + 1)) ** 2`; numbers below 0 become 0.
 
-    >>> mean_squared_logarithmic_error([[0., 0.]], [[0., math.e - 1]])
-    tensor([0.5000])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> mean_squared_logarithmic_error([[0., 0.]], [[0., math.e - 1]])
+        tensor([0.5000])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return (y_pred.clamp_min(EPSILON).log1p() - y_true.clamp_min(EPSILON).log1p()).square().mean(-1)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return (outputs.clamp_min(EPSILON).log1p() - targets.clamp_min(EPSILON).log1p()).square().mean(-1)
 
 
 @register("loss_function")
-def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
-    """The cosine of the angle between targets and outputs, negative: -1 where they point the same way.
+def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> Tensor:
+    """Return minus the cosine of the angle between targets and outputs: -1 where they have the same direction.
 
-    >>> cosine_similarity([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]])
-    tensor([-0., -1.])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+        axis: The axis of the vectors.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> cosine_similarity([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]])
+        tensor([-0., -1.])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return -(F.normalize(y_true, dim=axis, eps=EPSILON) * F.normalize(y_pred, dim=axis, eps=EPSILON)).sum(axis)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return -(F.normalize(targets, dim=axis, eps=EPSILON) * F.normalize(outputs, dim=axis, eps=EPSILON)).sum(axis)
 
 
 @register("loss_function")
-def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
-    """The mean over the last axis of half the squared error up to `delta`, and of a straight line beyond.
+def huber(y_true: ArrayLike, y_pred: ArrayLike, delta: float = 1.0) -> Tensor:
+    """Return the mean over the last axis of the Huber loss: quadratic for errors up to `delta`, linear for larger ones.
 
-    >>> huber([[0., 0.]], [[1., 3.]])
-    tensor([1.5000])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+        delta: The error at which the loss becomes linear.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> huber([[0., 0.]], [[1., 3.]])
+        tensor([1.5000])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return F.huber_loss(y_pred, y_true, reduction="none", delta=delta).mean(-1)
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return F.huber_loss(outputs, targets, reduction="none", delta=delta).mean(-1)
 
 
 @register("loss_function")
-def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
-    """The mean over the last axis of `log(cosh(y_pred - y_true))`.
+def log_cosh(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return the mean over the last axis of `log(cosh(y_pred - y_true))`.
 
-    >>> log_cosh([[0., 1.]], [[1., 1.]])
-    tensor([0.2169])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> log_cosh([[0., 1.]], [[1., 1.]])
+        tensor([0.2169])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    error = y_pred - y_true
+    targets, outputs = read_same_shape(y_true, y_pred)
+    error = outputs - targets
     return (error + F.softplus(-2.0 * error) - math.log(2.0)).mean(-1)
 
 
@@ -96,9 +154,13 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
 class MeanSquaredError(LossWithFunction):
     """The mean of `(y_true - y_pred) ** 2` over real steps and features.
 
-    >>> from padless import pack; import torch
-    >>> MeanSquaredError()([[1, 2, 0]], pack(torch.zeros(1, 3), mask=[[1, 1, 0]]))
-    tensor(2.5000)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> from padless import pack; import torch
+        >>> MeanSquaredError()([[1, 2, 0]], pack(torch.zeros(1, 3), mask=[[1, 1, 0]]))
+        tensor(2.5000)
     """
 
     function = staticmethod(mean_squared_error)
@@ -106,15 +168,19 @@ class MeanSquaredError(LossWithFunction):
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "mean_squared_error", dtype: str | None = None
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)
 
 
 @register("loss", "mean_absolute_error", "mae", "MAE")
 class MeanAbsoluteError(LossWithFunction):
     """The mean of `|y_true - y_pred|` over real steps and features.
 
-    >>> MeanAbsoluteError()([[1., 2.]], [[0., 4.]])
-    tensor(1.5000)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> MeanAbsoluteError()([[1., 2.]], [[0., 4.]])
+        tensor(1.5000)
     """
 
     function = staticmethod(mean_absolute_error)
@@ -125,15 +191,19 @@ class MeanAbsoluteError(LossWithFunction):
         name: str | None = "mean_absolute_error",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)
 
 
 @register("loss", "mean_absolute_percentage_error", "mape", "MAPE")
 class MeanAbsolutePercentageError(LossWithFunction):
-    """The mean of `100 * |y_true - y_pred| / |y_true|` over real steps and features.
+    """The mean of `100 * |y_true - y_pred| / max(|y_true|, 1e-7)` over real steps and features.
 
-    >>> MeanAbsolutePercentageError()([[1., 2.]], [[0., 4.]])
-    tensor(100.)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> MeanAbsolutePercentageError()([[1., 2.]], [[0., 4.]])
+        tensor(100.)
     """
 
     function = staticmethod(mean_absolute_percentage_error)
@@ -144,15 +214,19 @@ class MeanAbsolutePercentageError(LossWithFunction):
         name: str | None = "mean_absolute_percentage_error",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)
 
 
 @register("loss", "mean_squared_logarithmic_error", "msle", "MSLE")
 class MeanSquaredLogarithmicError(LossWithFunction):
     """The mean of `(log(y_true + 1) - log(y_pred + 1)) ** 2` over real steps and features.
 
-    >>> MeanSquaredLogarithmicError()([[0., 0.]], [[0., math.e - 1]])
-    tensor(0.5000)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> MeanSquaredLogarithmicError()([[0., 0.]], [[0., math.e - 1]])
+        tensor(0.5000)
     """
 
     function = staticmethod(mean_squared_logarithmic_error)
@@ -163,18 +237,24 @@ class MeanSquaredLogarithmicError(LossWithFunction):
         name: str | None = "mean_squared_logarithmic_error",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)
 
 
 @register("loss", "cosine_similarity")
 class CosineSimilarity(LossWithFunction):
-    """The mean over real steps of the cosine between targets and outputs, negative; `axis` is a feature axis.
+    """The mean over real steps of minus the cosine of the angle between targets and outputs.
 
-    >>> CosineSimilarity()([[0., 1.], [1., 1.]], [[1., 0.], [1., 1.]])
-    tensor(-0.5000)
+    Args:
+        axis: The feature axis of the vectors.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> CosineSimilarity()([[0., 1.], [1., 1.]], [[1., 0.], [1., 1.]])
+        tensor(-0.5000)
     """
 
     function = staticmethod(cosine_similarity)
+    argument_names = ("axis",)
 
     def __init__(
         self,
@@ -183,18 +263,25 @@ class CosineSimilarity(LossWithFunction):
         name: str | None = "cosine_similarity",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(reduction, name, dtype, axis=axis)
+        super().__init__(name, reduction, dtype)
+        self.axis = axis
 
 
 @register("loss", "huber", "huber_loss")
 class Huber(LossWithFunction):
-    """The mean of half the squared error up to `delta`, and of a straight line beyond; `delta` is above 0.
+    """The mean over real steps and features of the Huber loss: `0.5 * error ** 2` up to `delta`, then linear.
 
-    >>> Huber()([[0., 0.]], [[1., 3.]])
-    tensor(1.5000)
+    Args:
+        delta: The error at which the loss becomes linear, above 0.
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> Huber()([[0., 0.]], [[1., 3.]])
+        tensor(1.5000)
     """
 
     function = staticmethod(huber)
+    argument_names = ("delta",)
 
     def __init__(
         self,
@@ -205,15 +292,20 @@ class Huber(LossWithFunction):
     ) -> None:
         if delta <= 0:
             raise ArgumentError(f"`delta` must be above 0; got {delta!r}.")
-        super().__init__(reduction, name, dtype, delta=delta)
+        super().__init__(name, reduction, dtype)
+        self.delta = delta
 
 
 @register("loss", "log_cosh", "logcosh")
 class LogCosh(LossWithFunction):
     """The mean of `log(cosh(y_pred - y_true))` over real steps and features.
 
-    >>> LogCosh()([[0., 1.]], [[1., 1.]])
-    tensor(0.2169)
+    Args:
+        reduction, name, dtype: See `Loss`.
+
+    Example:
+        >>> LogCosh()([[0., 1.]], [[1., 1.]])
+        tensor(0.2169)
     """
 
     function = staticmethod(log_cosh)
@@ -221,4 +313,4 @@ class LogCosh(LossWithFunction):
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "log_cosh", dtype: str | None = None
     ) -> None:
-        super().__init__(reduction, name, dtype)
+        super().__init__(name, reduction, dtype)

@@ -218,7 +218,7 @@ def get(identifier: Any, kind: Kind, custom_objects: Mapping[str, Any] | None = 
     if identifier is None or callable(identifier) or hasattr(identifier, "get_config"):
         return identifier
     raise ArgumentError(
-        f"{identifier!r} is no {_kinds(kind)[0]}: expected None, a name, a config dictionary "
+        f"{identifier!r} is not a {_kinds(kind)[0]}: expected None, a name, a config dictionary "
         f'{{"class_name": ..., "config": ...}}, a class, an instance, or a function.'
     )
 
@@ -232,7 +232,7 @@ def _object(config: Any, kinds: tuple[str, ...]) -> Any:
         return _made(_meaning(kinds, config), {}, config)
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
         raise ArgumentError(
-            f"{config!r} is no config of a {kinds[0]}: expected a registered name or a dictionary "
+            f"{config!r} is not a config of a {kinds[0]}: expected a registered name or a dictionary "
             f'{{"class_name": ..., "config": ...}}.'
         )
     name, inner, registered = config["class_name"], config.get("config"), config.get("registered_name")
@@ -240,7 +240,7 @@ def _object(config: Any, kinds: tuple[str, ...]) -> Any:
         return np.asarray(inner["value"], dtype=inner["dtype"])
     if name == "function":
         if not isinstance(inner, str):
-            raise ArgumentError(f"{config!r} is no config of a function: expected its name under 'config'.")
+            raise ArgumentError(f"{config!r} is not a config of a function: expected its name under 'config'.")
         return _meaning(kinds, inner, registered, config.get("module"))
     if not isinstance(inner, Mapping | None):
         raise ArgumentError(f"The 'config' of {name!r} must be a dictionary of constructor arguments; got {inner!r}.")

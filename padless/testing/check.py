@@ -93,7 +93,7 @@ def check_layer(
         ...
         padless.testing.layer_properties.PropertyViolation: matches_unpadded: Leak 'leak' ... Smallest mask: [[1], [1]]. ...
     """
-    harness = LayerHarness.of(
+    harness = LayerHarness.from_layer(
         layer,
         input_shape,
         creates_mask=creates_mask,
@@ -252,7 +252,7 @@ def check_model(
         num_masks=num_masks,
         custom_objects=custom_objects,
     )
-    harness = LayerHarness.of(model, input_shape, creates_mask=creates_mask)
+    harness = LayerHarness.from_layer(model, input_shape, creates_mask=creates_mask)
     shapes = target_shape if isinstance(target_shape, list) else [target_shape]
     trained = TrainingHarness(harness, tuple(as_draw(shape) for shape in shapes), loss, metrics)
     for name in checked_properties(TRAINING_PROPERTIES, harness.layer.known_violations, known_violations):
@@ -261,19 +261,19 @@ def check_model(
 
 
 def checked_properties(
-    properties: Mapping[str, object], declared: Mapping[str, str], given: Mapping[str, str] | None = None
+    properties: Mapping[str, object], class_violations: Mapping[str, str], call_violations: Mapping[str, str] | None = None
 ) -> list[str]:
     """Return the names of the properties to check: those that are not known violations.
 
     Args:
         properties: The properties, by name.
-        declared: The known violations of the class, with the reasons.
-        given: Those of the call.
+        class_violations: The known violations of the class, with the reasons.
+        call_violations: Those of the call.
 
     Raises:
         ArgumentError: A known violation is not a property, or has no reason.
     """
-    known_violations = {**declared, **(given or {})}
+    known_violations = {**class_violations, **(call_violations or {})}
     for name, reason in known_violations.items():
         if name not in PROPERTIES:
             raise ArgumentError(unknown_name("property", name, PROPERTIES))

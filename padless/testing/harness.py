@@ -161,7 +161,7 @@ class LayerHarness:
 
     Example:
         >>> from padless.layers import Dense
-        >>> harness = LayerHarness.of(Dense(2), (3,))
+        >>> harness = LayerHarness.from_layer(Dense(2), (3,))
         >>> sample = harness.sample(np.array([[True, False, True]]))
         >>> [tuple(output.shape) for output in harness.run(sample).outputs[0]]
         [(2, 2)]
@@ -175,7 +175,7 @@ class LayerHarness:
     dtype: torch.dtype = torch.float64
 
     @staticmethod
-    def of(
+    def from_layer(
         layer: Layer | Callable[[], Layer],
         input_shape: StepShape | list[StepShape] = (3,),
         *,

@@ -243,11 +243,11 @@ def gradients(harness: LayerHarness, masks: Masks, seed: int = 0) -> None:
     expected = _dot(base.input_gradients, _directions_of_inputs(direction)) + _dot(
         [list(base.weight_gradients.values())], [list(weight_direction.values())]
     )
-    above, below = (
+    forward, backward = (
         _dot(_run_shifted(harness, sample, direction, weight_direction, size).outputs, output_weights)
         for size in (STEP_SIZE, -STEP_SIZE)
     )
-    slope = (above - below) / (2 * STEP_SIZE)
+    slope = (forward - backward) / (2 * STEP_SIZE)
     if not torch.isclose(slope, expected, rtol=1e-4, atol=1e-5):
         raise PropertyViolation(
             f"gradients: the outputs of {harness.label} change by {slope.item():.6g} in a direction in which "
@@ -397,7 +397,7 @@ def round_trip(
         raise PropertyViolation(
             f"round_trip: the config of {harness.label} becomes another one: {text} gives {restored_text}."
         )
-    restored_harness = LayerHarness.of(
+    restored_harness = LayerHarness.from_layer(
         lambda: restored,
         list(harness.inputs),
         creates_mask=harness.creates_mask,

@@ -23,7 +23,7 @@ StepShape: TypeAlias = "int | tuple[int, ...] | Draw"
 def special_masks() -> dict[str, Mask]:
     """Return the masks on which padding is most often handled wrongly, by name, the smallest first.
 
-    Among them are no columns, no real step, one step, empty sequences, padding on either side, and gaps.
+    There are masks without columns, without real steps, with one step, empty sequences, padding on each side, and gaps.
 
     Example:
         >>> special_masks()["gaps"].astype(int).tolist()

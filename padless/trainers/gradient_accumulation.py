@@ -20,7 +20,7 @@ from torch import Tensor
 from padless.data.batch import Batch
 from padless.data.batch_structure import pair_with_outputs
 from padless.losses.loss import Loss, PerStepValues
-from padless.losses.losses import LossFunctionWrapper
+from padless.losses.wrappers import LossFunctionWrapper
 from padless.ragged.alignment import match_rank, sample_weights_for, target_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed

@@ -29,7 +29,7 @@ class Case:
 
     def subject(self) -> LayerHarness:
         """Made anew."""
-        return LayerHarness.of(self.make, self.inputs, **self.options)
+        return LayerHarness.from_layer(self.make, self.inputs, **self.options)
 
 
 # ------------------------------------------------------------------------------------------------ cells of one's own
