@@ -1639,35 +1639,35 @@ COMBINE = [
 TRAINING = [
     Fault(
         "a loss is divided by rows instead of steps",
-        "training/loss.py",
-        "Term(total, float(self.values.numel()))",
-        "Term(total, float(self.values.numel() if self.index is None else self.index.shape[0]))",
+        "losses/loss.py",
+        "WeightedSum(total, float(self.values.numel()))",
+        "WeightedSum(total, float(self.values.numel() if self.index is None else self.index.shape[0]))",
         "tests/test_losses.py",
-        function="Measured.term",
+        function="PerStepValues.reduce",
     ),
     Fault(
         "sample weights are ignored",
-        "training/loss.py",
+        "losses/loss.py",
         "values if self.weight is None else values * self.weight",
         "values",
         "tests/test_losses.py",
-        function="Measured.weighted",
+        function="PerStepValues.weighted_values",
     ),
     Fault(
         "a loss is always divided by its sample weights",
-        "training/loss.py",
+        "losses/loss.py",
         'reduction == "mean_with_sample_weight" and self.weight is not None',
         "self.weight is not None",
         "tests/test_losses.py",
-        function="Measured.term",
+        function="PerStepValues.reduce",
     ),
     Fault(
         "a loss of whole sequences reads the values of gaps",
-        "training/loss.py",
-        "grid, mask = Packed(outputs.values, outputs.index).unpack(), outputs.mask",
-        "grid, mask = outputs.unpack(), outputs.mask",
+        "losses/loss.py",
+        "grid = Packed(y_pred.values, index).unpack()",
+        "grid = y_pred.unpack()",
         "tests/test_losses.py tests/test_fit.py",
-        function="Loss._measure_sequences",
+        function="Loss._per_sequence_values",
     ),
     Fault(
         "the loss of an epoch is a mean of means",
@@ -1679,19 +1679,19 @@ TRAINING = [
     ),
     Fault(
         "a plain sum is divided by the number of batches",
-        "training/loss.py",
-        "self.weight + other.weight if self.adds else self.weight",
+        "losses/loss.py",
+        "self.weight + other.weight if self.adds_weights else self.weight",
         "self.weight + other.weight",
         "tests/test_losses.py tests/test_fit.py",
-        function="Term.__add__",
+        function="WeightedSum.__add__",
     ),
     Fault(
         "an empty sequence counts in a loss of whole sequences",
-        "training/loss.py",
-        "(place(values, kept, len(grid)), send(np.asarray(real), grid.device))",
-        "(place(values, kept, len(grid)), None)",
+        "losses/loss.py",
+        "(scatter_rows(values, rows, len(grid)), to_device(np.asarray(nonempty), grid.device))",
+        "(scatter_rows(values, rows, len(grid)), None)",
         "tests/test_losses.py",
-        function="Loss._sequence_values",
+        function="Loss._call_on_sequences",
     ),
     Fault(
         "sample weights change metrics that are not weighted",
@@ -1713,17 +1713,17 @@ TRAINING = [
     ),
     Fault(
         "a metric is a mean of means",
-        "training/metric.py",
+        "metrics/metric.py",
         """
-        self.total.assign_add(term.sum)
-        self.count.assign_add(term.weight)
+        self.total.assign_add(weighted_sum.sum)
+        self.count.assign_add(weighted_sum.weight)
         """,
         """
-        self.total.assign_add(term.value)
+        self.total.assign_add(weighted_sum.value)
         self.count.assign_add(1.0)
         """,
         "tests/test_metrics.py",
-        function="Mean.add",
+        function="Mean.add_weighted_sum",
     ),
     Fault(
         "sample weights of sequences are applied to other sequences",

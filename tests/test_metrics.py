@@ -292,9 +292,9 @@ def test_what_get_takes():
     assert get("far").name == "far"
     with pytest.raises(ArgumentError, match="Did you mean 'accuracy'|Unknown metric 'acuracy'"):
         get("acuracy")
-    with pytest.raises(ArgumentError, match="5 is no metric"):
+    with pytest.raises(ArgumentError, match="5 is not a metric"):
         get(5)
-    with pytest.raises(ArgumentError, match="is no metric"):
+    with pytest.raises(ArgumentError, match="is not a metric"):
         get(torch.nn.MSELoss())
 
 

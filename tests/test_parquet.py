@@ -129,7 +129,7 @@ def test_columns_are_found_by_name_or_given_by_input(folder):
     (lambda f: tagger().fit(padless.data.parquet(f, "ids"), verbose=0), ArgumentError, "y is None"),
     (lambda f: tagger().fit(padless.data.parquet(f, "ids", "number"), batch_tokens=9, verbose=0), ShapeError,
      r"shape \(50,\), one for each example"),
-    (lambda f: tagger().fit(padless.data.parquet(f, "ids", "ids"), batch_tokens=9, verbose=0), DataError, "no class"),
+    (lambda f: tagger().fit(padless.data.parquet(f, "ids", "ids"), batch_tokens=9, verbose=0), DataError, "not a class"),
     (lambda f: padless.data.parquet(f, window=0), ArgumentError, "`window`.*got 0"),
 ])  # fmt: skip
 def test_files_and_columns_that_are_none(folder, make, kind, message):

@@ -218,7 +218,7 @@ def test_reading_does_not_change_the_config():
         ({"class_name": 3, "config": {}}, "is not a config"),
         ({"class_name": "Blob", "config": [3]}, "must be a dictionary"),
         ({"class_name": "Blob", "config": {"sise": 3}}, "sise"),
-        (3, "is no kind of these tests"),
+        (3, "is not a kind of these tests"),
     ],
 )
 def test_what_means_nothing_is_refused(identifier, message):

@@ -185,7 +185,7 @@ def get(identifier: Any, y_true: Any = None, y_pred: Any = None) -> Metric:
     if isinstance(identifier, torch.nn.Module):
         if not all(hasattr(identifier, act) for act in ("update", "compute", "reset")):
             raise ArgumentError(
-                f"{identifier!r} is no metric: expected one of torchmetrics, with update, compute and "
+                f"{identifier!r} is not a metric: expected one of torchmetrics, with update, compute and "
                 f"reset. For a torch loss give `padless.losses.get(module)`."
             )
         return TorchMetric(identifier)
@@ -197,7 +197,7 @@ def get(identifier: Any, y_true: Any = None, y_pred: Any = None) -> Metric:
             found.name = identifier
         return found
     raise ArgumentError(
-        f"{identifier!r} is no metric. Expected a name such as 'accuracy', a metric object, a function "
+        f"{identifier!r} is not a metric. Expected a name such as 'accuracy', a metric object, a function "
         f"of (y_true, y_pred), or a metric of torchmetrics."
     )
 
