@@ -1,6 +1,6 @@
-"""Where padless is not Keras 3.15.1, on purpose: for each line of docs/differences.md one test, with both numbers.
+"""Deviations from Keras 3.15.1: one test for each row of docs/differences.md, with the results of both libraries.
 
-If an assertion about Keras fails here, Keras has changed: strike the line.
+If an assertion about Keras fails here, Keras has changed: remove the row.
 """
 
 import re
@@ -38,22 +38,23 @@ ids = np.array([[3, 1, 2, 0, 0], [4, 0, 0, 0, 0]])
 
 
 def both(make, shape=(None, T, D)):
-    """The same layer in both libraries, and embedded ids for each."""
-    mine, theirs = twins(make, shape)
-    return mine, theirs, embed(padless, ids)[0], embed(keras, ids)[0]
+    """Return the same layer in both libraries, and embedded ids for each."""
+    ours, theirs = twins(make, shape)
+    return ours, theirs, embed(padless, ids)[0], embed(keras, ids)[0]
 
 
-def names_in(name):
+def list_tests(name):
+    """Return the names of the tests in a file, without the prefix."""
     text = (Path(__file__).parent / name).read_text(encoding="utf-8")
     return set(re.findall(r"^def test_(\w+)\(", text, re.MULTILINE))
 
 
-def test_every_line_has_its_test():
+def test_every_row_has_its_test():
     text = (Path(__file__).parent.parent / "docs" / "differences.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    own = names_in("test_differences.py") - {"every_line_has_its_test"}
-    assert len(lines) == len(set(lines))
-    assert own <= set(lines) <= set().union(*(names_in(path.name) for path in Path(__file__).parent.glob("test_*.py")))
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    tests = list_tests("test_differences.py") - {"every_row_has_its_test"}
+    assert len(rows) == len(set(rows))
+    assert tests <= set(rows) <= set().union(*(list_tests(path.name) for path in Path(__file__).parent.glob("test_*.py")))
 
 
 # ------------------------------------------------------------------------------------------------ masks
@@ -68,93 +69,93 @@ def test_lost_mask():
 
             return Total()
 
-    mine, theirs, x, y = *(Sum(lib) for lib in (padless, keras)), embed(padless, ids)[0], embed(keras, ids)[0]
+    ours, theirs, x, y = *(Sum(lib) for lib in (padless, keras)), embed(padless, ids)[0], embed(keras, ids)[0]
     with pytest.warns(UserWarning, match="does not support masking"):
-        assert np.allclose(shown(theirs(y))[1], (table()[4] + 4 * table()[0]), atol=1e-6)  # with the padding
+        assert np.allclose(shown(theirs(y))[1], (table()[4] + 4 * table()[0]), atol=1e-6)  # padding is included
     with pytest.raises(MaskLost, match="total"):
-        mine(x)
+        ours(x)
 
 
 def test_arithmetic():
-    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2))
+    ours, theirs, x, y = both(lambda lib: lib.layers.LSTM(2))
     assert mask_on(y * 2.0) is None and mask_on(x * 2.0) is not None
-    close(mine(x * 2.0), theirs(y * 2.0, mask=torch.from_numpy(ids != 0)))
-    assert not np.allclose(shown(theirs(y * 2.0)), shown(mine(x * 2.0)), atol=1e-3)  # Keras has run over the padding
+    close(ours(x * 2.0), theirs(y * 2.0, mask=torch.from_numpy(ids != 0)))
+    assert not np.allclose(shown(theirs(y * 2.0)), shown(ours(x * 2.0)), atol=1e-3)  # padding is included in Keras
 
 
 def test_flatten():
     x, y = embed(padless, ids)[0], embed(keras, ids)[0]
     with pytest.warns(UserWarning, match="does not support masking"):
-        kerass = K.Flatten()(y)
-    close(L.Flatten()(x), kerass)
+        keras_output = K.Flatten()(y)
+    close(L.Flatten()(x), keras_output)
     assert L.Flatten().compute_mask(x, x.mask) is None and K.Flatten().compute_mask(y, x.mask) is not None
 
 
 def test_reshape():
     x, y = embed(padless, ids)[0], embed(keras, ids)[0]
     with pytest.warns(UserWarning, match="does not support masking"):
-        kerass = K.Reshape((T, D, 1))(y)
-    mine = L.Reshape((T, D, 1))(x)
-    close(mine, kerass)
-    assert mask_on(kerass) is None and np.array_equal(mask_on(mine), ids != 0)
+        keras_output = K.Reshape((T, D, 1))(y)
+    ours = L.Reshape((T, D, 1))(x)
+    close(ours, keras_output)
+    assert mask_on(keras_output) is None and np.array_equal(mask_on(ours), ids != 0)
     with pytest.raises(MaskLost):
         L.Reshape((D, T))(x)
 
 
 def test_layer_normalization_over_time():
-    mine, theirs, x, y = both(lambda lib: lib.layers.LayerNormalization(axis=1))
+    ours, theirs, x, y = both(lambda lib: lib.layers.LayerNormalization(axis=1))
     with pytest.raises(RuntimeError, match="normalized_shape"):  # on torch, masked or not
         theirs(y)
     with pytest.raises(MaskLost):
-        mine(x)
-    assert mine(x.unpack()).shape == (2, T, D)
+        ours(x)
+    assert ours(x.unpack()).shape == (2, T, D)
 
 
 def test_initial_state():
-    mine, theirs, x, y = both(lambda lib: lib.layers.GRU(2))
+    ours, theirs, x, y = both(lambda lib: lib.layers.GRU(2))
     h = torch.from_numpy(numbers(2, 2))
-    close(mine(x, initial_state=h), theirs(y, initial_state=h, mask=torch.from_numpy(ids != 0)))
-    close(mine(x.unpack(), initial_state=h), theirs(y, initial_state=h))  # as if there were no mask
-    assert not np.allclose(shown(mine(x, initial_state=h)), shown(theirs(y, initial_state=h)), atol=1e-3)
+    close(ours(x, initial_state=h), theirs(y, initial_state=h, mask=torch.from_numpy(ids != 0)))
+    close(ours(x.unpack(), initial_state=h), theirs(y, initial_state=h))  # equal to a call without a mask
+    assert not np.allclose(shown(ours(x, initial_state=h)), shown(theirs(y, initial_state=h)), atol=1e-3)
 
 
 def test_go_backwards():
-    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, go_backwards=True, return_sequences=True))
-    a, b = mine(x), theirs(y)
+    ours, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, go_backwards=True, return_sequences=True))
+    a, b = ours(x), theirs(y)
     close(a, b)
     assert mask_on(b).tolist() == (ids != 0).tolist() and mask_on(a).tolist() == (ids != 0)[:, ::-1].tolist()
     assert (shown(b)[1, :4] == 0).all() and (shown(b)[1, 4] != 0).all()  # the one real step has moved to the end
 
 
 def test_zero_output_for_mask():
-    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, zero_output_for_mask=True))
+    ours, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, zero_output_for_mask=True))
     last = twins(lambda lib: lib.layers.LSTM(2), (None, T, D))[1](y)
     assert (shown(theirs(y)) == 0).all()
-    close(mine(x), last)
+    close(ours(x), last)
 
 
 def test_unroll():
-    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, unroll=True, go_backwards=True))
+    ours, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, unroll=True, go_backwards=True))
     with pytest.raises((AttributeError, TypeError)):
         theirs(y)
-    close(mine(x), twins(lambda lib: lib.layers.LSTM(2, go_backwards=True), (None, T, D))[1](y))
+    close(ours(x), twins(lambda lib: lib.layers.LSTM(2, go_backwards=True), (None, T, D))[1](y))
 
 
 def test_bidirectional_with_state_and_stateful():
-    mine, theirs, x, y = both(
+    ours, theirs, x, y = both(
         lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(2, return_state=True, stateful=True)), (2, T, D)
     )
     with pytest.raises(TypeError):
         theirs(y)
-    assert len(mine(x)) == 5
+    assert len(ours(x)) == 5
 
 
 def test_empty_rows_in_pooling():
-    nothing = np.array([[0, 0, 0, 0, 0], [1, 2, 0, 0, 0]])
-    mine = shown(L.GlobalAveragePooling1D()(embed(padless, nothing)[0]))
-    kerass = shown(K.GlobalAveragePooling1D()(embed(keras, nothing)[0]))
-    assert np.isnan(kerass[0]).all() and (mine[0] == 0).all()
-    close(mine[1], kerass[1])
+    with_empty = np.array([[0, 0, 0, 0, 0], [1, 2, 0, 0, 0]])
+    ours = shown(L.GlobalAveragePooling1D()(embed(padless, with_empty)[0]))
+    keras_output = shown(K.GlobalAveragePooling1D()(embed(keras, with_empty)[0]))
+    assert np.isnan(keras_output[0]).all() and (ours[0] == 0).all()
+    close(ours[1], keras_output[1])
 
 
 def test_masking_nan():
@@ -172,9 +173,9 @@ def test_second_masking():
 
 
 def test_mask_by_position():
-    mine, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, return_sequences=True))
+    ours, theirs, x, y = both(lambda lib: lib.layers.LSTM(2, return_sequences=True))
     mask = torch.tensor([[1, 0, 1, 1, 0]] * 2).bool()
-    a, b = mine(x.unpack(), None, mask), theirs(torch.from_numpy(shown(y)), None, mask)
+    a, b = ours(x.unpack(), None, mask), theirs(torch.from_numpy(shown(y)), None, mask)
     close(a, b)
     assert mask_on(b) is None and np.array_equal(mask_on(a), mask)
 
@@ -196,8 +197,8 @@ def test_mask_ended_by_compute_mask():
 
 def test_embedding_in_time_distributed():
     words = np.array([[[1, 2, 0], [3, 0, 0]], [[4, 5, 6], [0, 0, 0]]])
-    mine, theirs = twins(lambda lib: lib.layers.TimeDistributed(lib.layers.Embedding(V, D, mask_zero=True)), (None, 2, 3))
-    a, b = mine(torch.from_numpy(words)), theirs(torch.from_numpy(words))
+    ours, theirs = twins(lambda lib: lib.layers.TimeDistributed(lib.layers.Embedding(V, D, mask_zero=True)), (None, 2, 3))
+    a, b = ours(torch.from_numpy(words)), theirs(torch.from_numpy(words))
     assert mask_on(b) is None and np.array_equal(mask_on(a), words != 0)
     close(a.values, b[torch.from_numpy(words != 0)])
 
@@ -214,30 +215,30 @@ def test_merge_of_unequal_masks():
     other = np.array([[1, 2, 0, 4, 0], [0, 6, 0, 0, 0]])
     (x, y), (u, v) = ([embed(lib, i)[0] for i in (ids, other)] for lib in (padless, keras))
     row = table()
-    assert np.allclose(shown(K.Add()([u, v]))[0, 3], row[0] + row[4], atol=1e-6)  # the embedding of nothing counts
+    assert np.allclose(shown(K.Add()([u, v]))[0, 3], row[0] + row[4], atol=1e-6)  # the embedding of id 0 is included
     assert np.allclose(shown(L.Add()([x, y]))[0, 3], row[4], atol=1e-6)
     for name in ("Add", "Subtract", "Average", "Concatenate"):
         a, b = getattr(L, name)()([x, y]), getattr(K, name)()([u, v])
         equal_masks(mask_on(a), mask_on(b))
-        together = torch.from_numpy((ids != 0) & (other != 0))
-        close(a.unpack()[together], b[together])
+        in_both = torch.from_numpy((ids != 0) & (other != 0))
+        close(a.unpack()[in_both], b[in_both])
         assert not np.allclose(shown(a), shown(b), atol=1e-3)
 
 
 def test_zeros_in_gaps():
     x, y, plain = embed(padless, ids)[0], embed(keras, ids)[0], torch.from_numpy(numbers(2, T, D))
     other = [embed(lib, np.array([[1, 2, 0, 4, 0], [0, 6, 0, 0, 0]]))[0] for lib in (padless, keras)]
-    mine, theirs, *_ = both(lambda lib: lib.layers.Dense(2))
-    packed = padless.pack(y.detach(), mask=ids != 0)  # values with a mask of their own
+    ours, theirs, *_ = both(lambda lib: lib.layers.Dense(2))
+    packed = padless.pack(y.detach(), mask=ids != 0)  # packed values with an explicit mask
     cases = [
-        (mine(packed), theirs(y)),
+        (ours(packed), theirs(y)),
         (L.Add()([x, plain]), K.Add()([y, plain])),
         (L.Maximum()([x, other[0]]), K.Maximum()([y, other[1]])),
         (L.Concatenate(axis=1)([x, other[0]]), K.Concatenate(axis=1)([y, other[1]])),
     ]
     for a, b in cases:
-        nothing = ~mask_on(a)
-        assert (shown(a)[nothing] == 0).all() and (shown(b)[nothing] != 0).any()
+        gaps = ~mask_on(a)
+        assert (shown(a)[gaps] == 0).all() and (shown(b)[gaps] != 0).any()
         close(a.values, b[torch.from_numpy(mask_on(a))])
 
 
@@ -249,22 +250,22 @@ def test_noise_in_gaps():
 
 
 def test_dropout_of_gates():
-    """One unit whose input gate and candidate read the same number: dropped together, there are two outcomes."""
+    """The input gate and the candidate read the same number: if both drop it together, there are two outcomes."""
     make = lambda lib: lib.layers.LSTM(1, dropout=0.5, recurrent_dropout=1e-6)  # noqa: E731
-    mine, theirs = twins(make, (None, 1, 1))
+    ours, theirs = twins(make, (None, 1, 1))
     weights = [np.array([[1.0, 0, 1.0, 0]], "float32"), np.zeros((1, 4), "float32"), np.zeros(4, "float32")]
     x = torch.ones(200, 1, 1)
     outcomes = []
-    for layer in (mine, theirs):
+    for layer in (ours, theirs):
         layer.set_weights(weights)
         outcomes.append(len(np.unique(shown(layer(x, training=True)).round(4))))
     assert outcomes == [2, 3]
 
 
 def test_activity_of_padding():
-    mine, theirs = twins(lambda lib: lib.layers.Dense(2, activity_regularizer="l2"), (None, T, D))
+    ours, theirs = twins(lambda lib: lib.layers.Dense(2, activity_regularizer="l2"), (None, T, D))
     losses = []
-    for layer, lib in ((mine, padless), (theirs, keras)):
+    for layer, lib in ((ours, padless), (theirs, keras)):
         output = layer(embed(lib, ids)[0])
         losses.append(sum(layer.losses).item())
     squares = np.square(shown(output)).sum(-1)
@@ -272,12 +273,12 @@ def test_activity_of_padding():
 
 
 def test_infinity_in_gaps():
-    mine, theirs = twins(lambda lib: lib.layers.LSTM(2), (None, T, D))
+    ours, theirs = twins(lambda lib: lib.layers.LSTM(2), (None, T, D))
     data = torch.from_numpy(numbers(2, T, D))
     data[torch.from_numpy(ids == 0)] = float("inf")
-    for layer in (mine, theirs):
+    for layer in (ours, theirs):
         layer(data, mask=torch.from_numpy(ids != 0)).sum().backward()
-    assert torch.isfinite(mine.cell.kernel.grad).all() and not torch.isfinite(theirs.cell.kernel.value.grad).all()
+    assert torch.isfinite(ours.cell.kernel.grad).all() and not torch.isfinite(theirs.cell.kernel.value.grad).all()
 
 
 # ------------------------------------------------------------------------------------------------ models
@@ -290,44 +291,44 @@ def tagger(lib):
 
 
 def taggers(**compiled):
-    mine, theirs = twin_models(tagger)
-    for model in (mine, theirs):
+    ours, theirs = twin_models(tagger)
+    for model in (ours, theirs):
         model.compile("sgd", "sparse_categorical_crossentropy", **compiled)
-    return mine, theirs
+    return ours, theirs
 
 
 labels = np.random.default_rng(5).integers(0, 3, (B, T))
 
 
 def test_epoch_loss():
-    mine, theirs = taggers()
+    ours, theirs = taggers()
     x = ids_of("right")
-    single = [(mine.evaluate(x[i : i + 1], labels[i : i + 1], verbose=0), (x[i] != 0).sum()) for i in range(B)]
+    single = [(ours.evaluate(x[i : i + 1], labels[i : i + 1], verbose=0), (x[i] != 0).sum()) for i in range(B)]
     losses, steps = map(np.array, zip(*single, strict=True))
     for size in (1, 2, 4):
         np.testing.assert_allclose(
-            mine.evaluate(x, labels, batch_size=size, verbose=0), losses @ steps / steps.sum(), rtol=1e-5
+            ours.evaluate(x, labels, batch_size=size, verbose=0), losses @ steps / steps.sum(), rtol=1e-5
         )
     np.testing.assert_allclose(theirs.evaluate(x, labels, batch_size=1, verbose=0), losses.mean(), rtol=1e-5)
 
 
 def test_metric_over_batches():
-    """Where batches are padded to their own width, Keras weighs their accuracies by that width."""
-    mine, theirs = taggers(metrics=["accuracy"])
+    """If batches have different widths, Keras weights their accuracies by the width."""
+    ours, theirs = taggers(metrics=["accuracy"])
     parts = [(ids_of("right"), labels), (ids_of("right")[1:2, :1], labels[1:2, :1])]
-    right = [(model.predict(x, verbose=0).argmax(-1) == y)[x != 0] for model in (mine,) for x, y in parts]
+    right = [(model.predict(x, verbose=0).argmax(-1) == y)[x != 0] for model in (ours,) for x, y in parts]
     exact = np.concatenate(right).mean()
-    found = [model.evaluate(((x, y) for x, y in parts), steps=2, verbose=0)[1] for model in (mine, theirs)]
-    np.testing.assert_allclose(found[0], exact, rtol=1e-6)
-    assert abs(found[1] - exact) > 1e-3
+    accuracies = [model.evaluate(((x, y) for x, y in parts), steps=2, verbose=0)[1] for model in (ours, theirs)]
+    np.testing.assert_allclose(accuracies[0], exact, rtol=1e-6)
+    assert abs(accuracies[1] - exact) > 1e-3
 
 
 def test_nothing_in_a_batch():
-    mine, theirs = taggers()
+    ours, theirs = taggers()
     x = np.concatenate([ids_of("none"), 0 * ids_of("none")])
     y = np.concatenate([labels, labels])
-    full = mine.evaluate(x[:4], y[:4], verbose=0)
-    np.testing.assert_allclose(mine.evaluate(x, y, batch_size=4, verbose=0), full, rtol=1e-5)
+    full = ours.evaluate(x[:4], y[:4], verbose=0)
+    np.testing.assert_allclose(ours.evaluate(x, y, batch_size=4, verbose=0), full, rtol=1e-5)
     np.testing.assert_allclose(theirs.evaluate(x, y, batch_size=4, verbose=0), full / 2, rtol=1e-5)
 
 
@@ -336,85 +337,85 @@ def test_nan_in_targets():
         x = lib.Input((None,))
         return lib.Model(x, lib.layers.Dense(1)(lib.layers.Embedding(V, D, mask_zero=True)(x)))
 
-    mine, theirs = twin_models(regressor)
+    ours, theirs = twin_models(regressor)
     y = numbers(B, T, 1)
     clean = []
-    for model in (mine, theirs):
+    for model in (ours, theirs):
         model.compile("sgd", "mse")
         clean.append(model.evaluate(ids_of("right"), y, verbose=0))
     y[ids_of("right") == 0] = np.nan
-    assert mine.evaluate(ids_of("right"), y, verbose=0) == clean[0]
+    assert ours.evaluate(ids_of("right"), y, verbose=0) == clean[0]
     np.testing.assert_allclose(*clean, rtol=1e-5)
     assert np.isnan(theirs.evaluate(ids_of("right"), y, verbose=0))
 
 
 def test_weights_of_sequences():
-    mine, theirs = taggers()
+    ours, theirs = taggers()
     x, weight = ids_of("right"), np.arange(1.0, 5.0)
     steps = theirs.evaluate(x, labels, sample_weight=np.tile(weight[:, None], (1, T)), verbose=0)
-    for given in (weight, weight[:, None]):
-        np.testing.assert_allclose(mine.evaluate(x, labels, sample_weight=given, verbose=0), steps, rtol=1e-5)
+    for shaped in (weight, weight[:, None]):
+        np.testing.assert_allclose(ours.evaluate(x, labels, sample_weight=shaped, verbose=0), steps, rtol=1e-5)
         with pytest.raises((RuntimeError, ValueError)):
-            theirs.evaluate(x, labels, sample_weight=given, verbose=0)
+            theirs.evaluate(x, labels, sample_weight=shaped, verbose=0)
 
 
 def test_weights_of_metrics():
     """Keras's loss changes the weights in place before its metrics see them."""
-    mine, theirs = taggers(weighted_metrics=["accuracy"])
+    ours, theirs = taggers(weighted_metrics=["accuracy"])
     x, weight = ids_of("right"), torch.rand(B, T, generator=torch.Generator().manual_seed(1))
-    right = (mine.predict(x, verbose=0).argmax(-1) == labels)[x != 0]
+    right = (ours.predict(x, verbose=0).argmax(-1) == labels)[x != 0]
     real = weight.numpy()[x != 0]
     exact = (right * real).sum() / real.sum()
     before = weight.clone()
-    np.testing.assert_allclose(mine.test_on_batch(x, labels, sample_weight=weight)[1], exact, rtol=1e-5)
+    np.testing.assert_allclose(ours.test_on_batch(x, labels, sample_weight=weight)[1], exact, rtol=1e-5)
     assert torch.equal(weight, before)
     theirs.test_on_batch(torch.from_numpy(x), torch.from_numpy(labels), sample_weight=weight)
     assert not torch.equal(weight, before)
 
 
 def test_list_of_results():
-    mine, theirs = taggers(metrics=["accuracy"], weighted_metrics=["accuracy"])
+    ours, theirs = taggers(metrics=["accuracy"], weighted_metrics=["accuracy"])
     x, weight = ids_of("right"), numbers(B, T) ** 2
-    ours, kerass = (m.evaluate(x, labels, sample_weight=weight, verbose=0) for m in (mine, theirs))
-    named = mine.evaluate(x, labels, sample_weight=weight, verbose=0, return_dict=True)
+    our_list, keras_list = (m.evaluate(x, labels, sample_weight=weight, verbose=0) for m in (ours, theirs))
+    named = ours.evaluate(x, labels, sample_weight=weight, verbose=0, return_dict=True)
     assert list(named) == ["loss", "accuracy", "weighted_accuracy"]
-    np.testing.assert_allclose(list(named.values()), ours, rtol=1e-6)
-    np.testing.assert_allclose(kerass, [ours[0], ours[1], ours[1], ours[2]], rtol=1e-5)  # one of them twice
+    np.testing.assert_allclose(list(named.values()), our_list, rtol=1e-6)
+    np.testing.assert_allclose(keras_list, [our_list[i] for i in (0, 1, 1, 2)], rtol=1e-5)  # accuracy is there twice
 
 
 def test_names_of_metrics():
-    mine, theirs = taggers(metrics=["accuracy"])
-    for model in (mine, theirs):
+    ours, theirs = taggers(metrics=["accuracy"])
+    for model in (ours, theirs):
         model.evaluate(ids_of("right"), labels, verbose=0)
-    assert mine.metrics_names == ["loss", "accuracy"] and theirs.metrics_names == ["loss", "compile_metrics"]
+    assert ours.metrics_names == ["loss", "accuracy"] and theirs.metrics_names == ["loss", "compile_metrics"]
 
 
 def test_lists():
-    mine, theirs = taggers()
+    ours, theirs = taggers()
     rows = [[3, 1, 2], [4]]
-    found = mine.predict(rows, verbose=0)
-    assert [row.shape for row in found] == [(3, 3), (1, 3)]
-    kerass = theirs.predict(ids[:, :3], verbose=0)
-    for row, grid in zip(found, kerass, strict=True):
+    scores = ours.predict(rows, verbose=0)
+    assert [row.shape for row in scores] == [(3, 3), (1, 3)]
+    keras_output = theirs.predict(ids[:, :3], verbose=0)
+    for row, grid in zip(scores, keras_output, strict=True):
         close(row, grid[: len(row)])
     with pytest.raises(ValueError):
         theirs.predict(rows, verbose=0)
 
 
 def test_mask_of_a_call():
-    """A mask given to a model stays with the caller's tensor in Keras."""
-    mine, theirs = twin_models(lambda lib: (lambda x: lib.Model(x, lib.layers.LSTM(2)(x)))(lib.Input((None, D))))
+    """Keras sets the mask of a call on the tensor of the caller."""
+    ours, theirs = twin_models(lambda lib: (lambda x: lib.Model(x, lib.layers.LSTM(2)(x)))(lib.Input((None, D))))
     x, mask = torch.from_numpy(numbers(2, T, D)), torch.from_numpy(ids != 0)
-    free = [shown(model(x)) for model in (mine, theirs)]
+    free = [shown(model(x)) for model in (ours, theirs)]
     close(*free)
     with losing():
-        close(mine(x, mask=mask), theirs(x, mask=mask))
+        close(ours(x, mask=mask), theirs(x, mask=mask))
         again = shown(theirs(x))
-    close(mine(x), free[0])
+    close(ours(x), free[0])
     assert not np.allclose(again, free[1], atol=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------ the rest
+# ------------------------------------------------------------------------------------------------ layers and configs
 
 
 def test_unbuilt_weights():
@@ -424,11 +425,11 @@ def test_unbuilt_weights():
 
 
 def test_ids():
-    mine, theirs = twins(lambda lib: lib.layers.Embedding(V, D), (None, T))
+    ours, theirs = twins(lambda lib: lib.layers.Embedding(V, D), (None, T))
     for wrong in (1.5, float(V), -1.0):
         x = torch.tensor([[wrong, 1.0]])
         with pytest.raises(DataError, match=re.escape(str(wrong))):
-            mine(x)
+            ours(x)
     rows = theirs.get_weights()[0]
     close(theirs(torch.tensor([[1.5, -1.0]])), rows[[1, V - 1]][None])
 
@@ -440,29 +441,29 @@ def test_sparsemax():
 
 
 def test_unseeded_initializers():
-    mine, theirs = padless.initializers.GlorotUniform(), keras.initializers.GlorotUniform()
+    ours, theirs = padless.initializers.GlorotUniform(), keras.initializers.GlorotUniform()
     assert torch.equal(theirs((3, 3)), theirs((3, 3)))
-    assert not torch.equal(mine((3, 3)), mine((3, 3)))
+    assert not torch.equal(ours((3, 3)), ours((3, 3)))
 
 
 def test_config_of_identity():
     assert padless.initializers.Identity(3.0).get_config()["gain"] == 3.0
-    mine, theirs = (lib.initializers.Identity(3.0) for lib in (padless, keras))
-    assert float(type(mine).from_config(mine.get_config())((1, 1))) == 3.0
+    ours, theirs = (lib.initializers.Identity(3.0) for lib in (padless, keras))
+    assert float(type(ours).from_config(ours.get_config())((1, 1))) == 3.0
     assert float(type(theirs).from_config(theirs.get_config())((1, 1))) == 1.0
 
 
 def test_config_of_layers():
-    mine, theirs = (lib.layers.Dense(2).get_config() for lib in (padless, keras))
-    assert mine["kernel_initializer"] == "glorot_uniform" and mine["dtype"] == "float32"
+    ours, theirs = (lib.layers.Dense(2).get_config() for lib in (padless, keras))
+    assert ours["kernel_initializer"] == "glorot_uniform" and ours["dtype"] == "float32"
     assert theirs["kernel_initializer"]["class_name"] == "GlorotUniform"
 
 
 # ------------------------------------------------------------------------------------------------ data
 
 
-def averaged(lib):
-    """One number for each row, and a loss of it."""
+def build_classifier(lib):
+    """Return a compiled model of two features."""
     x = lib.Input((2,))
     model = lib.Model(x, lib.layers.Dense(2, activation="softmax")(x))
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -470,36 +471,36 @@ def averaged(lib):
 
 
 def test_class_weights():
-    mine, theirs = twin_models(averaged)
-    for model in (mine, theirs):
+    ours, theirs = twin_models(build_classifier)
+    for model in (ours, theirs):
         model.compile("sgd", "sparse_categorical_crossentropy")
     x, y, weight = numbers(4, 2), np.array([0, 1, 1, 0]), np.arange(1.0, 5)
     both_weights = dict(sample_weight=weight, class_weight={0: 2.0}, shuffle=False, verbose=0)
     with pytest.raises(ValueError, match="at the same time"):
         theirs.fit(x, y, **both_weights)
-    want = mine.evaluate(x, y, sample_weight=weight * [2, 1, 1, 2], verbose=0)
-    assert mine.fit(x, y, **both_weights).history["loss"][0] == pytest.approx(want)
+    expected = ours.evaluate(x, y, sample_weight=weight * [2, 1, 1, 2], verbose=0)
+    assert ours.fit(x, y, **both_weights).history["loss"][0] == pytest.approx(expected)
 
 
 def test_shuffle_of_stateful():
-    def made(lib):
+    def build(lib):
         model = lib.Sequential([lib.Input(batch_shape=(2, None, D)), lib.layers.GRU(2, stateful=True)])
         model.compile("sgd", "mse")
         return model
 
     x, y = numbers(4, T, D), np.zeros((4, 2))
-    with pytest.raises(RuntimeError, match="inplace operation"):  # it mixes, and only then fails in its backward pass
-        made(keras).fit(x, y, batch_size=2, verbose=0)
+    with pytest.raises(RuntimeError, match="inplace operation"):  # Keras shuffles, then fails in the backward pass
+        build(keras).fit(x, y, batch_size=2, verbose=0)
     with pytest.raises(ArgumentError, match="shuffle=False"):
-        made(padless).fit(x, y, batch_size=2, verbose=0)
+        build(padless).fit(x, y, batch_size=2, verbose=0)
 
 
 def test_steps_of_arrays():
     def steps(lib):
-        seen, model = [], averaged(lib)
-        watch = lib.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+        batches, model = [], build_classifier(lib)
+        watch = lib.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batches.append(batch))
         model.fit(numbers(4, 2), np.zeros(4), batch_size=2, steps_per_epoch=3, epochs=2, verbose=0, callbacks=[watch])
-        return len(seen)
+        return len(batches)
 
     with pytest.warns(UserWarning, match="ran out of data"):
         assert steps(keras) == 4
