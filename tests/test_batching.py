@@ -50,7 +50,7 @@ def test_sequences_of_like_lengths_come_together_and_the_seed_mixes_them():
     batching = Batching(tokens=2000, shuffle=True)
     plans = [batching.plan(len(lengths), seed, lengths) for seed in (1, 2)]
     for plan in plans:
-        found = Padding.of(plan, lengths)
+        found = Padding.from_plan(plan, lengths)
         assert found.steps == lengths.sum() and found.batches < 1.1 * found.steps and found.whole > 1.9 * found.steps
         means = [lengths[rows].mean() for rows in plan]
         assert np.abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3  # batches are in no order

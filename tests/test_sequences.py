@@ -66,7 +66,7 @@ def test_a_seed_rules_all_generators():
 @pytest.mark.parametrize(("call", "kind", "message"), [
     (lambda: pad_sequences([[1]], padding="left"), ArgumentError, "padding 'left'"),
     (lambda: pad_sequences([[1]], truncating="mid"), ArgumentError, "truncating 'mid'"),
-    (lambda: pad_sequences([1, 2]), DataError, "1 in it is none"), (lambda: pad_sequences(3), DataError, "got 3"),
+    (lambda: pad_sequences([1, 2]), DataError, "1 in it is not a sequence"), (lambda: pad_sequences(3), DataError, "got 3"),
     (lambda: pad_sequences([[1]], value="x"), ArgumentError, "'x' does not fit dtype='int32'"),
     (lambda: pad_sequences([[[1, 2]], [[3]]]), DataError, r"Sequence 1 has steps of shape \(1,\)"),
     (lambda: to_categorical([0, 5], 3), DataError, "class 5.*0 to 2"),

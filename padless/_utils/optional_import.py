@@ -1,21 +1,28 @@
-"""Packages that few need: imported when they are asked for, with a word on what to install."""
+"""Import packages that only some features need, when such a feature is used."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 
-def import_optional(module: str, what: str) -> Any:
-    """The module, or an `ImportError` that says what needs it and how to get it.
+def import_optional(module: str, feature: str) -> ModuleType:
+    """Return a module of a package that may not be installed.
+
+    Args:
+        module: Full name of the module.
+        feature: What needs the module, for the error message.
+
+    Raises:
+        ImportError: If the package is not installed, with the command that installs it.
 
     >>> import_optional("json", "a test").dumps(1)
     '1'
     """
     try:
         return import_module(module)
-    except ImportError as missing:
-        package = (missing.name or module).partition(".")[0]
+    except ImportError as error:
+        package = (error.name or module).partition(".")[0]
         raise ImportError(
-            f"{what} needs the package {package!r}, which is not installed. Run `pip install {package}`.", name=missing.name
-        ) from missing
+            f"{feature} needs the package {package!r}, which is not installed. Run `pip install {package}`.", name=error.name
+        ) from error

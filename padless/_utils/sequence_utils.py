@@ -1,87 +1,129 @@
-"""Lists as arrays, with Keras's names: padding and one-hot labels."""
+"""Pad sequences, make one-hot labels, seed generators: functions with the names and arguments of `keras.utils`."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, unknown_name
 from padless.ragged.device import to_device
 
+Side: TypeAlias = Literal["pre", "post"]
+
 
 def pad_sequences(
-    sequences: Sequence[Any], maxlen: int | None = None, dtype: Any = "int32", padding: str = "pre",
-    truncating: str = "pre", value: Any = 0.0,
-) -> NDArray[Any]:  # fmt: skip
-    """Sequences as one array `(rows, maxlen, ...)`, padded and cut in front ("pre") or behind ("post"), as in Keras.
+    sequences: Iterable[Any],
+    maxlen: int | None = None,
+    dtype: DTypeLike = "int32",
+    padding: Side = "pre",
+    truncating: Side = "pre",
+    value: float | str = 0.0,
+) -> NDArray[Any]:
+    """Return sequences as one padded array, as `keras.utils.pad_sequences`. padless itself needs no padding.
 
-    padless itself needs no padding: lists of sequences may be given as they are. Raises `ArgumentError` for unknown
-    sides, `DataError` for rows that are no sequences or of different features.
+    Args:
+        sequences: Lists or arrays `(length, ...)` with steps of equal shape.
+        maxlen: Width of the array. The default is the longest sequence. Longer sequences are cut.
+        dtype: Dtype of the array.
+        padding: Whether padding is before ("pre") or after ("post") a sequence.
+        truncating: Whether a long sequence loses its first ("pre") or its last ("post") steps.
+        value: What padding holds.
 
-    >>> pad_sequences([[1], [2, 3], [4, 5, 6]], maxlen=2).tolist()
-    [[0, 1], [2, 3], [5, 6]]
+    Returns:
+        The array `(num_sequences, maxlen, ...)`.
+
+    Raises:
+        ArgumentError: For another side, and for a `value` that the dtype cannot hold.
+        DataError: For rows that are not sequences, and for steps of different shapes.
+
+    Example:
+        >>> pad_sequences([[1], [2, 3], [4, 5, 6]], maxlen=2).tolist()
+        [[0, 1], [2, 3], [5, 6]]
     """
-    for what, side in (("padding", padding), ("truncating", truncating)):
+    for argument, side in (("padding", padding), ("truncating", truncating)):
         if side not in ("pre", "post"):
-            raise ArgumentError(unknown_name(what, side, ("pre", "post")))
-    rows = _rows(sequences)
-    width = max((len(row) for row in rows), default=0) if maxlen is None else maxlen
-    kind = np.dtype(dtype)
-    if isinstance(value, str) and kind.kind not in "OUS":
+            raise ArgumentError(unknown_name(argument, side, ("pre", "post")))
+    array_dtype = np.dtype(dtype)
+    if isinstance(value, str) and array_dtype.kind not in "OUS":
         raise ArgumentError(f"value={value!r} does not fit dtype={dtype!r}. Give dtype=object for text.")
-    rest = next((np.asarray(row).shape[1:] for row in rows if len(row)), ())
-    found = np.full((len(rows), width, *rest), value, dtype=kind)
+    rows = _check_rows(sequences)
+    width = max((len(row) for row in rows), default=0) if maxlen is None else maxlen
+    step_shape = next((np.asarray(row).shape[1:] for row in rows if len(row)), ())
+    padded = np.full((len(rows), width, *step_shape), value, dtype=array_dtype)
     for number, row in enumerate(rows):
-        kept = np.asarray(row[-width:] if truncating == "pre" else row[:width], dtype=kind)
-        if len(row) and kept.shape[1:] != rest:
-            raise DataError(f"Sequence {number} has steps of shape {kept.shape[1:]}; expected {rest}, as in the first.")
-        if len(row):
-            found[number, slice(width - len(kept), None) if padding == "pre" else slice(0, len(kept))] = kept
-    return found
+        if not len(row):
+            continue
+        steps = np.asarray(row[-width:] if truncating == "pre" else row[:width], dtype=array_dtype)
+        if steps.shape[1:] != step_shape:
+            raise DataError(
+                f"Sequence {number} has steps of shape {steps.shape[1:]}; expected {step_shape}, as in the first."
+            )
+        start = width - len(steps) if padding == "pre" else 0
+        padded[number, start : start + len(steps)] = steps
+    return padded
 
 
-def _rows(sequences: Any) -> list[Any]:
-    if not hasattr(sequences, "__len__") or isinstance(sequences, str):
+def _check_rows(sequences: Iterable[Any]) -> list[Any]:
+    """Return the sequences in a list. Raise `DataError` for an entry that has no length."""
+    if not isinstance(sequences, Sized) or isinstance(sequences, str):
         raise DataError(f"`sequences` must be a list of sequences; got {sequences!r}.")
-    odd = next((row for row in sequences if not hasattr(row, "__len__")), None)
-    if odd is not None:
-        raise DataError(f"`sequences` must be a list of sequences; {odd!r} in it is none.")
-    return list(sequences)
+    rows = list(sequences)
+    for row in rows:
+        if not isinstance(row, Sized):
+            raise DataError(f"`sequences` must be a list of sequences; {row!r} in it is not a sequence.")
+    return rows
 
 
-def to_categorical(x: Any, num_classes: int | None = None) -> Any:
-    """Whole numbers from 0 as one-hot vectors on a new last axis (an axis of size 1 is replaced), as in Keras.
+def to_categorical(x: NDArray[Any] | Tensor | Sequence[Any], num_classes: int | None = None) -> NDArray[Any] | Tensor:
+    """Return whole numbers from 0 as one-hot vectors on a new last axis, as `keras.utils.to_categorical`.
 
-    Arrays and lists give float64 arrays, a tensor a float32 tensor. Raises `DataError` for a class outside
-    `num_classes` (by default one more than the largest).
+    Args:
+        x: Labels of any shape. A last axis of size 1 is replaced.
+        num_classes: Size of the vectors. The default is one more than the largest label.
 
-    >>> to_categorical([0, 2], num_classes=3).tolist()
-    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    Returns:
+        A float64 array `(..., num_classes)` for arrays and lists, a tensor of torch's default dtype for a tensor.
+
+    Raises:
+        DataError: For what does not hold numbers, and for a label outside `num_classes`.
+
+    Example:
+        >>> to_categorical([0, 2], num_classes=3).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    labels = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-    if labels.dtype.kind not in "biuf":
-        raise DataError(f"to_categorical takes whole numbers; got {labels.dtype} with {labels.flat[0]!r} in it.")
-    labels = labels.astype(np.int64)
-    labels = labels[..., 0] if labels.ndim > 1 and labels.shape[-1] == 1 else labels
-    count = num_classes or int(labels.max(initial=-1)) + 1
-    wrong = labels[(labels < 0) | (labels >= count)]
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"to_categorical takes whole numbers; got {array.dtype} with {array.flat[0]!r} in it.")
+    labels = array.astype(np.int64)
+    if labels.ndim > 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    size = num_classes or int(labels.max(initial=-1)) + 1
+    wrong = labels[(labels < 0) | (labels >= size)]
     if wrong.size:
-        raise DataError(f"to_categorical got class {wrong.flat[0]}. Expected whole numbers from 0 to {count - 1}.")
-    found = np.zeros((*labels.shape, count))
-    np.put_along_axis(found, labels[..., None], 1.0, -1)
-    return to_device(found, x.device).to(torch.get_default_dtype()) if isinstance(x, torch.Tensor) else found
+        raise DataError(f"to_categorical got class {wrong.flat[0]}. Expected whole numbers from 0 to {size - 1}.")
+    one_hot = np.zeros((*labels.shape, size))
+    np.put_along_axis(one_hot, labels[..., None], 1.0, -1)
+    return to_device(one_hot, x.device).to(torch.get_default_dtype()) if isinstance(x, Tensor) else one_hot
 
 
 def set_random_seed(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators, as Keras does.
+    """Seed the generators of Python, NumPy and torch, as `keras.utils.set_random_seed`.
 
-    >>> set_random_seed(1); first = torch.rand(1).item(); set_random_seed(1); torch.rand(1).item() == first
-    True
+    Args:
+        seed: An integer from 0 to 2**32 - 1.
+
+    Raises:
+        ArgumentError: For another seed.
+
+    Example:
+        >>> set_random_seed(1); first = torch.rand(1).item(); set_random_seed(1); torch.rand(1).item() == first
+        True
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ArgumentError(f"`seed` must be an integer from 0 to 2**32 - 1; got {seed!r}.")

@@ -1,4 +1,4 @@
-"""From the data that `fit` was given to a data adapter, which gives batches. The path of the data:
+"""Read the data that `fit` was given: the entry point of the data path.
 
     stage          modules                                                     result
     -----------    ---------------------------------------------------------   -----------------------------------
@@ -22,7 +22,7 @@ Data that are not in memory go through the same stages, batch by batch:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -33,7 +33,7 @@ from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.data.foreign_types import is_instance
 from padless.data.in_memory import Examples
 from padless.data.iterable_dataset import BatchIterableAdapter, ExampleIterableAdapter
-from padless.data.map_dataset import MapDatasetAdapter, PyDataset, PyDatasetAdapter, is_huggingface_dataset
+from padless.data.map_dataset import MapDataset, MapDatasetAdapter, PyDataset, PyDatasetAdapter, is_huggingface_dataset
 from padless.data.parquet_files import Parquet
 from padless.data.tables import DataParts, is_table, split_named_columns
 from padless.errors import ArgumentError
@@ -80,10 +80,10 @@ def open_source(x: object, spec: DataSpec) -> DataAdapter | None:
     """Return the adapter of a source of examples or batches. Return None for a container, which holds all examples."""
     if isinstance(x, Parquet):
         return x.for_spec(spec)
-    if isinstance(x, IterableDataset) or is_instance(x, "datasets", "IterableDataset"):
-        return ExampleIterableAdapter(x, spec)  # pyright: ignore[reportArgumentType] - examples are iterated over
-    if isinstance(x, Dataset) and isinstance(x, Sized) or is_huggingface_dataset(x):
-        return MapDatasetAdapter(x, spec)  # pyright: ignore[reportArgumentType] - has `__getitem__` and `__len__`
+    if isinstance(x, Iterable) and (isinstance(x, IterableDataset) or is_instance(x, "datasets", "IterableDataset")):
+        return ExampleIterableAdapter(x, spec)
+    if isinstance(x, MapDataset) and (isinstance(x, Dataset) or is_huggingface_dataset(x)):
+        return MapDatasetAdapter(x, spec)
     if isinstance(x, DataLoader):
         return BatchIterableAdapter(x, spec)
     if isinstance(x, PyDataset):

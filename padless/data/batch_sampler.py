@@ -111,10 +111,10 @@ class Padding:
     count: int = 0
 
     @staticmethod
-    def of(plan: Sequence[Rows], lengths: Ints) -> Padding:
+    def from_plan(plan: Sequence[Rows], lengths: Ints) -> Padding:
         """Return the report for a plan and the lengths of all examples.
 
-        >>> Padding.of([slice(0, 2), slice(2, 3)], np.array([3, 1, 5]))
+        >>> Padding.from_plan([slice(0, 2), slice(2, 3)], np.array([3, 1, 5]))
         Padding(steps=9, batches=11, whole=15, count=2)
         """
         batches = [lengths[rows] for rows in plan]

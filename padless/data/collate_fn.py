@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from padless.data.batch_structure import Nest
 from padless.data.columns import read_all
 from padless.data.containers import read_column
 from padless.data.tables import LABELS, WEIGHTS
@@ -16,7 +17,7 @@ PartsOfExamples: TypeAlias = "list[Any] | tuple[PartsOfExamples, ...] | dict[str
 """One part of all examples: a list with one entry for each example, or several parts as a tuple or by name."""
 
 
-def collate(examples: Sequence[Any], sequences: bool = True) -> Any:
+def collate(examples: Sequence[object], sequences: bool = True) -> Nest:
     """Return a batch of examples, for `DataLoader(collate_fn=padless.collate)`.
 
     Inside an example a tuple or a dictionary holds parts, a list is a sequence.
@@ -47,7 +48,7 @@ def collate(examples: Sequence[Any], sequences: bool = True) -> Any:
     )
 
 
-def group_parts(examples: Sequence[Any]) -> tuple[PartsOfExamples, ...]:
+def group_parts(examples: Sequence[object]) -> tuple[PartsOfExamples, ...]:
     """Return x of all examples, then y and sample weights if the examples have them.
 
     Raises:
@@ -79,7 +80,7 @@ def _group(name: str, values: Sequence[Any]) -> PartsOfExamples:
     return list(values)
 
 
-def _read_parts(name: str, parts: PartsOfExamples, takes_sequences: bool) -> Any:
+def _read_parts(name: str, parts: PartsOfExamples, takes_sequences: bool) -> Nest:
     """Return grouped parts as tensors and `Packed`. Columns with the names of labels and weights are not sequences."""
     if isinstance(parts, dict):
         return {
@@ -91,14 +92,14 @@ def _read_parts(name: str, parts: PartsOfExamples, takes_sequences: bool) -> Any
     return read_all(read_column(name, parts, takes_sequences))
 
 
-def _check_same_form(name: str, values: Sequence[Any]) -> None:
+def _check_same_form(name: str, values: Sequence[object]) -> None:
     """Raise `DataError` for a value that is not a dictionary with the keys of the first, or a tuple of its length."""
     first = values[0]
     for value in values:
         if isinstance(first, Mapping):
             same = isinstance(value, Mapping) and set(value) == set(first)
         else:
-            same = isinstance(value, tuple) and len(value) == len(first)
+            same = isinstance(value, tuple) and isinstance(first, tuple) and len(value) == len(first)
         if not same:
             raise DataError(
                 f"{name} differ in form: the first is {_describe(first)}, another is {_describe(value)}. Expected the same "

@@ -127,10 +127,10 @@ def _parts_by_key(argument: Argument, container: object, count: int, names: Sequ
     return dict(enumerate(container))
 
 
-def _wrong_number(argument: Argument, given: str, count: int, names: Sequence[str]) -> ArgumentError:
+def _wrong_number(argument: Argument, description: str, count: int, names: Sequence[str]) -> ArgumentError:
     return ArgumentError(
-        f"{argument} holds {given}, but the model has {count} {_describe(argument, names)}. Give a list with one for each, "
-        f"or a dict by name."
+        f"{argument} holds {description}, but the model has {count} {_describe(argument, names)}. Give a list with one for "
+        f"each, or a dict by name."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,7 +88,7 @@ def _count_rows(y: object, num_outputs: int | None) -> int:
         y = next(iter(y.values()), ())
     elif isinstance(y, list | tuple) and num_outputs != 1:
         y = y[0]
-    return len(y)  # pyright: ignore[reportArgumentType] - any container with rows
+    return len(y) if isinstance(y, Sized) else 0
 
 
 def _is_array(value: object) -> bool:

@@ -1,29 +1,31 @@
 """The batches of one epoch after another. An epoch can begin at any batch.
 
 Everything random about the batches of an epoch depends on one seed. It is drawn from torch's global generator when the
-epoch begins. Three things give the rest of an interrupted epoch: the state of that generator when the epoch began, the
-`state_dict()` of that moment, and the number of batches that were trained on.
+epoch begins. An interrupted epoch goes on with three things. The first is the state of that generator when the epoch
+began, the second `state_dict()` then, the third the number of batches that were trained on.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from typing import TypedDict, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from padless.data.batch import Batch
 from padless.data.batch_sampler import Batching, Padding, check_positive, draw_epoch_seed
 from padless.data.data_adapter import DataAdapter, DataPass
 from padless.data.prefetch import prefetch
 
-Taken = TypeVar("Taken")
+Result = TypeVar("Result")
 
 
-class PassState(TypedDict):
-    """The pass over the data that was running when an epoch began: its seed, and the number of batches taken from it."""
+@dataclass
+class PassPosition:
+    """A pass over the data: its seed, and the number of batches that were taken from it."""
 
-    seed: int | None
-    done: int
+    seed: int | None = None
+    num_taken: int = 0
 
 
 class EpochIterator:
@@ -61,8 +63,8 @@ class EpochIterator:
         self._transform = transform
         data.check_batching(self.batching)
         self._pass: DataPass | None = None  # the pass that runs
-        self._pass_state: PassState = {"seed": None, "done": 0}
-        self._state_at_begin: PassState = {"seed": None, "done": 0}
+        self._position = PassPosition()  # of this pass
+        self._position_at_begin = PassPosition()  # of the pass that was running when the epoch began
         self._epoch_seed: int | None = None
         self._passes_in_epoch = 0  # passes that were begun after the first one of the epoch
         self._resume_at = 0  # number of the batch at which the next epoch begins
@@ -83,7 +85,7 @@ class EpochIterator:
         self._epoch_seed = draw_epoch_seed() if self.batching.shuffle and self.data.shuffles else None
         if self.limit is None or not self.repeat:
             self._pass = None
-        self._state_at_begin = {"seed": None, "done": 0} if self._pass is None else self._pass_state.copy()
+        self._position_at_begin = PassPosition() if self._pass is None else replace(self._position)
         self.close()
         self._passes_in_epoch = 0
         if self._pass is None:
@@ -99,25 +101,26 @@ class EpochIterator:
         if self._reader is not None:
             self._reader.close()
 
-    def state_dict(self) -> PassState:
+    def state_dict(self) -> dict[str, int | None]:
         """Return the pass that was running when the epoch began. `load_state_dict` also needs torch's random state then."""
-        return self._state_at_begin.copy()
+        return {"seed": self._position_at_begin.seed, "done": self._position_at_begin.num_taken}
 
-    def load_state_dict(self, state: PassState, start: int = 0) -> None:
+    def load_state_dict(self, state: Mapping[str, int | None], start: int = 0) -> None:
         """Restore `state_dict`. The next epoch begins at batch `start`."""
         self._pass, self._resume_at = None, start
-        if state["done"]:
-            current_pass = self._begin_pass(state["seed"])
-            while self._pass_state["done"] < state["done"]:
-                self._pass_state["done"] += 1
-                if not current_pass.skip():
+        num_taken = state["done"] or 0
+        if num_taken:
+            running = self._begin_pass(state["seed"])
+            while self._position.num_taken < num_taken:
+                self._position.num_taken += 1
+                if not running.skip():
                     break
 
     def _begin_pass(self, seed: int | None) -> DataPass:
-        self._pass, self._pass_state = self.data.begin(self.batching, seed), {"seed": seed, "done": 0}
+        self._pass, self._position = self.data.begin(self.batching, seed), PassPosition(seed)
         lengths = self.data.lengths
         if self.batching.tokens is not None and self.padding is None and lengths is not None:
-            self.padding = Padding.of(self.batching.plan(len(lengths), seed, lengths), lengths)
+            self.padding = Padding.from_plan(self.batching.plan(len(lengths), seed, lengths), lengths)
         return self._pass
 
     def _skip(self, num_batches: int) -> bool:
@@ -133,7 +136,7 @@ class EpochIterator:
             number += 1
             yield batch if self._transform is None else self._transform(batch)
 
-    def _take(self, number: int, take: Callable[[DataPass], Taken | None]) -> Taken | None:
+    def _take(self, number: int, take: Callable[[DataPass], Result | None]) -> Result | None:
         """Take batch `number` of the epoch from the pass that runs, or from another pass after its end.
 
         Returns:
@@ -141,10 +144,10 @@ class EpochIterator:
         """
         running = self._pass
         while running is not None:
-            self._pass_state["done"] += 1
-            taken = take(running)
-            if taken is not None:
-                return taken
+            self._position.num_taken += 1
+            result = take(running)
+            if result is not None:
+                return result
             running = self._pass = self._begin_another_pass(number)
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from copy import copy
 from itertools import islice
 from operator import length_hint
-from typing import Any, Self
+from typing import Self
 
 from padless.data.batch import Batch
 from padless.data.batch_sampler import Batching
@@ -34,9 +34,9 @@ class BatchIterableAdapter(DataAdapter):
     [2, 1]
     """
 
-    shuffles = False  # the source has an order of its own
+    shuffles = False  # the source decides the order
 
-    def __init__(self, source: Iterable[Any], spec: DataSpec = UNKNOWN_SPEC) -> None:
+    def __init__(self, source: Iterable[object], spec: DataSpec = UNKNOWN_SPEC) -> None:
         self.source, self.spec = source, spec
         self.one_shot = isinstance(source, Iterator)
         self._running: BatchReader | None = None  # the only pass over a one-shot source
@@ -87,7 +87,7 @@ class BatchIterableAdapter(DataAdapter):
         if self.one_shot and steps_per_epoch is None and num_epochs > 1:
             raise ArgumentError(f"A generator can be read only once, but epochs={num_epochs}. Give steps_per_epoch=.")
 
-    def iterate_items(self, batching: Batching | None) -> Iterator[Any]:
+    def iterate_items(self, batching: Batching | None) -> Iterator[object]:
         """Return an iterator of what the source gives for each batch."""
         return iter(self.source)
 
@@ -112,12 +112,12 @@ class ExampleIterableAdapter(BatchIterableAdapter):
         """Raise `ArgumentError` for `batch_tokens`, which needs the lengths of all examples."""
         check_no_batch_size(self.source_name, Batching(tokens=batching.tokens))
 
-    def iterate_items(self, batching: Batching | None) -> Iterator[Any]:
+    def iterate_items(self, batching: Batching | None) -> Iterator[object]:
         """Yield the parts of `batch_size` examples."""
         examples = iter(self.source)
         return self._group_batches(examples, (batching or Batching()).rows)
 
-    def _group_batches(self, examples: Iterator[Any], batch_size: int) -> Iterator[Any]:
+    def _group_batches(self, examples: Iterator[object], batch_size: int) -> Iterator[object]:
         while group := list(islice(examples, batch_size)):
             yield group_parts(group)
 
@@ -163,7 +163,7 @@ class BatchReader(DataPass):
     def _read_next(self) -> Examples:
         return read_item(self._next_item(), self._data.spec)
 
-    def _next_item(self) -> Any:
+    def _next_item(self) -> object:
         try:
             item = next(self._items)
         except StopIteration:

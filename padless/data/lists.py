@@ -79,10 +79,10 @@ def _concatenate(name: str, rows: Sequence[Row]) -> Tensor:
                 f"{name} holds sequences of different features: shape {tuple(rows[first].shape)} in row {first}, "
                 f"{tuple(rows[number].shape)} in row {number}. Expected them to differ in length only."
             )
-    chosen = [rows[number] for number in numbers]
-    if len({row.dtype for row in chosen}) == 1 and not any(isinstance(row, Tensor) for row in chosen):
-        return tensor_from_numpy(np.concatenate(chosen))
-    return torch.cat(_as_tensors(chosen))
+    with_steps = [rows[number] for number in numbers]
+    if len({row.dtype for row in with_steps}) == 1 and not any(isinstance(row, Tensor) for row in with_steps):
+        return tensor_from_numpy(np.concatenate(with_steps))
+    return torch.cat(_as_tensors(with_steps))
 
 
 def _as_tensors(rows: Sequence[Row]) -> list[Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class MapDataset(Protocol):
     """Examples by number: a `torch.utils.data.Dataset` with a length, or a `datasets.Dataset` of Hugging Face."""
 
-    def __getitem__(self, number: int) -> Any: ...
+    def __getitem__(self, number: int) -> object: ...
     def __len__(self) -> int: ...
 
 
@@ -33,7 +33,13 @@ class MapDataset(Protocol):
 class BatchedDataset(MapDataset, Protocol):
     """A Dataset that gives several examples at once, by torch's method `__getitems__`."""
 
-    def __getitems__(self, numbers: list[int]) -> list[Any]: ...
+    def __getitems__(self, numbers: list[int]) -> list[object]: ...
+
+
+class ColumnDataset(Protocol):
+    """A `datasets.Dataset` of Hugging Face, which gives columns by name for a list of numbers."""
+
+    def __getitem__(self, numbers: list[int]) -> Mapping[str, object]: ...
 
 
 @runtime_checkable
@@ -98,15 +104,14 @@ class MapDatasetAdapter(NumberedExamples):
     def _read_examples(self, rows: Rows) -> Examples:
         numbers = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
         if is_huggingface_dataset(self.source):
-            columns = self.source[numbers]  # pyright: ignore[reportArgumentType] - columns by name for a list of numbers
-            return read_item(columns, self.spec)
+            return read_item(cast(ColumnDataset, self.source)[numbers], self.spec)
         if isinstance(self.source, BatchedDataset):
             examples = list(self.source.__getitems__(numbers))
         else:
             examples = [self._read_example(number) for number in numbers]
         return read_item(group_parts(examples), self.spec)
 
-    def _read_example(self, number: int) -> Any:
+    def _read_example(self, number: int) -> object:
         try:
             return self.source[number]
         except Exception as error:
@@ -191,7 +196,7 @@ class PyDatasetAdapter(DataAdapter):
 
 
 def is_huggingface_dataset(source: object) -> bool:
-    """Check whether a source is a `datasets.Dataset`, which gives columns by name for a list of numbers."""
+    """Check whether a source is a `datasets.Dataset` of Hugging Face."""
     return is_instance(source, "datasets", "Dataset")
 
 

@@ -24,6 +24,9 @@ from padless.ragged.index import Ints
 Names: TypeAlias = "str | Sequence[str] | Mapping[str, str] | None"
 """Columns of a file: one, several, or one for each input (output)."""
 
+ArrowObject: TypeAlias = Any
+"""A module, a table or a file of pyarrow, which is an optional package."""
+
 Paths: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]]"
 
 
@@ -81,7 +84,7 @@ class Parquet(DataAdapter):
     def __init__(self, path: Paths, x: Names, y: Names, sample_weight: str | None, mask: str | None, window: int) -> None:
         check_positive("window", window)
         self._arrow, self._arrow_parquet = _import_pyarrow("pyarrow"), _import_pyarrow("pyarrow.parquet")
-        self.names = DataParts(x, y, sample_weight, mask)
+        self.names: tuple[Names, Names, Names, Names] = (x, y, sample_weight, mask)
         self.spec = UNKNOWN_SPEC
         self._window = window
         self._paths = _find_files(path)
@@ -150,7 +153,7 @@ class Parquet(DataAdapter):
         starts = np.append(0, np.cumsum([group.num_rows for group in self._groups]))
         return np.concatenate([self.lengths[starts[number] : starts[number + 1]] for number in groups])
 
-    def table(self, groups: Sequence[int]) -> Any:
+    def table(self, groups: Sequence[int]) -> ArrowObject:
         """Read row groups as one table of pyarrow."""
         tables = [
             self._open(self._groups[number].file).read_row_group(self._groups[number].group, columns=self._columns())
@@ -158,11 +161,11 @@ class Parquet(DataAdapter):
         ]
         return self._arrow.concat_tables(tables).combine_chunks()  # rows of one chunk are taken faster
 
-    def concat_tables(self, tables: Sequence[Any]) -> Any:
+    def concat_tables(self, tables: Sequence[ArrowObject]) -> ArrowObject:
         """Return the rows of several tables as one table."""
         return tables[0] if len(tables) == 1 else self._arrow.concat_tables(tables)
 
-    def read(self, table: Any) -> Examples:
+    def read(self, table: ArrowObject) -> Examples:
         """Read all rows of a table as examples."""
         x, y, sample_weight, mask = (_columns_by_name(table, names) for names in self.names)
         if x is None:
@@ -175,7 +178,7 @@ class Parquet(DataAdapter):
     def _first_group(self) -> RowGroup:
         return next(group for group in self._groups if group.num_rows)
 
-    def _open(self, number: int) -> Any:
+    def _open(self, number: int) -> ArrowObject:
         try:
             return self._arrow_parquet.ParquetFile(self._paths[number])
         except (self._arrow.ArrowInvalid, OSError) as error:
@@ -183,7 +186,7 @@ class Parquet(DataAdapter):
 
     def _columns(self) -> list[str] | None:
         """Return the columns to read. None means all."""
-        return None if self.names.x is None else _flatten_names(self.names)
+        return None if self.names[0] is None else _flatten_names(self.names)
 
 
 class WindowPass(DataPass):
@@ -196,7 +199,7 @@ class WindowPass(DataPass):
         self._windows = files.windows(generator)
         self._plan = _plan_batches(files, self._windows, batching, seed)
         self._parts: list[RowsOfWindow] | None = None  # the batch that was skipped or read last
-        self._table: Any = None  # the window in memory, and its number
+        self._table: ArrowObject = None  # the window in memory, and its number
         self._table_window = -1
 
     def __next__(self) -> Batch:
@@ -210,7 +213,7 @@ class WindowPass(DataPass):
         self._parts = next(self._plan, None)
         return self._parts is not None
 
-    def _read_window(self, window: int) -> Any:
+    def _read_window(self, window: int) -> ArrowObject:
         if self._table_window != window:
             self._table = None  # free the memory of the last window first
             self._table = self._files.table(self._windows[window])
@@ -243,7 +246,7 @@ def _plan_batches(
         yield pending
 
 
-def _columns_by_name(table: Any, names: Names) -> Any:
+def _columns_by_name(table: ArrowObject, names: Names) -> object:
     """Return the columns of a table that have these names: one, a list of them, or a dictionary by input (output)."""
     if names is None:
         return None
@@ -255,7 +258,7 @@ def _columns_by_name(table: Any, names: Names) -> Any:
     return columns[0] if len(columns) == 1 else columns
 
 
-def _flatten_names(names: Names | DataParts) -> list[str]:
+def _flatten_names(names: Names | Sequence[Names]) -> list[str]:
     """Return all names in one list."""
     if names is None or isinstance(names, str):
         return [] if names is None else [names]
@@ -275,7 +278,7 @@ def _find_files(path: Paths) -> list[Path]:
     return files
 
 
-def _import_pyarrow(module: str) -> Any:
+def _import_pyarrow(module: str) -> ArrowObject:
     try:
         return import_module(module)
     except ImportError as error:

@@ -7,7 +7,7 @@ rows.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,17 @@ from padless.errors import DataError
 from padless.ragged.index import Ints
 from padless.ragged.packed import NESTED_LISTS_ADVICE
 
+Foreign: TypeAlias = Any
+"""A column or a module of a library that padless does not import."""
 
-def read_arrow(name: str, column: Any) -> Column:
+
+def read_arrow(name: str, column: Foreign) -> Column:
     """Read an `Array` or a `ChunkedArray` of pyarrow: of numbers, of lists, of lists of equal lists.
 
     Raises:
         DataError: For a missing value, and for lists of unequal lengths inside a sequence.
     """
-    arrow: Any = sys.modules["pyarrow"]
+    arrow: Foreign = sys.modules["pyarrow"]
     array = column.combine_chunks() if isinstance(column, arrow.ChunkedArray) else column
     lengths_of_levels: list[Ints] = []
     while True:
@@ -41,13 +44,13 @@ def read_arrow(name: str, column: Any) -> Column:
         array = array.flatten()
 
 
-def read_polars(name: str, series: Any) -> Column:
+def read_polars(name: str, series: Foreign) -> Column:
     """Read a `Series` of polars: of numbers, of lists, of lists of equal lists. An `Array` has a fixed size.
 
     Raises:
         DataError: For a missing value, and for lists of unequal lengths inside a sequence.
     """
-    polars: Any = sys.modules["polars"]
+    polars: Foreign = sys.modules["polars"]
     lengths_of_levels: list[Ints] = []
     while True:
         _check_missing(name, series.is_null().to_numpy(), lengths_of_levels)
@@ -58,15 +61,15 @@ def read_polars(name: str, series: Any) -> Column:
         series = series.filter(lengths > 0).explode()
 
 
-def read_awkward(name: str, array: Any) -> Column:
+def read_awkward(name: str, array: Foreign) -> Column:
     """Read an `Array` of awkward: of numbers, of lists, of lists of equal lists.
 
     Raises:
         DataError: For a missing value, and for lists of unequal lengths inside a sequence.
     """
-    awkward: Any = sys.modules["awkward"]
+    awkward: Foreign = sys.modules["awkward"]
 
-    def flat(array: Any) -> NDArray[np.generic]:
+    def flat(array: Foreign) -> NDArray[np.generic]:
         return np.asarray(awkward.to_numpy(awkward.flatten(array, axis=None)))
 
     lengths_of_levels: list[Ints] = []
@@ -77,7 +80,7 @@ def read_awkward(name: str, array: Any) -> Column:
     return _nested_column(name, flat(array), lengths_of_levels, "awkward")
 
 
-def read_pandas(name: str, series: Any) -> Column:
+def read_pandas(name: str, series: Foreign) -> Column:
     """Read a `Series` of pandas: of numbers, or of objects that are lists."""
     array = series.to_numpy()
     return read_list(name, array) if array.dtype == object else read_array(name, array)

@@ -19,10 +19,10 @@ IDS = "input_ids"
 class DataParts(NamedTuple):
     """The containers of inputs, targets, sample weights and masks. None for what was not given."""
 
-    x: Any
-    y: Any = None
-    sample_weight: Any = None
-    mask: Any = None
+    x: object
+    y: object = None
+    sample_weight: object = None
+    mask: object = None
 
 
 def is_table(container: object) -> bool:
@@ -74,7 +74,7 @@ def split_named_columns(parts: DataParts, spec: DataSpec) -> DataParts:
     return DataParts(inputs, y, sample_weight, mask)
 
 
-def _columns_of_table(table: Any) -> dict[str, Any]:
+def _columns_of_table(table: Any) -> dict[str, object]:
     """Return the columns of a table by name."""
     if is_instance(table, "polars", "LazyFrame"):
         raise ArgumentError(f"x is a {type(table).__name__}, which has not been computed yet. Call its collect() first.")
@@ -83,7 +83,7 @@ def _columns_of_table(table: Any) -> dict[str, Any]:
     return {str(name): table[name] for name in table.columns}
 
 
-def _take_named(argument: str, names: Any, columns: dict[str, Any], all_names: Sequence[str]) -> Any:
+def _take_named(argument: str, names: object, columns: dict[str, object], all_names: Sequence[str]) -> object:
     """Take the columns that an argument names out of the columns. Return an argument that is data unchanged."""
     name_list = [names] if isinstance(names, str) else names
     if not isinstance(name_list, list | tuple) or not name_list or not all(isinstance(name, str) for name in name_list):
@@ -91,11 +91,11 @@ def _take_named(argument: str, names: Any, columns: dict[str, Any], all_names: S
     missing = [name for name in name_list if name not in columns]
     if missing:
         raise ArgumentError(f"{argument} names the columns {missing}, which are missing. The data have {list(all_names)}.")
-    taken = [columns.pop(name) for name in dict.fromkeys(name_list)]
-    return taken if len(taken) > 1 else taken[0]
+    named_columns = [columns.pop(name) for name in dict.fromkeys(name_list)]
+    return named_columns if len(named_columns) > 1 else named_columns[0]
 
 
-def _take_targets(columns: dict[str, Any], spec: DataSpec) -> Any:
+def _take_targets(columns: dict[str, object], spec: DataSpec) -> object:
     """Take the targets out of the columns: those of several outputs by name, else one column; None if there is none."""
     outputs = [name for name in spec.output_names if name in columns and name not in spec.input_names]
     if len(spec.output_names) > 1 and outputs:
@@ -104,7 +104,7 @@ def _take_targets(columns: dict[str, Any], spec: DataSpec) -> Any:
     return columns.pop([*outputs, *labels][0]) if outputs or labels else None
 
 
-def _inputs_of_mapping(columns: dict[str, Any], spec: DataSpec) -> Any:
+def _inputs_of_mapping(columns: dict[str, object], spec: DataSpec) -> object:
     """Return the column of a model with one input, if it is the only one and has a name that fits; else all columns."""
     if spec.num_inputs == 1 and len(columns) == 1:
         ((name, column),) = columns.items()
@@ -113,7 +113,7 @@ def _inputs_of_mapping(columns: dict[str, Any], spec: DataSpec) -> Any:
     return columns
 
 
-def _inputs_of_table(columns: dict[str, Any], all_names: Sequence[str], spec: DataSpec) -> Any:
+def _inputs_of_table(columns: dict[str, object], all_names: Sequence[str], spec: DataSpec) -> object:
     """Return the column of a model with one input, else the columns of the inputs by name; all if names are not known."""
     if spec.num_inputs == 1:
         name = next((name for name in (*spec.input_names, IDS) if name in columns), None)

@@ -1,4 +1,4 @@
-"""Helpers with the names of `keras.utils`."""
+"""Provide functions with the names of `keras.utils`."""
 
 from padless._utils.sequence_utils import pad_sequences as pad_sequences
 from padless._utils.sequence_utils import set_random_seed as set_random_seed
