@@ -11,20 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from padless.ragged.packed import ArrayLike as ArrayLike
+from padless.ragged.packed import MaskLike as MaskLike
 from padless.ragged.packed import Packed
 from padless.ragged.tensor_like import TensorLike
-
-ArrayLike: TypeAlias = "NDArray[Any] | np.generic | Tensor | Packed | Sequence[Any] | float"
-"""Data that becomes a tensor or a `Packed`: an array, a list, a list of sequences, a number."""
 
 StepTensor: TypeAlias = "Tensor | Packed"
 """A batch of time steps, padded `(B, T, ...)` or packed."""
 
 ShapeLike: TypeAlias = "Sequence[int | None] | Mapping[str, Sequence[int | None]]"
 """The shape of a layer's input with None for an open size; a mapping for an input that is a dictionary."""
-
-MaskLike: TypeAlias = "NDArray[np.bool_] | NDArray[np.integer[Any]] | Tensor | Packed | Sequence[Any]"
-"""Which steps are real: an array of booleans (or 0 and 1) of shape `(B, T)`, or one list for each sequence."""
 
 ConfigLike: TypeAlias = "str | Mapping[str, Any]"
 """A name or a config from which an object is made."""

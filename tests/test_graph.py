@@ -399,7 +399,7 @@ def test_an_explicit_mask_may_widen_so_it_reads(way):
     model.fit([IDS.numpy(), everything.numpy()], np.zeros((3, 4, 2), np.float32), verbose=0)
     other = Input((None, 3))
     data = pack(torch.ones(3, 4, 3), mask=MASK)  # which show nothing at masked steps
-    with pytest.raises(MaskError, match="step 2 of row 0.*holds nothing there"):
+    with pytest.raises(MaskError, match="step 2 of row 0.*the input has no value there"):
         Model([other, m], LSTM(2)(other, mask=m))([data, everything])
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from padless import Input, Model, Sequential
 from padless import layers as L
-from padless.errors import MaskLost
+from padless.errors import ArgumentError, MaskLost
 
 FUNCTIONS = {
     "sum": lambda h: h.sum(1),
@@ -117,7 +117,11 @@ def refused(build, *words):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_that_mixes_steps_is_refused_on_symbols_and_inside_a_layer(function):
     mix = FUNCTIONS[function]
-    refused(lambda: mix(BIRTHS["Embedding 'words'"]()), "Embedding 'words'")
+    if function == "batch_norm":  # not recorded at all, because it depends on the mode
+        with pytest.raises(ArgumentError, match="TorchModuleWrapper"):
+            mix(BIRTHS["Embedding 'words'"]())
+    else:
+        refused(lambda: mix(BIRTHS["Embedding 'words'"]()), "Embedding 'words'")
     refused(lambda: Mine(mix, name="mine")(BIRTHS["Embedding 'words'"]()), "inside layer 'mine'", "Embedding 'words'")
 
 
@@ -159,7 +163,7 @@ def test_a_sequential_model_refuses_it_too(function):
 @pytest.mark.parametrize("module", MODULES)
 def test_a_torch_module_that_mixes_steps_is_refused(module):
     with pytest.raises(MaskLost, match=r"(?s)Embedding 'words'.*Ways out"):
-        MODULES[module]()(BIRTHS["Embedding 'words'"]())
+        L.TorchModuleWrapper(MODULES[module]())(BIRTHS["Embedding 'words'"]())
 
 
 def test_a_mask_that_is_lost_in_a_part_of_a_model_is_refused_where_the_model_is_called():

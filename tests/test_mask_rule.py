@@ -488,7 +488,7 @@ def test_an_explicit_mask_may_mark_more_steps_than_the_inputs_own():
     out = LSTM(2, return_sequences=True)
     wider = torch.ones(3, 4, dtype=torch.bool)
     torch.testing.assert_close(out(h, mask=wider).values, out(h.unpack(), mask=wider).values)  # padding shows row 0
-    with pytest.raises(MaskError, match="step 2 of row 0.*words.*holds nothing there"):
+    with pytest.raises(MaskError, match="step 2 of row 0.*the input has no value there.*words"):
         out(h.with_values(h.values), mask=wider)
 
 

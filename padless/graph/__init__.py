@@ -1,4 +1,4 @@
-"""Calls remembered while a model is built, and replayed on data."""
+"""Record calls on symbolic tensors while a model is built, and replay them on data."""
 
 from padless.graph.function import Function as Function
 from padless.graph.node import Node as Node

@@ -1,197 +1,269 @@
-"""Replay the calls that lead from some symbols to others, in order; know which of them need to show a grid."""
+"""Replay the calls between the inputs and the outputs of a model on data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from padless.errors import ArgumentError
-from padless.graph.node import Node, TorchFunction, of_a_call
+from padless.graph.node import Node, Operation, TorchFunction
 from padless.graph.symbolic import SymbolicTensor, device_of_weights, infer, is_symbolic, leaves, map_leaves
 from padless.ragged.packed import Packed, computing_gap_values
 
 
 class Function:
-    """The calls between `inputs` and `outputs`, both nests of symbols.
+    """The calls between inputs and outputs.
 
-    `nodes` are the calls in the order of their replay, `operations` what is called, inputs among them, in Keras's order:
-    the farthest from the outputs first. Raises `ArgumentError` if an output cannot be reached from the inputs.
+    Args:
+        inputs: a tree of symbols: a symbol, or a list, tuple or dictionary of trees.
+        outputs: a tree of symbols that were computed from the inputs.
+
+    Attributes:
+        inputs: the inputs, with the keys of dictionaries sorted, as in Keras.
+        outputs: the outputs, in the same form.
+        input_symbols: the leaves of `inputs`.
+        output_symbols: the leaves of `outputs`.
+        nodes: the calls, each after those whose results it needs.
+        operations: the layers and torch functions, inputs among them, in Keras's order: the farthest from the outputs
+            first.
+        num_real_steps: the number of real steps of the last call; None if nothing had a mask.
+
+    Raises:
+        ArgumentError: if an input occurs twice, if an output cannot be computed from the inputs, or if a leaf is not a
+            symbol of `Input` or of a layer.
     """
 
     def __init__(self, inputs: Any, outputs: Any) -> None:
-        self.inputs = _by_key(inputs)
-        self.outputs = _by_key(outputs)
+        self.inputs = _sort_keys(inputs)
+        self.outputs = _sort_keys(outputs)
         self.input_symbols: list[SymbolicTensor] = leaves(self.inputs)
         self.output_symbols: list[SymbolicTensor] = leaves(self.outputs)
         for symbol in (*self.input_symbols, *self.output_symbols):
-            if not is_symbolic(symbol):
+            if not is_symbolic(symbol) or symbol.node is None:
                 raise ArgumentError(
                     f"A model is made of the symbols that Input(...) and layers called on it give; got "
                     f"{type(symbol).__name__}."
                 )
-            of_a_call(symbol)
         if len({id(symbol) for symbol in self.input_symbols}) < len(self.input_symbols):
             raise ArgumentError(
                 f"The inputs of a model must differ; got {[s.name for s in self.input_symbols]}, some of them "
                 f"twice. Give each once, and use it as often as you like."
             )
-        self.nodes = _sorted(self.input_symbols, self.output_symbols)
-        self.operations = _listed(self.input_symbols, self.output_symbols, self.nodes)
-        self._readers: dict[bool, dict[int, bool]] = {}
-        self.num_real_steps: int | None = None  # the real steps of the last call, where something was masked
+        self.nodes = _sort_nodes(self.input_symbols, self.output_symbols)
+        self.operations = _sort_operations(self.input_symbols, self.output_symbols, self.nodes)
+        self._gap_values_needed: dict[bool, dict[int, bool]] = {}  # by whether the outputs show gap values
+        self.num_real_steps: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: the calls in order, since symbols that point back would make a deep recursion."""
-        given = {id(s) for s in self.input_symbols}
-        made = [s for node in self.nodes for s in leaves(node.outputs) if is_symbolic(s) and id(s) not in given]
-        numbers = {id(s): _Number(n) for n, s in enumerate(made)}
+        """Return what is copied and pickled: the calls in a list.
 
-        def flat(tree: Any) -> Any:
-            return map_leaves(lambda x: numbers.get(id(x), x), tree)
+        Symbols point to their nodes and nodes to their inputs, so a copy of the outputs would need a deep recursion.
+        In the list each symbol is replaced by its number.
+        """
+        inputs = {id(symbol) for symbol in self.input_symbols}
+        results = [symbol for node in self.nodes for symbol in leaves(node.outputs) if is_symbolic(symbol)]
+        results = [symbol for symbol in results if id(symbol) not in inputs]
+        references = {id(symbol): _SymbolReference(number) for number, symbol in enumerate(results)}
 
-        plain = [SymbolicTensor(s.shape, s.dtype, s.name, s.num_step_axes, s.mask_source) for s in made]
-        calls = [(n.operation, flat(n.args), flat(n.kwargs), flat(n.outputs)) for n in self.nodes]
-        return {"inputs": self.inputs, "outputs": flat(self.outputs), "symbols": plain, "calls": calls}
+        def with_references(tree: Any) -> Any:
+            return map_leaves(lambda x: references.get(id(x), x), tree)
+
+        return {
+            "inputs": self.inputs,
+            "outputs": with_references(self.outputs),
+            "symbols": [SymbolicTensor(s.shape, s.dtype, s.name, s.num_step_axes, s.mask_source) for s in results],
+            "calls": [
+                (n.operation, with_references(n.args), with_references(n.kwargs), with_references(n.outputs))
+                for n in self.nodes
+            ],
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        def back(tree: Any) -> Any:
-            return map_leaves(lambda x: state["symbols"][x.place] if isinstance(x, _Number) else x, tree)
+        symbols = state["symbols"]
+
+        def with_symbols(tree: Any) -> Any:
+            return map_leaves(lambda x: symbols[x.number] if isinstance(x, _SymbolReference) else x, tree)
 
         for operation, args, kwargs, outputs in state["calls"]:
-            node = Node(operation, back(args), back(kwargs), back(outputs))
-            getattr(operation, "_inbound_nodes", []).append(node)
-        Function.__init__(self, state["inputs"], back(state["outputs"]))
+            node = Node(operation, with_symbols(args), with_symbols(kwargs), with_symbols(outputs))
+            if not isinstance(operation, TorchFunction):
+                operation._inbound_nodes.append(node)
+        Function.__init__(self, state["inputs"], with_symbols(state["outputs"]))
 
-    def __call__(self, values: Sequence[Any], grid: bool = True) -> Any:
-        """The outputs for these values of the inputs, in the structure of `outputs`.
+    def __call__(self, values: Sequence[Any], gap_values_needed: bool = True) -> Any:
+        """Compute the outputs.
 
-        `grid` says whether somebody will look at the outputs' padded grid; where nobody does, no fill is carried.
+        Args:
+            values: a tensor or a `Packed` for each of `input_symbols`.
+            gap_values_needed: whether the padded grid of the outputs is read. If not, they have no gap values.
+
+        Returns:
+            The results, in the structure of `outputs`.
         """
-        known: dict[int, Any] = {id(s): v for s, v in zip(self.input_symbols, values, strict=True)}
-        shown = self.gap_values_needed_by_node(grid)
-        steps = [value.index.num_steps for value in values if isinstance(value, Packed)]
+        results: dict[int, Any] = {id(s): v for s, v in zip(self.input_symbols, values, strict=True)}
+        needed_by_node = self.gap_values_needed_by_node(gap_values_needed)
+        num_steps = [value.index.num_steps for value in values if isinstance(value, Packed)]
         for node in self.nodes:
-            args, kwargs = map_leaves(lambda x: known[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
-            with computing_gap_values(shown[id(node)]):
+            outputs_read = needed_by_node[id(node)]
+            args, kwargs = map_leaves(lambda x: results[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
+            with computing_gap_values(outputs_read):
                 outputs = node.operation(*args, **kwargs)
             for symbol, value in zip(leaves(node.outputs), leaves(outputs), strict=True):
-                if not shown[id(node)] and isinstance(value, Packed):
-                    value = value.with_values(value.values)
-                if not steps and isinstance(value, Packed):
-                    steps.append(value.index.num_steps)
+                if isinstance(value, Packed):
+                    num_steps.append(value.index.num_steps)
+                    if not outputs_read:
+                        value = value.with_values(value.values)
                 if is_symbolic(symbol):
-                    known[id(symbol)] = value
-        self.num_real_steps = steps[0] if steps else None
-        return map_leaves(lambda s: known[id(s)], self.outputs)
+                    results[id(symbol)] = value
+        self.num_real_steps = num_steps[0] if num_steps else None
+        return map_leaves(lambda symbol: results[id(symbol)], self.outputs)
 
-    def infer_with_input_masks(self, leads: Sequence[int]) -> dict[int, SymbolicTensor]:
-        """Each symbol, by its identity, as it is where the masks of the inputs cover these numbers of axes (0: no mask).
+    def infer_with_input_masks(self, num_step_axes: Sequence[int]) -> dict[int, SymbolicTensor]:
+        """Infer all symbols for data that come with masks.
 
-        Masks that come with the data are met on small probes, so that one which would be lost is refused at once.
+        Args:
+            num_step_axes: for each input the number of axes that the mask of its data covers; 0 without a mask.
+
+        Returns:
+            For the `id` of each symbol the symbol with its mask.
+
+        Raises:
+            MaskLost: if the model would lose a mask.
         """
-        known = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.input_symbols}
-        if all(lead == symbol.num_step_axes for lead, symbol in zip(leads, self.input_symbols, strict=True)):
-            return known
-        for place, (s, lead) in enumerate(zip(self.input_symbols, leads, strict=True)):
-            known[id(s)] = SymbolicTensor(s.shape, s.dtype, s.name, lead, self.mask_source_of_input(place) if lead else "")
-
-        def meant(x: Any) -> Any:
-            return known[id(x)] if is_symbolic(x) else x
-
+        symbols = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.input_symbols}
+        if all(number == symbol.num_step_axes for number, symbol in zip(num_step_axes, self.input_symbols, strict=True)):
+            return symbols
+        for position, (symbol, number) in enumerate(zip(self.input_symbols, num_step_axes, strict=True)):
+            mask_source = self.mask_source_of_input(position) if number else ""
+            symbols[id(symbol)] = SymbolicTensor(symbol.shape, symbol.dtype, symbol.name, number, mask_source)
         for node in self.nodes:
-            args, kwargs = map_leaves(meant, (node.args, node.kwargs))
+            args, kwargs = map_leaves(lambda x: symbols[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
             outputs = infer(node.operation, args, kwargs, device_of_weights(node.operation))
-            for old, new in zip(leaves(node.outputs), leaves(outputs), strict=True):
-                known[id(old)] = new
-        return known
+            symbols.update(zip(map(id, leaves(node.outputs)), leaves(outputs), strict=True))
+        return symbols
 
-    def mask_source_of_input(self, place: int) -> str:
-        """What a mask that comes with the data of an input is said to be created by."""
-        return self.input_symbols[place].mask_source or f"the data of input {self.input_symbols[place].name!r}"
+    def mask_source_of_input(self, position: int) -> str:
+        """Return in words where the mask comes from that the data of an input have."""
+        symbol = self.input_symbols[position]
+        return symbol.mask_source or f"the data of input {symbol.name!r}"
 
     def input_positions_for(self, symbol: SymbolicTensor) -> list[int]:
-        """The places of the inputs from which this symbol comes."""
-        between = {id(s) for node in _sorted(self.input_symbols, [symbol]) for s in node.inputs()} | {id(symbol)}
-        return [place for place, source in enumerate(self.input_symbols) if id(source) in between]
+        """Return the positions of the inputs from which a symbol is computed."""
+        used = {id(s) for node in _sort_nodes(self.input_symbols, [symbol]) for s in node.inputs()} | {id(symbol)}
+        return [position for position, source in enumerate(self.input_symbols) if id(source) in used]
 
-    def gap_values_needed_by_node(self, grid: bool) -> dict[int, bool]:
-        """For each node whether anybody downstream looks at what its outputs show at masked steps."""
-        if grid not in self._readers:
-            wanted = {id(s) for s in self.output_symbols} if grid else set()
-            shown = {}
+    def gap_values_needed_by_node(self, gap_values_needed: bool) -> dict[int, bool]:
+        """Return for the `id` of each node whether the gap values of its outputs are read by a later call.
+
+        Args:
+            gap_values_needed: whether the gap values of the outputs of the model are read.
+        """
+        if gap_values_needed not in self._gap_values_needed:
+            read = {id(s) for s in self.output_symbols} if gap_values_needed else set()
+            needed_by_node = {}
             for node in reversed(self.nodes):
-                here = any(id(s) in wanted for s in leaves(node.outputs))
-                shown[id(node)] = here
-                if _reads(node, here):
-                    wanted.update(id(s) for s in node.inputs())
-            self._readers[grid] = shown
-        return self._readers[grid]
+                outputs_read = any(id(s) in read for s in leaves(node.outputs))
+                needed_by_node[id(node)] = outputs_read
+                if _reads_gap_values(node, outputs_read):
+                    read.update(id(s) for s in node.inputs())
+            self._gap_values_needed[gap_values_needed] = needed_by_node
+        return self._gap_values_needed[gap_values_needed]
 
 
-class _Number:
-    """Stands for a symbol, by its place among those that calls make."""
+@dataclass(frozen=True)
+class _SymbolReference:
+    """The number of a symbol, in a copied or pickled `Function`."""
 
-    def __init__(self, place: int) -> None:
-        self.place = place
+    number: int
 
 
-def _reads(node: Node, shown: bool) -> bool:
-    """Whether this call looks at what its inputs show at masked steps, given whether its outputs are looked at."""
-    if isinstance(node.operation, TorchFunction):
-        return shown
+def _reads_gap_values(node: Node, outputs_read: bool) -> bool:
+    """Return whether a call reads the gap values of its inputs, given whether those of its outputs are read."""
     if any(name == "mask" or name.endswith("_mask") for name in node.kwargs):
-        return True  # an explicit mask may widen, and then reads the fill
-    return node.operation.needs_gap_values(shown)
+        return True  # such a mask may have more steps than the input, which are read from the gap values
+    return node.operation.needs_gap_values(outputs_read)
 
 
-def _sorted(sources: list[SymbolicTensor], results: list[SymbolicTensor]) -> list[Node]:
-    """The nodes between, each after those it needs; a stack instead of recursion, since graphs may be deep."""
-    given = {id(s) for s in sources}
-    done: set[int] = set()
-    order: list[Node] = []
-    stack: list[tuple[Node, bool]] = [(s.node, False) for s in reversed(results) if id(s) not in given]
+def _sort_keys(tree: Any) -> Any:
+    """Sort the keys of dictionaries in a tree, as Keras does."""
+    return {key: _sort_keys(tree[key]) for key in sorted(tree)} if isinstance(tree, dict) else tree
+
+
+def _sort_nodes(input_symbols: list[SymbolicTensor], output_symbols: list[SymbolicTensor]) -> list[Node]:
+    """Return the nodes between inputs and outputs, each after those whose results it needs.
+
+    This is a depth-first search with a stack, because the recursion in a deep graph would be too deep.
+    """
+    inputs = {id(symbol) for symbol in input_symbols}
+    sorted_ids: set[int] = set()
+    sorted_nodes: list[Node] = []
+    stack: list[tuple[Node, bool]] = [(s.node, False) for s in reversed(output_symbols) if id(s) not in inputs]
     while stack:
-        node, ready = stack.pop()
-        if id(node) in done:
+        node, arguments_are_sorted = stack.pop()
+        if id(node) in sorted_ids:
             continue
-        if ready:
-            done.add(id(node))
-            order.append(node)
+        if arguments_are_sorted:
+            sorted_ids.add(id(node))
+            sorted_nodes.append(node)
             continue
-        missing = [s for s in node.inputs() if id(s) not in given]
-        if not any(True for _ in node.inputs()):
+        arguments = list(node.inputs())
+        if not arguments:
             raise ArgumentError(
                 f"The graph is not connected: the output needs the input {node.operation.name!r}, "
-                f"which is not among the inputs {[s.name for s in sources]}."
+                f"which is not among the inputs {[s.name for s in input_symbols]}."
             )
         stack.append((node, True))
-        stack.extend((s.node, False) for s in reversed(missing) if id(s.node) not in done)
-    return order
+        stack.extend((s.node, False) for s in reversed(arguments) if id(s) not in inputs and id(s.node) not in sorted_ids)
+    return sorted_nodes
 
 
-def _by_key(tree: Any) -> Any:
-    """The same nest with dictionaries in the order of their keys, as Keras walks through them."""
-    return {key: _by_key(tree[key]) for key in sorted(tree)} if isinstance(tree, dict) else tree
+def _sort_operations(
+    input_symbols: list[SymbolicTensor], output_symbols: list[SymbolicTensor], nodes: list[Node]
+) -> list[Operation]:
+    """Return the operations in Keras's order: the farthest from the outputs first.
+
+    Operations at the same distance are in the order in which a search from the outputs finds them.
+    """
+    used_operations = _search_operations(input_symbols, output_symbols)
+    distances = _distances_from_outputs(input_symbols, nodes)
+    used_ids = {id(operation) for operation in used_operations}
+    unused_inputs = [s.node.operation for s in input_symbols if id(s.node.operation) not in used_ids]
+    return sorted([*unused_inputs, *used_operations], key=lambda operation: -distances[id(operation)])
 
 
-def _listed(sources: list[SymbolicTensor], results: list[SymbolicTensor], nodes: list[Node]) -> list[Any]:
-    """The operations by their distance from the outputs, those equally far as a walk back from the outputs meets them."""
-    given = {id(s) for s in sources}
-    met: dict[int, Any] = {}
-    seen: set[int] = set()
-    stack = list(reversed(results))
+def _search_operations(input_symbols: list[SymbolicTensor], output_symbols: list[SymbolicTensor]) -> list[Operation]:
+    """Return the operations in the order of a depth-first search from the outputs to the inputs."""
+    inputs = {id(symbol) for symbol in input_symbols}
+    operations: dict[int, Operation] = {}
+    visited: set[int] = set()
+    stack = list(reversed(output_symbols))
     while stack:
         symbol = stack.pop()
-        if id(symbol.node) not in seen:
-            seen.add(id(symbol.node))
-            met.setdefault(id(symbol.node.operation), symbol.node.operation)
-            stack.extend(() if id(symbol) in given else reversed(list(symbol.node.inputs())))
-    far: dict[int, int] = {}  # node -> the longest way to an output
-    farthest: dict[int, int] = {}  # the same of operations, which may be called more than once
-    for node in (*reversed(nodes), *(s.node for s in sources)):
-        own = id(node.operation)
-        far[id(node)] = farthest[own] = max(far.get(id(node), 0), farthest.get(own, 0))
-        for symbol in () if node in (s.node for s in sources) else node.inputs():
-            far[id(symbol.node)] = max(far.get(id(symbol.node), 0), far[id(node)] + 1)
-    unused = [s.node.operation for s in sources if id(s.node.operation) not in met]
-    return sorted([*unused, *met.values()], key=lambda operation: -farthest[id(operation)])
+        node: Node = symbol.node
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        operations.setdefault(id(node.operation), node.operation)
+        if id(symbol) not in inputs:
+            stack.extend(reversed(list(node.inputs())))
+    return list(operations.values())
+
+
+def _distances_from_outputs(input_symbols: list[SymbolicTensor], nodes: list[Node]) -> dict[int, int]:
+    """Return for the `id` of each operation the number of calls between it and the outputs, on the longest path.
+
+    All calls of a shared layer have the distance of the farthest so far, as in Keras.
+    """
+    input_nodes = [symbol.node for symbol in input_symbols]
+    input_node_ids = {id(node) for node in input_nodes}
+    distance_of_node: dict[int, int] = {}
+    distance_of_operation: dict[int, int] = {}
+    for node in (*reversed(nodes), *input_nodes):
+        operation_id = id(node.operation)
+        distance = max(distance_of_node.get(id(node), 0), distance_of_operation.get(operation_id, 0))
+        distance_of_node[id(node)] = distance_of_operation[operation_id] = distance
+        if id(node) not in input_node_ids:
+            for symbol in node.inputs():
+                distance_of_node[id(symbol.node)] = max(distance_of_node.get(id(symbol.node), 0), distance + 1)
+    return distance_of_operation

@@ -1,144 +1,187 @@
-"""A graph as JSON and back: each operation by its config, each call by what it was called on.
+"""Convert the graph of a model to JSON and back, in Keras's form.
 
-The form is Keras's: `layers` with `inbound_nodes`, tensors as `__keras_tensor__` with their `keras_history`.
+Each operation has its config and the arguments of its calls in `inbound_nodes`. A symbol among the arguments is a
+`__keras_tensor__` with the operation, the number of the call and the position of the result in its `keras_history`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError
 from padless.graph.function import Function
-from padless.graph.node import Node, TorchFunction
+from padless.graph.node import Node, Operation, TorchFunction
 from padless.graph.symbolic import SymbolicTensor, is_symbolic, leaves
 from padless.saving.serialization import deserialize, serialize
+
+JSON: TypeAlias = "dict[str, JSON] | list[JSON] | str | int | float | bool | None"
+Call: TypeAlias = tuple[str, int]
+"""The name of an operation and the number of one of its calls."""
 
 _TENSOR = "__keras_tensor__"
 
 
 def to_config(function: Function) -> dict[str, Any]:
-    """The operations of a graph with their calls, and which symbols are inputs and outputs."""
-    given = [symbol.node for symbol in function.input_symbols]
-    calls: dict[int, list[Node]] = {}
-    for node in (*given, *function.nodes):
-        calls.setdefault(id(node.operation), []).append(node)
-    places = {id(node): (node.operation.name, number) for nodes in calls.values() for number, node in enumerate(nodes)}
-    names = [nodes[0].operation.name for nodes in calls.values()]
+    """Return the operations of a graph with their calls, and which symbols are inputs and outputs.
+
+    Raises:
+        ArgumentError: if two operations have the same name.
+    """
+    input_nodes = [symbol.node for symbol in function.input_symbols]
+    nodes_of_operation: dict[int, list[Node]] = {}
+    for node in (*input_nodes, *function.nodes):
+        nodes_of_operation.setdefault(id(node.operation), []).append(node)
+    names = [nodes[0].operation.name for nodes in nodes_of_operation.values()]
     if len(set(names)) < len(names):
         raise ArgumentError(f"The names of a model's layers must differ to save it; got {sorted(names)}.")
-
-    def written(x: Any) -> Any:
-        return _written(x, places)
-
+    calls = {
+        id(node): (node.operation.name, number) for nodes in nodes_of_operation.values() for number, node in enumerate(nodes)
+    }
     layers = []
-    for nodes in calls.values():
+    for nodes in nodes_of_operation.values():
         operation = nodes[0].operation
-        is_function = isinstance(operation, TorchFunction)
-        entry = (
-            {"class_name": "TorchFunction", "config": operation.get_config()}
-            if is_function
-            else serialize(operation, "layer")
-        )
-        inbound = [{"args": written(list(n.args)), "kwargs": written(n.kwargs)} for n in nodes if n not in given]
-        layers.append({**entry, "name": operation.name, "inbound_nodes": inbound})
-    return {"layers": layers, "input_layers": written(function.inputs), "output_layers": written(function.outputs)}
+        inbound_nodes = [
+            {"args": _to_json(list(node.args), calls), "kwargs": _to_json(node.kwargs, calls)}
+            for node in nodes
+            if node not in input_nodes
+        ]
+        layers.append({**_operation_config(operation), "name": operation.name, "inbound_nodes": inbound_nodes})
+    return {
+        "layers": layers,
+        "input_layers": _to_json(function.inputs, calls),
+        "output_layers": _to_json(function.outputs, calls),
+    }
 
 
 def from_config(config: dict[str, Any]) -> tuple[Any, Any]:
-    """The inputs and outputs of the graph that a config describes, all layers made anew."""
+    """Return the inputs and outputs of the graph that a config describes, with new layers.
+
+    Raises:
+        ArgumentError: if a call needs the result of a call that does not exist.
+    """
     operations: dict[str, Any] = {}
-    made: dict[tuple[str, int], Any] = {}
-    waiting: list[tuple[str, int, dict[str, Any]]] = []
+    outputs: dict[Call, list[Any]] = {}
+    waiting: list[tuple[Call, dict[str, Any]]] = []
     for entry in config["layers"]:
         name = entry["name"]
-        is_function = entry["class_name"] == "TorchFunction"
-        operations[name] = TorchFunction.from_config(entry["config"]) if is_function else deserialize(entry, "layer")
-        waiting.extend((name, number, node) for number, node in enumerate(entry["inbound_nodes"]))
+        operations[name] = _operation_from_config(entry)
+        waiting.extend(((name, number), node) for number, node in enumerate(entry["inbound_nodes"]))
         if not entry["inbound_nodes"]:
-            made[name, 0] = leaves(operations[name].output)
+            outputs[name, 0] = leaves(operations[name].output)
     while waiting:
-        later = []
-        for name, number, node in waiting:
-            if not all(key in made for key in _needs(node)):
-                later.append((name, number, node))
-                continue
-            args, kwargs = _read(node["args"], made), _read(node["kwargs"], made)
-            outputs = operations[name](*args, **kwargs)
-            own = next(s for s in leaves(outputs) if is_symbolic(s)).node
-            made[name, number] = leaves(own.outputs)
-        if len(later) == len(waiting):
+        still_waiting = []
+        for call, node in waiting:
+            if all(needed_call in outputs for needed_call in _needed_calls(node)):
+                args, kwargs = _from_json(node["args"], outputs), _from_json(node["kwargs"], outputs)
+                results = operations[call[0]](*args, **kwargs)
+                recorded_node: Node = next(filter(is_symbolic, leaves(results))).node
+                outputs[call] = leaves(recorded_node.outputs)
+            else:
+                still_waiting.append((call, node))
+        if len(still_waiting) == len(waiting):
             raise ArgumentError(
-                f"The saved graph has calls that wait for each other or for missing layers: {[call[0] for call in waiting]}."
+                f"The saved graph has calls that wait for each other or for missing layers: "
+                f"{[name for (name, _), _ in waiting]}."
             )
-        waiting = later
-    return _read(config["input_layers"], made), _read(config["output_layers"], made)
+        waiting = still_waiting
+    return _from_json(config["input_layers"], outputs), _from_json(config["output_layers"], outputs)
 
 
-def _written(x: Any, places: dict[int, tuple[str, int]]) -> Any:
-    """An argument as JSON; what JSON has no word for is a dictionary with a `class_name` in underscores."""
+def argument_to_json(x: object) -> JSON:
+    """Convert an argument of a layer or function to JSON: numbers, tuples, slices, dtypes, tensors, and trees of them."""
+    return _to_json(x, {})
+
+
+def argument_from_json(x: object) -> Any:
+    """Convert the result of `argument_to_json` back."""
+    return _from_json(x, {})
+
+
+def _operation_config(operation: Operation) -> dict[str, Any]:
+    if isinstance(operation, TorchFunction):
+        return {"class_name": "TorchFunction", "config": operation.get_config()}
+    return serialize(operation, "layer")
+
+
+def _operation_from_config(entry: dict[str, Any]) -> Any:
+    if entry["class_name"] == "TorchFunction":
+        return TorchFunction.from_config(entry["config"])
+    return deserialize(entry, "layer")
+
+
+def _to_json(x: object, calls: dict[int, Call]) -> JSON:
+    """Convert an argument to JSON. What JSON does not have becomes a dictionary with a `class_name` in underscores.
+
+    Args:
+        x: the argument.
+        calls: for the `id` of each node the call that it is.
+    """
     if isinstance(x, SymbolicTensor):
-        name, number = places[id(x.node)]
-        history = [name, number, x.position]
-        shape, dtype = list(x.shape), str(x.dtype).removeprefix("torch.")
-        return {"class_name": _TENSOR, "config": {"shape": shape, "dtype": dtype, "keras_history": history}}
+        name, number = calls[id(x.node)]
+        config = {"shape": list(x.shape), "dtype": _dtype_name(x.dtype), "keras_history": [name, number, x.position]}
+        return {"class_name": _TENSOR, "config": config}
     if isinstance(x, dict):
-        return {key: _written(value, places) for key, value in x.items()}
+        return {key: _to_json(value, calls) for key, value in x.items()}
     if isinstance(x, tuple):
-        return {"class_name": "__tuple__", "items": [_written(item, places) for item in x]}
+        return {"class_name": "__tuple__", "items": [_to_json(item, calls) for item in x]}
     if isinstance(x, list):
-        return [_written(item, places) for item in x]
+        return [_to_json(item, calls) for item in x]
     if isinstance(x, slice):
-        return {"class_name": "__slice__", "items": [_written(part, places) for part in (x.start, x.stop, x.step)]}
+        return {"class_name": "__slice__", "items": [_to_json(part, calls) for part in (x.start, x.stop, x.step)]}
     if x is Ellipsis:
         return {"class_name": "__ellipsis__"}
     if isinstance(x, torch.dtype):
-        return {"class_name": "__dtype__", "name": str(x).removeprefix("torch.")}
+        return {"class_name": "__dtype__", "name": _dtype_name(x)}
     if isinstance(x, Tensor):
-        return {"class_name": "__tensor__", "dtype": str(x.dtype).removeprefix("torch."), "items": x.tolist()}
+        return {"class_name": "__tensor__", "dtype": _dtype_name(x.dtype), "items": x.tolist()}
     return serialize(x)
 
 
-def _read(x: Any, made: dict[tuple[str, int], Any]) -> Any:
+def _from_json(x: Any, outputs: dict[Call, list[Any]]) -> Any:
+    """Convert JSON to an argument, given the outputs of the calls so far."""
     if isinstance(x, list):
-        return [_read(item, made) for item in x]
+        return [_from_json(item, outputs) for item in x]
     if not isinstance(x, dict):
         return x
-    kind = x.get("class_name")
-    if kind == _TENSOR:
-        name, number, position = x["config"]["keras_history"]
-        return made[name, number][position]
-    if kind == "__tuple__":
-        return tuple(_read(item, made) for item in x["items"])
-    if kind == "__slice__":
-        return slice(*(_read(item, made) for item in x["items"]))
-    if kind == "__ellipsis__":
-        return Ellipsis
-    if kind == "__dtype__":
-        return getattr(torch, x["name"])
-    if kind == "__tensor__":
-        return torch.tensor(x["items"], dtype=getattr(torch, x["dtype"]))
-    return {key: _read(value, made) for key, value in x.items()}
+    match x.get("class_name"):
+        case "__keras_tensor__":
+            name, number, position = x["config"]["keras_history"]
+            return outputs[name, number][position]
+        case "__tuple__":
+            return tuple(_from_json(item, outputs) for item in x["items"])
+        case "__slice__":
+            return slice(*(_from_json(item, outputs) for item in x["items"]))
+        case "__ellipsis__":
+            return Ellipsis
+        case "__dtype__":
+            return _dtype(x["name"])
+        case "__tensor__":
+            return torch.tensor(x["items"], dtype=_dtype(x["dtype"]))
+        case _:
+            return {key: _from_json(value, outputs) for key, value in x.items()}
 
 
-def write_argument(x: Any) -> Any:
-    """A value that was given to a layer or function, as JSON: numbers, tuples, slices, dtypes, tensors, nests of them."""
-    return _written(x, {})
-
-
-def read_argument(x: Any) -> Any:
-    """What `write_argument` wrote."""
-    return _read(x, {})
-
-
-def _needs(node: Any) -> list[tuple[str, int]]:
-    """The calls whose outputs this one is called on."""
+def _needed_calls(node: Any) -> list[Call]:
+    """Return the calls whose outputs are among the saved arguments of a call."""
     if isinstance(node, list):
-        return [need for item in node for need in _needs(item)]
+        return [call for item in node for call in _needed_calls(item)]
     if not isinstance(node, dict):
         return []
     if node.get("class_name") == _TENSOR:
-        return [tuple(node["config"]["keras_history"][:2])]
-    return [need for value in node.values() for need in _needs(value)]
+        name, number, _ = node["config"]["keras_history"]
+        return [(name, number)]
+    return [call for value in node.values() for call in _needed_calls(value)]
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ArgumentError(f"Unknown dtype {name!r} in a saved config; expected a dtype of torch, such as 'float32'.")
+    return dtype

@@ -1,16 +1,16 @@
-"""A tensor yet to come: its shape, its dtype, and where its mask was born.
+"""Symbolic tensors: placeholders with a shape, a dtype and a mask source, on which a model is built.
 
-What a call makes of such tensors is found by running it on two small probes of different size: axes that differ are
-open (None), and a mask that would be lost is lost on the probe already. So symbols follow the same rules as data,
-because they are data.
+The result of a call on symbols is found by calls on two probes: small tensors of zeros of different size. Axes whose
+size differs are open (None). A function that loses the mask of a symbol loses that of the probe, so symbols follow the
+same rules as data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -23,37 +23,41 @@ from padless.ragged.packed import Packed, gather_real_steps
 from padless.ragged.tensor_like import TensorLike
 from padless.ragged.tree import leaves, map_leaves
 
-Shape = tuple[int | None, ...]
-_probing: ContextVar[bool] = ContextVar("probing", default=False)
-_ON_DATA = (
-    "Ask for it inside the `call` of a layer; if a torch module does, call "
-    "padless.layers.TorchModuleWrapper(module) on the symbol."
+Shape: TypeAlias = tuple[int | None, ...]
+_in_shape_inference: ContextVar[bool] = ContextVar("in_shape_inference", default=False)
+_USE_DATA = (
+    "Ask for it in the `call` of a layer. If a torch module asks for it, wrap the module: "
+    "padless.layers.TorchModuleWrapper(module)(x)."
 )
-_SIZES = ((2, 29), (3, 61))  # batch and open axes of the two probes; 32 apart, so that a stride does not make them equal
+_PROBE_SIZES = ((2, 29), (3, 61))  # batch and open axes of the probes; 32 apart, so that a stride does not make them equal
 
 
 class SymbolicTensor(TensorLike):
-    """What `Input` and calls on it give: shape `(None, ...)`, dtype, and whether a mask comes with it.
+    """A placeholder for a tensor or a `Packed`, returned by `Input` and by calls on symbols.
 
-    `lead` is the number of axes that the mask covers (0: no mask), `born` the layer that made it. `node` and `position`
-    say which call it comes from. Operators and torch functions on it become calls in the graph.
+    Operators and torch functions on a symbol become calls in the graph of a model.
+
+    Args:
+        shape: the shape, with None for open axes, `(None, ...)`.
+        dtype: the dtype.
+        name: the name of the operation that returned it.
+        num_step_axes: the number of axes that the mask covers; 0 without a mask.
+        mask_source: the layer that created the mask, in words.
+
+    Attributes:
+        node: the `Node` of the call that returned it.
+        position: its number among the results of this call.
     """
-
-    recorder: Callable[..., Any]  # what turns a torch function into a node; node.py puts it here
-    wrapped: Callable[
-        ..., Any
-    ]  # what makes of a torch module's call that of a layer; layers/core/torch_module_wrapper.py puts it here
-    __array_ufunc__ = None
 
     def __init__(
         self, shape: Shape, dtype: torch.dtype, name: str = "", num_step_axes: int = 0, mask_source: str = ""
     ) -> None:
-        self.shape = tuple(shape)
+        self.shape: Shape = tuple(shape)
         self.dtype = dtype
         self.name = name
         self.num_step_axes = num_step_axes
         self.mask_source = mask_source
-        self.node: Any = None
+        self.node: Any = None  # a Node, which is defined in terms of symbols
         self.position = 0
 
     @property
@@ -63,32 +67,28 @@ class SymbolicTensor(TensorLike):
 
     @property
     def masked(self) -> bool:
-        """Whether a mask comes with it."""
+        """Whether it has a mask."""
         return self.num_step_axes > 0
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return cls.recorder(func, args, kwargs or {})
-
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or the size of one axis, which must be known."""
+    def size(self, dim: int | None = None) -> Sequence[int | None] | int | None:
+        """Return the shape, or the size of the axis `dim`, which must not be open."""
         if dim is not None and self.shape[dim] is None:
-            raise ArgumentError(f"Axis {dim} of {self!r} has no size yet. {_ON_DATA}")
+            raise ArgumentError(f"Axis {dim} of {self!r} has no size yet. {_USE_DATA}")
         return super().size(dim)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         try:
             return super().__getattr__(name)
         except AttributeError as missing:
-            raise AttributeError(f"{missing} {_ON_DATA}") from None
+            raise AttributeError(f"{missing} {_USE_DATA}") from None
 
-    def __bool__(self) -> bool:
-        raise TypeError("A symbolic tensor has no value yet. Branch on data inside the `call` of a layer.")
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"A symbolic tensor has no value yet. {_USE_DATA}")
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> NoReturn:
         raise TypeError("A symbolic tensor has no rows yet, so it cannot be iterated over.")
 
-    def __len__(self) -> int:
+    def __len__(self) -> NoReturn:
         raise TypeError("A symbolic tensor has no length yet; its shape is in `.shape`.")
 
     def __repr__(self) -> str:
@@ -96,20 +96,39 @@ class SymbolicTensor(TensorLike):
         return f"<Symbolic {self.name!r} shape={self.shape} {str(self.dtype).removeprefix('torch.')}{mask}>"
 
 
-def is_symbolic(x: Any) -> bool:
-    """Whether this is a tensor yet to come."""
+def is_symbolic(x: object) -> TypeGuard[SymbolicTensor]:
+    """Return whether `x` is a symbolic tensor."""
     return isinstance(x, SymbolicTensor)
 
 
+# ------------------------------------------------------------------------------------------------ shape inference
+
+
 def in_shape_inference() -> bool:
-    """Whether the present call only finds out shapes: no state may change, nothing random may be drawn."""
-    return _probing.get()
+    """Return whether the current call runs on probes. Then no state may change and no random number may be drawn."""
+    return _in_shape_inference.get()
+
+
+@contextmanager
+def shape_inference_mode() -> Iterator[None]:
+    """Mark the calls in this context as calls on probes."""
+    token = _in_shape_inference.set(True)
+    try:
+        yield
+    finally:
+        _in_shape_inference.reset(token)
 
 
 def probe(symbol: SymbolicTensor, sizes: tuple[int, int], device: torch.device | None = None) -> Tensor | Packed:
-    """Zeros in the shape of the symbol, open axes filled in; if masked, with holes, padding and an empty row."""
-    batch, other = sizes
-    shape = [(batch if axis == 0 else other) if size is None else size for axis, size in enumerate(symbol.shape)]
+    """Return zeros in the shape of a symbol.
+
+    Args:
+        symbol: a symbol. If it has a mask, the probe has a gap, padding and an empty sequence.
+        sizes: the size of an open batch axis, and the size of all other open axes.
+        device: the device of the zeros.
+    """
+    batch, open_size = sizes
+    shape = [(batch if axis == 0 else open_size) if size is None else size for axis, size in enumerate(symbol.shape)]
     values = torch.zeros(shape, dtype=symbol.dtype, device=device)
     if not symbol.masked:
         return values
@@ -117,66 +136,70 @@ def probe(symbol: SymbolicTensor, sizes: tuple[int, int], device: torch.device |
     mask[0, ..., :3] = True
     mask[0, ..., 1:2] = mask.shape[-1] < 3
     index = Index.from_mask(mask, symbol.mask_source)
-    fill = values.new_zeros((index.num_gaps, *shape[symbol.num_step_axes :]))
-    return Packed(gather_real_steps(values, index), index, fill)
+    gap_values = values.new_zeros((index.num_gaps, *shape[symbol.num_step_axes :]))
+    return Packed(gather_real_steps(values, index), index, gap_values)
 
 
-def infer(fn: Callable[..., Any], args: Any, kwargs: Any, device: torch.device | None = None) -> Any:
-    """What `fn` gives for these arguments, symbols among them, as a nest of new symbols; probed on `device`."""
+def infer(function: Callable[..., Any], args: Any, kwargs: Any, device: torch.device | None = None) -> Any:
+    """Return what a call on symbols gives, as a tree of new symbols.
+
+    Args:
+        function: the function; it is called twice, on probes.
+        args: its positional arguments, symbols among them.
+        kwargs: its named arguments.
+        device: the device of the probes.
+
+    Raises:
+        PadlessError: if the structure of the result, or a number in it, depends on the size of the batch or of time.
+    """
     symbols = [x for x in leaves((args, kwargs)) if is_symbolic(x)]
-    results = []
     with torch.no_grad(), shape_inference_mode():
-        for sizes in _SIZES:
-            made = _probes(symbols, sizes, device)
-            inner_args, inner_kwargs = map_leaves(lambda x, made=made: made.get(id(x), x), (args, kwargs))
-            results.append(fn(*inner_args, **inner_kwargs))
+        results = [_call_on_probes(function, args, kwargs, symbols, sizes, device) for sizes in _PROBE_SIZES]
     small, large = (pytree.tree_structure(map_leaves(lambda _: None, result)) for result in results)
     if small != large:
         raise PadlessError(
             f"A call gave {small.num_leaves} results for one size of batch or time and {large.num_leaves} "
             f"for another: how many there are must not depend on the data."
         )
-    return pytree.tree_map(_symbol, *results, is_leaf=lambda x: isinstance(x, Packed))
+    return pytree.tree_map(_symbol_of_results, *results, is_leaf=lambda x: isinstance(x, Packed))
 
 
-def device_of_weights(*modules: Any) -> torch.device | None:
-    """Where the weights of these modules are, if any exist: probes must be there too."""
-    inside = (m for module in modules if isinstance(module, nn.Module) for m in module.modules())
-    return next((w.device for m in inside for w in dict.values(m._parameters) if w is not None), None)
+def device_of_weights(*modules: object) -> torch.device | None:
+    """Return the device of the first weight that exists in these modules, for probes; None if there is none."""
+    inner_modules = (inner for module in modules if isinstance(module, nn.Module) for inner in module.modules())
+    return next((w.device for m in inner_modules for w in dict.values(m._parameters) if w is not None), None)
 
 
-def _probes(symbols: list[SymbolicTensor], sizes: tuple[int, int], device: torch.device | None) -> dict[int, Any]:
-    """A probe for each symbol; masks of the same grid are one index, as of two embeddings of the same ids."""
-    made: dict[int, Any] = {}
-    seen: dict[tuple[int, ...], Index] = {}
+def _call_on_probes(
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    symbols: list[SymbolicTensor],
+    sizes: tuple[int, int],
+    device: torch.device | None,
+) -> Any:
+    """Call a function with each symbol replaced by a probe. Masks of the same grid are the same index."""
+    probes: dict[int, Tensor | Packed] = {}
+    indexes: dict[tuple[int, ...], Index] = {}
     for symbol in symbols:
         value = probe(symbol, sizes, device)
         if isinstance(value, Packed):
-            value.index = seen.setdefault(value.index.grid, value.index)
-        made[id(symbol)] = value
-    return made
+            value.index = indexes.setdefault(value.index.grid, value.index)
+        probes[id(symbol)] = value
+    args, kwargs = map_leaves(lambda x: probes.get(id(x), x), (args, kwargs))
+    return function(*args, **kwargs)
 
 
-@contextmanager
-def shape_inference_mode() -> Iterator[None]:
-    """While this lasts, calls only find out shapes: no state changes, nothing trains."""
-    token = _probing.set(True)
-    try:
-        yield
-    finally:
-        _probing.reset(token)
-
-
-def _symbol(small: Any, large: Any) -> Any:
-    """The symbol that stands for what two probes of different size gave."""
+def _symbol_of_results(small: object, large: Any) -> Any:
+    """Return the symbol for the results on two probes; what is not a tensor is returned as it is."""
     if is_symbolic(small):
-        raise ArgumentError(f"A call works with {small!r}, which it was not given. Make it an argument of the call.")
+        raise ArgumentError(f"A call uses {small!r}, which it was not given. Make it an argument of the call.")
+    if isinstance(small, bool | int | float) and small != large:
+        raise PadlessError(
+            f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "
+            f"a symbol has no such size yet. Compute with it in the `call` of a layer."
+        )
     if not isinstance(small, Tensor | Packed):
-        if isinstance(small, bool | int | float) and small != large:
-            raise PadlessError(
-                f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "
-                f"a symbol has no such size yet. Compute with it inside the `call` of a layer."
-            )
         return small
     if small.ndim != large.ndim:
         raise PadlessError(

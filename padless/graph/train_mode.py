@@ -1,4 +1,4 @@
-"""The mode in which modules run: in training or in inference, and afterwards as they were."""
+"""Set the mode of torch modules, training or inference, for the time of a call."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import nn
 
 @contextmanager
 def training_mode(training: bool, *modules: nn.Module) -> Iterator[None]:
-    """While this lasts, these modules and all inside them train or infer, as far as their own `train()` lets them."""
-    before = [(inner, inner.training) for module in modules for inner in module.modules()]
+    """Set the mode of modules and their children in this context, and restore it afterwards.
+
+    The mode is set by `module.train()`, so a module that overrides `train`, such as a frozen one, decides itself.
+    """
+    modes_before = [(inner, inner.training) for module in modules for inner in module.modules()]
     for module in modules:
         module.train(training)
     try:
         yield
     finally:
-        for inner, own in before:
-            inner.training = own
+        for inner, mode in modes_before:
+            inner.training = mode

@@ -76,8 +76,8 @@ class Model(Trainer, Layer):
             raise ArgumentError(f"Layers of a model need different names; {twice} occur more than once.")
         if any(isinstance(leaf, nn.Parameter) for node in function.nodes for leaf in leaves((node.args, node.kwargs))):
             raise ArgumentError(
-                "A torch function was called on a symbol and a parameter, which would be no part of the "
-                "model. Call the module or layer that holds the parameter."
+                "A layer was called on a symbol and a parameter, which the model would neither train nor save. "
+                "Call the module or layer that holds the parameter."
             )
         self._function = function
         self._stack = nn.ModuleList(

@@ -1,245 +1,442 @@
-"""What a torch function does to the axes of a grid, rule by rule: on features it may work, batch and time it leaves alone.
+"""The rules by which torch functions act on a `Packed`, one for each kind of function, in the table `RULES`.
 
-A rule takes the arguments as they were given, in the grid's axes, and returns them in those of the values; or it
-refuses. Slices are the one way to cut batch and time.
+The caller of a function counts axes on the grid: 0 is the batch, 1 is time, -1 is the last feature axis. The values
+`(N, ...)` have one axis for both batch and time. A rule gets the arguments of the call, moves feature axes to the axes
+of the values, and gathers plain operands at the real steps. It raises `NotElementwise` where the function would combine
+different steps. A function without a rule is refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from padless.errors import ShapeError
-from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, current_call, operand_gap_values
+from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, align, current_call, operand_gap_values
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.ragged.tree import leaves, map_leaves
 
-AxisRule = Callable[[Packed, list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
+_REQUIRED = object()
 
 
-def pointwise(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Each number alone; plain operands are gathered at the steps."""
-    if not any(isinstance(x, Packed) for x in (*args, *kwargs.values())):
-        raise NotElementwise
-
-    def meet(x: Any) -> Any:
-        if isinstance(x, np.ndarray):
-            x = torch.tensor(x)
-        return align(packed, x) if isinstance(x, Tensor) else x
-
-    args, kwargs = map_leaves(meet, (args, kwargs))
-    return args, kwargs
+class MissingArgument(Exception):
+    """Raised by a rule if an argument that the function requires is missing."""
 
 
-def _feature(packed: Packed, axis: Any, extra: int = 0) -> int:
-    """An axis of the grid as an axis of the values; refused if it is batch or time."""
-    size = packed.ndim + extra
-    if not isinstance(axis, int) or not -size <= axis < size:
+@dataclass
+class Arguments:
+    """The arguments of a call of a torch function."""
+
+    positional: list[Any]
+    named: dict[str, Any]
+
+    @property
+    def data(self) -> Any:
+        """The first positional argument."""
+        return self.get(0, "input")
+
+    def get(self, position: int, name: str, default: object = _REQUIRED) -> Any:
+        """Return the argument at a position or, if it is not there, the one of that name."""
+        if len(self.positional) > position:
+            return self.positional[position]
+        if name not in self.named and default is _REQUIRED:
+            raise MissingArgument(name)
+        return self.named.get(name, default)
+
+    def get_sizes(self, position: int, *names: str) -> list[Any]:
+        """Return integers that are given as a list, one after another, or by one of the names."""
+        sizes = self.positional[position:]
+        if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
+            sizes = sizes[0]
+        for name in names:
+            sizes = sizes or self.named.get(name)
+        if not sizes:
+            raise MissingArgument(names[0])
+        return [sizes] if isinstance(sizes, int) else list(sizes)
+
+    def replace(self, position: int, name: str, value: object) -> None:
+        """Replace the argument at a position or, if it is not there, set the one of that name."""
+        if len(self.positional) > position:
+            self.positional[position] = value
+        else:
+            self.named[name] = value
+
+    def take_positional(self, *names: str) -> list[Any]:
+        """Return the positional arguments with those of these names appended, and remove them from the named ones."""
+        return [*self.positional, *(self.named.pop(name) for name in names if name in self.named)]
+
+
+AxisRule: TypeAlias = Callable[[Packed, Arguments], Arguments]
+"""A rule `(packed, arguments)` that returns the arguments for a call on the values."""
+
+RULES: dict[str, AxisRule] = {}
+
+
+def rule_for(*names: str) -> Callable[[AxisRule], AxisRule]:
+    """Register the decorated rule for torch functions of these names."""
+
+    def register(rule: AxisRule) -> AxisRule:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+@cache
+def find_rule(name: str) -> AxisRule | None:
+    """Return the rule for a torch function.
+
+    An operator has the rule of the function: `__add__` and `__radd__` that of `add`. Functions that torch tags as
+    pointwise have the rule `pointwise`.
+    """
+    if name in RULES:
+        return RULES[name]
+    function_name = name.strip("_")
+    for candidate in (function_name, function_name.removeprefix("r")):
+        if candidate in RULES:
+            return RULES[candidate]
+        if _is_tagged_pointwise(candidate):
+            return pointwise
+    return None
+
+
+def _is_tagged_pointwise(name: str) -> bool:
+    """Return whether torch tags an operator of this name as pointwise."""
+    operator = getattr(torch.ops.aten, name, None)
+    if operator is None:
+        return False
+    return any(torch.Tag.pointwise in getattr(operator, overload).tags for overload in operator.overloads())
+
+
+# ------------------------------------------------------------------------------------------------ axes and operands
+
+
+def _feature_axis(packed: Packed, axis: object, num_new_axes: int = 0) -> int:
+    """Return the axis of the values for a feature axis of the grid; refuse batch and time."""
+    ndim = packed.ndim + num_new_axes
+    if not isinstance(axis, int) or not -ndim <= axis < ndim:
         raise ShapeError(f"Axis {axis!r} does not exist in a grid of shape {tuple(packed.shape)}.")
-    axis = axis % size
+    axis = axis % ndim
     if axis < packed.num_step_axes:
         raise NotElementwise(f"Axis {axis} of the grid is {'time' if axis == packed.num_step_axes - 1 else 'the batch'}.")
     return axis - packed.num_step_axes + 1
 
 
-def _features(packed: Packed, axes: Any) -> Any:
+def _feature_axes(packed: Packed, axes: int | Sequence[int] | None) -> int | list[int]:
+    """Return one or several feature axes as axes of the values. None and an empty list mean all axes: refuse them."""
     if axes is None or isinstance(axes, list | tuple) and not axes:
-        raise NotElementwise("Without `dim` it runs over batch and time too.")
-    return [_feature(packed, a) for a in axes] if isinstance(axes, list | tuple) else _feature(packed, axes)
+        raise NotElementwise("Without `dim` it reduces over batch and time, too.")
+    return [_feature_axis(packed, a) for a in axes] if isinstance(axes, list | tuple) else _feature_axis(packed, axes)
 
 
-def along(position: int, default: Any = None, key: str = "dim", extra: int = 0, pairs: bool = False) -> AxisRule:
-    """A function that works along the axis or axes given at `position` or as `dim`; `pairs`: or on two operands."""
-
-    def rule(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        if isinstance(args[0], list | tuple):
-            args[0] = [_whole(packed, x) for x in args[0]]
-        elif not isinstance(args[0], Packed):
+def _gather_grid(packed: Packed, operand: object) -> Aligned:
+    """Gather a plain operand that has the batch, time and number of axes of the grid, such as another tensor of `cat`."""
+    if isinstance(operand, Packed):
+        return operand
+    shape = tuple(operand.shape) if isinstance(operand, Tensor) else ()
+    if not isinstance(operand, Tensor) or len(shape) != packed.ndim or shape[: packed.num_step_axes] != packed.index.grid:
+        if current_call().may_use_grid:
             raise NotElementwise
-        elif pairs and (len(args) == 2 and isinstance(args[1], Packed | Tensor | np.ndarray) or "other" in kwargs):
-            return pointwise(packed, args, kwargs)
-        axes = args[position] if len(args) > position else kwargs.get(key, kwargs.get("axis", default))
-        if "axis" in kwargs:
-            kwargs.pop("axis")
-        mapped = _feature(packed, axes, extra) if extra else _features(packed, axes)
-        if len(args) > position:
-            args[position] = mapped
+        raise ShapeError(
+            f"Shapes {shape} and {tuple(packed.shape)} cannot be joined: batch, time and the number of axes must be equal."
+        )
+    return AlignedOperand(gather_real_steps(operand, packed.index), operand_gap_values(packed, operand))
+
+
+def _as_tensor(x: object) -> Any:
+    """Return a NumPy array as a tensor, anything else as it is."""
+    return torch.tensor(x) if isinstance(x, np.ndarray) else x
+
+
+# ------------------------------------------------------------------------------------------------ pointwise functions
+
+_NOT_TAGGED = (
+    "softsign tanhshrink hardswish logsigmoid log_sigmoid hardshrink softshrink normal_like zeros_like ones_like "
+    "rand_like randn_like randint_like full_like empty_like float double half bfloat16 int long short byte char bool "
+    "cpu cuda detach clone contiguous bernoulli nan_to_num dropout alpha_dropout "
+    "and or xor rand ror rxor invert floordiv mod truediv "
+    "absolute arccos arccosh arcsin arcsinh arctan arctan2 arctanh divide fix floor_divide greater greater_equal less "
+    "less_equal multiply negative not_equal subtract isclose isreal real imag conj complex polar"
+).split()  # pointwise functions that torch does not tag
+
+
+@rule_for(*_NOT_TAGGED)
+def pointwise(packed: Packed, arguments: Arguments) -> Arguments:
+    """Align plain operands, for a function that treats each number alone."""
+    if not any(isinstance(x, Packed) for x in (*arguments.positional, *arguments.named.values())):
+        raise NotElementwise
+
+    def align_leaf(x: object) -> Any:
+        x = _as_tensor(x)
+        return align(packed, x) if isinstance(x, Tensor) else x
+
+    return Arguments(map_leaves(align_leaf, arguments.positional), map_leaves(align_leaf, arguments.named))
+
+
+@rule_for("where")
+def where(packed: Packed, arguments: Arguments) -> Arguments:
+    """Accept `where` with three arguments; with one it returns positions on the grid."""
+    if len(arguments.positional) + len(arguments.named) < 3:
+        raise NotElementwise("It returns positions on the grid.")
+    return pointwise(packed, arguments)
+
+
+@rule_for(
+    *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
+    *("cross_entropy", "nll_loss", "kl_div", "soft_margin_loss"),
+)
+def refuse_loss(packed: Packed, arguments: Arguments) -> Arguments:
+    """Refuse a loss of torch, though torch tags some of them as pointwise."""
+    raise NotElementwise(
+        "A torch loss would average over the grid: use a padless loss, or give it `.values` of both sides, "
+        "`padless.pack(y, like=out).values` for the targets."
+    )
+
+
+@rule_for("equal", "rmatmul")
+def refuse(packed: Packed, arguments: Arguments) -> Arguments:
+    """Refuse a function that would else be found by the name of another."""
+    raise NotElementwise
+
+
+# ------------------------------------------------------------------------------------------------ along feature axes
+
+
+def _rule_along_axes(position: int, default: int | None = None, num_new_axes: int = 0) -> AxisRule:
+    """Return the rule of functions that act along one or more feature axes.
+
+    Args:
+        position: the position of the argument `dim`.
+        default: the value of `dim` where the caller does not give it.
+        num_new_axes: the number of axes that the result has in addition.
+    """
+
+    def rule(packed: Packed, arguments: Arguments) -> Arguments:
+        data = arguments.data
+        if isinstance(data, list | tuple):
+            arguments.positional[0] = [_gather_grid(packed, x) for x in data]
+        elif not isinstance(data, Packed):
+            raise NotElementwise
+        axes = arguments.get(position, "dim", arguments.named.pop("axis", default))
+        if num_new_axes:
+            arguments.replace(position, "dim", _feature_axis(packed, axes, num_new_axes))
         else:
-            kwargs[key] = mapped
-        return args, kwargs
+            arguments.replace(position, "dim", _feature_axes(packed, axes))
+        return arguments
 
     return rule
 
 
-def _whole(packed: Packed, x: Any) -> Any:
-    """A plain operand of `cat` or `stack`: it must have the grid's batch and time."""
-    if isinstance(x, Packed):
-        return x
-    if not isinstance(x, Tensor) or x.ndim != packed.ndim or tuple(x.shape[: packed.num_step_axes]) != packed.index.grid:
-        if current_call().may_use_grid:
-            raise NotElementwise
-        raise ShapeError(
-            f"Shapes {tuple(getattr(x, 'shape', ()))} and {tuple(packed.shape)} cannot be joined: batch, "
-            f"time and the number of axes must be the same."
-        )
-    return AlignedOperand(gather_real_steps(x, packed.index), operand_gap_values(packed, x))
+_along_axes = _rule_along_axes(1)
+rule_for(
+    *("sum", "mean", "amax", "amin", "prod", "logsumexp", "all", "any", "argmax", "argmin", "std", "var"),
+    *("count_nonzero", "nansum", "nanmean", "median"),
+    *("squeeze", "cumsum", "cumprod", "softmax", "log_softmax", "softmin", "unbind", "unflatten"),
+)(_along_axes)
+rule_for("norm", "chunk", "split", "tensor_split")(_rule_along_axes(2))
+rule_for("cat", "concat", "concatenate")(_rule_along_axes(1, default=0))
+rule_for("stack")(_rule_along_axes(1, default=0, num_new_axes=1))
+rule_for("unsqueeze")(_rule_along_axes(1, num_new_axes=1))
+rule_for("normalize")(_rule_along_axes(2, default=1))
+rule_for("glu", "sort", "argsort")(_rule_along_axes(1, default=-1))
+rule_for("topk")(_rule_along_axes(2, default=-1))
 
 
-def gathered(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`gather` along a feature axis."""
-    args = [*args, *(kwargs.pop(key) for key in ("dim", "index") if key in kwargs)]
-    if not isinstance(args[0], Packed):
+@rule_for("max", "min")
+def max_or_min(packed: Packed, arguments: Arguments) -> Arguments:
+    """Handle `max(x, dim)` along a feature axis, and the pointwise `max(x, other)`."""
+    other = arguments.get(1, "other", None)
+    is_pair = isinstance(other, Packed | Tensor | np.ndarray) or "other" in arguments.named
+    return (pointwise if isinstance(arguments.data, Packed) and is_pair else _along_axes)(packed, arguments)
+
+
+@rule_for("flip")
+def flip(packed: Packed, arguments: Arguments) -> Arguments:
+    """Reverse feature axes."""
+    return Arguments([arguments.data, _feature_axes(packed, arguments.get_sizes(1, "dims"))], {})
+
+
+@rule_for("cosine_similarity")
+def cosine_similarity(packed: Packed, arguments: Arguments) -> Arguments:
+    """Align two operands that are compared along a feature axis."""
+    first, second, *options = arguments.take_positional("x2", "dim")
+    pair = pointwise(packed, Arguments([first, second], {})).positional
+    axis, *options = options or [1]
+    return Arguments([*pair, _feature_axis(packed, axis), *options], arguments.named)
+
+
+@rule_for("gather")
+def gather(packed: Packed, arguments: Arguments) -> Arguments:
+    """Gather along a feature axis, with ids that have the batch and time of the grid."""
+    positional = arguments.take_positional("dim", "index")
+    if len(positional) != 3:
+        raise MissingArgument("index")
+    data, axis, ids = positional
+    if not isinstance(data, Packed):
         raise NotElementwise
-    return [args[0], _feature(packed, args[1]), _whole(packed, args[2])], kwargs
+    return Arguments([data, _feature_axis(packed, axis), _gather_grid(packed, ids)], arguments.named)
 
 
-def cosine(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`cosine_similarity` along a feature axis."""
-    args = [*args, *(kwargs.pop(key) for key in ("x2", "dim") if key in kwargs)]
-    pair, _ = pointwise(packed, args[:2], {})
-    return [*pair, _feature(packed, args[2] if len(args) > 2 else 1), *args[3:]], kwargs
+# ------------------------------------------------------------------------------------------------ data and weights
 
 
-def flip(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`flip` of feature axes."""
-    axes = kwargs["dims"] if "dims" in kwargs else args[1] if isinstance(args[1], list | tuple) else args[1:]
-    return [args[0], _features(packed, axes)], {}
-
-
-def first_only(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """The first argument is the data; what follows are weights or settings."""
-    if args and not isinstance(args[0], Packed):
+@rule_for("embedding", "to", "type_as")
+def data_and_weights(packed: Packed, arguments: Arguments) -> Arguments:
+    """Accept a `Packed` as the first argument only; the others are weights or options."""
+    if arguments.positional and not isinstance(arguments.data, Packed):
         raise NotElementwise
-    if any(isinstance(leaf, Packed) for leaf in leaves((args[1:], kwargs)) if leaf is not packed):
+    others = leaves((arguments.positional[1:], arguments.named))
+    if any(isinstance(leaf, Packed) and leaf is not packed for leaf in others):
         raise NotElementwise
-    return args, kwargs
+    return arguments
 
 
-def matmul(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A product with a matrix from the right."""
-    left, right = args[0], args[1] if len(args) > 1 else kwargs["other"]
-    if not isinstance(left, Packed) or isinstance(right, Packed) or right.ndim > 2 or left.ndim <= left.num_step_axes:
-        raise NotElementwise("Only a product with a matrix from the right works on each step alone.")
-    return [left, torch.tensor(right) if isinstance(right, np.ndarray) else right], {}
+@rule_for("linear")
+def linear(packed: Packed, arguments: Arguments) -> Arguments:
+    """Multiply the last feature axis by a matrix."""
+    _feature_axis(packed, -1)
+    return data_and_weights(packed, arguments)
 
 
-def linear(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`linear` of the last feature axis."""
-    _feature(packed, -1)
-    return first_only(packed, args, kwargs)
+@rule_for("matmul")
+def matmul(packed: Packed, arguments: Arguments) -> Arguments:
+    """Multiply by a matrix or a vector from the right."""
+    left, right = arguments.data, _as_tensor(arguments.get(1, "other"))
+    is_packed_times_plain = isinstance(left, Packed) and not isinstance(right, Packed)
+    if is_packed_times_plain and not isinstance(right, Tensor):
+        raise MissingArgument("other")
+    if not is_packed_times_plain or right.ndim > 2 or left.ndim <= left.num_step_axes:
+        raise NotElementwise("Only a product with a matrix from the right treats each step alone.")
+    return Arguments([left, right], {})
 
 
-def one_hot(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`one_hot` with the number of classes given."""
-    if (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1:
-        raise NotElementwise("Without `num_classes` it looks for the largest of all steps.")
-    return first_only(packed, args, kwargs)
+@rule_for("one_hot")
+def one_hot(packed: Packed, arguments: Arguments) -> Arguments:
+    """Accept `one_hot` if `num_classes` is given."""
+    if arguments.get(1, "num_classes", -1) == -1:
+        raise NotElementwise("Without `num_classes` it looks for the largest class of all steps.")
+    return data_and_weights(packed, arguments)
 
 
-def prelu(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`prelu` with a single weight."""
-    if (args[1] if len(args) > 1 else kwargs["weight"]).numel() != 1:
-        raise NotElementwise("Its weights are one for each place on axis 1, which is time.")
-    return first_only(packed, args, kwargs)
+@rule_for("prelu")
+def prelu(packed: Packed, arguments: Arguments) -> Arguments:
+    """Accept `prelu` with a single weight."""
+    weight = arguments.get(1, "weight")
+    if isinstance(weight, Tensor) and weight.numel() != 1:
+        raise NotElementwise("It has one weight for each position of axis 1, which is time.")
+    return data_and_weights(packed, arguments)
 
 
-def refuse(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """What no step can do alone."""
-    raise NotElementwise
+@rule_for("layer_norm", "rms_norm")
+def layer_norm(packed: Packed, arguments: Arguments) -> Arguments:
+    """Accept a normalization over feature axes."""
+    shape = arguments.get(1, "normalized_shape")
+    num_axes = 1 if isinstance(shape, int) else len(shape)
+    if num_axes > packed.ndim - packed.num_step_axes:
+        raise NotElementwise("Its `normalized_shape` includes time.")
+    return data_and_weights(packed, arguments)
 
 
-def where(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`where` with three arguments, each number alone."""
-    if len(args) + len(kwargs) < 3:
-        raise NotElementwise("Places of true values are places on the grid.")
-    return pointwise(packed, args, kwargs)
+# ------------------------------------------------------------------------------------------------ shapes of features
 
 
-def layer_norm(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A normalization whose shape stays within the features."""
-    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
-    if len([shape] if isinstance(shape, int) else shape) > packed.ndim - packed.num_step_axes:
-        raise NotElementwise("Its `normalized_shape` reaches into time.")
-    return first_only(packed, args, kwargs)
+class FeatureShape(list[int]):
+    """The feature axes of a new shape. The call puts the number of rows in front of them."""
 
 
-def reshape(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A new shape of the features behind the same steps."""
-    given = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
-    shape = list(given or kwargs.get("shape") or kwargs["size"])
-    if -1 in shape[: packed.num_step_axes]:
-        shape[shape.index(-1)] = packed.shape.numel() // max(int(-np.prod(shape)), 1)
-    if tuple(shape[: packed.num_step_axes]) != packed.index.grid:
-        raise NotElementwise(f"Only shapes that begin with {packed.index.grid} leave the steps as they are.")
-    rest = shape[packed.num_step_axes :]
-    features = math.prod(packed.values.shape[1:])
-    if -1 in rest:  # with no step at all torch could not tell what -1 stands for
-        rest[rest.index(-1)] = features // max(-math.prod(rest), 1)
-    if math.prod(rest) != features:
+@rule_for("reshape", "view")
+def reshape(packed: Packed, arguments: Arguments) -> Arguments:
+    """Reshape the features of each step."""
+    shape = arguments.get_sizes(1, "shape", "size")
+    if not all(isinstance(size, int) for size in shape):
+        raise NotElementwise(f"Only shapes that begin with {packed.index.grid} keep the steps.")
+    step_shape = shape[: packed.num_step_axes]
+    if -1 in step_shape:
+        step_shape[step_shape.index(-1)] = packed.shape.numel() // max(-math.prod(shape), 1)
+    if tuple(step_shape) != packed.index.grid:
+        raise NotElementwise(f"Only shapes that begin with {packed.index.grid} keep the steps.")
+    feature_shape = shape[packed.num_step_axes :]
+    num_features = math.prod(packed.values.shape[1:])
+    if -1 in feature_shape:  # without real steps torch cannot infer it
+        feature_shape[feature_shape.index(-1)] = num_features // max(-math.prod(feature_shape), 1)
+    if math.prod(feature_shape) != num_features:
         raise ShapeError(
             f"A grid of shape {tuple(packed.shape)} cannot be given the shape {tuple(shape)}: each step has "
-            f"{features} numbers."
+            f"{num_features} numbers."
         )
-    return [args[0], Sized(rest)], {}
+    return Arguments([arguments.data, FeatureShape(feature_shape)], {})
 
 
-class Sized(list[Any]):
-    """A feature shape, to be led by the number of rows of whatever it is applied to."""
+@rule_for("flatten")
+def flatten(packed: Packed, arguments: Arguments) -> Arguments:
+    """Flatten feature axes."""
+    start, end = arguments.get(1, "start_dim", 0), arguments.get(2, "end_dim", -1)
+    return Arguments([arguments.data, _feature_axis(packed, start), _feature_axis(packed, end)], {})
 
 
-def flatten(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """`flatten` of feature axes."""
-    start = args[1] if len(args) > 1 else kwargs.get("start_dim", 0)
-    end = args[2] if len(args) > 2 else kwargs.get("end_dim", -1)
-    return [args[0], _feature(packed, start), _feature(packed, end), *args[3:]], {}
+@rule_for("transpose", "swapaxes")
+def transpose(packed: Packed, arguments: Arguments) -> Arguments:
+    """Exchange two feature axes."""
+    axes = arguments.positional[1:] or list(arguments.named.values())
+    return Arguments([arguments.data, *(_feature_axis(packed, axis) for axis in axes)], {})
 
 
-def swap(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Two feature axes exchanged."""
-    axes = args[1:] or list(kwargs.values())
-    return [args[0], *(_feature(packed, a) for a in axes)], {}
-
-
-def permute(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Feature axes in another order."""
-    axes = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:] or kwargs["dims"]
+@rule_for("permute")
+def permute(packed: Packed, arguments: Arguments) -> Arguments:
+    """Permute feature axes."""
+    axes = arguments.get_sizes(1, "dims")
     if len(axes) != packed.ndim:
         raise ShapeError(f"permute of a grid of {packed.ndim} axes was given {len(axes)}: {tuple(axes)}.")
-    if [a % packed.ndim for a in axes[: packed.num_step_axes]] != list(range(packed.num_step_axes)):
+    if [axis % packed.ndim for axis in axes[: packed.num_step_axes]] != list(range(packed.num_step_axes)):
         raise NotElementwise("It moves batch or time.")
-    return [args[0], [0, *(_feature(packed, a) for a in axes[packed.num_step_axes :])]], {}
+    return Arguments([arguments.data, [0, *(_feature_axis(packed, axis) for axis in axes[packed.num_step_axes :])]], {})
 
 
-# ---------------------------------------------------------------------------------------------------- slices
+# ------------------------------------------------------------------------------------------------ slices
 
 
-def sliced(packed: Packed, key: Any) -> Packed:
-    """`h[..., a:b]` features, `h[i:j]` batch, `h[:, a:b]` time; anything that would take a step out is refused."""
-    keys = [torch.tensor(k) if isinstance(k, np.ndarray | list) else k for k in (key if isinstance(key, tuple) else [key])]
+def slice_grid(packed: Packed, key: object) -> Packed:
+    """Return `packed[key]`, with the axes of the grid.
+
+    `h[i:j]` slices the batch, `h[:, a:b]` the columns of the grid, `h[..., a:b]` features.
+
+    Raises:
+        NotElementwise: if the key selects single steps or rows.
+    """
+    keys = _keys_of_axes(packed, key)
+    step_keys, feature_keys = keys[: packed.num_step_axes], keys[packed.num_step_axes :]
+    if not all(isinstance(axis_key, slice) for axis_key in step_keys):
+        raise NotElementwise(
+            "It selects single steps or rows of the grid. For the last real step use LastStep()(x), for whole "
+            "sequences `x.sequences()`."
+        )
+    if any(axis_key != slice(None) for axis_key in step_keys):
+        cells = np.arange(len(packed.index.step_of_cell)).reshape(packed.index.grid)[tuple(step_keys)]
+        packed = packed.rearrange_cells(cells, every_cell=current_call().may_use_grid)
+    if all(isinstance(axis_key, slice) and axis_key == slice(None) for axis_key in feature_keys):
+        return packed
+    if sum(isinstance(axis_key, Tensor) for axis_key in feature_keys) > 1:
+        raise NotElementwise("Several index tensors at once may move the features before the steps.")
+    value_key = (slice(None), *feature_keys)
+    return packed.map_values(lambda rows: rows[value_key])
+
+
+def _keys_of_axes(packed: Packed, key: object) -> list[Any]:
+    """Return the key of each axis of the grid, with an ellipsis and missing keys replaced by full slices."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    keys = [torch.tensor(k) if isinstance(k, np.ndarray | list) else k for k in keys]
     if any(isinstance(k, Packed) for k in keys):
         raise NotElementwise("Boolean selection by a Packed takes steps out of their sequences.")
-    if sum(k is Ellipsis for k in keys) == 0:
+    if not any(k is Ellipsis for k in keys):
         keys.append(Ellipsis)
-    at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-    used = sum(k is not None for k in keys) - 1
-    keys[at : at + 1] = [slice(None)] * (packed.ndim - used)
-    leading, rest = keys[: packed.num_step_axes], keys[packed.num_step_axes :]
-    if not all(isinstance(k, slice) for k in leading):
-        raise NotElementwise(
-            "It takes single steps or rows out of the grid. The last real step is LastStep()(x); whole "
-            "sequences are `x.sequences()`."
-        )
-    if any(k != slice(None) for k in leading):
-        cells = np.arange(len(packed.index.step_of_cell)).reshape(packed.index.grid)[tuple(leading)]
-        packed = packed.rearrange_cells(cells, every_cell=current_call().may_use_grid)
-    if all(isinstance(k, slice) and k == slice(None) for k in rest):
-        return packed
-    if sum(isinstance(k, Tensor) for k in rest) > 1:
-        raise NotElementwise("Several index tensors at once may move the features before the steps.")
-    inner = (slice(None), *rest)
-    return packed.with_values(packed.values[inner], None if packed.gap_values is None else packed.gap_values[inner])
+    position = next(number for number, k in enumerate(keys) if k is Ellipsis)
+    num_keys = sum(k is not None for k in keys) - 1  # None adds an axis, the ellipsis is replaced
+    keys[position : position + 1] = [slice(None)] * (packed.ndim - num_keys)
+    return keys

@@ -1,46 +1,81 @@
-"""From the host to a device: nobody waits, and what the host still holds of it is not fetched back."""
+"""Copy tensors to a device without waiting, and remember what the host still has of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+class _HostCopy(NamedTuple):
+    """The tensor on the host from which a tensor on a device was copied."""
+
+    tensor: Tensor
+    host_version: int  # torch counts the writes to each tensor
+    device_version: int
+
+
+# The key is the tensor on the device: when it is deleted, its entry is, too. Single reads and writes of a dictionary
+# are safe in several threads, so there is no lock.
+_host_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def to_device(x: Tensor | NDArray[Any], device: torch.device | str) -> Tensor:
-    """The same numbers on a device; the host goes on at once.
+    """Copy a tensor or an array to a device; the host does not wait for the copy.
 
-    To CUDA they leave from pinned memory, since from any other the driver may wait.
+    A copy to CUDA uses pinned memory, because the driver may wait for a copy from other memory.
 
-    >>> to_device(np.arange(3), "cpu")
-    tensor([0, 1, 2])
+    Args:
+        x: the numbers. An array is shared on the CPU, not copied, if it is contiguous.
+        device: the device of the result.
+
+    Returns:
+        A tensor on `device`; `x` itself if it is a tensor on that device already.
+
+    Example:
+        >>> to_device(np.arange(3), "cpu")
+        tensor([0, 1, 2])
     """
     tensor = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
-    goal = torch.device(device)
-    if goal.type == "cpu" or tensor.device.type != "cpu":
-        return tensor.to(goal)
-    if goal.type == "cuda":
+    target = torch.device(device)
+    if target.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(target)
+    if target.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(goal, non_blocking=goal.type != "mps")  # MPS reads later what may be gone by then
+    return tensor.to(target, non_blocking=target.type != "mps")  # MPS may read after `tensor` is freed
+
+
+def to_host(x: Tensor) -> Tensor:
+    """Copy a tensor to the CPU, detached. The host waits if the tensor is on another device."""
+    return x.detach().cpu()
 
 
 def to_device_keep_host_copy(x: Tensor, device: torch.device | str) -> Tensor:
-    """The same, and `known` finds what the host has of it."""
-    sent = to_device(x, device)
-    if x.device.type == "cpu" and sent is not x and not (x.is_inference() or sent.is_inference()):
-        sent._known = (x, (x._version, sent._version))  # pyright: ignore[reportAttributeAccessIssue]
-    return sent
+    """Copy a tensor to a device as `to_device`, and keep `x`, so that `host_copy` of the result returns `x`."""
+    copied = to_device(x, device)
+    has_versions = not (x.is_inference() or copied.is_inference())
+    if x.device.type == "cpu" and copied is not x and has_versions:
+        _host_copies[copied] = _HostCopy(x, x._version, copied._version)
+    return copied
 
 
 def host_copy(x: Tensor) -> Tensor:
-    """The numbers of a tensor on the host, if they came from there and torch has written to neither since; else itself.
+    """Return the tensor on the host from which `x` was copied, without waiting for the device.
 
-    >>> x = torch.arange(3)
-    >>> host_copy(x) is x, host_copy(to_device_keep_host_copy(x, "cpu")) is x
-    (True, True)
+    Returns:
+        The tensor given to `to_device_keep_host_copy`. Or `x` itself, if there is none or if one of the two was
+        written to after the copy.
+
+    Example:
+        >>> x = torch.arange(3)
+        >>> host_copy(x) is x, host_copy(to_device_keep_host_copy(x, "cpu")) is x
+        (True, True)
     """
-    kept, versions = getattr(x, "_known", (x, None))
-    return kept if versions is None or versions == (kept._version, x._version) else x
+    copy: _HostCopy | None = _host_copies.get(x)
+    if copy is None or (copy.host_version, copy.device_version) != (copy.tensor._version, x._version):
+        return x
+    return copy.tensor

@@ -1,8 +1,8 @@
-"""Which steps of a padded grid are real, and where they came from.
+"""Describe which cells of a padded grid are real steps, and where each step is stored.
 
-An `Index` is built once per mask, on the host, and shared by reference by everything that runs on those steps. The real
-steps are numbered sequence after sequence in time order; all that a kernel asks for (time-major order, gaps, lengths)
-is derived on first use and kept, on the host as NumPy arrays and on each device as tensors.
+An `Index` is built once for each mask, on the host, and shared by everything that runs on these steps. The real steps
+are numbered sequence by sequence, in time order. What kernels need beyond that (time-major order, gaps, lengths) is
+computed on first use and cached: on the host as NumPy arrays, on each device as tensors.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from padless.ragged.device import to_device
 
-Ints = NDArray[np.int64]
-TensorName = Literal[
+Ints: TypeAlias = NDArray[np.int64]
+TensorName: TypeAlias = Literal[
     "flat",
     "rows",
     "positions",
@@ -38,30 +39,47 @@ TensorName = Literal[
 
 @dataclass(frozen=True)
 class TimeMajorOrder:
-    """Packed steps in time-major order, longest sequence first: what a scan walks through.
+    """The packed steps sorted by time, the longest sequence first, as torch's `PackedSequence` has them.
 
-    `sizes[t]` sequences are alive at step t and are the first ones of the sorted rows; `take` brings packed steps into
-    this order, `back` undoes it; `rows` are the sorted rows, `rank` their inverse. With `reverse` each sequence
-    starts at its own last step.
+    All tensors are of int64. B is the number of sequences, N the number of real steps, L the longest length.
+
+    Attributes:
+        to_time_major: `(N,)`, for each step of the time-major order its number among the packed steps.
+        to_packed: `(N,)`, the inverse of `to_time_major`.
+        rows: `(B,)`, the sequences, the longest first.
+        inverse_rows: `(B,)`, the inverse of `rows`.
+        batch_sizes: for each time below L the number of sequences that have this step. They are the first in `rows`.
+        batch_starts: for each time up to L the number of steps before it in time-major order.
     """
 
-    to_time_major: torch.Tensor
-    to_packed: torch.Tensor
-    rows: torch.Tensor
-    inverse_rows: torch.Tensor
+    to_time_major: Tensor
+    to_packed: Tensor
+    rows: Tensor
+    inverse_rows: Tensor
     batch_sizes: tuple[int, ...]
     batch_starts: tuple[int, ...]
 
 
 class Index:
-    """The real steps of a `(B, T)` grid; `outer` is the level above when the rows are themselves steps of a grid.
+    """The real steps of a grid `(B, T)`.
 
-    `mask` is boolean, `(B, T)`; with an `outer` of shape `(B, S)` the rows are the `B * S` inner sequences.
-    `born` says in words where the mask came from, for messages.
+    Args:
+        mask: the boolean grid `(B, T)`, True at the real steps.
+        outer: the level above, in documents of sentences of words. Its grid is `(B, S)`, and then the rows of this
+            index are the `B * S` inner sequences.
+        mask_source: the layer or argument that created the mask, in words. Error messages show it.
 
-    >>> index = Index(np.array([[1, 0, 1, 0]], dtype=bool))
-    >>> index.num_steps, index.rows.tolist(), index.positions.tolist(), index.offsets.tolist()
-    (2, [0, 0], [0, 2], [0, 2])
+    Attributes:
+        shape: rows and columns of the grid. With an outer level the rows are those of all inner sequences.
+        flat: `(N,)`, the cell of each real step in the flattened grid.
+        rows: `(N,)`, the row of each real step.
+        positions: `(N,)`, the column of each real step.
+        offsets: `(B + 1,)`. The steps of row `i` are those from `offsets[i]` to `offsets[i + 1]`.
+
+    Example:
+        >>> index = Index(np.array([[1, 0, 1, 0]], dtype=bool))
+        >>> index.num_steps, index.rows.tolist(), index.positions.tolist(), index.offsets.tolist()
+        (2, [0, 0], [0, 2], [0, 2])
     """
 
     def __init__(self, mask: NDArray[np.bool_], outer: Index | None = None, mask_source: str = "a mask") -> None:
@@ -74,16 +92,25 @@ class Index:
         self.positions: Ints = self.flat - self.rows * width
         self.offsets: Ints = np.zeros(self.shape[0] + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.rows, minlength=self.shape[0]), out=self.offsets[1:])
-        self._device: dict[tuple[str, torch.device], torch.Tensor] = {}
+        # Caches. Threads may share an index: single reads and writes of a dictionary are safe, loops over it are not.
+        self._tensors: dict[tuple[str, torch.device], Tensor] = {}
         self._orders: dict[tuple[bool, torch.device], TimeMajorOrder] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled: no caches."""
+        names = ("shape", "outer", "mask_source", "flat", "rows", "positions", "offsets")
+        return {**{name: self.__dict__[name] for name in names}, "_tensors": {}, "_orders": {}}
 
     @staticmethod
     def from_mask(mask: NDArray[np.bool_], mask_source: str = "a mask") -> Index:
-        """The index of a boolean grid; each axis beyond two adds an outer level ("some inner step is real").
+        """Return the index of a boolean grid of two or more axes; each axis beyond two is one more outer level.
 
-        >>> inner = Index.from_mask(np.array([[[1, 1], [0, 0]]], dtype=bool))
-        >>> inner.shape, inner.grid, inner.outer.offsets.tolist()
-        ((2, 2), (1, 2, 2), [0, 1])
+        A step of an outer level is real if one of its inner steps is.
+
+        Example:
+            >>> inner = Index.from_mask(np.array([[[1, 1], [0, 0]]], dtype=bool))
+            >>> inner.shape, inner.grid, inner.outer.offsets.tolist()
+            ((2, 2), (1, 2, 2), [0, 1])
         """
         if mask.ndim == 2:
             return Index(mask, mask_source=mask_source)
@@ -92,7 +119,13 @@ class Index:
 
     @staticmethod
     def from_lengths(lengths: Ints, width: int | None = None, mask_source: str = "lengths") -> Index:
-        """Right-padded sequences of these lengths on a grid `width` wide (the longest, unless given)."""
+        """Return the index of right-padded sequences.
+
+        Args:
+            lengths: `(B,)`, the number of steps of each sequence.
+            width: the number of columns of the grid; by default the longest length.
+            mask_source: where the lengths come from, in words.
+        """
         width = int(lengths.max(initial=0)) if width is None else width
         return Index(np.arange(width) < np.asarray(lengths)[:, None], mask_source=mask_source)
 
@@ -101,73 +134,74 @@ class Index:
     def dense(batch: int, steps: int) -> Index:
         """Return the index of a grid `(batch, steps)` without padding; the last 16 are cached.
 
-        >>> Index.dense(2, 3) is Index.dense(2, 3), Index.dense(2, 3).full
-        (True, True)
+        Example:
+            >>> Index.dense(2, 3) is Index.dense(2, 3), Index.dense(2, 3).full
+            (True, True)
         """
         return Index(np.ones((batch, steps), dtype=bool), mask_source="no mask")
 
     @property
     def num_steps(self) -> int:
-        """N, the number of real steps."""
+        """The number of real steps N."""
         return len(self.flat)
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """The leading axes of the padded array: `(B, T)`, or `(B, S, W)` under an outer level."""
+        """The leading axes of the padded array: `(B, T)`, or `(B, S, W)` with an outer level."""
         return self.shape if self.outer is None else (*self.outer.grid, self.shape[1])
 
     @cached_property
     def lengths(self) -> Ints:
-        """How many real steps each row has."""
+        """The number of real steps of each row, `(B,)`."""
         return np.diff(self.offsets)
 
     @cached_property
     def nonempty_offsets(self) -> NDArray[np.int32]:
-        """The offsets once more, of the rows that have a step, in the integers that kernels for attention want."""
+        """The offsets of the rows that have a step, as int32: the form of torch's variable-length attention."""
         return np.unique(self.offsets).astype(np.int32)
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """The boolean grid, with the shape of `grid`."""
+        """The boolean grid, in the shape of `grid`."""
         mask = np.zeros(self.shape[0] * self.shape[1], dtype=bool)
         mask[self.flat] = True
         return mask.reshape(self.grid)
 
     @cached_property
     def step_of_cell(self) -> Ints:
-        """For each cell of the flattened grid its number among the real steps, -1 where it is not real."""
-        rank = np.full(self.shape[0] * self.shape[1], -1, dtype=np.int64)
-        rank[self.flat] = np.arange(self.num_steps)
-        return rank
+        """For each cell of the flattened grid its number among the real steps; -1 at masked cells."""
+        steps = np.full(self.shape[0] * self.shape[1], -1, dtype=np.int64)
+        steps[self.flat] = np.arange(self.num_steps)
+        return steps
 
     @cached_property
     def full(self) -> bool:
-        """Whether every cell of the grid is real."""
+        """Whether every cell of the grid is a real step."""
         return self.num_steps == self.shape[0] * self.shape[1]
 
-    # Levels: a step of the outermost one holds a sequence.
+    # Levels. A step of the outermost level contains a sequence.
 
     @cached_property
     def outermost(self) -> Index:
-        """The outermost level."""
+        """The outermost level; the index itself if it has no outer level."""
         return self if self.outer is None else self.outer.outermost
 
     @cached_property
     def inner(self) -> Index:
-        """What each step of the outermost level holds, as a batch; the steps are these, in the same order."""
+        """The real steps of the outermost level as a batch of sequences. The inner steps keep their order."""
         batch = self.outermost.shape[0] * self.outermost.shape[1]
         return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.outermost.flat], self.mask_source)
 
-    # Gaps: the runs of masked steps within a row. One row of `fill` stands for each.
+    # Gaps: runs of masked steps within a row. `gap_values` of a `Packed` has one row for each.
 
     @cached_property
     def masked_cells(self) -> Ints:
-        """The masked cells of the flattened grid."""
+        """The masked cells of the flattened grid, `(M,)`."""
         return np.flatnonzero(~self.mask.reshape(-1))
 
     @cached_property
     def _gap_starts(self) -> NDArray[np.bool_]:
-        """The cells of the grid, row by row, that open a gap."""
+        """The grid `(B, T)`, True at the first cell of each gap."""
         real = self.mask.reshape(self.shape)
         starts = ~real
         starts[:, 1:] &= real[:, :-1]
@@ -175,87 +209,104 @@ class Index:
 
     @cached_property
     def gap_of_cell(self) -> Ints:
-        """For each masked cell the number of its gap."""
+        """For each masked cell the number of its gap, `(M,)`."""
         return np.cumsum(self._gap_starts.reshape(-1))[self.masked_cells] - 1
 
     @cached_property
     def first_cell_of_gap(self) -> Ints:
-        """For each gap its first cell in the flattened grid."""
+        """For each gap its first cell in the flattened grid, `(G,)`."""
         return np.flatnonzero(self._gap_starts.reshape(-1))
 
     @property
     def num_gaps(self) -> int:
-        """G, the number of gaps."""
+        """The number of gaps G."""
         return len(self.first_cell_of_gap)
 
     @cached_property
     def row_of_gap(self) -> Ints:
-        """For each gap its row."""
+        """For each gap its row, `(G,)`."""
         return self.first_cell_of_gap // max(self.shape[1], 1)
 
     @cached_property
     def step_before_gap(self) -> Ints:
-        """For each gap the real step just before it, -1 where the row begins with the gap."""
-        inside = self.first_cell_of_gap % max(self.shape[1], 1) > 0
-        return np.where(inside, np.searchsorted(self.flat, self.first_cell_of_gap) - 1, -1)
+        """For each gap the real step just before it, `(G,)`; -1 if the row begins with the gap."""
+        has_step_before = self.first_cell_of_gap % max(self.shape[1], 1) > 0
+        return np.where(has_step_before, np.searchsorted(self.flat, self.first_cell_of_gap) - 1, -1)
 
     @cached_property
     def cell_source(self) -> Ints:
-        """For each cell of the grid its number among the real steps and, behind them, the gaps."""
-        return self._with_gaps_after_steps(self.gap_of_cell)
+        """For each cell of the flattened grid its row in `cat([values, gap_values])`, with one row for each gap."""
+        return self._cell_source(self.gap_of_cell)
 
     @cached_property
     def cell_source_per_cell(self) -> Ints:
-        """The same where each masked cell shows something of its own."""
-        return self._with_gaps_after_steps(np.arange(len(self.masked_cells)))
+        """The same as `cell_source`, where gap values have one row for each masked cell."""
+        return self._cell_source(np.arange(len(self.masked_cells)))
 
-    def _with_gaps_after_steps(self, masked: Ints) -> Ints:
-        places = self.step_of_cell.copy()
-        places[self.masked_cells] = self.num_steps + masked
-        return places
+    def _cell_source(self, gap_value_rows: Ints) -> Ints:
+        """Return for each cell its row in `cat([values, gap_values])`, given the rows of the masked cells."""
+        source = self.step_of_cell.copy()
+        source[self.masked_cells] = self.num_steps + gap_value_rows
+        return source
 
-    # Device copies and orders
+    # Tensors on devices
 
-    def tensor(self, name: TensorName, device: torch.device) -> torch.Tensor:
-        """One of the arrays above as a tensor on a device, copied there once."""
+    def tensor(self, name: TensorName, device: torch.device) -> Tensor:
+        """Return one of the arrays above as a tensor on a device; each is copied once."""
         key = (name, device)
-        if key not in self._device:
-            self._device[key] = to_device(getattr(self, name), device)
-        return self._device[key]
+        if key not in self._tensors:
+            self._tensors[key] = to_device(getattr(self, name), device)
+        return self._tensors[key]
 
     def time_major_order(self, device: torch.device, reverse: bool = False) -> TimeMajorOrder:
-        """Time-major order of the packed steps, longest sequence first."""
+        """Return the time-major order of the packed steps.
+
+        Args:
+            device: the device of the tensors.
+            reverse: count time from the last step of each sequence.
+        """
         key = (reverse, device)
         if key not in self._orders:
-            rows = np.argsort(-self.lengths, kind="stable")
-            rank = np.empty_like(rows)
-            rank[rows] = np.arange(len(rows))
-            longest = int(self.lengths.max(initial=0))
-            alive = np.bincount(np.maximum(self.lengths, 0), minlength=longest + 1)
-            sizes = self.shape[0] - np.cumsum(alive)[:longest]
-            starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-            time = np.arange(self.num_steps) - self.offsets[self.rows]
-            if reverse:
-                time = self.lengths[self.rows] - 1 - time
-            back = starts[time] + rank[self.rows]
-            take = np.empty_like(back)
-            take[back] = np.arange(self.num_steps)
-            moves: list[torch.Tensor] = [to_device(a, device) for a in (take, back, rows, rank)]
-            self._orders[key] = TimeMajorOrder(
-                *moves, batch_sizes=tuple(map(int, sizes)), batch_starts=tuple(map(int, starts))
-            )
+            self._orders[key] = self._time_major_order(device, reverse)
         return self._orders[key]
 
-    def coordinates(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """For each real step its place on every leading axis of the grid."""
-        columns = (self.tensor("positions", device),)
+    def _time_major_order(self, device: torch.device, reverse: bool) -> TimeMajorOrder:
+        rows = np.argsort(-self.lengths, kind="stable")
+        longest = int(self.lengths.max(initial=0))
+        num_ended = np.cumsum(np.bincount(self.lengths, minlength=longest + 1))[:longest]
+        batch_sizes = self.shape[0] - num_ended
+        batch_starts = np.concatenate([[0], np.cumsum(batch_sizes)]).astype(np.int64)
+        time = np.arange(self.num_steps) - self.offsets[self.rows]
+        if reverse:
+            time = self.lengths[self.rows] - 1 - time
+        inverse_rows = _inverse(rows)
+        to_packed = batch_starts[time] + inverse_rows[self.rows]
+        return TimeMajorOrder(
+            to_time_major=to_device(_inverse(to_packed), device),
+            to_packed=to_device(to_packed, device),
+            rows=to_device(rows, device),
+            inverse_rows=to_device(inverse_rows, device),
+            batch_sizes=tuple(batch_sizes.tolist()),
+            batch_starts=tuple(batch_starts.tolist()),
+        )
+
+    def coordinates(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return for each real step its position on every axis of `grid`, as one tensor `(N,)` for each axis."""
+        rows, positions = self.tensor("rows", device), self.tensor("positions", device)
         if self.outer is None:
-            return (self.tensor("rows", device), *columns)
-        return (*torch.unravel_index(self.tensor("rows", device), self.outer.grid), *columns)
+            return rows, positions
+        return *torch.unravel_index(rows, self.outer.grid), positions
 
     def equals(self, other: Index) -> bool:
-        """Whether both mark the same steps of the same grid."""
+        """Return whether both indexes have the same real steps on a grid of the same shape."""
         return self is other or (self.grid == other.grid and np.array_equal(self.flat, other.flat))
 
     def __repr__(self) -> str:
         return f"Index({self.num_steps} of {' x '.join(map(str, self.grid))} steps, created by {self.mask_source})"
+
+
+def _inverse(permutation: Ints) -> Ints:
+    """Return the inverse of a permutation."""
+    inverse = np.empty_like(permutation)
+    inverse[permutation] = np.arange(len(permutation))
+    return inverse

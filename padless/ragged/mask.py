@@ -1,91 +1,112 @@
-"""Boolean grids and what is done with them: checked at the border, united, narrowed, cut."""
+"""Check boolean grids, and combine the indexes of several masks."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from padless.errors import MaskError
+from padless.ragged import device
 from padless.ragged.index import Index, Ints
 
-copies_to_host = 0  # how often a mask that was born on a device had to be fetched; tests count it
 
+def as_mask(mask: object, grid: tuple[int, ...] | None = None, argument: str = "mask") -> NDArray[np.bool_]:
+    """Return a mask as a boolean array on the host.
 
-def as_mask(mask: Any, grid: tuple[int, ...] | None = None, argument: str = "mask") -> NDArray[np.bool_]:
-    """A mask of any container as a boolean array on the host, checked against the grid it should cover.
+    Args:
+        mask: an array, tensor or nested list of booleans, or of integers or floats that are 0 or 1.
+        grid: the shape of the data. The mask must have the shape of the leading axes.
+        argument: the name of the argument that holds the mask, for error messages.
 
-    Booleans, integers and floats of 0 and 1 are accepted. Raises `MaskError` for another rank or shape, or other values.
+    Raises:
+        MaskError: if the mask has other values, fewer than two axes, or a shape that does not fit `grid`.
 
-    >>> as_mask([[1, 0]]).tolist()
-    [[True, False]]
+    Example:
+        >>> as_mask([[1, 0]]).tolist()
+        [[True, False]]
     """
-    global copies_to_host
-    if isinstance(mask, torch.Tensor):
-        copies_to_host += mask.device.type != "cpu"
-        mask = mask.detach().cpu()
-        mask = (mask.float() if mask.dtype == torch.bfloat16 else mask).numpy()
-    try:
-        array = np.asarray(mask)
-    except ValueError as ragged:
-        raise MaskError(
-            f"`{argument}` must be a rectangular array of booleans; got nested lists of unequal length. "
-            f"For sequences without padding give the lists themselves as data, and no mask."
-        ) from ragged
-    if array.dtype != bool:
-        if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
-            odd = array if array.dtype.kind not in "iuf" else array[~np.isin(array, (0, 1))]
-            found = f" with {odd.flat[0].item()!r} in it" if odd.size and hasattr(odd.flat[0], "item") else ""
-            raise MaskError(
-                f"`{argument}` must hold booleans, or 0 and 1; got {array.dtype}{found}. "
-                f"Compare first, for example `ids != 0`."
-            )
-        array = array.astype(bool)
+    array = _as_booleans(mask, argument)
     if array.ndim < 2:
         raise MaskError(
-            f"`{argument}` must have shape (batch, steps); got {array.shape}. A mask says of each step of each "
-            f"sequence whether it is real."
+            f"`{argument}` has shape {array.shape}; expected (batch, steps), one entry for each step of each sequence."
         )
     if grid is not None and array.shape != tuple(grid[: array.ndim]):
+        num_axes = max(2, min(array.ndim, len(grid)))
         raise MaskError(
             f"`{argument}` of shape {array.shape} does not fit data of shape {tuple(grid)}: expected "
-            f"{tuple(grid[: max(2, min(array.ndim, len(grid)))])}, one entry for each step of each sequence."
+            f"{tuple(grid[:num_axes])}, one entry for each step of each sequence."
         )
     return array
 
 
+def _as_booleans(mask: object, argument: str) -> NDArray[np.bool_]:
+    """Return a mask of any container as a boolean array, without a check of its shape."""
+    if isinstance(mask, torch.Tensor):
+        on_host = device.to_host(mask)
+        mask = (on_host.float() if on_host.dtype == torch.bfloat16 else on_host).numpy()
+    try:
+        array = np.asarray(mask)
+    except ValueError as unequal_lengths:
+        raise MaskError(
+            f"`{argument}` must be a rectangular array of booleans; got nested lists of unequal length. "
+            f"For sequences without padding give the lists themselves as data, and no mask."
+        ) from unequal_lengths
+    if array.dtype == bool:
+        return array
+    is_number = array.dtype.kind in "iuf"
+    invalid = array[~np.isin(array, (0, 1))] if is_number else array
+    if not is_number or invalid.size:
+        example = (
+            f" with {invalid.flat[0].item()!r} in it" if invalid.size and isinstance(invalid.flat[0], np.generic) else ""
+        )
+        raise MaskError(
+            f"`{argument}` must hold booleans, or 0 and 1; got {array.dtype}{example}. "
+            f"Compare first, for example `ids != 0`."
+        )
+    return array.astype(bool)
+
+
 def intersect_with_mask(index: Index, mask: NDArray[np.bool_], mask_source: str) -> Index:
-    """The steps of `index` that `mask` also marks; `index` itself if that is all of them."""
+    """Return the steps of `index` that `mask` marks, too; `index` itself if that is all of them."""
     both = index.mask & mask
     return index if both.sum() == index.num_steps else Index.from_mask(both, mask_source)
 
 
 def union(first: Index, second: Index) -> Index:
-    """The steps that either has; equal indexes are united into the first of them."""
+    """Return the steps that are in either index; `first` itself if the two are equal."""
     if first.equals(second):
         return first
     return Index.from_mask(first.mask | second.mask, f"{first.mask_source} and {second.mask_source}")
 
 
 def intersection(first: Index, second: Index) -> Index:
-    """The steps that both have; of equal indexes the first."""
+    """Return the steps that are in both indexes; `first` itself if that is all of its steps."""
     return intersect_with_mask(first, second.mask, f"{first.mask_source} and {second.mask_source}")
 
 
 def step_numbers_in(part: Index, whole: Index) -> Ints:
-    """For each step of `part` its number among the steps of `whole`, -1 where `whole` lacks it."""
+    """Return for each step of `part` its number among the steps of `whole`; -1 where `whole` does not have it."""
     return whole.step_of_cell[part.flat]
 
 
 def rearrange_index(index: Index, cells: Ints) -> tuple[Index, Ints, Ints]:
-    """The index seen through `cells`, an array of flat grid cells: a slice, a flip, any rearrangement of the grid.
+    """Rearrange the cells of a grid, as a slice or a flip does.
 
-    Returns the new index, for each of its steps the old step, and for each of its masked cells the old one's number.
+    Args:
+        index: the index of the old grid.
+        cells: for each cell of the new grid, in its shape, the flat cell of the old grid.
+
+    Returns:
+        The new index. Then for each of its steps the number of the old step. Then for each of its masked cells the
+        number of the old cell among the masked cells.
     """
-    old = index.step_of_cell[cells]
-    new = Index.from_mask(old >= 0, f"{index.mask_source}, rearranged")
-    number = np.full(len(index.step_of_cell), -1, dtype=np.int64)
-    number[index.masked_cells] = np.arange(len(index.masked_cells))
-    return new, old.reshape(-1)[new.flat], number[cells.reshape(-1)[new.masked_cells]]
+    old_steps = index.step_of_cell[cells]
+    new_index = Index.from_mask(old_steps >= 0, f"{index.mask_source}, rearranged")
+    masked_number = np.full(len(index.step_of_cell), -1, dtype=np.int64)
+    masked_number[index.masked_cells] = np.arange(len(index.masked_cells))
+    return (
+        new_index,
+        old_steps.reshape(-1)[new_index.flat],
+        masked_number[cells.reshape(-1)[new_index.masked_cells]],
+    )

@@ -1,97 +1,124 @@
-"""The table of torch functions that keep a mask; all others are refused.
+"""Run torch functions on a `Packed`: those with a rule act on its values, all others raise `MaskLost`.
 
-A function keeps the mask if each step of its result depends on that step alone: pointwise functions, arithmetic,
-functions of the feature axes, casts, slices. Axes are the grid's: `-1` is the last feature axis, `1` is time. A plain
-operand broadcasts against `(B, T, ...)` and is gathered. Whatever mixes steps raises `MaskLost`, except inside a layer
-that takes the mask: there it acts on the padded grid and returns a plain tensor.
+A function keeps the mask if each step of its result depends on the same step of its input only. These are pointwise
+functions, arithmetic, functions of the feature axes, casts and slices. `axis_rules.py` has the rules.
+In a layer that receives the mask, a function without a rule acts on the padded grid and returns a plain tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, MaskLost, ShapeError
-from padless.ragged import axis_rules as axes
-from padless.ragged.axis_rules import AxisRule
-from padless.ragged.broadcast import AlignedOperand, NotElementwise, current_call, gap_values_by_operand
+from padless.ragged import axis_rules
+from padless.ragged.axis_rules import Arguments, FeatureShape, MissingArgument
+from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, current_call, gap_values_by_operand
 from padless.ragged.packed import Packed
+from padless.ragged.tensor_like import implements
 from padless.ragged.tree import leaves, map_leaves
 
+_KEEPS_GAP_VALUES = {"dropout", "alpha_dropout"}
+_NO_GAP_VALUES = {"bernoulli", "rand_like", "randn_like", "randint_like", "normal_like"}  # masked steps show 0
+_ABOUT_DTYPE_OR_DEVICE = set(
+    "is_floating_point is_complex is_signed get_device element_size new_zeros new_ones new_full new_empty new_tensor".split()
+)  # the result has no steps
+_IN_PLACE_OPERATORS = {
+    f"__i{name}__" for name in "add sub mul matmul truediv div floordiv mod pow and or xor lshift rshift".split()
+}
 
-def call(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """A torch function on arguments of which at least one is Packed."""
-    name = getattr(func, "__name__", str(func))
-    writes = writing(name, args, kwargs)
+
+@implements(Packed)
+def call_torch_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a torch function of whose arguments at least one is a `Packed`.
+
+    Raises:
+        MaskLost: if the function would combine different steps.
+        ArgumentError: if it would write into a tensor.
+        ShapeError: if an operand does not fit the grid.
+    """
+    name = function_name(function)
+    if name == "__getitem__":
+        return _getitem(args[0], args[1])
+    in_place = is_in_place(name, kwargs)
+    if in_place and not _may_write(args, kwargs):
+        raise in_place_error(name, kwargs)
     kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     try:
-        packed = _leading(args, kwargs)
-        if writes:
+        packed = _common_steps(args, kwargs)
+        if name in _ABOUT_DTYPE_OR_DEVICE and packed is args[0]:
+            return function(packed.values, *args[1:], **kwargs)
+        rule = axis_rules.find_rule(name)
+        if in_place or rule is None:
             raise NotElementwise
-        if name in _ABOUT and packed is args[0]:
-            return func(packed.values, *args[1:], **kwargs)
-        rule = _rule(name)
-        if rule is None:
-            raise NotElementwise
-        if rule is not axes.pointwise and rule is not axes.where:
-            args, kwargs = _data_first(args, kwargs)
-        return _run(func, packed, *_on_values(rule, packed, args, kwargs, name), name)
-    except NotElementwise as why:
+        call = Arguments(list(args), dict(kwargs))
+        if rule not in (axis_rules.pointwise, axis_rules.where):
+            call = _data_first(call)
+        return _call_on_values(function, name, packed, _apply_rule(rule, name, packed, call))
+    except NotElementwise as reason:
         if current_call().may_use_grid:
-            return func(*_grids(args), **_grids(kwargs))
-        raise _lost(name, _leading(args, kwargs), str(why)) from None
+            return function(*_unpack_leaves(args), **_unpack_leaves(kwargs))
+        raise _mask_lost(name, _common_steps(args, kwargs), str(reason)) from None
 
 
-def writing(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a function writes into a plain tensor, as a layer that looks at the grid may.
+def function_name(function: Callable[..., Any]) -> str:
+    """Return the name of a torch function, such as `add` or `__add__`."""
+    return getattr(function, "__name__", str(function))  # TorchScript functions have no __name__
 
-    Otherwise it raises `ArgumentError`: values are shared, and what masked steps show would not follow.
-    """
-    here = name.endswith("_") and not name.endswith("__") or name in _WRITING
-    there = kwargs.get("out") is not None
-    if not here and not there:
-        return False
-    if current_call().may_use_grid and not (here and isinstance(args[0], Packed)):
-        return True
-    raise ArgumentError(
-        f"`{name}` would write its result {'into `out`' if there else 'in place'}, where other symbols or "
-        f"Packed may share the values. Use the function that returns it, such as `x = x + 1` or "
-        f"`torch.relu(x)`."
+
+# ------------------------------------------------------------------------------------------------ in place
+
+
+def is_in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    """Return whether a torch function writes its result into an argument."""
+    ends_with_underscore = name.endswith("_") and not name.endswith("__")
+    return ends_with_underscore or name in _IN_PLACE_OPERATORS or kwargs.get("out") is not None
+
+
+def in_place_error(name: str, kwargs: dict[str, Any]) -> ArgumentError:
+    """Return the error for a function that would write into a `Packed` or a symbol."""
+    return ArgumentError(
+        f"`{name}` would write its result {'in place' if kwargs.get('out') is None else 'into `out`'}, where other symbols "
+        f"or Packed may share the values. Use the function that returns it, such as `x = x + 1` or `torch.relu(x)`."
     )
 
 
-def _on_values(
-    rule: AxisRule, packed: Packed, args: Any, kwargs: dict[str, Any], name: str
-) -> tuple[list[Any], dict[str, Any]]:
-    """What a rule makes of the arguments."""
+def _may_write(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether the current layer reads the grid and the function writes into a plain tensor."""
+    target = args[0] if kwargs.get("out") is None else kwargs["out"]
+    return current_call().may_use_grid and not isinstance(target, Packed)
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+def _data_first(call: Arguments) -> Arguments:
+    """Move the data to the first position if the caller gave them by name."""
+    name = next((key for key in ("input", "tensors", "x1") if key in call.named), None)
+    if call.positional or name is None:
+        return call
+    return Arguments([call.named[name]], {key: value for key, value in call.named.items() if key != name})
+
+
+def _apply_rule(rule: axis_rules.AxisRule, name: str, packed: Packed, call: Arguments) -> Arguments:
+    """Apply a rule; a missing argument is a `TypeError`, as in torch."""
+    options = tuple(call.positional[1:])
     try:
-        return rule(packed, list(args), dict(kwargs))
-    except (KeyError, IndexError, AttributeError) as missing:
-        raise TypeError(
-            f"`{name}` on {packed!r} was not given the arguments that it takes; got {tuple(args[1:])} and {kwargs}."
-        ) from missing
+        return rule(packed, call)
+    except MissingArgument as argument:
+        raise TypeError(f"`{name}` on {packed!r} needs the argument `{argument}`; got {options} and {call.named}.") from None
 
 
-def _data_first(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The data as the first argument, where they were given by name."""
-    name = next((key for key in ("input", "tensors", "x1") if key in kwargs), None)
-    if args or name is None:
-        return args, kwargs
-    return (kwargs[name],), {key: value for key, value in kwargs.items() if key != name}
-
-
-def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
-    """The first Packed, after checking that all of them stand on the same steps of grids of equal rank."""
-    found = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Packed)]
-    first = found[0]
-    for other in found[1:]:
-        if current_call().may_use_grid and (first.ndim != other.ndim or not first.index.equals(other.index)):
+def _common_steps(args: object, kwargs: object) -> Packed:
+    """Return the first `Packed` of the arguments; all others must have its steps and its number of axes."""
+    first, *others = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Packed)]
+    for other in others:
+        same_steps = first.index.equals(other.index)
+        if current_call().may_use_grid and (first.ndim != other.ndim or not same_steps):
             raise NotElementwise
-        if not first.index.equals(other.index):
+        if not same_steps:
             raise MaskLost(
                 f"An operation on two Packed of different steps: {first!r}, masked by {first.index.mask_source}, and "
                 f"{other!r}, masked by {other.index.mask_source}. Only the merging layers (Add, Multiply, "
@@ -105,155 +132,80 @@ def _leading(args: Any, kwargs: dict[str, Any]) -> Packed:
     return first
 
 
-def _grids(tree: Any) -> Any:
+def _unpack_leaves(tree: Any) -> Any:
+    """Replace each `Packed` of a tree by its padded grid."""
     return map_leaves(lambda x: x.unpack() if isinstance(x, Packed) else x, tree)
 
 
-def _is_packed(x: Any) -> bool:
+def _has_rows(x: object) -> bool:
+    """Return whether an argument has one row for each real step."""
     return isinstance(x, Packed | AlignedOperand)
 
 
-def _run(func: Callable[..., Any], packed: Packed, args: list[Any], kwargs: dict[str, Any], name: str) -> Any:
-    """The function on the values, once more on the fill, and the results as Packed again."""
-    operands = [leaf for leaf in leaves((args, kwargs)) if _is_packed(leaf)]
-
-    def on(rows: int, part: Callable[[Any], Tensor], settings: dict[str, Any]) -> Any:
-        def inner(x: Any) -> Any:
-            return part(x) if _is_packed(x) else (rows, *x) if isinstance(x, axes.Sized) else x
-
-        inner_args, inner_kwargs = map_leaves(inner, (args, {**kwargs, **settings}))
-        return func(*inner_args, **inner_kwargs)
-
-    values = on(packed.values.shape[0], lambda x: x.values, {})
-    if values is NotImplemented:
-        return values
-    fills = gap_values_by_operand(packed.index, operands)
-    if name in _NOISE:
-        fill = packed.gap_values
-    elif fills is None or name in _RANDOM:
-        fill = None
-    else:
-        rows = next(iter(fills.values())).shape[0]
-        fill = on(rows, lambda x: fills[id(x)], {"training": False} if "training" in kwargs else {})
-    if isinstance(values, Tensor):
-        return packed.with_values(values, fill)
-    each = fill if fill is not None else [None] * len(values)
-    both = [packed.with_values(v, f) for v, f in zip(values, each, strict=True)]
-    return tuple(both) if type(values) is tuple else type(values)(both)
+# ------------------------------------------------------------------------------------------------ calls
 
 
-def _lost(name: str, packed: Packed, why: str) -> MaskLost:
-    layer = current_call().layer
-    inside = f" inside layer {layer!r}" if layer else ""
-    return MaskLost(
-        f"`{name}`{inside} on {packed!r} would mix steps and lose the mask created by {packed.index.mask_source}."
-        f"{' ' + why if why else ''} Ways out: a layer that honours the mask (GlobalAveragePooling1D, LastStep, ...); "
-        f"DropMask() or `unpack()`, after which padding counts as data; padless.pack(y, like=x) to bring a plain tensor "
-        f"to the same steps; in a layer of your own, take `mask` in `call`, and the function acts on the padded grid."
+def _call_on_values(function: Callable[..., Any], name: str, packed: Packed, call: Arguments) -> Any:
+    """Call the function on the values and again on the gap values, and return the results as `Packed`."""
+    operands: list[Aligned] = [leaf for leaf in leaves((call.positional, call.named)) if _has_rows(leaf)]
+    results = _call_on_rows(function, call, {id(x): x.values for x in operands})
+    if results is NotImplemented:
+        return results
+    gap_results = None
+    if name in _KEEPS_GAP_VALUES:
+        gap_results = packed.gap_values
+    elif name not in _NO_GAP_VALUES:
+        gap_values = gap_values_by_operand(packed.index, operands)
+        if gap_values is not None:
+            in_inference = {"training": False} if "training" in call.named else {}
+            gap_results = _call_on_rows(function, Arguments(call.positional, {**call.named, **in_inference}), gap_values)
+    if isinstance(results, Tensor):
+        return packed.with_values(results, gap_results)
+    return _same_container(
+        results,
+        (
+            packed.with_values(values, None if gap_results is None else gap_results[number])
+            for number, values in enumerate(results)
+        ),
     )
 
 
-# ---------------------------------------------------------------------------------------------------- the table
+def _call_on_rows(function: Callable[..., Any], call: Arguments, rows: dict[int, Tensor]) -> Any:
+    """Call the function with each operand replaced by its rows, which `rows` has by the `id` of the operand."""
+    num_rows = next(iter(rows.values())).shape[0]
 
-_NOISE = {"dropout", "alpha_dropout"}  # what masked steps show passes through
-_RANDOM = {"bernoulli", "rand_like", "randn_like", "randint_like", "normal_like"}  # and here they show 0
-_ABOUT = set(
-    "is_floating_point is_complex is_signed get_device element_size new_zeros new_ones new_full new_empty new_tensor".split()
-)  # not about steps: answered with a plain result
-_WRITING = {f"__i{name}__" for name in "add sub mul matmul truediv div floordiv mod pow and or xor lshift rshift".split()}
-_ALIASES = (
-    "absolute arccos arccosh arcsin arcsinh arctan arctan2 arctanh divide fix floor_divide greater greater_equal less "
-    "less_equal multiply negative not_equal subtract isclose isreal real imag conj complex polar"
-)
-_EVERYWHERE = (
-    "softsign tanhshrink hardswish logsigmoid log_sigmoid hardshrink softshrink normal_like zeros_like ones_like "
-    "rand_like randn_like randint_like full_like empty_like float double half bfloat16 int long short byte char bool "
-    "cpu cuda detach clone contiguous bernoulli nan_to_num dropout alpha_dropout "
-    "and or xor rand ror rxor invert floordiv mod truediv"
-)
-_REDUCTIONS = "sum mean amax amin prod logsumexp all any argmax argmin std var count_nonzero nansum nanmean median"
-_RULES: dict[str, AxisRule] = {
-    **{name: axes.pointwise for name in (*_EVERYWHERE.split(), *_ALIASES.split())},
-    **{name: axes.along(1) for name in _REDUCTIONS.split()},
-    **{name: axes.along(1, pairs=True) for name in ("max", "min")},
-    **{name: axes.along(1) for name in "squeeze cumsum cumprod softmax log_softmax softmin unbind".split()},
-    **{name: axes.along(2) for name in "norm chunk split tensor_split".split()},
-    **{name: axes.along(1, 0) for name in "cat concat concatenate".split()},
-    "stack": axes.along(1, 0, extra=1),
-    "unsqueeze": axes.along(1, extra=1),
-    "normalize": axes.along(2, 1),
-    "glu": axes.along(1, -1),
-    "sort": axes.along(1, -1),
-    "argsort": axes.along(1, -1),
-    "topk": axes.along(2, -1),
-    "flip": axes.flip,
-    "cosine_similarity": axes.cosine,
-    "gather": axes.gathered,
-    "linear": axes.linear,
-    "embedding": axes.first_only,
-    "to": axes.first_only,
-    "type_as": axes.first_only,
-    "one_hot": axes.one_hot,
-    "prelu": axes.prelu,
-    "equal": axes.refuse,
-    "rms_norm": axes.layer_norm,
-    "layer_norm": axes.layer_norm,
-    "matmul": axes.matmul,
-    "rmatmul": axes.refuse,
-    "where": axes.where,
-    "reshape": axes.reshape,
-    "view": axes.reshape,
-    "flatten": axes.flatten,
-    "transpose": axes.swap,
-    "swapaxes": axes.swap,
-    "permute": axes.permute,
-    "unflatten": axes.along(1),
-}
-# Pointwise by their tag, but not when their reduction is on: a loss is refused with its own advice.
-_LOSSES = "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits \
-cross_entropy nll_loss kl_div soft_margin_loss"
+    def replace(x: Any) -> Any:
+        if isinstance(x, FeatureShape):
+            return (num_rows, *x)
+        return rows[id(x)] if _has_rows(x) else x
+
+    return function(*map_leaves(replace, call.positional), **map_leaves(replace, call.named))
 
 
-@cache
-def _rule(name: str) -> AxisRule | None:
-    """The rule for a function by its name; a dunder and a reflected operator count as the plain function."""
-    if name in _RULES:
-        return _RULES[name]
-    if name in _LOSSES.split():
-        return _loss
-    bare = name.strip("_")
-    for candidate in (bare, bare.removeprefix("r")):
-        if candidate in _RULES:
-            return _RULES[candidate]
-        packet = getattr(torch.ops.aten, candidate, None)
-        if packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()):
-            return axes.pointwise
-    return None
+def _same_container(container: Any, items: Iterable[Packed]) -> Any:
+    """Return the items in a container of the same type: a list, a tuple, or a named tuple of torch."""
+    return type(container)(items if isinstance(container, list) or type(container) is tuple else list(items))
 
 
-def _loss(packed: Packed, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    raise NotElementwise(
-        "A torch loss would average over the grid: use a padless loss, or give it `.values` of both sides, "
-        "`padless.pack(y, like=out).values` for the targets."
-    )
-
-
-def _dispatch(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    if getattr(func, "__name__", "") == "__getitem__":
-        return getitem(args[0], args[1])
-    return call(func, args, kwargs)
-
-
-def getitem(packed: Any, key: Any) -> Any:
-    """`packed[key]`, with the axes of the grid."""
+def _getitem(packed: object, key: object) -> Any:
+    """Return `packed[key]`; one of the two is a `Packed`."""
     try:
         if not isinstance(packed, Packed):
             raise NotElementwise
-        return axes.sliced(packed, key)
-    except NotElementwise as why:
+        return axis_rules.slice_grid(packed, key)
+    except NotElementwise as reason:
         if current_call().may_use_grid:
-            return _grids(packed)[_grids(key)]
-        raise _lost(f"[{key!r}]", packed if isinstance(packed, Packed) else _leading(key, {}), str(why)) from None
+            return _unpack_leaves(packed)[_unpack_leaves(key)]
+        raise _mask_lost(f"[{key!r}]", _common_steps(packed, key), str(reason)) from None
 
 
-Packed.functions = staticmethod(_dispatch)
+def _mask_lost(name: str, packed: Packed, reason: str) -> MaskLost:
+    """Return the error for a function that would combine different steps."""
+    layer = current_call().layer
+    in_layer = f" inside layer {layer!r}" if layer else ""
+    return MaskLost(
+        f"`{name}`{in_layer} on {packed!r} would mix steps and lose the mask created by {packed.index.mask_source}."
+        f"{' ' + reason if reason else ''} Ways out: a layer that honours the mask (GlobalAveragePooling1D, LastStep, ...); "
+        f"DropMask() or `unpack()`, after which padding counts as data; padless.pack(y, like=x) to bring a plain tensor "
+        f"to the same steps; in a user-defined layer, take `mask` in `call`, and the function acts on the padded grid."
+    )

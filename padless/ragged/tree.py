@@ -1,7 +1,7 @@
-"""Nests of tensors: lists, tuples and dictionaries of them, and whatever else torch's pytree knows. A Packed is one leaf.
+"""Read and map nested lists, tuples and dictionaries of tensors. A `Packed` is one leaf.
 
-The nests of a call are walked through here, since that happens several times for every layer; torch's own walk knows more
-kinds of nests, and takes ten times as long.
+`torch.utils._pytree` knows more containers, but takes ten times as long, and a call of a layer needs this several times.
+So lists, tuples and dictionaries are handled here, and all other containers by torch.
 """
 
 from __future__ import annotations
@@ -14,36 +14,39 @@ from padless.ragged.packed import Packed
 
 
 def leaves(tree: Any) -> list[Any]:
-    """The leaves, in order.
+    """Return the leaves of a tree, in order.
 
-    >>> leaves([1, (2, {"a": 3}), None])
-    [1, 2, 3, None]
+    Example:
+        >>> leaves([1, (2, {"a": 3}), None])
+        [1, 2, 3, None]
     """
-    kind = type(tree)
-    if kind is tuple or kind is list:
-        return [leaf for part in tree for leaf in leaves(part)]
-    if kind is dict:
-        return [leaf for part in tree.values() for leaf in leaves(part)]
-    return pytree.tree_leaves(tree, is_leaf=_is_packed) if _is_other_nest(tree) else [tree]
+    container = type(tree)
+    if container is tuple or container is list:
+        return [leaf for branch in tree for leaf in leaves(branch)]
+    if container is dict:
+        return [leaf for branch in tree.values() for leaf in leaves(branch)]
+    return pytree.tree_leaves(tree, is_leaf=_is_packed) if _is_other_container(tree) else [tree]
 
 
-def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
-    """The same nest with `fn` applied to each leaf.
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return a tree of the same structure with `function` applied to each leaf.
 
-    >>> map_leaves(lambda x: 2 * x, {"a": [1, 2]})
-    {'a': [2, 4]}
+    Example:
+        >>> map_leaves(lambda x: 2 * x, {"a": [1, 2]})
+        {'a': [2, 4]}
     """
-    kind = type(tree)
-    if kind is tuple or kind is list:
-        return kind([map_leaves(fn, part) for part in tree])
-    if kind is dict:
-        return {key: map_leaves(fn, part) for key, part in tree.items()}
-    return pytree.tree_map(fn, tree, is_leaf=_is_packed) if _is_other_nest(tree) else fn(tree)
+    container = type(tree)
+    if container is tuple or container is list:
+        return container([map_leaves(function, branch) for branch in tree])
+    if container is dict:
+        return {key: map_leaves(function, branch) for key, branch in tree.items()}
+    return pytree.tree_map(function, tree, is_leaf=_is_packed) if _is_other_container(tree) else function(tree)
 
 
-def _is_packed(x: Any) -> bool:
+def _is_packed(x: object) -> bool:
     return isinstance(x, Packed)
 
 
-def _is_other_nest(x: Any) -> bool:
+def _is_other_container(x: object) -> bool:
+    """Return whether torch splits this object: a named tuple, an ordered dictionary, a registered class."""
     return (type(x) in pytree.SUPPORTED_NODES or isinstance(x, tuple)) and not isinstance(x, Packed)

@@ -29,7 +29,6 @@ from padless.graph.symbolic import (
     leaves,
     map_leaves,
 )
-from padless.graph.torch_modules import enclosing
 from padless.graph.train_mode import training_mode
 from padless.layers.base.mask_rule import (
     CallSpec,
@@ -148,11 +147,6 @@ class Layer(WeightContainer):
 
     def _record(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """A call on symbols: the outputs as symbols, the call kept as a node."""
-        inside = enclosing(self)
-        if inside is not None:
-            return inside.give(
-                self, lambda: infer(lambda *a, **k: self._call_on_data(a, k), args, kwargs, device_of_weights(self))
-            )
         rule = call_spec_of(type(self), Layer)
         arguments = _bind_arguments(self, rule, args, kwargs)
         self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})

@@ -12,7 +12,7 @@ import torch
 
 from padless.errors import ArgumentError
 from padless.graph.node import torch_function_at, torch_path
-from padless.graph.serialization import read_argument, write_argument
+from padless.graph.serialization import argument_from_json, argument_to_json
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import attach_output_masks, call_spec_of, mask_of
@@ -120,7 +120,7 @@ class Lambda(Layer):
         if isinstance(value, Mapping):
             return {key: self._written(f"argument {key!r}", inner) for key, inner in value.items()}
         if not callable(value):
-            return write_argument(torch.as_tensor(value) if isinstance(value, np.ndarray) else value)
+            return argument_to_json(torch.as_tensor(value) if isinstance(value, np.ndarray) else value)
         for name_of in (lambda f: serialize(f, _KINDS), torch_path):
             try:
                 return name_of(value)
@@ -151,7 +151,7 @@ def _read(value: Any) -> Any:
         return deserialize(value, _KINDS)
     if isinstance(value, Mapping) and name is None:
         return {key: inner if isinstance(inner, str) else _read(inner) for key, inner in value.items()}
-    return read_argument(value)
+    return argument_from_json(value)
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from padless._torch_compat import pytree
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.graph.node import auto_name
-from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves
-from padless.graph.torch_modules import CALL
+from padless.graph.symbolic import leaves, map_leaves
 from padless.graph.train_mode import training_mode
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import same_steps
@@ -95,7 +92,7 @@ class TorchModuleWrapper(Layer):
             with computing_gap_values(True) if inner else nullcontext():
                 return self._run_module(args, kwargs, training)
         except MaskLost as lost:
-            raise MaskLost(f"{lost} {self._ways_out(lost)}") from lost
+            raise MaskLost(f"{lost} {self._ways_out(self._innermost_running(args, kwargs))}") from lost
 
     def _fitted(self, x: Any) -> Any:
         """Floats in the dtype of the weights; what a module may write into is its own copy."""
@@ -146,18 +143,46 @@ class TorchModuleWrapper(Layer):
             if isinstance(x, Tensor) and x.shape[:1] != (count,):
                 raise ShapeError(
                     f"Layer {self.name!r} is stepwise, so of {count} steps its module must give as many rows; "
-                    f"got {tuple(x.shape)}. A module that mixes steps takes relation='grid'."
+                    f"got {tuple(x.shape)}. A module that mixes steps takes relation='padded_grid'."
                 )
         return outputs
 
-    def _ways_out(self, lost: MaskLost) -> str:
-        """What can be done where the module mixes steps, the innermost of torch's named."""
-        name = type(_innermost(lost, self.module)).__name__
-        twin = next((f"the layer {n} of padless, " for n in (_TWINS.get(name, name),) if n in entries("layer")), "")
+    def _innermost_running(self, args: Any, kwargs: Any) -> nn.Module:
+        """Return the innermost torch module in whose `forward` the mask is lost.
+
+        The module runs a second time, in inference, with hooks that record which of its modules are running.
+        """
+        running: list[nn.Module] = []
+
+        def enter(module: nn.Module, _: Any) -> None:
+            running.append(module)
+
+        def leave(*_: Any) -> None:
+            running.pop()
+
+        handles = []
+        for module in self.module.modules():
+            if not isinstance(module, Layer):
+                handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        try:
+            with torch.no_grad():
+                self._run_module(args, kwargs, training=False)
+        except Exception:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return running[-1] if running else self.module
+
+    def _ways_out(self, module: nn.Module) -> str:
+        """Return what to do where a torch module mixes steps."""
+        name = type(module).__name__
+        layer_name = _TWINS.get(name, name)
+        layer_advice = f"the layer {layer_name} of padless, " if layer_name in entries("layer") else ""
         return (
-            f"It was torch's {name}, in the module of layer {self.name!r}. For a torch module: {twin}"
-            f"TorchModuleWrapper(module, relation='stepwise') if it is meant for steps as examples, relation='grid' if "
-            f"it is meant to see the padding."
+            f"It was torch's {name}, in the module of layer {self.name!r}. For a torch module: {layer_advice}"
+            f"TorchModuleWrapper(module, relation='stepwise') if it treats steps as examples, "
+            f"relation='padded_grid' if it is meant to see the padding."
         )
 
     def _direct_weights(self, trainable: bool) -> list[Tensor]:
@@ -177,35 +202,6 @@ class TorchModuleWrapper(Layer):
         return shown or self.relation == "padded_grid" or any(isinstance(m, Layer) for m in self.module.modules())
 
 
-_wrappers: WeakValueDictionary[int, TorchModuleWrapper] = WeakValueDictionary()  # by the module that each keeps alive
-
-
-def wrapper_of(module: nn.Module) -> TorchModuleWrapper:
-    """The one layer that stands for a module in graphs: called twice, it is shared."""
-    found = _wrappers.get(id(module))
-    if found is None:
-        found = _wrappers[id(module)] = TorchModuleWrapper(module)
-    return found
-
-
-def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The call of a torch module as that of its layer, in which some names mean something else."""
-    if not args or not _TAKEN.isdisjoint(kwargs):
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
-        bound.apply_defaults()
-        args, kwargs = bound.args, bound.kwargs
-        if not _TAKEN.isdisjoint(kwargs):
-            raise ArgumentError(
-                f"{type(module).__name__} takes {sorted(_TAKEN & set(kwargs))} by name only, which mean "
-                f"something else where a layer is called. Call it in the `call` of a Layer of your own."
-            )
-    return wrapper_of(module)(*args, **kwargs)
-
-
-_TAKEN = {"inputs", "mask", "training"}
-SymbolicTensor.wrapped = staticmethod(called)
-
-
 def as_layer(module: Any) -> Layer:
     """A layer as it is, any other torch module in a wrapper of its own."""
     return module if isinstance(module, Layer) else TorchModuleWrapper(module)
@@ -213,14 +209,3 @@ def as_layer(module: Any) -> Layer:
 
 def _is_array(x: Any) -> bool:
     return isinstance(x, Tensor | Packed)
-
-
-def _innermost(error: BaseException, module: nn.Module) -> nn.Module:
-    """The torch module that was running, deepest, when this was raised; `module` if none was."""
-    trace = error.__traceback__
-    while trace is not None:
-        running = trace.tb_frame.f_locals.get("self") if trace.tb_frame.f_code is CALL else None
-        if isinstance(running, nn.Module) and not isinstance(running, Layer):
-            module = running
-        trace = trace.tb_next
-    return module
