@@ -756,16 +756,16 @@ SEGMENT = [
         if isinstance(inputs, Packed):
             return type(self).kernel(inputs.values, inputs.index)
         if inputs.shape[1] == 0: ...
-        return self.plain(inputs, 1)
+        return self.summarize_grid(inputs)
         """,
         """
         if isinstance(inputs, Packed):
-            return self.plain(inputs.unpack(), 1)
+            return self.summarize_grid(inputs.unpack())
         if inputs.shape[1] == 0: ...
-        return self.plain(inputs, 1)
+        return self.summarize_grid(inputs)
         """,
         PRESENCE,
-        function="Segment.call",
+        function="SequenceSummary.call",
     ),
     Fault(
         "the statistics of a sequence count its padding",

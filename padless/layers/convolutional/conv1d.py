@@ -1,8 +1,8 @@
-"""Convolutions over time, on each row's span; what they do with masks is said in window.py and in each docstring."""
+"""Convolutions over time. `windowed.py` says how they treat masks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn import functional
@@ -18,30 +18,40 @@ from padless.kernels.conv.windows import (
     packed_conv1d,
     packed_conv1d_transpose,
 )
-from padless.layers.convolutional.windowed import TemporalLayer, as_sizes, check_choice, check_data_format
+from padless.layers.convolutional.windowed import Sizes, TemporalLayer, as_sizes, check_choice, check_data_format
 from padless.registry import register
+from padless.types import (
+    ActivationLike,
+    BasicLayerOptions,
+    ConstraintLike,
+    InitializerLike,
+    LayerOptions,
+    RegularizerLike,
+    Shape,
+    StepTensor,
+)
 
 
 class Convolution(TemporalLayer):
-    """The base: sizes along time, a bias, an activation."""
+    """Base class of the convolutions: sizes along time, bias and activation."""
 
-    relation = "window"
     bias: Tensor | None
     paddings: tuple[str, ...] = ("valid", "same")
 
     def __init__(
         self,
-        kernel_size: Any,
-        strides: Any,
-        padding: Any,
-        data_format: Any,
-        dilation_rate: Any,
-        activation: Any,
+        *,
+        kernel_size: Sizes,
+        strides: Sizes,
+        padding: str,
+        data_format: str | None,
+        dilation_rate: Sizes,
+        activation: ActivationLike,
         use_bias: bool,
-        bias_initializer: Any,
-        bias_regularizer: Any,
-        bias_constraint: Any,
-        **kwargs: Any,
+        bias_initializer: InitializerLike,
+        bias_regularizer: RegularizerLike,
+        bias_constraint: ConstraintLike,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
         self.kernel_size = as_sizes(self, "kernel_size", kernel_size)
@@ -56,26 +66,30 @@ class Convolution(TemporalLayer):
         self.bias_constraint = constraints.get(bias_constraint)
         self.window = Window(self.kernel_size[0], self.strides[0], self.dilation_rate[0], self.padding)
 
-    def not_both(self) -> None:
-        """Raises `ArgumentError` for a stride with a dilation, as Keras."""
+    def check_stride_or_dilation(self) -> None:
+        """Raise `ArgumentError` for a stride together with a dilation, as Keras does."""
         if self.strides[0] > 1 and self.dilation_rate[0] > 1:
             raise ArgumentError(
                 f"{type(self).__name__} takes strides or a dilation_rate above 1, not both; got strides="
                 f"{self.strides[0]} and dilation_rate={self.dilation_rate[0]}."
             )
 
-    def channels(self, input_shape: Any) -> int:
-        """The features of the input, which must be known before weights can be made."""
-        found = self.split_shape(input_shape)[2]
-        if not isinstance(found, int):
+    def num_channels(self, input_shape: Shape) -> int:
+        """Return the number of features of the input.
+
+        Raises:
+            ShapeError: The number is not known.
+        """
+        channels = self.split_shape(input_shape)[2]
+        if not isinstance(channels, int):
             raise ShapeError(
-                f"{type(self).__name__} {self.name!r} makes weights for the features of its input, so their "
+                f"{type(self).__name__} {self.name!r} creates weights for the features of its input, so their "
                 f"number must be known; got the shape {input_shape}."
             )
-        return found
+        return channels
 
     def add_bias(self, filters: int) -> None:
-        """The bias, if there is to be one."""
+        """Create the weight `bias`, or set it to None without `use_bias`."""
         if self.use_bias:
             self.add_weight(
                 (filters,),
@@ -87,78 +101,102 @@ class Convolution(TemporalLayer):
         else:
             self.bias = None
 
-    def checked(self, inputs: Tensor, built: int) -> Tensor:
-        """The inputs, if they have the features that the weights were made for."""
-        if inputs.shape[-1] != built:
+    def check_channels(self, inputs: Tensor, channels: int) -> None:
+        """Raise `ShapeError` unless the inputs have the features for which the weights were created."""
+        if inputs.shape[-1] != channels:
             raise ShapeError(
-                f"{type(self).__name__} {self.name!r} was built for {built} features; got an input with {inputs.shape[-1]}."
+                f"{type(self).__name__} {self.name!r} was built for {channels} features; got an input with "
+                f"{inputs.shape[-1]}."
             )
-        return inputs
 
-    def postprocess(self, outputs: Any) -> Any:
-        """The activation."""
+    def postprocess(self, outputs: StepTensor) -> StepTensor:
+        """Apply the activation."""
         return activations.apply_in_place(self.activation, outputs)
 
 
 @register("layer", "Convolution1D")
 class Conv1D(Convolution):
-    """A convolution over time, `(B, T, C)` to `(B, T', filters)`, and an activation.
+    """Convolve over time, as Keras's `Conv1D`: `(B, T, C)` gives `(B, T', filters)`.
 
-    Keras's `Conv1D`. Weights: `kernel` `(kernel_size, C / groups, filters)`, `bias` `(filters,)`.
+    The weights are `kernel` `(kernel_size, C / groups, filters)` and `bias` `(filters,)`.
 
-    Of a masked input each row's span is convolved, from its first to its last real step, however it is padded; a hole
-    inside is 0. A span of n steps gives `max(0, (n - reach) // strides + 1)` steps, where `reach` is
-    `(kernel_size - 1) * dilation_rate + 1`; with `padding="same"` or "causal" `ceil(n / strides)`. Step j stands at
-    column `first // strides + j`. With `strides=1` "same" and "causal" keep the mask; else a step is real if its window
-    holds a real one. Gaps show 0. `data_format="channels_first"` is for plain inputs only.
+    In a masked input the span of each sequence is convolved, from its first to its last real step. A masked step inside
+    the span is 0. A span of n steps gives `max(0, (n - reach) // strides + 1)` steps, where `reach` is
+    `(kernel_size - 1) * dilation_rate + 1`. With `padding="same"` or "causal" it gives `ceil(n / strides)` steps. Output
+    step j is at column `first // strides + j`, where `first` is the first column of the span.
 
-    >>> from padless import pack
-    >>> conv = Conv1D(1, 2, kernel_initializer="ones")
-    >>> conv(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]], [[6.0]]])).numpy().squeeze(-1).tolist()
-    [[3.0, 5.0], [9.0, 0.0], [0.0, 0.0]]
+    With `strides=1` and padding "same" or "causal" the mask passes. Otherwise an output step is real if its window
+    contains a real step. Gaps show 0.
+
+    Args:
+        filters: The features of the output.
+        kernel_size: The number of steps in a window.
+        strides: The distance of two windows.
+        padding: "valid", "same" or "causal".
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, C, T)`.
+        dilation_rate: The distance of two steps in a window.
+        groups: The number of groups of features that are convolved separately.
+        activation: The activation of the output.
+        use_bias: Whether a bias is added.
+        kernel_initializer: The initializer of `kernel`.
+        bias_initializer: The initializer of `bias`.
+        kernel_regularizer: The regularizer of `kernel`.
+        bias_regularizer: The regularizer of `bias`.
+        activity_regularizer: The regularizer of the output.
+        kernel_constraint: The constraint of `kernel`.
+        bias_constraint: The constraint of `bias`.
+
+    Raises:
+        ArgumentError: An argument is not valid.
+        ShapeError: The number of features is not known or not a multiple of `groups`.
+
+    Example:
+        >>> from padless import pack
+        >>> conv = Conv1D(1, 2, kernel_initializer="ones")
+        >>> conv(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]], [[6.0]]])).numpy().squeeze(-1).tolist()
+        [[3.0, 5.0], [9.0, 0.0], [0.0, 0.0]]
     """
 
-    relation = "window"
     paddings = ("valid", "same", "causal")
     kernel: Tensor
 
     def __init__(
         self,
         filters: int,
-        kernel_size: Any,
-        strides: Any = 1,
+        kernel_size: Sizes,
+        strides: Sizes = 1,
         padding: str = "valid",
         data_format: str | None = None,
-        dilation_rate: Any = 1,
+        dilation_rate: Sizes = 1,
         groups: int = 1,
-        activation: Any = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
+        kernel_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Unpack[BasicLayerOptions],
     ) -> None:
         super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            activation,
-            use_bias,
-            bias_initializer,
-            bias_regularizer,
-            bias_constraint,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            bias_constraint=bias_constraint,
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
         (self.filters,) = as_sizes(self, "filters", filters)
         (self.groups,) = as_sizes(self, "groups", groups)
-        self.not_both()
+        self.check_stride_or_dilation()
         if self.filters % self.groups:
             raise ArgumentError(
                 f"Conv1D divides its filters among its groups, so filters={filters} must be a multiple of groups={groups}."
@@ -167,9 +205,9 @@ class Conv1D(Convolution):
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)
 
-    def build(self, input_shape: Any) -> None:
-        """Kernel and bias, for the features of the input."""
-        channels = self.channels(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        """Create kernel and bias for the features of the input."""
+        channels = self.num_channels(input_shape)
         if channels % self.groups:
             raise ShapeError(
                 f"Conv1D {self.name!r} divides the features of its input among groups={self.groups}, so "
@@ -185,65 +223,86 @@ class Conv1D(Convolution):
         self.add_bias(self.filters)
 
     def call_grid(self, grid: Tensor) -> Tensor:
-        """The convolution of a grid."""
-        grid = self.checked(grid, self.kernel.shape[1] * self.groups)
+        """Convolve a grid `(B, T, C)`."""
+        self.check_channels(grid, self.kernel.shape[1] * self.groups)
         return conv1d(grid, self.window, self.kernel, self.bias, self.groups)
 
-    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
-        """The convolution of real steps."""
-        values = self.checked(values, self.kernel.shape[1] * self.groups)
-        return packed_conv1d(values, plan, self.window, self.kernel, self.bias, self.groups)
+    def call_packed_steps(self, values: Tensor, layout: WindowLayout) -> Tensor:
+        """Convolve real steps `(N, C)`."""
+        self.check_channels(values, self.kernel.shape[1] * self.groups)
+        return packed_conv1d(values, layout, self.window, self.kernel, self.bias, self.groups)
 
-    def output_features(self, channels: Any) -> int:
-        """One for each filter."""
+    def output_features(self, channels: int | None) -> int:
+        """Return the number of filters."""
         return self.filters
 
 
 @register("layer")
 class DepthwiseConv1D(Convolution):
-    """A convolution of each feature by itself, `(B, T, C)` to `(B, T', C * depth_multiplier)`, and an activation.
+    """Convolve each feature separately, as Keras's `DepthwiseConv1D`: `(B, T, C)` gives `(B, T', C * depth_multiplier)`.
 
-    Keras's `DepthwiseConv1D`; masks as in `Conv1D`. Weights: `kernel` `(kernel_size, C, depth_multiplier)`, `bias`
-    `(C * depth_multiplier,)`.
+    The weights are `kernel` `(kernel_size, C, depth_multiplier)` and `bias` `(C * depth_multiplier,)`. Masks are treated as
+    in `Conv1D`.
 
-    >>> from padless import pack
-    >>> DepthwiseConv1D(2, depth_multiplier=3)(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]]])).shape
-    torch.Size([2, 2, 3])
+    Args:
+        kernel_size: The number of steps in a window.
+        strides: The distance of two windows.
+        padding: "valid" or "same".
+        depth_multiplier: The number of output features for each feature of the input.
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, C, T)`.
+        dilation_rate: The distance of two steps in a window.
+        activation: The activation of the output.
+        use_bias: Whether a bias is added.
+        depthwise_initializer: The initializer of `kernel`.
+        bias_initializer: The initializer of `bias`.
+        depthwise_regularizer: The regularizer of `kernel`.
+        bias_regularizer: The regularizer of `bias`.
+        activity_regularizer: The regularizer of the output.
+        depthwise_constraint: The constraint of `kernel`.
+        bias_constraint: The constraint of `bias`.
+
+    Raises:
+        ArgumentError: An argument is not valid.
+        ShapeError: The number of features is not known.
+
+    Example:
+        >>> from padless import pack
+        >>> DepthwiseConv1D(2, depth_multiplier=3)(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]]])).shape
+        torch.Sizes([2, 2, 3])
     """
 
-    relation = "window"
     kernel: Tensor
 
     def __init__(
         self,
-        kernel_size: Any,
-        strides: Any = 1,
+        kernel_size: Sizes,
+        strides: Sizes = 1,
         padding: str = "valid",
         depth_multiplier: int = 1,
         data_format: str | None = None,
-        dilation_rate: Any = 1,
-        activation: Any = None,
+        dilation_rate: Sizes = 1,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        depthwise_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
+        depthwise_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        depthwise_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
+        depthwise_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Unpack[BasicLayerOptions],
     ) -> None:
         super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            activation,
-            use_bias,
-            bias_initializer,
-            bias_regularizer,
-            bias_constraint,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            bias_constraint=bias_constraint,
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
@@ -252,9 +311,9 @@ class DepthwiseConv1D(Convolution):
         self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
         self.depthwise_constraint = constraints.get(depthwise_constraint)
 
-    def build(self, input_shape: Any) -> None:
-        """Kernel and bias, for the features of the input."""
-        channels = self.channels(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        """Create kernel and bias for the features of the input."""
+        channels = self.num_channels(input_shape)
         self.add_weight(
             (*self.kernel_size, channels, self.depth_multiplier),
             self.depthwise_initializer,
@@ -265,77 +324,102 @@ class DepthwiseConv1D(Convolution):
         self.add_bias(channels * self.depth_multiplier)
 
     def call_grid(self, grid: Tensor) -> Tensor:
-        """The convolution of a grid."""
+        """Convolve a grid `(B, T, C)`."""
         channels = self.kernel.shape[1]
-        return conv1d(self.checked(grid, channels), self.window, as_grouped_kernel(self.kernel), self.bias, channels)
+        self.check_channels(grid, channels)
+        return conv1d(grid, self.window, as_grouped_kernel(self.kernel), self.bias, channels)
 
-    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
-        """The convolution of real steps."""
+    def call_packed_steps(self, values: Tensor, layout: WindowLayout) -> Tensor:
+        """Convolve real steps `(N, C)`."""
         channels = self.kernel.shape[1]
-        return packed_conv1d(
-            self.checked(values, channels), plan, self.window, as_grouped_kernel(self.kernel), self.bias, channels
-        )
+        self.check_channels(values, channels)
+        return packed_conv1d(values, layout, self.window, as_grouped_kernel(self.kernel), self.bias, channels)
 
-    def output_features(self, channels: Any) -> Any:
-        """So many times more."""
+    def output_features(self, channels: int | None) -> int | None:
+        """Return the number of features, multiplied by `depth_multiplier`."""
         return None if channels is None else channels * self.depth_multiplier
 
 
 def as_grouped_kernel(kernel: Tensor) -> Tensor:
-    """A depthwise kernel `(size, C, multiplier)` as one of C groups, `(size, 1, C * multiplier)`."""
+    """Return a depthwise kernel `(size, C, multiplier)` as the kernel `(size, 1, C * multiplier)` of C groups."""
     return kernel.reshape(kernel.shape[0], 1, -1)
 
 
 @register("layer", "SeparableConvolution1D")
 class SeparableConv1D(Convolution):
-    """A convolution of each feature by itself, then one over features, `(B, T, C)` to `(B, T', filters)`.
+    """Convolve each feature separately, then mix the features, as Keras's `SeparableConv1D`.
 
-    Keras's `SeparableConv1D`; masks as in `Conv1D`. Weights: `depthwise_kernel` `(kernel_size, C, depth_multiplier)`,
-    `pointwise_kernel` `(1, C * depth_multiplier, filters)`, `bias` `(filters,)`.
+    `(B, T, C)` gives `(B, T', filters)`. The weights are `depthwise_kernel` `(kernel_size, C, depth_multiplier)`,
+    `pointwise_kernel` `(1, C * depth_multiplier, filters)` and `bias` `(filters,)`. Masks are treated as in `Conv1D`.
 
-    >>> from padless import pack
-    >>> SeparableConv1D(4, 2)(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]]])).shape
-    torch.Size([2, 2, 4])
+    Args:
+        filters: The features of the output.
+        kernel_size: The number of steps in a window.
+        strides: The distance of two windows.
+        padding: "valid" or "same".
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, C, T)`.
+        dilation_rate: The distance of two steps in a window.
+        depth_multiplier: The number of features between the two convolutions for each feature of the input.
+        activation: The activation of the output.
+        use_bias: Whether a bias is added.
+        depthwise_initializer: The initializer of `depthwise_kernel`.
+        pointwise_initializer: The initializer of `pointwise_kernel`.
+        bias_initializer: The initializer of `bias`.
+        depthwise_regularizer: The regularizer of `depthwise_kernel`.
+        pointwise_regularizer: The regularizer of `pointwise_kernel`.
+        bias_regularizer: The regularizer of `bias`.
+        activity_regularizer: The regularizer of the output.
+        depthwise_constraint: The constraint of `depthwise_kernel`.
+        pointwise_constraint: The constraint of `pointwise_kernel`.
+        bias_constraint: The constraint of `bias`.
+
+    Raises:
+        ArgumentError: An argument is not valid.
+        ShapeError: The number of features is not known.
+
+    Example:
+        >>> from padless import pack
+        >>> SeparableConv1D(4, 2)(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]]])).shape
+        torch.Sizes([2, 2, 4])
     """
 
-    relation = "window"
     depthwise_kernel: Tensor
     pointwise_kernel: Tensor
 
     def __init__(
         self,
         filters: int,
-        kernel_size: Any,
-        strides: Any = 1,
+        kernel_size: Sizes,
+        strides: Sizes = 1,
         padding: str = "valid",
         data_format: str | None = None,
-        dilation_rate: Any = 1,
+        dilation_rate: Sizes = 1,
         depth_multiplier: int = 1,
-        activation: Any = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        depthwise_initializer: Any = "glorot_uniform",
-        pointwise_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        pointwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        pointwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
+        depthwise_initializer: InitializerLike = "glorot_uniform",
+        pointwise_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        depthwise_regularizer: RegularizerLike = None,
+        pointwise_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
+        depthwise_constraint: ConstraintLike = None,
+        pointwise_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Unpack[BasicLayerOptions],
     ) -> None:
         super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            activation,
-            use_bias,
-            bias_initializer,
-            bias_regularizer,
-            bias_constraint,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            bias_constraint=bias_constraint,
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
@@ -348,9 +432,9 @@ class SeparableConv1D(Convolution):
         self.depthwise_constraint = constraints.get(depthwise_constraint)
         self.pointwise_constraint = constraints.get(pointwise_constraint)
 
-    def build(self, input_shape: Any) -> None:
-        """Both kernels and the bias, for the features of the input."""
-        channels = self.channels(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        """Create both kernels and the bias for the features of the input."""
+        channels = self.num_channels(input_shape)
         self.add_weight(
             (*self.kernel_size, channels, self.depth_multiplier),
             self.depthwise_initializer,
@@ -368,85 +452,110 @@ class SeparableConv1D(Convolution):
         self.add_bias(self.filters)
 
     def call_grid(self, grid: Tensor) -> Tensor:
-        """Both convolutions of a grid."""
+        """Convolve a grid `(B, T, C)`."""
         channels = self.depthwise_kernel.shape[1]
+        self.check_channels(grid, channels)
         kernel = as_grouped_kernel(self.depthwise_kernel)
-        return self._pointwise(conv1d(self.checked(grid, channels), self.window, kernel, None, channels))
+        return self._mix_features(conv1d(grid, self.window, kernel, None, channels))
 
-    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
-        """Both convolutions of real steps; the second of the outputs alone."""
+    def call_packed_steps(self, values: Tensor, layout: WindowLayout) -> Tensor:
+        """Convolve real steps `(N, C)`; the features of the output steps alone are mixed."""
         channels = self.depthwise_kernel.shape[1]
+        self.check_channels(values, channels)
         kernel = as_grouped_kernel(self.depthwise_kernel)
-        values = self.checked(values, channels)
-        return self._pointwise(packed_conv1d(values, plan, self.window, kernel, None, channels))
+        return self._mix_features(packed_conv1d(values, layout, self.window, kernel, None, channels))
 
-    def _pointwise(self, inner: Tensor) -> Tensor:
-        return functional.linear(inner, self.pointwise_kernel[0].t(), self.bias)
+    def _mix_features(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.pointwise_kernel[0].t(), self.bias)
 
-    def output_features(self, channels: Any) -> int:
-        """One for each filter."""
+    def output_features(self, channels: int | None) -> int:
+        """Return the number of filters."""
         return self.filters
 
 
 @register("layer", "Convolution1DTranspose")
 class Conv1DTranspose(Convolution):
-    """A transposed convolution: each step gives to `kernel_size` outputs, `strides` apart from the next one's.
+    """Apply the transposed convolution, as Keras's `Conv1DTranspose`: `(B, T, C)` gives `(B, T', filters)`.
 
-    Keras's `Conv1DTranspose`, `(B, T, C)` to `(B, T', filters)`. Weights: `kernel` `(kernel_size, filters, C)`, `bias`
-    `(filters,)`.
+    Each step is added to `kernel_size` outputs, and the outputs of the next step begin `strides` later. The weights are
+    `kernel` `(kernel_size, filters, C)` and `bias` `(filters,)`.
 
-    Of a masked input each row's span is taken, from its first to its last real step; a hole inside gives 0. A span of n
-    steps makes as many outputs as a plain input of n steps: `n * strides` with `padding="same"`, `(n - 1) * strides +
-    max(kernel_size, strides)` with "valid", none if it is empty; output j stands at column `first * strides + j`. An
-    output is real if a real step gives to it; one to which no step can give belongs to the step before it. With
-    `strides=1` "same" keeps the mask. Gaps show 0.
+    In a masked input the span of each sequence is used, from its first to its last real step. A masked step inside the
+    span is 0. A span of n steps gives as many outputs as a plain input of n steps: `n * strides` with `padding="same"`,
+    `(n - 1) * strides + max(kernel_size, strides)` with "valid", and none for an empty sequence. Output step j is at
+    column `first * strides + j`, where `first` is the first column of the span.
 
-    >>> from padless import pack
-    >>> conv = Conv1DTranspose(1, 2, strides=2, kernel_initializer="ones")
-    >>> conv(pack([[[1.0], [2.0]], [[3.0]]])).numpy().squeeze(-1).tolist()
-    [[1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 0.0, 0.0]]
+    An output step is real if a real step is added to it. An output that no step can reach belongs to the step before.
+    With `strides=1` and padding "same" the mask passes. Gaps show 0.
+
+    Args:
+        filters: The features of the output.
+        kernel_size: The number of outputs for each step.
+        strides: The distance of the outputs of two steps.
+        padding: "valid" or "same".
+        output_padding: The number of additional outputs at the end, below `strides`; None for Keras's default length.
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, C, T)`.
+        dilation_rate: The distance of two outputs of one step.
+        activation: The activation of the output.
+        use_bias: Whether a bias is added.
+        kernel_initializer: The initializer of `kernel`.
+        bias_initializer: The initializer of `bias`.
+        kernel_regularizer: The regularizer of `kernel`.
+        bias_regularizer: The regularizer of `bias`.
+        activity_regularizer: The regularizer of the output.
+        kernel_constraint: The constraint of `kernel`.
+        bias_constraint: The constraint of `bias`.
+
+    Raises:
+        ArgumentError: An argument is not valid.
+        ShapeError: The number of features is not known.
+
+    Example:
+        >>> from padless import pack
+        >>> conv = Conv1DTranspose(1, 2, strides=2, kernel_initializer="ones")
+        >>> conv(pack([[[1.0], [2.0]], [[3.0]]])).numpy().squeeze(-1).tolist()
+        [[1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 0.0, 0.0]]
     """
 
-    relation = "window"
     kernel: Tensor
 
     def __init__(
         self,
         filters: int,
-        kernel_size: Any,
-        strides: Any = 1,
+        kernel_size: Sizes,
+        strides: Sizes = 1,
         padding: str = "valid",
-        output_padding: Any = None,
+        output_padding: Sizes | None = None,
         data_format: str | None = None,
-        dilation_rate: Any = 1,
-        activation: Any = None,
+        dilation_rate: Sizes = 1,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
+        kernel_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Unpack[BasicLayerOptions],
     ) -> None:
         super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            activation,
-            use_bias,
-            bias_initializer,
-            bias_regularizer,
-            bias_constraint,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            bias_constraint=bias_constraint,
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
         (self.filters,) = as_sizes(self, "filters", filters)
         self.output_padding = None if output_padding is None else as_sizes(self, "output_padding", output_padding, 1, 0)
-        self.not_both()
+        self.check_stride_or_dilation()
         if self.output_padding is not None and self.output_padding >= self.strides:
             raise ArgumentError(
                 f"Conv1DTranspose expected an output_padding below its strides; got output_padding="
@@ -463,10 +572,10 @@ class Conv1DTranspose(Convolution):
             self.output_padding[0] if self.output_padding else None,
         )
 
-    def build(self, input_shape: Any) -> None:
-        """Kernel and bias, for the features of the input."""
+    def build(self, input_shape: Shape) -> None:
+        """Create kernel and bias for the features of the input."""
         self.add_weight(
-            (*self.kernel_size, self.filters, self.channels(input_shape)),
+            (*self.kernel_size, self.filters, self.num_channels(input_shape)),
             self.kernel_initializer,
             name="kernel",
             regularizer=self.kernel_regularizer,
@@ -475,16 +584,17 @@ class Conv1DTranspose(Convolution):
         self.add_bias(self.filters)
 
     def call_grid(self, grid: Tensor) -> Tensor:
-        """The transposed convolution of a grid."""
-        return conv1d_transpose(self.checked(grid, self.kernel.shape[2]), self.window, self.kernel, self.bias)
+        """Apply the layer to a grid `(B, T, C)`."""
+        self.check_channels(grid, self.kernel.shape[2])
+        return conv1d_transpose(grid, self.window, self.kernel, self.bias)
 
-    def call_packed_steps(self, values: Tensor, plan: WindowLayout) -> Tensor:
-        """The transposed convolution of real steps."""
-        values = self.checked(values, self.kernel.shape[2])
-        return packed_conv1d_transpose(values, plan, self.window, self.kernel, self.bias)
+    def call_packed_steps(self, values: Tensor, layout: WindowLayout) -> Tensor:
+        """Apply the layer to real steps `(N, C)`."""
+        self.check_channels(values, self.kernel.shape[2])
+        return packed_conv1d_transpose(values, layout, self.window, self.kernel, self.bias)
 
-    def output_features(self, channels: Any) -> int:
-        """One for each filter."""
+    def output_features(self, channels: int | None) -> int:
+        """Return the number of filters."""
         return self.filters
 
 

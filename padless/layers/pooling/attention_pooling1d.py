@@ -1,8 +1,8 @@
-"""Attention with a learned query: the summary of a sequence in which the steps count by how well they match."""
+"""Attention pooling: the mean of the steps of a sequence, weighted by how well each step matches a learned query."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack, cast
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,24 +15,55 @@ from padless.layers.base.layer import Layer
 from padless.layers.core.dense import last_axis_size
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import (
+    ActivationLike,
+    ConstraintLike,
+    InitializerLike,
+    LayerOptions,
+    MaskLike,
+    RegularizerLike,
+    Shape,
+    StepTensor,
+)
 
 
 @register("layer")
 class AttentionPooling1D(Layer):
-    """The real steps, weighed by the softmax of their products with a learned query: `(B, T, D)` to `(B, D)`.
+    """Average the real steps with attention to a learned query as weights: `(B, T, D)` gives `(B, D)`.
 
-    With `units` it is the attention of hierarchical attention networks (Yang et al. 2016): a step's key is
-    `activation(step @ kernel + bias)`; without, a step is its own key. `num_queries` give `(B, num_queries, D)`. With
-    `return_attention_scores` the call returns the weights too, on the steps of the input: `(B, T)`, for several queries
-    `(B, T, num_queries)`; masked steps show 0. Of an empty row the summary is 0.
+    The weights of the steps are the softmax, over the sequence, of the products of their keys with the query. With
+    `units` the key of a step is `activation(step @ kernel + bias)`, as in hierarchical attention networks (Yang et al.,
+    2016). Without `units` the step is its own key. The mask is consumed. An empty sequence gives 0. Keras does not have
+    this layer.
 
-    Weights: `kernel` `(D, units)` and `bias` `(units,)` if there are `units`; `query` `(units or D, queries)`.
+    The weights of the layer are `kernel` `(D, units)` and `bias` `(units,)`, if there are `units`, and `query`
+    `(units or D, num_queries or 1)`.
 
-    >>> from padless import pack
-    >>> pool = AttentionPooling1D(query_initializer="zeros")
-    >>> pooled, scores = pool(pack([[[1.0], [3.0]], [[5.0]]]), return_attention_scores=True)
-    >>> pooled.tolist(), scores.numpy().tolist()
-    ([[2.0], [5.0]], [[0.5, 0.5], [1.0, 0.0]])
+    Args:
+        units: The size of the keys; None to use the steps as keys.
+        num_queries: The number of queries, for outputs `(B, num_queries, D)`; None for one query and outputs `(B, D)`.
+        activation: The activation of the keys.
+        use_bias: Whether the keys have a bias.
+        kernel_initializer: The initializer of `kernel`.
+        bias_initializer: The initializer of `bias`.
+        query_initializer: The initializer of `query`.
+        kernel_regularizer: The regularizer of `kernel`.
+        bias_regularizer: The regularizer of `bias`.
+        query_regularizer: The regularizer of `query`.
+        kernel_constraint: The constraint of `kernel`.
+        bias_constraint: The constraint of `bias`.
+        query_constraint: The constraint of `query`.
+
+    Raises:
+        ArgumentError: `units` or `num_queries` is not a positive integer.
+        ShapeError: In the call, if the input does not have the features for which the layer was built.
+
+    Example:
+        >>> from padless import pack
+        >>> pool = AttentionPooling1D(query_initializer="zeros")
+        >>> pooled, scores = pool(pack([[[1.0], [3.0]], [[5.0]]]), return_attention_scores=True)
+        >>> pooled.tolist(), scores.numpy().tolist()
+        ([[2.0], [5.0]], [[0.5, 0.5], [1.0, 0.0]])
     """
 
     relation = "reduce"
@@ -44,18 +75,18 @@ class AttentionPooling1D(Layer):
         self,
         units: int | None = None,
         num_queries: int | None = None,
-        activation: Any = "tanh",
+        activation: ActivationLike = "tanh",
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        query_initializer: Any = "glorot_uniform",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        query_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        query_constraint: Any = None,
-        **kwargs: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        query_initializer: InitializerLike = "glorot_uniform",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        query_regularizer: RegularizerLike = None,
+        kernel_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        query_constraint: ConstraintLike = None,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
         for name, size in (("units", units), ("num_queries", num_queries)):
@@ -75,8 +106,8 @@ class AttentionPooling1D(Layer):
         self.bias_constraint = constraints.get(bias_constraint)
         self.query_constraint = constraints.get(query_constraint)
 
-    def build(self, input_shape: Any) -> None:
-        """The way from steps to keys, where there is one, and the queries."""
+    def build(self, input_shape: Shape) -> None:
+        """Create the projection to keys, if there are `units`, and the queries."""
         features = last_axis_size(self, input_shape)
         if self.units is None:
             self.kernel = None
@@ -106,31 +137,47 @@ class AttentionPooling1D(Layer):
             constraint=self.query_constraint,
         )
 
-    def call(self, inputs: Any, mask: Any = None, return_attention_scores: bool = False) -> Any:
-        """The summaries; with `return_attention_scores` also the weights of the steps."""
+    def call(
+        self, inputs: StepTensor, mask: MaskLike | None = None, return_attention_scores: bool = False
+    ) -> Tensor | tuple[Tensor, StepTensor]:
+        """Compute the weighted means.
+
+        Args:
+            inputs: `(B, T, D)`.
+            mask: The real steps of the inputs, if they are a plain tensor.
+            return_attention_scores: Whether the weights of the steps are returned too.
+
+        Returns:
+            The means, `(B, D)` or `(B, num_queries, D)`. With `return_attention_scores` also the weights, `(B, T)` or
+            `(B, T, num_queries)`, on the steps of the inputs.
+        """
         steps, index = flatten_steps(self, inputs)
-        weights = segment_softmax(self._keys(inputs) @ self.query, index)
+        weights = segment_softmax(self._keys(inputs) @ self.query, index)  # (N, num_queries)
         pooled = segment_weighted_sums(steps, weights, index)
         if self.num_queries is None:
             pooled, weights = pooled[:, 0], weights[:, 0]
         return (pooled, restore_step_axes(inputs, weights)) if return_attention_scores else pooled
 
-    def _keys(self, inputs: Any) -> Tensor:
-        """What the queries are compared with, `(N, size)`; an activation that mixes steps is refused on the way."""
-        keys: Any = inputs.with_values(inputs.values) if isinstance(inputs, Packed) else inputs
+    def _keys(self, inputs: StepTensor) -> Tensor:
+        """Return the keys `(N, size)`.
+
+        The activation gets a `Packed`, so that one that mixes steps is refused.
+        """
+        keys = inputs.with_values(inputs.values) if isinstance(inputs, Packed) else inputs
         if self.kernel is not None:
             if inputs.shape[-1] != self.kernel.shape[0]:
                 raise ShapeError(
                     f"AttentionPooling1D {self.name!r} was built for {self.kernel.shape[0]} features; got "
                     f"inputs of shape {tuple(inputs.shape)}."
                 )
-            keys = self.activation(functional.linear(keys, self.kernel.t(), self.bias))
+            projected = functional.linear(cast("Tensor", keys), self.kernel.t(), self.bias)
+            keys = self.activation(projected)
         return flatten_steps(self, keys)[0]
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
-        """Nothing is left to mask."""
+    def compute_mask(self, inputs: StepTensor, mask: MaskLike | None = None) -> None:
+        """Return None: the output has no steps."""
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """One row for each sequence, or for each sequence and query."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return `(B, D)` or `(B, num_queries, D)`."""
         queries = () if self.num_queries is None else (self.num_queries,)
         return (input_shape[0], *queries, input_shape[-1])

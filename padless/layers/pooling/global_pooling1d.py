@@ -1,9 +1,9 @@
-"""Layers that summarise a whole sequence: the mask is consumed. Over nothing the result is 0."""
+"""Layers that summarize a whole sequence. They consume the mask. The summary of an empty sequence is 0."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar, Unpack, cast
 
 from torch import Tensor
 
@@ -13,159 +13,192 @@ from padless.layers.base.layer import Layer
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import LayerOptions, MaskLike, Shape, StepTensor
 
 
-class Segment(Layer):
-    """The base: `(B, T, ...)` to `(B, ...)`, by a kernel on packed steps and its plain twin on a grid."""
+class SequenceSummary(Layer):
+    """Base class of layers from `(B, T, ...)` to `(B, ...)`.
+
+    A subclass gives `kernel`, a function of real steps `(N, ...)` and their index, and `summarize_grid`, the same for a
+    plain tensor.
+    """
 
     relation = "reduce"
-    kernel: Callable[[Tensor, Index], Tensor]
+    kernel: ClassVar[Callable[[Tensor, Index], Tensor]]
 
-    def plain(self, inputs: Tensor, axis: int) -> Tensor:
-        """The same for a grid on which every step is real."""
+    def summarize_grid(self, grid: Tensor) -> Tensor:
+        """Return the summaries of a grid `(B, T, ...)` on which every step is real; T is at least 1."""
         raise NotImplementedError
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        """One row for each sequence."""
+    def call(self, inputs: StepTensor, mask: MaskLike | None = None) -> Tensor:
+        """Return one row for each sequence."""
         if inputs.ndim < 3 or isinstance(inputs, Packed) and inputs.num_step_axes > 2:
-            wrap = " For sequences of sequences wrap it in TimeDistributed." if inputs.ndim > 2 else ""
+            hint = " For sequences of sequences wrap it in TimeDistributed." if inputs.ndim > 2 else ""
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} expected (batch, steps, ...features); got the shape "
-                f"{tuple(inputs.shape)}.{wrap}"
+                f"{tuple(inputs.shape)}.{hint}"
             )
         if isinstance(inputs, Packed):
             return type(self).kernel(inputs.values, inputs.index)
         if inputs.shape[1] == 0:
             return inputs.new_zeros((inputs.shape[0], *inputs.shape[2:]))
-        return self.plain(inputs, 1)
+        return self.summarize_grid(inputs)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
-        """Nothing is left to mask."""
+    def compute_mask(self, inputs: StepTensor, mask: MaskLike | None = None) -> None:
+        """Return None: the output has no steps."""
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's without the time axis."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input without the time axis."""
         return (input_shape[0], *input_shape[2:])
 
 
-class Pooling(Segment):
-    """The base of the global poolings: Keras's `data_format` and `keepdims`."""
+class GlobalPooling(SequenceSummary):
+    """Base class of the global poolings, with Keras's arguments `data_format` and `keepdims`."""
 
     relation = "reduce"
 
-    def __init__(self, data_format: str | None = None, keepdims: bool = False, **kwargs: Any) -> None:
+    def __init__(self, data_format: str | None = None, keepdims: bool = False, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**kwargs)
         if data_format not in (None, "channels_last", "channels_first"):
             raise ArgumentError(f"data_format must be 'channels_last' or 'channels_first'; got {data_format!r}.")
         self.data_format = data_format or "channels_last"
         self.keepdims = keepdims
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        """One row for each sequence, or with `keepdims` one step."""
-        first = self.data_format == "channels_first"
-        if first and isinstance(inputs, Packed):
+    def call(self, inputs: StepTensor, mask: MaskLike | None = None) -> Tensor:
+        """Return one row for each sequence; with `keepdims` as a time axis of size 1."""
+        channels_first = self.data_format == "channels_first"
+        if channels_first and isinstance(inputs, Packed):
             raise ArgumentError(
                 "A masked input has its steps on axis 1, so data_format='channels_first' does not apply to "
                 "it. Leave data_format out."
             )
-        pooled = super().call(inputs.transpose(1, 2) if first and inputs.ndim > 2 else inputs)
-        return pooled.unsqueeze(2 if first else 1) if self.keepdims else pooled
+        if channels_first and inputs.ndim > 2:
+            inputs = inputs.transpose(1, 2)
+        pooled = super().call(inputs)
+        if self.keepdims:
+            return pooled.unsqueeze(2 if channels_first else 1)
+        return pooled
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's without the time axis, or with 1 in its place."""
-        axis = 2 if self.data_format == "channels_first" else 1
-        kept = (1,) if self.keepdims else ()
-        return (*input_shape[:axis], *kept, *input_shape[axis + 1 :])
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input without the time axis, or with size 1 there."""
+        time_axis = 2 if self.data_format == "channels_first" else 1
+        time_sizes = (1,) if self.keepdims else ()
+        return (*input_shape[:time_axis], *time_sizes, *input_shape[time_axis + 1 :])
 
 
 @register("layer", "GlobalAvgPool1D")
-class GlobalAveragePooling1D(Pooling):
-    """The mean over the real steps, `(B, T, D)` to `(B, D)`; of an empty row 0.
+class GlobalAveragePooling1D(GlobalPooling):
+    """Return the mean of the real steps, as Keras's `GlobalAveragePooling1D`: `(B, T, D)` gives `(B, D)`.
 
-    Keras's `GlobalAveragePooling1D`, which gives NaN for an empty row.
+    The mask is consumed. For an empty sequence the mean is 0, where Keras gives NaN. Integers give float32.
 
-    >>> from padless import pack
-    >>> GlobalAveragePooling1D()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
-    [[2.0], [5.0]]
+    Args:
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, D, T)`.
+        keepdims: Whether the time axis is kept with size 1.
+
+    Example:
+        >>> from padless import pack
+        >>> GlobalAveragePooling1D()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
+        [[2.0], [5.0]]
     """
 
     relation = "reduce"
     kernel = staticmethod(segment_mean)
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        """The mean; of whole numbers in single precision."""
-        return super().call(inputs if inputs.dtype.is_floating_point else inputs.float())
+    def call(self, inputs: StepTensor, mask: MaskLike | None = None) -> Tensor:
+        """Return the means."""
+        return super().call(inputs if inputs.dtype.is_floating_point else cast("StepTensor", inputs.float()))
 
-    def plain(self, inputs: Tensor, axis: int) -> Tensor:
-        """The mean over an axis."""
-        return inputs.mean(dim=axis)
+    def summarize_grid(self, grid: Tensor) -> Tensor:
+        """Return the means of a grid."""
+        return grid.mean(dim=1)
 
 
 @register("layer", "GlobalMaxPool1D")
-class GlobalMaxPooling1D(Pooling):
-    """The largest of the real steps, `(B, T, D)` to `(B, D)`; of an empty row 0.
+class GlobalMaxPooling1D(GlobalPooling):
+    """Return the maximum of the real steps, as Keras's `GlobalMaxPooling1D`: `(B, T, D)` gives `(B, D)`.
 
-    Keras's `GlobalMaxPooling1D`, for which padding counts too. Equal largest numbers share the gradient.
+    The mask is consumed. In Keras masked steps take part. For an empty sequence the maximum is 0. Equal maxima share the
+    gradient.
 
-    >>> from padless import pack
-    >>> GlobalMaxPooling1D()(pack([[[-1.0], [-3.0]], [[5.0]]])).tolist()
-    [[-1.0], [5.0]]
+    Args:
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, D, T)`.
+        keepdims: Whether the time axis is kept with size 1.
+
+    Example:
+        >>> from padless import pack
+        >>> GlobalMaxPooling1D()(pack([[[-1.0], [-3.0]], [[5.0]]])).tolist()
+        [[-1.0], [5.0]]
     """
 
     kernel = staticmethod(segment_max)
 
-    def plain(self, inputs: Tensor, axis: int) -> Tensor:
-        """The maximum over an axis."""
-        return inputs.amax(dim=axis)
+    def summarize_grid(self, grid: Tensor) -> Tensor:
+        """Return the maxima of a grid."""
+        return grid.amax(dim=1)
 
 
 @register("layer", "GlobalSumPool1D")
-class GlobalSumPooling1D(Pooling):
-    """The sum over the real steps, `(B, T, D)` to `(B, D)`; of an empty row 0.
+class GlobalSumPooling1D(GlobalPooling):
+    """Return the sum of the real steps: `(B, T, D)` gives `(B, D)`.
 
-    Keras has no such layer; arguments as those of its global poolings.
+    Keras does not have this layer. The arguments are those of its global poolings. The mask is consumed. For an empty
+    sequence the sum is 0.
 
-    >>> from padless import pack
-    >>> GlobalSumPooling1D()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
-    [[4.0], [5.0]]
+    Args:
+        data_format: "channels_last", or "channels_first" for plain inputs `(B, D, T)`.
+        keepdims: Whether the time axis is kept with size 1.
+
+    Example:
+        >>> from padless import pack
+        >>> GlobalSumPooling1D()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
+        [[4.0], [5.0]]
     """
 
     kernel = staticmethod(segment_sum)
 
-    def plain(self, inputs: Tensor, axis: int) -> Tensor:
-        """The sum over an axis."""
-        return inputs.sum(dim=axis)
+    def summarize_grid(self, grid: Tensor) -> Tensor:
+        """Return the sums of a grid."""
+        return grid.sum(dim=1)
 
 
 @register("layer")
-class LastStep(Segment):
-    """The last real step of each sequence, zeros for an empty one: what `x[:, -1]` is meant to be.
+class LastStep(SequenceSummary):
+    """Return the last real step of each sequence: `(B, T, ...)` gives `(B, ...)`.
 
-    >>> from padless import pack
-    >>> LastStep()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
-    [[3.0], [5.0]]
+    Use it in place of `x[:, -1]`, which is a masked step for a sequence padded on the right. The mask is consumed. An
+    empty sequence gives 0. Keras does not have this layer.
+
+    Example:
+        >>> from padless import pack
+        >>> LastStep()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
+        [[3.0], [5.0]]
     """
 
     kernel = staticmethod(segment_last)
 
-    def plain(self, inputs: Tensor, axis: int) -> Tensor:
-        """The last step."""
-        return inputs.select(axis, -1)
+    def summarize_grid(self, grid: Tensor) -> Tensor:
+        """Return the last step of a grid."""
+        return grid.select(1, -1)
 
 
 @register("layer")
-class FirstStep(Segment):
-    """The first real step of each sequence, zeros for an empty one.
+class FirstStep(SequenceSummary):
+    """Return the first real step of each sequence: `(B, T, ...)` gives `(B, ...)`.
 
-    >>> from padless import pack
-    >>> FirstStep()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
-    [[1.0], [5.0]]
+    The mask is consumed. An empty sequence gives 0. Keras does not have this layer.
+
+    Example:
+        >>> from padless import pack
+        >>> FirstStep()(pack([[[1.0], [3.0]], [[5.0]]])).tolist()
+        [[1.0], [5.0]]
     """
 
     kernel = staticmethod(segment_first)
 
-    def plain(self, inputs: Tensor, axis: int) -> Tensor:
-        """The first step."""
-        return inputs.select(axis, 0)
+    def summarize_grid(self, grid: Tensor) -> Tensor:
+        """Return the first step of a grid."""
+        return grid.select(1, 0)
 
 
 # Keras's other names
