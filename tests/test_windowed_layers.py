@@ -188,8 +188,8 @@ def test_a_transposed_convolution_is_the_plain_one_on_each_span(mask, arguments,
         )
         steps = []
         for j in range(len(values)):
-            before = min((j + stretch.cropped) // stride, len(part) - 1)  # the last step that begins there
-            real_one = part[j] if stretch.keeps else each[j] or not whole[j] and part[before]
+            before = min((j + stretch.left_crop) // stride, len(part) - 1)  # the last step that begins there
+            real_one = part[j] if stretch.keeps_mask else each[j] or not whole[j] and part[before]
             if real_one:
                 steps.append((first * stride + j, values[j]))
         placed.append(steps)

@@ -268,7 +268,7 @@ class DepthwiseConv1D(Convolution):
     Example:
         >>> from padless import pack
         >>> DepthwiseConv1D(2, depth_multiplier=3)(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]]])).shape
-        torch.Sizes([2, 2, 3])
+        torch.Size([2, 2, 3])
     """
 
     kernel: Tensor
@@ -380,7 +380,7 @@ class SeparableConv1D(Convolution):
     Example:
         >>> from padless import pack
         >>> SeparableConv1D(4, 2)(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]]])).shape
-        torch.Sizes([2, 2, 4])
+        torch.Size([2, 2, 4])
     """
 
     depthwise_kernel: Tensor
