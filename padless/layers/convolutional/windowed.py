@@ -127,7 +127,7 @@ class TemporalLayer(Layer):
         outputs = super()._record(args, kwargs)
         if isinstance(outputs, SymbolicTensor) and call_spec_of(type(self), Layer).relation == "window":
             input_shape = next(self._inbound_nodes[-1].inputs()).shape
-            outputs.shape = self.compute_output_shape(input_shape)
+            outputs.shape = tuple(self.compute_output_shape(input_shape))
             if 0 in outputs.shape and 0 not in input_shape:
                 raise ShapeError(
                     f"{type(self).__name__} {self.name!r} makes no steps from inputs of shape {input_shape}: they are too "
