@@ -22,7 +22,7 @@ except ImportError:
     is_functorch_wrapped_tensor = is_legacy_batchedtensor = None
 
 try:
-    # `torch.utils._python_dispatch` is the documented home of TorchDispatchMode. It has no public name.
+    # torch documents TorchDispatchMode in `torch.utils._python_dispatch`. It has no public name.
     from torch.utils._python_dispatch import _get_current_dispatch_mode as current_dispatch_mode
 except ImportError:
     current_dispatch_mode = None

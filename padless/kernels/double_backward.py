@@ -38,13 +38,13 @@ class Reference:
         tensor_grads = iter(
             torch.autograd.grad(
                 [result for result, _ in used],
-                [x for x, needed in zip(tensors, needs_grad, strict=True) if needed and x is not None],
+                [x for x, is_needed in zip(tensors, needs_grad, strict=True) if is_needed and x is not None],
                 [grad for _, grad in used],
                 create_graph=torch.is_grad_enabled(),
                 allow_unused=True,
             )
         )
-        return (*(None,) * num_options, *(next(tensor_grads) if needed else None for needed in needs_grad))
+        return (*(None,) * num_options, *(next(tensor_grads) if is_needed else None for is_needed in needs_grad))
 
 
 def with_double_backward(backward: Backward) -> Backward:

@@ -17,8 +17,8 @@ class IndexCache(Generic[Value]):
     An entry is dropped when its index is deleted. A value must not refer to its index, because the index would then never
     be deleted.
 
-    Threads may share a cache. There is no lock, so a process may fork at any time: two threads that miss the same entry
-    both compute it, and both get the value that was stored first.
+    Threads may share a cache. If two threads miss the same entry, both compute it, and both get the value that was stored
+    first. There is no lock, so a process may fork at any time.
     """
 
     def __init__(self) -> None:

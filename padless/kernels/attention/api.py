@@ -1,4 +1,4 @@
-"""Attend over packed steps: each query sees the real keys of its own sequence. A query without a key gets 0.
+"""Attend over packed steps: each query sees the real keys of its sequence. A query without a key gets 0.
 
 Three paths:
 

@@ -51,8 +51,8 @@ def _compute_layout(index: Index, window: Window | TransposedWindow) -> WindowLa
 def _layout(index: Index, window: Window) -> WindowLayout:
     """Return the layout of a convolution or a pooling.
 
-    On the line, the part of a row begins at a multiple of the stride, so that a window of the line begins wherever a window
-    of the row does. Its part consists of the left padding, the span, and blank steps up to the end of its last window. The
+    On the line, the part of a row begins at a multiple of the stride. So where a window of the row begins, a window of the
+    line begins too. The part consists of the left padding, the span, and blank steps up to the end of its last window. The
     left padding of the next row serves as blank steps too.
     """
     first_columns, span_lengths = row_spans(index)

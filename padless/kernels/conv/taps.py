@@ -3,9 +3,9 @@
 A *tap* is one position of the kernel. Where the steps of a window are neighbours in memory, the compiled kernel takes
 all taps at once.
 
-Three sums run over the same triples (step of the line, tap, window): the outputs from line and kernel, the line from
-outputs and kernel, the kernel from line and outputs. Each is the gradient of the other two, so each is differentiable
-any number of times.
+Three sums run over the same triples (step of the line, tap, window). They are the outputs from line and kernel, the line
+from outputs and kernel, and the kernel from line and outputs. Each is the gradient of the other two, so each is
+differentiable any number of times.
 """
 
 from __future__ import annotations

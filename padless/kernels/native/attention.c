@@ -1,4 +1,4 @@
-/* Attention of packed queries to the packed keys of their own row, float32, forward and backward pass.
+/* Attention of packed queries to the packed keys of the same row, float32, forward and backward pass.
 
    All is transposed: a vector holds LANES queries of a row, and scores are stored as (keys, queries). So maxima, sums
    and powers need no operation across the lanes of a vector, keys and values are multiplied where they are stored,

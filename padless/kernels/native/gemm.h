@@ -114,8 +114,8 @@ INLINE void add_row(const int V, row *r, vec x, const row *b) {
 /* ---- products ---- */
 
 /* out[m] = begin[m] + a[m][k_begin:k_end] @ panel[k_begin:k_end], for a tile of M rows and a panel of V vectors. The
-   vectors of begin[m] are `distance` numbers apart; without `begin` the sums begin at 0. Each M and V has a function
-   of its own, and the sums of each row are variables of their own. So they stay in registers, which decides the
+   vectors of begin[m] are `distance` numbers apart; without `begin` the sums begin at 0. There is one
+   function for each M and V, and one variable for each row of sums. So the sums stay in registers, which decides the
    speed. `prefetch_ptr` is the part of the weights that is needed soon. It is prefetched meanwhile, because large
    weights come from far away. */
 typedef void (*tile_product)(

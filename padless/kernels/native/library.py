@@ -133,9 +133,9 @@ def _torch_library() -> Path:
 def can_access_memory(*tensors: Tensor | None) -> bool:
     """Return whether a compiled kernel may read and write the memory of these tensors.
 
-    That is not so for compilers, tracers, torch.func, forward-mode differentiation and dispatch modes: they replace
-    or record the operations of torch, and a compiled kernel is not one of them. Nor is it for tensors that are not
-    plain numbers in the memory of the CPU.
+    A kernel must not run under compilers, tracers, torch.func, forward-mode differentiation and dispatch modes. They replace
+    or record the operations of torch, and a compiled kernel is not one of them. It must not run either on tensors that are
+    not plain numbers in the memory of the CPU.
     """
     if (
         torch.compiler.is_compiling()

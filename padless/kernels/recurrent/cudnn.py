@@ -72,8 +72,10 @@ def lstm(
     recurrent_masks: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run Keras's LSTM with tanh and sigmoid; see `api.lstm`."""
-    again = functools.partial(reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None)
-    outputs, h, c = _run(LSTM, again, index, reverse, values, kernel, recurrent, bias, h0, c0)
+    reference_cell = functools.partial(
+        reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None
+    )
+    outputs, h, c = _run(LSTM, reference_cell, index, reverse, values, kernel, recurrent, bias, h0, c0)
     return outputs, h, c
 
 
@@ -91,10 +93,10 @@ def gru(
     recurrent_masks: None,
 ) -> tuple[Tensor, Tensor]:
     """Run Keras's GRU with tanh, sigmoid and `reset_after`; see `api.gru`."""
-    again = functools.partial(
+    reference_cell = functools.partial(
         reference.gru, index, reverse, activation, recurrent_activation, reset_after, recurrent_masks=None
     )
-    outputs, h = _run(GRU, again, index, reverse, values, kernel, recurrent, bias, h0)
+    outputs, h = _run(GRU, reference_cell, index, reverse, values, kernel, recurrent, bias, h0)
     return outputs, h
 
 
@@ -111,14 +113,14 @@ def simple_rnn(
 ) -> tuple[Tensor, Tensor]:
     """Run Keras's SimpleRNN with tanh or relu; see `api.simple_rnn`."""
     cell = RELU_RNN if activation is torch.relu else TANH_RNN
-    again = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
-    outputs, h = _run(cell, again, index, reverse, values, kernel, recurrent, bias, h0)
+    reference_cell = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
+    outputs, h = _run(cell, reference_cell, index, reverse, values, kernel, recurrent, bias, h0)
     return outputs, h
 
 
 def _run(
     cell: CudnnCellSpec,
-    again: Callable[..., tuple[Tensor, ...]],
+    reference_cell: Callable[..., tuple[Tensor, ...]],
     index: Index,
     reverse: bool,
     values: Tensor,
@@ -127,12 +129,12 @@ def _run(
     bias: Tensor | None,
     *initial: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Run a cell; `again` is the reference."""
+    """Run a cell; `reference_cell` computes its second derivatives."""
     order, tensors = index.time_major_order(values.device, reverse), (values, kernel, recurrent, bias, *initial)
     if not order.batch_sizes:  # torch refuses a batch without a step
-        return again(*tensors)
+        return reference_cell(*tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _CudnnFunction.apply(cell, order, again, *tensors)
+        return _CudnnFunction.apply(cell, order, reference_cell, *tensors)
     return _forward(cell, order, False, *tensors)
 
 
@@ -204,7 +206,7 @@ class _CudnnFunction(torch.autograd.Function):
         ctx: FunctionContext,
         cell: CudnnCellSpec,
         order: TimeMajorOrder,
-        again: Callable[..., tuple[Tensor, ...]],
+        reference_cell: Callable[..., tuple[Tensor, ...]],
         values: Tensor,
         kernel: Tensor,
         recurrent: Tensor,
@@ -223,7 +225,7 @@ class _CudnnFunction(torch.autograd.Function):
             results = _forward(cell, order, True, *leaves)
         ctx.leaves, ctx.results = leaves, results
         ctx.save_for_backward(values, kernel, recurrent, bias, *initial)
-        ctx.reference = Reference(again, num_tensors=len(leaves))
+        ctx.reference = Reference(reference_cell, num_tensors=len(leaves))
         ctx.set_materialize_grads(False)
         return tuple(result.detach() for result in results)
 
@@ -238,10 +240,10 @@ class _CudnnFunction(torch.autograd.Function):
             tensor_grads = iter(
                 torch.autograd.grad(
                     [result for result, _ in used],
-                    [leaf for leaf, needed in zip(ctx.leaves, needs_grad, strict=True) if needed],
+                    [leaf for leaf, is_needed in zip(ctx.leaves, needs_grad, strict=True) if is_needed],
                     [grad for _, grad in used],
                     retain_graph=True,
                     allow_unused=True,
                 )
             )
-        return (None, None, None, *(next(tensor_grads) if needed else None for needed in needs_grad))
+        return (None, None, None, *(next(tensor_grads) if is_needed else None for is_needed in needs_grad))

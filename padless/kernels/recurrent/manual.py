@@ -53,8 +53,10 @@ def lstm(
     """Run Keras's LSTM with tanh and sigmoid; see `api.lstm`."""
     plan = TimeMajorPlan.build(index, values, reverse)
     if _needs_grad(values, kernel, recurrent, bias, h0, c0):
-        again = functools.partial(reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None)
-        return _LSTM.apply(plan, again, values, kernel, recurrent, bias, h0, c0)
+        reference_cell = functools.partial(
+            reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None
+        )
+        return _LSTM.apply(plan, reference_cell, values, kernel, recurrent, bias, h0, c0)
     _, h, c = _run_lstm(plan, values, kernel, recurrent, bias, h0, c0, keep_all=False)
     return (*plan.results(h), c.index_select(0, plan.inverse_rows))
 
@@ -110,7 +112,7 @@ class _LSTM(torch.autograd.Function):
     def forward(
         ctx: FunctionContext,
         plan: TimeMajorPlan,
-        again: Callable[..., tuple[Tensor, Tensor, Tensor]],
+        reference_cell: Callable[..., tuple[Tensor, Tensor, Tensor]],
         values: Tensor,
         kernel: Tensor,
         recurrent: Tensor,
@@ -120,7 +122,7 @@ class _LSTM(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         gates, h, c = _run_lstm(plan, values, kernel, recurrent, bias, h0, c0, keep_all=True)
         ctx.save_for_backward(values, kernel, recurrent, bias, h0, c0, gates, h, c)
-        ctx.plan, ctx.reference = plan, Reference(again, num_tensors=6)
+        ctx.plan, ctx.reference = plan, Reference(reference_cell, num_tensors=6)
         ctx.set_materialize_grads(False)
         return (*plan.results(h), c.index_select(0, plan.last_state))
 
@@ -203,7 +205,7 @@ def gru(
     recurrent_hzr = recurrent.roll(units, 1)  # gates h, z, r instead of z, r, h
     if _needs_grad(values, kernel, recurrent, bias, h0):
 
-        def again(
+        def reference_cell(
             values: Tensor, kernel: Tensor, recurrent_hzr: Tensor, bias: Tensor | None, h0: Tensor
         ) -> tuple[Tensor, Tensor]:
             recurrent = recurrent_hzr.roll(-units, 1)
@@ -211,7 +213,7 @@ def gru(
                 index, reverse, activation, recurrent_activation, True, values, kernel, recurrent, bias, h0, None
             )
 
-        return _GRU.apply(plan, again, values, kernel, recurrent_hzr, bias, h0)
+        return _GRU.apply(plan, reference_cell, values, kernel, recurrent_hzr, bias, h0)
     return plan.results(_run_gru(plan, values, kernel, recurrent_hzr, bias, h0, keep_all=False)[1])
 
 
@@ -257,7 +259,7 @@ class _GRU(torch.autograd.Function):
     def forward(
         ctx: FunctionContext,
         plan: TimeMajorPlan,
-        again: Callable[..., tuple[Tensor, Tensor]],
+        reference_cell: Callable[..., tuple[Tensor, Tensor]],
         values: Tensor,
         kernel: Tensor,
         recurrent_hzr: Tensor,
@@ -266,7 +268,7 @@ class _GRU(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gates, h = _run_gru(plan, values, kernel, recurrent_hzr, bias, h0, keep_all=True)
         ctx.save_for_backward(values, kernel, recurrent_hzr, bias, h0, gates, h)
-        ctx.plan, ctx.reference = plan, Reference(again, num_tensors=5)
+        ctx.plan, ctx.reference = plan, Reference(reference_cell, num_tensors=5)
         ctx.set_materialize_grads(False)
         return plan.results(h)
 
@@ -333,8 +335,8 @@ def simple_rnn(
     """Run Keras's SimpleRNN with tanh or relu; see `api.simple_rnn`."""
     plan, relu = TimeMajorPlan.build(index, values, reverse), activation is torch.relu
     if _needs_grad(values, kernel, recurrent, bias, h0):
-        again = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
-        return _SimpleRNN.apply(plan, relu, again, values, kernel, recurrent, bias, h0)
+        reference_cell = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
+        return _SimpleRNN.apply(plan, relu, reference_cell, values, kernel, recurrent, bias, h0)
     return plan.results(_run_simple_rnn(plan, relu, values, kernel, recurrent, bias, h0))
 
 
@@ -362,7 +364,7 @@ class _SimpleRNN(torch.autograd.Function):
         ctx: FunctionContext,
         plan: TimeMajorPlan,
         relu: bool,
-        again: Callable[..., tuple[Tensor, Tensor]],
+        reference_cell: Callable[..., tuple[Tensor, Tensor]],
         values: Tensor,
         kernel: Tensor,
         recurrent: Tensor,
@@ -371,7 +373,7 @@ class _SimpleRNN(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         h = _run_simple_rnn(plan, relu, values, kernel, recurrent, bias, h0)
         ctx.save_for_backward(values, kernel, recurrent, bias, h0, h)
-        ctx.plan, ctx.relu, ctx.reference = plan, relu, Reference(again, num_tensors=5)
+        ctx.plan, ctx.relu, ctx.reference = plan, relu, Reference(reference_cell, num_tensors=5)
         ctx.set_materialize_grads(False)
         return plan.results(h)
 

@@ -1,9 +1,9 @@
 """Recurrent cells by the compiled kernel recurrent.c, on the CPU.
 
-The kernel computes the time steps, forward and backward. Each thread has its own sequences and never waits for
-another. In the forward pass the kernel also multiplies the inputs with their weights, for a few times at once, so
-that the products are still in the cache when they are used. The gradients of weights and inputs are products over all
-steps, computed by torch.
+The kernel computes the time steps, forward and backward. Each thread has its own sequences and never waits for another. In
+the forward pass the kernel also multiplies the inputs with their weights. It does so for a few times at once, so that the
+products are still in the cache when they are used. The gradients of weights and inputs are products over all steps,
+computed by torch.
 
 All steps stay in packed order. The backward pass overwrites the gates with their gradients. A second backward pass
 through the same call computes the gates again.
@@ -39,8 +39,8 @@ class NativeCellSpec:
     """A cell of the compiled kernel.
 
     The gates of a step are a row of `extra + gates` columns of `units` each. `extra` columns are before those that the
-    inputs give to. Their gradients have the same shape: the first `gates` columns are the gradients of the product with the
-    state, the last `gates` columns those of the product with the inputs.
+    inputs give to. The gradients of the gates have the same shape. Their first `gates` columns are the gradients of the
+    product with the state, their last `gates` columns those of the product with the inputs.
 
     Args:
         number: The number of the cell in the function table of recurrent.c.
@@ -215,8 +215,10 @@ def lstm(
     recurrent_masks: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run Keras's LSTM with tanh and sigmoid; see `api.lstm`."""
-    again = functools.partial(reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None)
-    outputs, h, c = _run(LSTM, again, index, reverse, values, kernel, recurrent, bias, h0, c0)
+    reference_cell = functools.partial(
+        reference.lstm, index, reverse, activation, recurrent_activation, recurrent_masks=None
+    )
+    outputs, h, c = _run(LSTM, reference_cell, index, reverse, values, kernel, recurrent, bias, h0, c0)
     return outputs, h, c
 
 
@@ -234,10 +236,10 @@ def gru(
     recurrent_masks: None,
 ) -> tuple[Tensor, Tensor]:
     """Run Keras's GRU with tanh, sigmoid and `reset_after`; see `api.gru`."""
-    again = functools.partial(
+    reference_cell = functools.partial(
         reference.gru, index, reverse, activation, recurrent_activation, reset_after, recurrent_masks=None
     )
-    outputs, h = _run(GRU, again, index, reverse, values, kernel, recurrent, bias, h0)
+    outputs, h = _run(GRU, reference_cell, index, reverse, values, kernel, recurrent, bias, h0)
     return outputs, h
 
 
@@ -254,14 +256,14 @@ def simple_rnn(
 ) -> tuple[Tensor, Tensor]:
     """Run Keras's SimpleRNN with tanh or relu; see `api.simple_rnn`."""
     cell = RELU_RNN if activation is torch.relu else TANH_RNN
-    again = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
-    outputs, h = _run(cell, again, index, reverse, values, kernel, recurrent, bias, h0)
+    reference_cell = functools.partial(reference.simple_rnn, index, reverse, activation, recurrent_masks=None)
+    outputs, h = _run(cell, reference_cell, index, reverse, values, kernel, recurrent, bias, h0)
     return outputs, h
 
 
 def _run(
     cell: NativeCellSpec,
-    again: Callable[..., tuple[Tensor, ...]],
+    reference_cell: Callable[..., tuple[Tensor, ...]],
     index: Index,
     reverse: bool,
     values: Tensor,
@@ -270,10 +272,10 @@ def _run(
     bias: Tensor | None,
     *initial: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Run a cell; `again` is the reference."""
+    """Run a cell; `reference_cell` computes its second derivatives."""
     parts, tensors = SequenceParts.of_index(index, reverse), (values, kernel, recurrent, bias, *initial)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _NativeFunction.apply(cell, parts, again, *tensors)
+        return _NativeFunction.apply(cell, parts, reference_cell, *tensors)
     return _forward(cell, parts, False, *tensors)[0]
 
 
@@ -453,8 +455,8 @@ def _prepare_gates(
 ) -> _GateMemory:
     """Return the memory of the gates, with the products of inputs and kernel where torch computes them faster.
 
-    Gates that are not saved have memory for a few times only: the first access to the pages of a large new buffer
-    would cost as much as all time steps.
+    Gates that are not saved have memory for a few times only. The first access to the pages of a large new buffer would
+    cost as much as all time steps.
     """
     weights, extra_columns = _pad_gates(kernel, cell.gates, units), cell.extra * units * save_for_backward
     width = extra_columns + cell.gates * units
@@ -484,7 +486,7 @@ class _NativeFunction(torch.autograd.Function):
         ctx: FunctionContext,
         cell: NativeCellSpec,
         parts: SequenceParts,
-        again: Callable[..., tuple[Tensor, ...]],
+        reference_cell: Callable[..., tuple[Tensor, ...]],
         values: Tensor,
         kernel: Tensor,
         recurrent: Tensor,
@@ -494,7 +496,7 @@ class _NativeFunction(torch.autograd.Function):
         tensors = (values, kernel, recurrent, bias, *initial)
         results, saved = _forward(cell, parts, True, *tensors)
         ctx.save_for_backward(*tensors, *saved)
-        ctx.cell, ctx.parts, ctx.reference = cell, parts, Reference(again, num_tensors=len(tensors))
+        ctx.cell, ctx.parts, ctx.reference = cell, parts, Reference(reference_cell, num_tensors=len(tensors))
         ctx.gates_overwritten = False
         ctx.set_materialize_grads(False)
         return results
@@ -514,8 +516,8 @@ class _NativeFunction(torch.autograd.Function):
             weight_grads = _weight_gradients(ctx.cell, needs_grad, values, kernel, recurrent, saved, step_grads.bias)
             real_units = len(recurrent)
             state_grads = [
-                grad[:, :real_units].to(values.dtype) if needed and grad is not None else None
-                for grad, needed in zip((step_grads.h0, step_grads.c0), needs_grad[4:], strict=False)
+                grad[:, :real_units].to(values.dtype) if is_needed and grad is not None else None
+                for grad, is_needed in zip((step_grads.h0, step_grads.c0), needs_grad[4:], strict=False)
             ]
         return (None, None, None, *weight_grads, *state_grads)
 

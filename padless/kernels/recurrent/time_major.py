@@ -5,7 +5,8 @@ rows, then the state after each step. So the state before a step is found in the
 any other.
 
 The scan is cut into chunks of about a thousand packed steps. What is computed for a chunk stays in the cache, and the next
-chunk uses the same memory again: the first access to a new page of memory costs as much as the arithmetic on it.
+chunk uses the same memory again. New memory would be slow, because the first access to a page costs as much as the
+arithmetic on it.
 """
 
 from collections.abc import Sequence
