@@ -1441,14 +1441,18 @@ ATTEND = [
         function="_count_positions",
     ),
 ]
-COMPILED_ATTEND, COMPILED_SCAN = "tests/test_attention_native.py", "tests/test_recurrent_native.py"
+NATIVE_ATTENTION, NATIVE_RNN, NATIVE_CONV = (
+    "tests/test_attention_native.py",
+    "tests/test_recurrent_native.py",
+    "tests/test_conv_native.py",
+)
 COMPILED = [
     Fault(
         "the running sum is not rescaled to a greater maximum",
         "kernels/native/attention.c",
         "*sum = *sum * shrink + total",
         "*sum = *sum + total",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="softmax_block",
     ),
     Fault(
@@ -1456,7 +1460,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "for (i64 i = 0; j && i < args->width; i++)",
         "for (i64 i = 0; 0 && i < args->width; i++)",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="attend_block",
     ),
     Fault(
@@ -1464,7 +1468,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "select_vec(new_maximum == lowest, broadcast(0.0f), new_maximum)",
         "new_maximum",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="softmax_block",
     ),
     Fault(
@@ -1472,7 +1476,7 @@ COMPILED = [
         "kernels/native/library.py",
         "torch.compiler.is_compiling() or torch.jit.is_tracing() or in_functional_transform(*tensors) or in_dispatch_mode()",
         "torch.compiler.is_compiling() or torch.jit.is_tracing() or in_functional_transform(*tensors)",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="can_access_memory",
     ),
     Fault(
@@ -1480,7 +1484,7 @@ COMPILED = [
         "kernels/double_backward.py",
         "not torch.is_grad_enabled() and not in_functional_transform(*grads)",
         "not torch.is_grad_enabled()",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="with_double_backward.hand_written_or_reference",
     ),
     Fault(
@@ -1488,7 +1492,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "select_vec(lanes_from(offset + i), x, lowest)",
         "x",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="softmax_block",
     ),
     Fault(
@@ -1496,7 +1500,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "if (args->causal && offset + i > c)",
         "if (args->causal && offset + i > c + 1)",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="score_gradients",
     ),
     Fault(
@@ -1504,7 +1508,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "if (!end) zero_rows(args->out",
         "if (0) zero_rows(args->out",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="attend_block",
     ),
     Fault(
@@ -1512,7 +1516,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "x * (load(d) - out_product) * args->scale",
         "x * load(d) * args->scale",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="score_gradients",
     ),
     Fault(
@@ -1520,7 +1524,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "head / (args->heads / args->groups)",
         "0",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="attend_block",
     ),
     Fault(
@@ -1528,7 +1532,7 @@ COMPILED = [
         "kernels/native/attention.c",
         "i < LANES && r + i < n; i++)",
         "i < LANES; i++)",
-        COMPILED_ATTEND,
+        NATIVE_ATTENTION,
         function="transpose_out",
     ),
     Fault(
@@ -1536,7 +1540,7 @@ COMPILED = [
         "kernels/native/recurrent.c",
         "initial + args->batch_rows[s] * args->units",
         "initial + s * args->units",
-        COMPILED_SCAN,
+        NATIVE_RNN,
         function="state_before",
     ),
     Fault(
@@ -1544,7 +1548,7 @@ COMPILED = [
         "kernels/native/recurrent.c",
         "if (args->real_units < U)",
         "if (0)",
-        COMPILED_SCAN,
+        NATIVE_RNN,
         function="project_inputs",
     ),
     Fault(
@@ -1552,7 +1556,7 @@ COMPILED = [
         "kernels/native/recurrent.c",
         "return args->grad_outputs ? from_next + load(args->grad_outputs",
         "return args->grad_outputs ? load(args->grad_outputs",
-        COMPILED_SCAN,
+        NATIVE_RNN,
         function="gradient_of_h",
     ),
     Fault(
@@ -1560,7 +1564,7 @@ COMPILED = [
         "kernels/native/conv.c",
         "(args->window_numbers ? args->window_numbers[w + m] : w + m)",
         "(w + m)",
-        COMPILED_SCAN,
+        NATIVE_CONV,
         function="conv_windows",
     ),
     Fault(
@@ -1568,7 +1572,7 @@ COMPILED = [
         "kernels/native/conv.c",
         "args->bias ? bias : 0",
         "0",
-        COMPILED_SCAN,
+        NATIVE_CONV,
         function="conv_windows",
     ),
     Fault(
@@ -1576,7 +1580,7 @@ COMPILED = [
         "kernels/native/gemm.h",
         "k ? (const float *const *)out + m : begin ? begin + m : 0",
         "begin ? begin + m : 0",
-        COMPILED_SCAN,
+        NATIVE_RNN,
         function="gemm",
     ),
 ]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import LAYERS, MODELS
 from on_device import apart
-from test_recurrent import FAST, lengths_, run, same, tensors_for
+from recurrent_cases import LENGTHS, STANDARD_CELLS, assert_close, make_tensors, run_cell
 
 import padless
 from benchmarks import models
@@ -46,46 +46,51 @@ def on_cuda(tensors):
 
 
 @pytest.mark.parametrize("path", ["cudnn", "manual", None])
-@pytest.mark.parametrize("name", lengths_)
+@pytest.mark.parametrize("name", LENGTHS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("cell", FAST)
+@pytest.mark.parametrize("cell", STANDARD_CELLS)
 def test_recurrent_cells_are_the_reference_on_the_cpu(cell, bias, reverse, name, path):
-    index = Index.from_lengths(np.array(lengths_[name], dtype=np.int64))
-    tensors = tensors_for(cell, index, 3, 5, bias=bias)
+    index = Index.from_lengths(np.array(LENGTHS[name], dtype=np.int64))
+    tensors = make_tensors(cell, index, 3, 5, bias=bias)
     given = on_cuda(tensors)
     ours, theirs = (
-        run(cell, index, given, reverse=reverse, path=path),
-        run(cell, index, tensors, reverse=reverse, path="reference"),
+        run_cell(cell, index, given, reverse=reverse, path=path),
+        run_cell(cell, index, tensors, reverse=reverse, path="reference"),
     )
-    same([r.cpu() for r in ours], theirs, rtol=1e-9, atol=1e-9)
+    assert_close([r.cpu() for r in ours], theirs, rtol=1e-9, atol=1e-9)
     upstream = [torch.linspace(-1, 1, max(r.numel(), 1), dtype=r.dtype)[: r.numel()].reshape(r.shape) for r in theirs]
     mine = torch.autograd.grad(ours, [t for t in given if t is not None], [u.to(CUDA) for u in upstream], allow_unused=True)
     wanted = torch.autograd.grad(theirs, [t for t in tensors if t is not None], upstream, allow_unused=True)
-    same([None if g is None else g.cpu() for g in mine], wanted, rtol=1e-9, atol=1e-9)
+    assert_close([None if g is None else g.cpu() for g in mine], wanted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("units", [1, 7, 32, 129, 512])
-@pytest.mark.parametrize("cell", FAST)
+@pytest.mark.parametrize("cell", STANDARD_CELLS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.15)])
 def test_weights_of_every_size_lie_as_cudnn_wants_them(cell, units, dtype, tolerance):
     """Otherwise torch warns, and warnings are errors."""
     index = Index(np.random.default_rng(0).random((9, 12)) < 0.7)
-    tensors = [t.detach() * units**-0.5 for t in tensors_for(cell, index, 11, units)]
-    ours = run(cell, index, [t.to(CUDA, dtype) for t in tensors], path="cudnn")
-    same([r.double().cpu() for r in ours], run(cell, index, tensors, path="reference"), rtol=tolerance, atol=tolerance)
+    tensors = [t.detach() * units**-0.5 for t in make_tensors(cell, index, 11, units)]
+    ours = run_cell(cell, index, [t.to(CUDA, dtype) for t in tensors], path="cudnn")
+    assert_close(
+        [r.double().cpu() for r in ours], run_cell(cell, index, tensors, path="reference"), rtol=tolerance, atol=tolerance
+    )
 
 
-@pytest.mark.parametrize("cell", FAST)
+@pytest.mark.parametrize("cell", STANDARD_CELLS)
 def test_second_derivatives_are_there(cell):
     index = Index.from_lengths(np.array([2, 1]))
     found = []
-    for path, tensors in (("cudnn", on_cuda(tensors_for(cell, index, 2, 2))), ("reference", tensors_for(cell, index, 2, 2))):
-        outputs = run(cell, index, tensors, path=path)[0]
+    for path, tensors in (
+        ("cudnn", on_cuda(make_tensors(cell, index, 2, 2))),
+        ("reference", make_tensors(cell, index, 2, 2)),
+    ):
+        outputs = run_cell(cell, index, tensors, path=path)[0]
         (first,) = torch.autograd.grad(outputs.sum(), tensors[:1], create_graph=True)
         grads = torch.autograd.grad(first.square().sum(), tensors, allow_unused=True)
         found.append([None if g is None else g.cpu() for g in grads])
-    same(*found)
+    assert_close(*found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -100,10 +105,10 @@ def test_attention_over_packed_steps_is_the_reference(size, causal, dtype):
     assert varlen.supports(*given, index, index, causal)
     ours = attend(*given, index, index, AttentionMask(causal), size**-0.5)[0]
     theirs = attend_by_row(*exact, index, index, AttentionMask(causal), size**-0.5)[0]
-    same([ours.double().cpu()], [theirs], rtol=0.03, atol=0.03)
+    assert_close([ours.double().cpu()], [theirs], rtol=0.03, atol=0.03)
     found = torch.autograd.grad(ours.float().square().sum(), given)
     wanted = torch.autograd.grad(theirs.square().sum(), exact)
-    same([g.double().cpu() for g in found], wanted, rtol=0.1, atol=0.1)
+    assert_close([g.double().cpu() for g in found], wanted, rtol=0.1, atol=0.1)
 
 
 # ------------------------------------------------------------------------------------------------ training

@@ -84,7 +84,7 @@ def find_library() -> Library | str:
     if not (FOLDER / "recurrent.c").exists():
         return "its source was not installed"
     for level in supported_levels():
-        if (FOLDER / f"_padless_native.{level}.so").exists():
+        if library_path(level).exists():
             return load_library(level)
     return "it was not built, because there was no C compiler (gcc or clang) when padless was installed"
 
@@ -95,9 +95,14 @@ def supported_levels() -> tuple[str, ...]:
     return LEVELS[LEVELS.index(capability) :] if capability in LEVELS else LEVELS[-1:]
 
 
+def library_path(level: str) -> Path:
+    """Return the path of the library of a level."""
+    return FOLDER / f"_padless_native.{level}.so"
+
+
 def load_library(level: str) -> Library | str:
     """Return the library of a level, or the reason why it cannot be used."""
-    path = FOLDER / f"_padless_native.{level}.so"
+    path = library_path(level)
     sources = b"".join(source.read_bytes() for source in sorted(FOLDER.glob("*.[ch]")))
     source_hash = hashlib.sha256(sources).hexdigest()[:16]
     try:
