@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -10,11 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
 from padless.ragged.packed import ArrayLike as ArrayLike
 from padless.ragged.packed import MaskLike as MaskLike
 from padless.ragged.packed import Packed
 from padless.ragged.tensor_like import TensorLike
+
+DataLike: TypeAlias = "ArrayLike | Mapping[str, Any] | Iterable[Any] | Dataset[Any]"
+"""Data for `fit`: `ArrayLike`, a list or dictionary of several, a table, a dataset, a loader or generator of batches."""
+
+BatchTree: TypeAlias = Any
+"""Inputs, targets, outputs or weights of one batch: a tensor, a `Packed`, None, or a list, tuple or dictionary of these.
+
+The model decides which of them it is, so a type checker cannot know (as torch's `PyTree`, which is Any too).
+"""
 
 StepTensor: TypeAlias = "Tensor | Packed"
 """A batch of time steps, padded `(B, T, ...)` or packed."""

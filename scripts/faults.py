@@ -1676,10 +1676,10 @@ TRAINING = [
     Fault(
         "the loss of an epoch is a mean of means",
         "trainers/compile_utils.py",
-        "Term(term.sum.detach().double(), _double(term.weight), term.adds)",
-        "Term(term.value.detach().double(), 1.0)",
+        "WeightedSum(term.sum.detach().double(), _double(term.weight), term.adds)",
+        "WeightedSum(term.value.detach().double(), 1.0)",
         "tests/test_fit.py",
-        function="Objective.see",
+        function="CompiledObjective.add_loss",
     ),
     Fault(
         "a plain sum is divided by the number of batches",
@@ -1699,21 +1699,11 @@ TRAINING = [
     ),
     Fault(
         "sample weights change metrics that are not weighted",
-        "training/objective.py",
-        """
-        for metric in own.metrics:
-            metric.update_state(target, output)
-        for metric in own.weighted:
-            metric.update_state(target, output, weight)
-        """,
-        """
-        for metric in own.metrics:
-            metric.update_state(target, output, weight)
-        for metric in own.weighted:
-            metric.update_state(target, output, weight)
-        """,
+        "trainers/compile_utils.py",
+        "metric.update_state(target, output)",
+        "metric.update_state(target, output, weight)",
         "tests/test_fit.py",
-        function="Objective.measure",
+        function="CompiledObjective.update_metrics",
     ),
     Fault(
         "a metric is a mean of means",

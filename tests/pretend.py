@@ -277,7 +277,7 @@ def workload(name):
 
     def build():
         model = models.build(padless, small)
-        model.compile(padless.optimizers.Adam(fused=True), model._compiled["loss"])
+        model.compile(padless.optimizers.Adam(fused=True), model._compiled.loss)
         return model
 
     return watch(build, *make_data(small))

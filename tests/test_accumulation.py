@@ -190,7 +190,7 @@ def test_who_stops_within_a_group_moves_no_weight():
     before = model.get_weights()
     model.fit(LISTS, TAGS, batch_size=1, verbose=0, callbacks=[Stop()], gradient_accumulation_steps=4)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    assert model._group is None and all(p.grad is None for p in model.parameters())
+    assert model._accumulation_group is None and all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "two", True])

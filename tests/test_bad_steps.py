@@ -76,7 +76,7 @@ def refused(model, act, kind, message):
     with pytest.raises(kind, match=message):
         act(model)
     assert all(np.array_equal(a, b) for a, b in zip(before, snapshot(model), strict=True))
-    assert model._compiled is compiled and not model.training and model._group is None
+    assert model._compiled is compiled and not model.training and model._accumulation_group is None
 
 
 FIT = {

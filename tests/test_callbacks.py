@@ -20,6 +20,8 @@ from padless.callbacks import (
     TerminateOnNaN,
 )
 from padless.errors import ArgumentError
+from padless.metrics import Mean
+from padless.optimizers import SGD
 from padless.registry import entries
 
 
@@ -29,7 +31,8 @@ class Weights:
     def __init__(self):
         self.stop_training = False
         self.weights = np.zeros(1)
-        self.optimizer = SimpleNamespace(learning_rate=0.1)
+        self.metrics = []
+        self.optimizer = SGD(0.1)
 
     def get_weights(self):
         return [self.weights]
@@ -81,9 +84,11 @@ def test_early_stopping_decides_as_keras(values, options, mode):
 
 
 class Copying(Weights):
-    """Keras keeps what get_weights gives it, without a copy."""
+    """A model for Keras's callbacks, which keep the result of get_weights without a copy."""
 
-    metrics = ()
+    def __init__(self):
+        super().__init__()
+        self.optimizer = SimpleNamespace(learning_rate=0.1)
 
     def get_weights(self):
         return [self.weights.copy()]
@@ -119,7 +124,9 @@ def test_auto_mode_knows_the_direction_from_the_name(monitor, better):
 
 def test_auto_mode_asks_the_metric_of_that_name_first():
     model = Weights()
-    model.metrics = [SimpleNamespace(name="loss"), SimpleNamespace(name="agreement", higher_is_better=True)]
+    agreement = Mean(name="agreement")
+    agreement.higher_is_better = True
+    model.metrics = [Mean(name="loss"), agreement]
     assert run(EarlyStopping("val_agreement"), [1.0, 2.0, 3.0], model, "val_agreement")[0] == 3
 
 

@@ -171,7 +171,7 @@ def test_a_layer_whose_weights_were_finite_is_told_apart_from_one_whose_were_not
 def test_a_loss_that_makes_nan_of_finite_outputs_is_told(capsys):
     one = model(loss=lambda y_true, y_pred: (y_pred * 0 - 1).log())
     one.fit(X, Y, 2, 1, verbose=0, callbacks=[TerminateOnNaN()])
-    assert "outputs of all layers were finite: look at the loss" in capsys.readouterr().out
+    assert "outputs of all layers were finite. Check the loss" in capsys.readouterr().out
 
 
 def test_training_that_is_finite_goes_on_and_the_watch_ends(capsys):
@@ -265,7 +265,7 @@ def fit(*callbacks, **compiled):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda one: one.fit(X, Y, verbose=0, callbacks=["history"]), "callbacks holds 'history'"),
+        (lambda one: one.fit(X, Y, verbose=0, callbacks=["history"]), "callbacks has the entry 'history'"),
         (lambda one: EarlyStopping(patience=-1), "`patience` of EarlyStopping.*at least 0; got -1"),
         (lambda one: EarlyStopping(monitor=3), "`monitor` of EarlyStopping.*got 3"),
         (lambda one: EarlyStopping(min_delta=math.nan), "`min_delta` of EarlyStopping must be a finite number; got nan"),

@@ -135,11 +135,11 @@ def test_a_damaged_backup_is_refused_and_the_one_before_it_stays(damage, tmp_pat
     newer.write_bytes({"cut": whole[:-9], "empty": b"", "changed": whole[:-9] + b"?" + whole[-8:]}[damage])
     left, again = files(tmp_path), model()
     before = [weight.copy() for weight in again.get_weights()]
-    with pytest.raises(DataError, match=f"{newer.name}.*is untouched") as error:
+    with pytest.raises(DataError, match=f"{newer.name}.*is not damaged") as error:
         again.fit(X, Y, 2, 6, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
     assert older.name in str(error.value) and files(tmp_path) == left
     assert all(np.array_equal(a, b) for a, b in zip(before, again.get_weights(), strict=True))
-    with pytest.warns(UserWarning, match=f"goes on from the backup before it, .*{older.name}"):
+    with pytest.warns(UserWarning, match=f"continues from the backup before it, .*{older.name}"):
         again.fit(X, Y, 2, 6, verbose=0, callbacks=[BackupAndRestore(tmp_path, double_checkpoint=True)])
     whole = model()
     whole.fit(X, Y, 2, 6, verbose=0)
@@ -151,7 +151,7 @@ def test_a_damaged_backup_without_another_says_that_training_begins_anew(tmp_pat
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"")
     for both in (False, True):
-        with pytest.raises(DataError, match="no backup before it: delete it, and training begins anew"):
+        with pytest.raises(DataError, match="no backup before it. Delete it, and training starts from the beginning"):
             model().fit(X, Y, 2, 6, verbose=0, callbacks=[BackupAndRestore(tmp_path, double_checkpoint=both)])
 
 
@@ -161,7 +161,7 @@ def test_a_backup_of_something_else_changes_nothing(tmp_path):
     other.compile("sgd", "mse")
     for one, x, y, message in (
         (wide, X, Y, "another model: its weight"),
-        (other, X, Y, "made with Adam over .* this is SGD"),
+        (other, X, Y, "made with Adam for .* this is SGD"),
         (more, X * 2, np.tile(Y, 2), "an epoch of 3 batches; now an epoch has 6"),
     ):
         before, state = [weight.copy() for weight in one.get_weights()], torch.get_rng_state()

@@ -55,7 +55,7 @@ def test_the_bar_says_epoch_steps_time_and_results():
 
 
 def test_the_bar_draws_between_and_shows_the_time_left(monkeypatch):
-    monkeypatch.setattr(progress, "interval", 0.0)
+    monkeypatch.setattr(progress, "REFRESH_INTERVAL", 0.0)
     console = terminal()
     fit(ProgressBar(console=console))
     assert "1/3" in lines(console) and "left" in lines(console) and "loss 0.5000" in lines(console)
@@ -131,7 +131,7 @@ def test_evaluate_and_predict_have_their_line(kind):
 
 
 def test_outputs_of_predict_are_not_shown(monkeypatch):
-    monkeypatch.setattr(progress, "interval", 0.0)
+    monkeypatch.setattr(progress, "REFRESH_INTERVAL", 0.0)
     console = terminal()
     bar = ProgressBar(console=console)
     bar.set_params({"steps": 2})
@@ -197,7 +197,7 @@ def test_logs_are_not_read_between_refreshes_and_a_step_costs_next_to_nothing():
     callbacks = CallbackList([bar], epochs=1, steps=1000, verbose=1)
     callbacks.on_train_begin()
     callbacks.on_epoch_begin(0)
-    bar._drawn += 3600  # no refresh is due
+    bar._draw_time += 3600  # no refresh is due
     logs = Unreadable(loss=1.0)
     best = min(_time_of(callbacks, logs) for _ in range(20))
     bar.close()

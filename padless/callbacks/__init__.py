@@ -1,7 +1,7 @@
-"""What may happen between steps, with Keras's names.
+"""Callbacks: hooks that run between the steps of training, with Keras's names.
 
-A callback works with what it was handed (`set_model`, `set_params`) and knows no Model: it asks for `stop_training`,
-`get_weights`, `set_weights` and `optimizer` only where it uses them. Keras's own callbacks work here as well.
+A callback receives the model and the parameters of the run (`set_model`, `set_params`). It uses `stop_training`,
+`get_weights`, `set_weights`, `metrics` and `optimizer` of the model. Callbacks of Keras work here, too.
 """
 
 from padless.callbacks.backup_and_restore import BackupAndRestore as BackupAndRestore
@@ -9,6 +9,7 @@ from padless.callbacks.callback import Callback as Callback
 from padless.callbacks.callback import LambdaCallback as LambdaCallback
 from padless.callbacks.callback import Logs as Logs
 from padless.callbacks.callback import as_floats as as_floats
+from padless.callbacks.callback_list import CallbackLike as CallbackLike
 from padless.callbacks.callback_list import CallbackList as CallbackList
 from padless.callbacks.early_stopping import EarlyStopping as EarlyStopping
 from padless.callbacks.history import History as History
@@ -24,6 +25,7 @@ __all__ = [
     "BackupAndRestore",
     "CSVLogger",
     "Callback",
+    "CallbackLike",
     "CallbackList",
     "EarlyStopping",
     "History",

@@ -1,4 +1,4 @@
-"""Training that was cut off goes on as if nothing had happened."""
+"""Continue an interrupted training with the same results."""
 
 from __future__ import annotations
 
@@ -8,108 +8,131 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-from padless.callbacks.callback import Callback, Logs
-from padless.callbacks.model_checkpoint import save_frequency
+from padless.callbacks.callback import Callback, Logs, ResumableRun
+from padless.callbacks.model_checkpoint import SaveFrequency, check_save_frequency
 from padless.errors import ArgumentError, DataError, PadlessError
 from padless.registry import register
-from padless.saving import safetensors_io as archive
-from padless.saving import state_tree as tree
+from padless.saving import safetensors_io, state_tree
 
-_NAME = re.compile(r"backup-(\d{10})\.safetensors")
+_FILE_NAME = re.compile(r"backup-(\d{10})\.safetensors")
 
 
 @register("callback")
 class BackupAndRestore(Callback):
-    """Keep a run of `fit` in `backup_dir`, so that the same call goes on from there, however the last one ended.
+    """Save the run of `fit`, so that the same call continues after an interruption of any kind.
 
-    A backup is written after each epoch, or every `save_freq` batches, and holds all that the rest of the run depends on:
-    the model, the optimizer, the place in the data, the sums of the epoch, the random states, the history and the states
-    of the other callbacks. So the weights at the end are, bit for bit, those of a run that was never cut off, if the data,
-    the code and the machine are the same. It is whole or not there at all, and the one before it is kept.
+    A backup has everything that the rest of the run depends on: the model, the optimizer, the position in the data, the
+    sums of the epoch, the random states, the history and the states of the other callbacks. So the final weights are bit
+    for bit those of a run without interruption, if data, code and machine are the same. A backup is written completely
+    or not at all, and the one before it is kept.
 
-    A damaged backup is a `DataError` that names the one before it, from which `double_checkpoint` goes on by itself, with
-    a warning. When training ends the backups are deleted, unless `delete_checkpoint` is False; then the next `fit` with
-    more epochs goes on from there. Raises `NotWritten`, before training, for a folder that takes no files.
+    When training ends, the backups are deleted. With `delete_checkpoint=False` they are kept, and the next `fit` with
+    more epochs continues from them.
+
+    Args:
+        backup_dir: the folder of the backups.
+        save_freq: "epoch", or a number of batches.
+        double_checkpoint: whether to continue from the backup before a damaged one, with a warning.
+        delete_checkpoint: whether to delete the backups when training ends.
+
+    Raises:
+        ArgumentError: for wrong arguments.
+        DataError: when training begins, for a damaged backup; the message names the one before it.
+        NotWritten: when training begins, if the folder cannot be written.
     """
 
-    last: ClassVar[bool] = True
+    runs_last: ClassVar[bool] = True
 
     def __init__(
         self,
         backup_dir: str | os.PathLike[str],
-        save_freq: int | str = "epoch",
+        save_freq: SaveFrequency = "epoch",
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
         if not os.fspath(backup_dir):
             raise ArgumentError(f"backup_dir must be the name of a folder; got {backup_dir!r}.")
-        self.backup_dir, self.save_freq = Path(backup_dir), save_frequency(self, save_freq)
+        self.backup_dir, self.save_freq = Path(backup_dir), check_save_frequency(self, save_freq)
         self.double_checkpoint, self.delete_checkpoint = double_checkpoint, delete_checkpoint
-        self.run: Any = None
-        self._since = 0
-        if save_freq != "epoch":
-            self.on_train_batch_end = self._after_batch  # nobody else pays for logs
+        self._run: ResumableRun | None = None
+        self._batches_since_save = 0
 
-    def set_run(self, run: Any) -> None:
-        """Receive the run of `fit` that is to be kept."""
-        self.run = run
+    def uses_hook(self, hook: str) -> bool:
+        return super().uses_hook(hook) and (hook != "on_train_batch_end" or self.save_freq != "epoch")
+
+    def set_fit_state(self, fit_state: ResumableRun) -> None:
+        self._run = fit_state
+
+    @property
+    def run(self) -> ResumableRun:
+        """Return the run of `fit`. Raises `ArgumentError` if the callback is not in a call of `fit`."""
+        if self._run is None:
+            raise ArgumentError("BackupAndRestore saves a run of `fit`. Give it to `fit` in `callbacks`.")
+        return self._run
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        archive.writable_folder(self.backup_dir)
-        for left in self.backup_dir.glob(".backup-*"):  # half written when the last run was cut off
-            left.unlink()
-        found, self._since = self._read(), 0
-        if found is not None:
-            self.run.load_state_dict(found["run"])
-            self._since = found["since"]
+        safetensors_io.writable_folder(self.backup_dir)
+        for partial_file in self.backup_dir.glob(".backup-*"):  # of a run that ended while it wrote a backup
+            partial_file.unlink()
+        backup, self._batches_since_save = self._read(), 0
+        if backup is not None:
+            self.run.load_state_dict(backup["run"])
+            self._batches_since_save = backup["since"]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.run.set_resume_point(epoch + 1, 0)
         if self.save_freq == "epoch":
             self._write()
 
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if isinstance(self.save_freq, str):  # "epoch"
+            return
+        self.run.set_resume_point(self.run.epoch, batch + 1)
+        self._batches_since_save += 1
+        if self._batches_since_save >= self.save_freq and self.run.can_checkpoint:
+            self._batches_since_save = 0
+            self._write()
+
     def on_train_end(self, logs: Logs = None) -> None:
         if not self.delete_checkpoint:
             return
-        for _, path in self._kept():
+        for _, path in self._backups():
             path.unlink()
         if not any(self.backup_dir.iterdir()):
             self.backup_dir.rmdir()
 
-    def _after_batch(self, batch: int, logs: Logs = None) -> None:
-        self.run.set_resume_point(self.run.epoch, batch + 1)
-        self._since += 1
-        if self._since >= int(self.save_freq) and self.run.can_checkpoint:
-            self._since = 0
-            self._write()
-
-    def _kept(self) -> list[tuple[int, Path]]:
-        """The backups, the newest first."""
-        found = [(match, path) for path in self.backup_dir.iterdir() if (match := _NAME.fullmatch(path.name))]
-        return sorted(((int(match[1]), path) for match, path in found), reverse=True)
+    def _backups(self) -> list[tuple[int, Path]]:
+        """Return the numbers and paths of the backups, the newest first."""
+        matches = [(_FILE_NAME.fullmatch(path.name), path) for path in self.backup_dir.iterdir()]
+        return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
     def _write(self) -> None:
-        before = self._kept()
-        number = before[0][0] + 1 if before else 0
-        plain, arrays = tree.split_arrays({"run": self.run.state_dict(), "since": self._since})
-        archive.write(self.backup_dir / f"backup-{number:010}.safetensors", arrays, plain)
-        for _, path in before[1:]:
+        """Write a backup, and delete all others but the newest."""
+        backups = self._backups()
+        number = backups[0][0] + 1 if backups else 0
+        plain, arrays = state_tree.split_arrays({"run": self.run.state_dict(), "since": self._batches_since_save})
+        safetensors_io.write(self.backup_dir / f"backup-{number:010}.safetensors", arrays, plain)
+        for _, path in backups[1:]:
             path.unlink()
 
     def _read(self) -> dict[str, Any] | None:
-        kept = self._kept()
-        for place, (_, path) in enumerate(kept):
+        """Return the newest backup; None if there is none."""
+        backups = self._backups()
+        for position, (_, path) in enumerate(backups):
             try:
-                arrays, plain = archive.read(path)
-                return tree.join_arrays(plain, arrays)
-            except PadlessError as wrong:
-                older = [os.fspath(other) for _, other in kept[place + 1 :]]
+                arrays, plain = safetensors_io.read(path)
+                return state_tree.join_arrays(plain, arrays)
+            except PadlessError as error:
+                older = [os.fspath(other) for _, other in backups[position + 1 :]]
                 if not older:
-                    raise DataError(f"{wrong} There is no backup before it: delete it, and training begins anew.") from wrong
+                    raise DataError(
+                        f"{error} There is no backup before it. Delete it, and training starts from the beginning."
+                    ) from error
                 if not self.double_checkpoint:
                     raise DataError(
-                        f"{wrong} The backup before it, {older[0]!r}, is untouched: delete the damaged file, or "
-                        f"give double_checkpoint=True, and training goes on from there."
-                    ) from wrong
-                warnings.warn(f"{wrong} Training goes on from the backup before it, {older[0]!r}.", stacklevel=2)
+                        f"{error} The backup before it, {older[0]!r}, is not damaged. Delete the damaged file, or give "
+                        f"double_checkpoint=True, and training continues from there."
+                    ) from error
+                message = f"{error} Training continues from the backup before it, {older[0]!r}."
+                warnings.warn(message, stacklevel=2)
         return None

@@ -1,117 +1,177 @@
-"""What a callback is: hooks between steps, with Keras's names.
-
-A callback works with what it was handed (`set_model`, `set_params`) and knows no Model: it asks for `stop_training`,
-`get_weights`, `set_weights` and `optimizer` only where it uses them. Keras's own callbacks work here as well.
-"""
+"""The base of callbacks: hooks that the training loop calls, with Keras's names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+from torch import Tensor
 
 from padless.errors import ArgumentError, unknown_name
+from padless.ragged.packed import Packed
 from padless.registry import register
 
-Logs = dict[str, Any] | None
-Hook = Callable[..., Any] | None
+Logs: TypeAlias = "dict[str, Any] | None"
+"""Losses and metrics by name, as floats; in the hooks of `predict` the outputs."""
+
+Hook: TypeAlias = "Callable[..., object] | None"
+
+ALIASES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
+"""The hooks that call a hook with a shorter name."""
+
+
+class ResumableRun(Protocol):
+    """The state of a run of `fit`; `padless.trainers.run_state.FitState` implements it."""
+
+    epoch: int
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """Return whether the state can be saved now: no gradient is incomplete."""
+        ...
+
+    def set_resume_point(self, epoch: int, batch: int) -> None:
+        """Set where the run would continue."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the run."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the run from a state."""
 
 
 @register("callback")
 class Callback:
-    """The base of all callbacks: each hook does nothing until it is overridden.
+    """The base of callbacks: each hook does nothing until a subclass overrides it.
 
-    `params` holds `epochs`, `steps` and `verbose`, `model` is what is trained. `logs` are means so far in batch hooks,
-    results in `on_epoch_end`, where entries added to them are seen by the callbacks that follow and by the history.
-    With `raw_logs` the values of batch hooks come as they are, possibly tensors on a device, else as Python floats.
+    The logs of hooks after a batch are means over the epoch so far. The logs of `on_epoch_end` are results; entries that
+    a callback adds to them are seen by the callbacks after it and by the history.
 
-    >>> class Stop(Callback):
-    ...     def on_epoch_end(self, epoch, logs=None):
-    ...         self.model.stop_training = True
+    Attributes:
+        params: `epochs`, `steps` and `verbose` of the run.
+        model: the model that is trained.
+        raw_logs: whether hooks after a batch receive tensors, which may be on a device, in place of floats.
+        runs_last: whether the hooks are called after those of all other callbacks.
+        state_attributes: the names of the attributes that `BackupAndRestore` saves.
+
+    Example:
+        >>> class Stop(Callback):
+        ...     def on_epoch_end(self, epoch, logs=None):
+        ...         self.model.stop_training = True
     """
 
     params: dict[str, Any] | None = None
-    model: Any = None
-    raw_logs = False
-    last: ClassVar[bool] = False  # whether it is called after all others, to see what they have done
-    kept: ClassVar[tuple[str, ...]] = ()  # the attributes that a run needs to go on where it was cut off
+    model: Any = None  # a model of padless or Keras, or what a test gives in its place
+    raw_logs: bool = False
+    runs_last: ClassVar[bool] = False
+    state_attributes: ClassVar[tuple[str, ...]] = ()
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Receive the parameters of the run."""
         self.params = params
 
     def set_model(self, model: Any) -> None:
-        """Receive what is trained."""
+        """Receive the model."""
         self.model = model
 
-    def state_dict(self) -> dict[str, Any]:
-        """What `BackupAndRestore` keeps of this callback: the attributes that the class names in `kept`.
+    def set_fit_state(self, fit_state: ResumableRun) -> None:
+        """Receive the state of the run of `fit`, for callbacks that save it."""
 
-        Plain values, tensors, arrays, and lists, tuples and dictionaries of them; anything else takes methods of its own.
+    def uses_hook(self, hook: str) -> bool:
+        """Return whether a hook does something; if no callback uses a hook after a batch, its logs are not computed."""
+        alias = ALIASES.get(hook)
+        if alias is not None and self.uses_hook(alias):
+            return True
+        return hook in vars(self) or getattr(type(self), hook) is not getattr(Callback, hook)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `BackupAndRestore` saves: the attributes in `state_attributes`.
+
+        The values are numbers, text, tensors, arrays, and lists, tuples and dictionaries of these. For other values
+        override this method and `load_state_dict`.
         """
-        return {name: getattr(self, name) for name in self.kept}
+        return {name: getattr(self, name) for name in self.state_attributes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Be again where `state_dict` was taken; called after `on_train_begin`."""
-        for name in self.kept:
+        """Restore the result of `state_dict`; called after `on_train_begin`."""
+        for name in self.state_attributes:
             setattr(self, name, state[name])
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Before the first epoch of `fit`."""
+        """Run before the first epoch of `fit`."""
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """After the last epoch of `fit`."""
+        """Run after the last epoch of `fit`."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Before an epoch; the first is 0."""
+        """Run before an epoch; the number of the first is 0."""
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """After an epoch and its validation, whose results are prefixed with `val_`."""
+        """Run after an epoch and its validation, whose results have the prefix `val_`."""
 
     def on_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """The short name of `on_train_batch_begin`."""
+        """Run before a training step; the short name of `on_train_batch_begin`."""
 
     def on_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """The short name of `on_train_batch_end`."""
+        """Run after a training step; the short name of `on_train_batch_end`."""
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Before a training step; the first of each epoch is 0."""
+        """Run before a training step; the number of the first of each epoch is 0."""
         self.on_batch_begin(batch, logs=logs)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """After a training step."""
+        """Run after a training step."""
         self.on_batch_end(batch, logs=logs)
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        """Before `evaluate`, and before the validation of an epoch."""
+        """Run before `evaluate`, and before the validation of an epoch."""
 
     def on_test_end(self, logs: Logs = None) -> None:
-        """After `evaluate`, and after the validation of an epoch."""
+        """Run after `evaluate`, and after the validation of an epoch."""
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Before a batch is evaluated."""
+        """Run before a batch is evaluated."""
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """After a batch was evaluated."""
+        """Run after a batch was evaluated."""
 
     def on_predict_begin(self, logs: Logs = None) -> None:
-        """Before `predict`."""
+        """Run before `predict`."""
 
     def on_predict_end(self, logs: Logs = None) -> None:
-        """After `predict`."""
+        """Run after `predict`."""
 
     def on_predict_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Before a batch is predicted."""
+        """Run before a batch is predicted."""
 
     def on_predict_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """After a batch was predicted; `logs` holds its `outputs`."""
+        """Run after a batch was predicted; `logs` has its `outputs`."""
+
+
+HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 
 
 @register("callback")
 class LambdaCallback(Callback):
-    """A callback made of functions, each given under the name of its hook.
+    """A callback that is made of functions.
 
-    >>> LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs)).on_epoch_end(0, {"loss": 1.0})
-    0 {'loss': 1.0}
+    Args:
+        on_epoch_begin: the function for this hook, with its arguments `(epoch, logs)`.
+        on_epoch_end: as above.
+        on_train_begin: the function for this hook, with its argument `(logs)`.
+        on_train_end: as above.
+        on_train_batch_begin: the function for this hook, with its arguments `(batch, logs)`.
+        on_train_batch_end: as above.
+        **others: functions for the other hooks, by name.
+
+    Raises:
+        ArgumentError: for an unknown hook, or a value that is not a function.
+
+    Example:
+        >>> LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs)).on_epoch_end(0, {"loss": 1.0})
+        0 {'loss': 1.0}
     """
 
     def __init__(
@@ -124,7 +184,7 @@ class LambdaCallback(Callback):
         on_train_batch_end: Hook = None,
         **others: Hook,
     ) -> None:
-        given = {
+        functions = {
             "on_epoch_begin": on_epoch_begin,
             "on_epoch_end": on_epoch_end,
             "on_train_begin": on_train_begin,
@@ -133,31 +193,30 @@ class LambdaCallback(Callback):
             "on_train_batch_end": on_train_batch_end,
             **others,
         }
-        known = [name for name in dir(Callback) if name.startswith("on_")]
-        for name, function in given.items():
-            if name not in known:
-                raise ArgumentError(unknown_name("hook", name, known))
+        for name, function in functions.items():
+            if name not in HOOKS:
+                raise ArgumentError(unknown_name("hook", name, HOOKS))
             if not (function is None or callable(function)):
                 raise ArgumentError(f"{name} of LambdaCallback must be a function; got {function!r}.")
-            if function is not None:
-                setattr(self, name, function)
+        # As in Keras, the functions are the hooks of this object.
+        vars(self).update({name: function for name, function in functions.items() if function is not None})
 
 
 def as_floats(logs: Logs) -> dict[str, Any]:
-    """Logs with every number as a Python float; anything else stays.
+    """Return logs with every number as a Python float; other values stay.
 
     >>> import torch
     >>> as_floats({"loss": torch.tensor(0.5)})
     {'loss': 0.5}
     """
-    return {name: number_of(value) for name, value in (logs or {}).items()}
+    return {name: as_float(value) for name, value in (logs or {}).items()}
 
 
-def number_of(value: Any) -> Any:
-    """A number as a Python float; anything else as it is."""
-    if isinstance(value, str) or getattr(value, "ndim", 0) > 0:  # text and whole outputs stay
+def as_float(value: object) -> Any:
+    """Return a number, or a tensor or array without axes, as a Python float; return any other value unchanged."""
+    if isinstance(value, str) or isinstance(value, Tensor | np.ndarray | Packed) and value.ndim > 0:
         return value
     try:
-        return float(value)
+        return float(value)  # pyright: ignore[reportArgumentType] - the exceptions below answer for other types
     except (TypeError, ValueError):
         return value

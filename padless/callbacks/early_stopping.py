@@ -1,38 +1,54 @@
-"""When training ends early."""
+"""Stop training early."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from padless.callbacks.callback import Logs
-from padless.callbacks.monitor import Monitor, whole
+from padless.callbacks.monitor import Monitor, check_count
 from padless.registry import register
 
 
 @register("callback")
 class EarlyStopping(Monitor):
-    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs.
+    """Stop when a result has not improved for some epochs. NaN is never an improvement.
 
-    `mode` is "min", "max" or "auto", which goes by what the metric of that name says, else by the name. With a
-    `baseline` the patience starts anew only for what also beats it. `restore_best_weights` brings the weights of the
-    best epoch back at the end. NaN is never an improvement. Epochs before `start_from_epoch` do not count.
+    Args:
+        monitor: the name of the result.
+        min_delta: the least change that is an improvement.
+        patience: the number of epochs without improvement after which training stops.
+        verbose: whether to print a line when training stops (0 or 1).
+        mode: "min", "max" or "auto". "auto" takes the direction from the metric of that name, else from the name.
+        baseline: if given, only an improvement that is also better than it restarts the patience.
+        restore_best_weights: whether the model gets the weights of the best epoch at the end.
+        start_from_epoch: the number of the first epoch that counts.
 
-    Raises `ArgumentError`, before training, where "auto" cannot tell the direction.
+    Raises:
+        ArgumentError: for a wrong argument; when training begins, if "auto" does not find the direction.
     """
 
-    kept = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+    state_attributes = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
 
     def __init__(
-        self, monitor: str = "val_loss", min_delta: float = 0, patience: int = 0, verbose: int = 0, mode: str = "auto",
-        baseline: float | None = None, restore_best_weights: bool = False, start_from_epoch: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
         super().__init__(monitor, mode, min_delta)
-        self.patience, self.verbose = whole(self, "patience", patience), verbose
+        self.patience, self.verbose = check_count(self, "patience", patience), verbose
         self.baseline, self.start_from_epoch = baseline, start_from_epoch
         self.restore_best_weights = restore_best_weights
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
-        self.best_weights: Any = None
+        self.best_weights: list[NDArray[np.generic]] | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
@@ -40,19 +56,17 @@ class EarlyStopping(Monitor):
         super().on_train_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        current = self.watched(logs)
-        if current is None:
-            return
-        if epoch < self.start_from_epoch:
+        value = self.get_monitor_value(logs)
+        if value is None or epoch < self.start_from_epoch:
             return
         if self.restore_best_weights and self.best_weights is None:
-            self._keep(epoch)
+            self._save_weights(epoch)
         self.wait += 1
-        if self.better(current, self.best):
-            self.best, self.best_epoch = current, epoch
+        if self.is_improvement(value, self.best):
+            self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
-                self._keep(epoch)
-            if self.baseline is None or self.better(current, self.baseline):
+                self._save_weights(epoch)
+            if self.baseline is None or self.is_improvement(value, self.baseline):
                 self.wait = 0
         elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
@@ -66,5 +80,6 @@ class EarlyStopping(Monitor):
                 print(f"Restoring the weights of epoch {self.best_epoch + 1}")
             self.model.set_weights(self.best_weights)
 
-    def _keep(self, epoch: int) -> None:
-        self.best_epoch, self.best_weights = epoch, deepcopy(self.model.get_weights())  # they may share memory
+    def _save_weights(self, epoch: int) -> None:
+        # The arrays of a model that is not from padless may share memory with its weights.
+        self.best_epoch, self.best_weights = epoch, deepcopy(self.model.get_weights())

@@ -1,32 +1,41 @@
-"""What `fit` returns: the results of all epochs, as lists, as a table, as curves."""
+"""The results of all epochs, which `fit` returns: as lists, as a table, as curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
 from padless.errors import ArgumentError, unknown_name
 from padless.registry import register
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @register("callback")
 class History(Callback):
-    """What `fit` returns: `history`, a dict of lists with one entry per epoch, `epoch`, and `params`.
+    """The results of all epochs, which `fit` returns.
 
-    With `batch_tokens`, `padding` says what padding would have cost.
+    Attributes:
+        history: a list for each result by name, with an entry for each epoch.
+        epoch: the numbers of the epochs.
+        params: the parameters of the run.
+        padding: with `batch_tokens`, the cells that padding would have added (`padless.data.batch_sampler.Padding`).
 
-    >>> history = History()
-    >>> history.on_epoch_end(0, {"loss": 0.5, "val_loss": 0.625}); history.on_epoch_end(1, {"loss": 0.25, "val_loss": 0.5})
-    >>> print(history)
-    epoch    loss  val_loss
-        1  0.5000    0.6250
-        2  0.2500    0.5000
+    Example:
+        >>> history = History()
+        >>> history.on_epoch_end(0, {"loss": 0.5, "val_loss": 0.625})
+        >>> history.on_epoch_end(1, {"loss": 0.25, "val_loss": 0.5})
+        >>> print(history)
+        epoch    loss  val_loss
+            1  0.5000    0.6250
+            2  0.2500    0.5000
     """
 
-    kept = ("history", "epoch")
-    padding: Any = None
+    state_attributes = ("history", "epoch")
+    padding: Any = None  # of a class in padless.data, which this package does not import
 
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
@@ -43,41 +52,47 @@ class History(Callback):
             self.model.history = self
 
     def table(self) -> str:
-        """One line for each epoch, one column for each result; results of fewer epochs stand at the last ones."""
-        rows = max(map(len, self.history.values()), default=0)
+        """Return a line for each epoch and a column for each result; results of fewer epochs are at the last ones."""
+        num_rows = max(map(len, self.history.values()), default=0)
         epochs = [str(epoch + 1) for epoch in self.epoch]
-        columns = {"epoch": [""] * (rows - len(epochs)) + epochs}
+        columns = {"epoch": [""] * (num_rows - len(epochs)) + epochs}
         for name, values in self.history.items():
-            columns[name] = [""] * (rows - len(values)) + [figure(value) for value in values]
-        widths = {name: max(map(len, (name, *cells))) for name, cells in columns.items()}
-        lines = [list(columns), *zip(*columns.values(), strict=True)]
-        return "\n".join(
-            "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths.values(), strict=True)) for line in lines
-        )
+            columns[name] = [""] * (num_rows - len(values)) + [format_number(value) for value in values]
+        widths = [max(map(len, (name, *cells))) for name, cells in columns.items()]
+        rows = [list(columns), *zip(*columns.values(), strict=True)]
+        return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
 
     def __str__(self) -> str:
         return self.table() if self.history else "History of no epoch yet"
 
-    def plot(self, names: str | Sequence[str] | None = None, title: str | None = None) -> Any:
-        """Curves over the epochs, as a matplotlib figure: one panel for each result, its validation in the same panel.
+    def plot(self, names: str | Sequence[str] | None = None, title: str | None = None) -> Figure:
+        """Draw curves over the epochs; a result and its validation are in one panel.
 
-        `figure.savefig(path)` writes it; a notebook shows it. Raises `ArgumentError` for unknown names and before there is
-        anything to show, `ImportError` where matplotlib is not installed.
+        Args:
+            names: the results to draw, all by default.
+            title: the title of the figure.
+
+        Returns:
+            A figure of matplotlib. `figure.savefig(path)` writes it, and a notebook shows it.
+
+        Raises:
+            ArgumentError: for unknown names, and if there are no epochs yet.
+            ImportError: if matplotlib is not installed.
         """
-        chosen = [names] if isinstance(names, str) else list(self.history if names is None else names)
-        for name in chosen:
+        selected = [names] if isinstance(names, str) else list(self.history if names is None else names)
+        for name in selected:
             if name not in self.history:
                 raise ArgumentError(unknown_name("result", name, self.history))
-        panels = list(dict.fromkeys(name.removeprefix("val_") for name in chosen))
+        panels = list(dict.fromkeys(name.removeprefix("val_") for name in selected))
         if not panels:
             raise ArgumentError("There is nothing to plot: no epoch has ended. Call fit first.")
         figure = import_optional("matplotlib.figure", "history.plot").Figure(
             figsize=(4.5 * len(panels), 3.2), layout="constrained"
         )
-        for place, panel in enumerate(panels):
-            axes = figure.add_subplot(1, len(panels), place + 1)
+        for number, panel in enumerate(panels, 1):
+            axes = figure.add_subplot(1, len(panels), number)
             for name, style in ((panel, "-"), (f"val_{panel}", "--")):
-                if name in chosen:
+                if name in selected:
                     values = self.history[name]
                     axes.plot([epoch + 1 for epoch in self.epoch[-len(values) :]], values, style, marker=".", label=name)
             axes.set_xlabel("epoch")
@@ -89,8 +104,8 @@ class History(Callback):
         return figure
 
 
-def figure(value: Any) -> str:
-    """A result as it is printed: four decimals, or an exponent where they would show nothing."""
+def format_number(value: object) -> str:
+    """Return a number with four decimals, or with an exponent if these are 0; return other values as text."""
     if not isinstance(value, int | float):
         return str(value)
     return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 or value != value else f"{value:.4e}"

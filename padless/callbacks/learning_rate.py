@@ -1,89 +1,115 @@
-"""The learning rate, changed between epochs."""
+"""Callbacks that change the learning rate."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import torch
 from torch.optim import lr_scheduler
 
-from padless.callbacks.callback import Callback, Logs, number_of
-from padless.callbacks.monitor import Monitor, whole
+from padless.callbacks.callback import Callback, Logs, as_float
+from padless.callbacks.monitor import Monitor, check_count
 from padless.errors import ArgumentError
+from padless.optimizers.base import Optimizer
 from padless.registry import register
+
+Schedule: TypeAlias = "Callable[[int, float], float] | Callable[[int], float]"
+"""A function of the epoch and the learning rate, or of the epoch, that returns the learning rate of the epoch."""
 
 
 @register("callback")
 class LearningRateScheduler(Callback):
-    """Before each epoch the learning rate becomes `schedule(epoch, learning_rate)`; the logs show it.
+    """Set the learning rate before each epoch. The logs of the epoch have the entry `learning_rate`.
 
-    Works with any optimizer that has a `learning_rate`, or torch's `param_groups`. A scheduler of
-    `torch.optim.lr_scheduler` may stand for the function: it takes its step after each epoch (with the loss, the
-    validation's where there is one, if it is torch's ReduceLROnPlateau), or with `each="batch"` after each batch.
+    Args:
+        schedule: a function of `(epoch, learning_rate)` or `(epoch)` that returns the learning rate. Or a scheduler of
+            `torch.optim.lr_scheduler` with the model's optimizer: it steps after each epoch or batch. Torch's
+            ReduceLROnPlateau receives the loss, that of the validation if there is one.
+        verbose: whether to print the learning rate of each epoch (0 or 1).
+        each: "epoch" or "batch": when a scheduler of torch steps.
+
+    Raises:
+        ArgumentError: for wrong arguments, and for a schedule that does not return a learning rate.
     """
 
-    def __init__(self, schedule: Any, verbose: int = 0, *, each: str = "epoch") -> None:
-        self._torch = isinstance(schedule, lr_scheduler.LRScheduler)
-        if not self._torch and not callable(schedule):
+    def __init__(
+        self,
+        schedule: Schedule | lr_scheduler.LRScheduler,
+        verbose: int = 0,
+        *,
+        each: Literal["epoch", "batch"] = "epoch",
+    ) -> None:
+        is_torch = isinstance(schedule, lr_scheduler.LRScheduler)
+        if not is_torch and not callable(schedule):
             raise ArgumentError(
                 f"schedule must be a function of (epoch, learning_rate), or a scheduler of "
                 f"torch.optim.lr_scheduler; got {schedule!r}."
             )
-        if each not in ("epoch", "batch") or (each == "batch" and not self._torch):
+        if each not in ("epoch", "batch") or (each == "batch" and not is_torch):
             raise ArgumentError(f"`each` must be 'epoch', or 'batch' with a scheduler of torch; got {each!r}.")
-        self.schedule: Any = schedule
-        self.verbose, self.each = verbose, each
-        if each == "batch":
-            self.on_train_batch_end = self._after_batch  # nobody else pays for logs
+        self.schedule, self.verbose, self.each = schedule, verbose, each
+
+    def uses_hook(self, hook: str) -> bool:
+        return super().uses_hook(hook) and (hook != "on_train_batch_end" or self.each == "batch")
 
     def state_dict(self) -> dict[str, Any]:
-        return self.schedule.state_dict() if self._torch else {}
+        return self.schedule.state_dict() if isinstance(self.schedule, lr_scheduler.LRScheduler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._torch:
+        if isinstance(self.schedule, lr_scheduler.LRScheduler):
             self.schedule.load_state_dict(state)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        learning_rate_of(self.model.optimizer)
-        if self._torch and self.schedule.optimizer is not self.model.optimizer:
+        optimizer = self.model.optimizer
+        learning_rate_of(optimizer)  # refuse other objects now
+        if isinstance(self.schedule, lr_scheduler.LRScheduler) and self.schedule.optimizer is not optimizer:
             raise ArgumentError(
                 f"The {type(self.schedule).__name__} schedules another optimizer than the model's "
-                f"{type(self.model.optimizer).__name__}. Make it with `model.optimizer`."
+                f"{type(optimizer).__name__}. Make it with `model.optimizer`."
             )
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        if not self._torch:
-            optimizer = self.model.optimizer
-            given = (epoch, learning_rate_of(optimizer))[: _accepted(self.schedule)]
-            rate = number_of(self.schedule(*given))
-            if not isinstance(rate, float) or not math.isfinite(rate) or rate < 0:
-                raise ArgumentError(f"schedule{given} gave {rate!r}. Expected a learning rate: a finite float from 0 up.")
-            set_learning_rate(optimizer, rate)
+        optimizer = self.model.optimizer
+        if not isinstance(self.schedule, lr_scheduler.LRScheduler):
+            set_learning_rate(optimizer, _call_schedule(self.schedule, epoch, learning_rate_of(optimizer)))
         if self.verbose:
-            print(f"Epoch {epoch + 1}: learning rate {learning_rate_of(self.model.optimizer):g}")
+            print(f"Epoch {epoch + 1}: learning rate {learning_rate_of(optimizer):g}")
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs is not None:
             logs["learning_rate"] = learning_rate_of(self.model.optimizer)
         if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
             self.schedule.step((logs or {}).get("val_loss", (logs or {}).get("loss", math.nan)))
-        elif self._torch and self.each == "epoch":
+        elif isinstance(self.schedule, lr_scheduler.LRScheduler) and self.each == "epoch":
             self.schedule.step()
 
-    def _after_batch(self, batch: int, logs: Logs = None) -> None:
-        self.schedule.step()
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if isinstance(self.schedule, lr_scheduler.LRScheduler) and self.each == "batch":
+            self.schedule.step()
 
 
 @register("callback")
 class ReduceLROnPlateau(Monitor):
-    """Multiply the learning rate by `factor` when `monitor` has not improved by `min_delta` for `patience` epochs.
+    """Reduce the learning rate when a result has not improved for some epochs.
 
-    After that it waits `cooldown` epochs before it counts again; the rate never falls below `min_lr`.
+    Args:
+        monitor: the name of the result.
+        factor: what the learning rate is multiplied by, from 0 to below 1.
+        patience: the number of epochs without improvement after which the learning rate is reduced.
+        verbose: whether to print a line when it is reduced (0 or 1).
+        mode: "min", "max" or "auto". "auto" takes the direction from the metric of that name, else from the name.
+        min_delta: the least change that is an improvement.
+        cooldown: the number of epochs after a reduction that do not count.
+        min_lr: the lower bound of the learning rate.
+
+    Raises:
+        ArgumentError: for a wrong argument; when training begins, if "auto" does not find the direction.
     """
 
-    kept = ("best", "wait", "cooldown_counter")
+    state_attributes = ("best", "wait", "cooldown_counter")
 
     def __init__(
         self,
@@ -102,28 +128,28 @@ class ReduceLROnPlateau(Monitor):
         if not isinstance(min_lr, int | float) or not min_lr >= 0:
             raise ArgumentError(f"`min_lr` of ReduceLROnPlateau must be a number of at least 0; got {min_lr!r}.")
         self.factor, self.min_lr, self.verbose = factor, min_lr, verbose
-        self.patience, self.cooldown = whole(self, "patience", patience), whole(self, "cooldown", cooldown)
+        self.patience, self.cooldown = check_count(self, "patience", patience), check_count(self, "cooldown", cooldown)
         self.wait = self.cooldown_counter = 0
 
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
-        learning_rate_of(self.model.optimizer)
+        learning_rate_of(self.model.optimizer)  # refuse other objects now
         self.best, self.wait, self.cooldown_counter = None, 0, 0
 
     def in_cooldown(self) -> bool:
-        """Whether it does not count now."""
+        """Return whether epochs do not count now."""
         return self.cooldown_counter > 0
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs is not None:
             logs["learning_rate"] = learning_rate_of(self.model.optimizer)
-        current = self.watched(logs)
-        if current is None:
+        value = self.get_monitor_value(logs)
+        if value is None:
             return
         if self.in_cooldown():
             self.cooldown_counter, self.wait = self.cooldown_counter - 1, 0
-        if self.better(current, self.best):
-            self.best, self.wait = current, 0
+        if self.is_improvement(value, self.best):
+            self.best, self.wait = value, 0
         elif not self.in_cooldown():
             self.wait += 1
             if self.wait >= self.patience:
@@ -139,28 +165,33 @@ class ReduceLROnPlateau(Monitor):
             print(f"Epoch {epoch + 1}: learning rate reduced to {learning_rate_of(self.model.optimizer):g}")
 
 
-def learning_rate_of(optimizer: Any) -> float:
-    """The learning rate of now, of the first group if there are several."""
-    if hasattr(optimizer, "learning_rate"):
-        return float(optimizer.learning_rate)
-    if hasattr(optimizer, "param_groups"):
+def learning_rate_of(optimizer: object) -> float:
+    """Return the learning rate of an optimizer of padless or torch, of its first group. Others are an `ArgumentError`."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer.learning_rate
+    if isinstance(optimizer, torch.optim.Optimizer):
         return float(optimizer.param_groups[0]["lr"])
-    raise ArgumentError(f"A callback needs an optimizer with a learning_rate; got {optimizer!r}.")
+    raise ArgumentError(f"This callback needs an optimizer of padless or torch; got {optimizer!r}.")
 
 
-def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Give all groups of an optimizer this learning rate."""
-    if hasattr(optimizer, "learning_rate"):
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups of an optimizer."""
+    if isinstance(optimizer, Optimizer):
         optimizer.learning_rate = rate
     else:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
-def _accepted(schedule: Callable[..., float]) -> int:
-    """Whether a schedule takes the epoch alone (1) or the learning rate as well (2)."""
+def _call_schedule(schedule: Callable[..., object], epoch: int, rate: float) -> float:
+    """Return the learning rate of a schedule for an epoch. Raises `ArgumentError` if the result is not one."""
     try:
-        inspect.signature(schedule).bind(0, 0.0)
+        inspect.signature(schedule).bind(epoch, rate)
     except TypeError:
-        return 1
-    return 2
+        args = (epoch,)
+    else:
+        args = (epoch, rate)
+    result = as_float(schedule(*args))
+    if not isinstance(result, float) or not math.isfinite(result) or result < 0:
+        raise ArgumentError(f"schedule{args} gave {result!r}. Expected a learning rate: a finite float from 0 up.")
+    return result

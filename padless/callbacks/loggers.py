@@ -1,4 +1,4 @@
-"""Results written where others read them: CSV files and TensorBoard."""
+"""Callbacks that write the results of epochs: to CSV files and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,42 +7,54 @@ import os
 from io import StringIO
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
-from padless.callbacks.monitor import whole
+from padless.callbacks.monitor import check_count
 from padless.errors import ArgumentError, NotWritten
+from padless.optimizers.base import Optimizer
 from padless.registry import register
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 @register("callback")
 class CSVLogger(Callback):
-    """One line for each epoch in a CSV file; `append` goes on below what the file holds.
+    """Write a line for each epoch to a CSV file.
 
-    The columns are those of the first epoch, in alphabetical order; what is missing later is "NA". A run that goes on from
-    a backup goes on below the line of the last epoch that the backup knows.
+    The columns are the results of the first epoch, in alphabetical order; a result that is missing later is "NA". A run
+    that continues from a backup continues after the line of the last epoch in the backup.
+
+    Args:
+        filename: the path of the file.
+        separator: the character between two values.
+        append: whether to add lines to an existing file, else it is overwritten.
+
+    Raises:
+        ArgumentError: for a separator that is not one character.
+        NotWritten: when training begins, if the file cannot be written.
     """
 
-    kept = ("keys", "_length")
+    state_attributes = ("keys", "_length")
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         if not isinstance(separator, str) or len(separator) != 1:
             raise ArgumentError(f"`separator` of CSVLogger must be one character; got {separator!r}.")
         self.filename, self.sep, self.append = os.fspath(filename), separator, append
         self.keys: list[str] | None = None
-        self._length: int | None = None  # how many bytes stand, None until the first line
+        self._length: int | None = None  # of the file in bytes, None before the first line
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.keys = self._length = None
-        path = Path(self.filename)
         try:
-            with path.open("ab"):
+            with Path(self.filename).open("ab"):
                 pass
-        except OSError as wrong:
+        except OSError as error:
             raise NotWritten(
-                wrong.errno, f"{wrong.strerror}; CSVLogger cannot write there. Choose another file", self.filename
-            ) from wrong
+                error.errno, f"{error.strerror}; CSVLogger cannot write there. Choose another file", self.filename
+            ) from error
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
@@ -51,7 +63,7 @@ class CSVLogger(Callback):
             self._length = path.stat().st_size if self.append and path.exists() else 0
         if self.keys is None:
             self.keys = sorted(logs)
-            if not any(key.startswith("val_") for key in self.keys):  # the validation of later epochs
+            if not any(key.startswith("val_") for key in self.keys):  # a later epoch may have a validation
                 self.keys += [f"val_{key}" for key in self.keys]
         writer = csv.writer(lines, delimiter=self.sep)
         if not self._length:
@@ -66,14 +78,27 @@ class CSVLogger(Callback):
 
 @register("callback")
 class TensorBoard(Callback):
-    """Results for TensorBoard, with Keras's tags: `epoch_loss` and the like under `train` and `validation`.
+    """Write results for TensorBoard, with Keras's tags: `epoch_loss` etc. in the runs `train` and `validation`.
 
-    `update_freq` "batch", or a number of batches, adds `batch_loss` and the like; `histogram_freq` writes the weights every
-    so many epochs; `write_steps_per_second` their speed. Needs the package `tensorboard`. `write_graph` is taken for Keras's
-    sake; images, embeddings and profiles are refused.
+    Needs the package `tensorboard`.
+
+    Args:
+        log_dir: the folder.
+        histogram_freq: after how many epochs histograms of the weights are written; 0 for none.
+        write_graph: accepted because Keras has it; no graph is written.
+        write_images: must be False.
+        write_steps_per_second: whether to write the number of steps in a second.
+        update_freq: "epoch", "batch", or after how many batches `batch_loss` etc. are written.
+        profile_batch: must be 0.
+        embeddings_freq: must be 0.
+        embeddings_metadata: must be None.
+
+    Raises:
+        ArgumentError: for wrong arguments, and for images, embeddings and profiles.
+        ImportError: when training begins, if `tensorboard` is not installed.
     """
 
-    kept = ("_steps", "_steps_before")
+    state_attributes = ("_steps", "_steps_before")
 
     def __init__(
         self,
@@ -82,32 +107,33 @@ class TensorBoard(Callback):
         write_graph: bool = True,
         write_images: bool = False,
         write_steps_per_second: bool = False,
-        update_freq: int | str = "epoch",
+        update_freq: int | Literal["batch", "epoch"] = "epoch",
         profile_batch: int = 0,
         embeddings_freq: int = 0,
-        embeddings_metadata: Any = None,
+        embeddings_metadata: object = None,
     ) -> None:
-        for what, given in (
+        for argument, value in (
             ("write_images", write_images),
             ("profile_batch", profile_batch),
             ("embeddings_freq", embeddings_freq),
             ("embeddings_metadata", embeddings_metadata),
         ):
-            if given:
+            if value:
                 raise ArgumentError(
-                    f"TensorBoard writes scalars and histograms only; got {what}={given!r}. Leave it out; "
+                    f"TensorBoard writes scalars and histograms only; got {argument}={value!r}. Leave it out; "
                     f"torch.profiler makes profiles."
                 )
         self.log_dir = Path(log_dir)
-        self.histogram_freq = whole(self, "histogram_freq", histogram_freq or 0)
+        self.histogram_freq = check_count(self, "histogram_freq", histogram_freq or 0)
         self.write_steps_per_second, self.update_freq = write_steps_per_second, update_freq
         if update_freq not in ("batch", "epoch"):
-            whole(self, "update_freq", update_freq, least=1)
-        if update_freq != "epoch":
-            self.on_train_batch_end = self._after_batch  # nobody else pays for logs
-        self._writers: dict[str, Any] = {}
-        self._steps = self._steps_before = 0
-        self._began = 0.0
+            check_count(self, "update_freq", update_freq, minimum=1)
+        self._writers: dict[str, SummaryWriter] = {}
+        self._steps = self._steps_before = 0  # training steps so far, and when the epoch began
+        self._start_time = 0.0  # of the epoch
+
+    def uses_hook(self, hook: str) -> bool:
+        return super().uses_hook(hook) and (hook != "on_train_batch_end" or self.update_freq != "epoch")
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._steps = self._steps_before = 0
@@ -119,18 +145,19 @@ class TensorBoard(Callback):
         self._writers = {}
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._began, self._steps_before = perf_counter(), self._step()
+        self._start_time, self._steps_before = perf_counter(), self._count_steps()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
         for name, value in logs.items():
-            where = "validation" if name.startswith("val_") else "train"
-            self._writer(where).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
-        rate = getattr(self.model.optimizer, "learning_rate", None)
-        if rate is not None and "learning_rate" not in logs:
-            self._writer("train").add_scalar("epoch_learning_rate", float(rate), epoch)
+            run = "validation" if name.startswith("val_") else "train"
+            self._writer(run).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, Optimizer) and "learning_rate" not in logs:
+            self._writer("train").add_scalar("epoch_learning_rate", optimizer.learning_rate, epoch)
         if self.write_steps_per_second:
-            speed = (self._step() - self._steps_before) / max(perf_counter() - self._began, 1e-9)
+            seconds = max(perf_counter() - self._start_time, 1e-9)
+            speed = (self._count_steps() - self._steps_before) / seconds
             self._writer("train").add_scalar("epoch_steps_per_second", speed, epoch)
         if self.histogram_freq and epoch % self.histogram_freq == 0:
             for name, weight in self.model.named_parameters():
@@ -138,20 +165,24 @@ class TensorBoard(Callback):
         for writer in self._writers.values():
             writer.flush()
 
-    def _after_batch(self, batch: int, logs: Logs = None) -> None:
-        every = 1 if self.update_freq == "batch" else int(self.update_freq)
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if self.update_freq == "epoch":
+            return
         self._steps += 1
-        if self._steps % every == 0:
+        interval = 1 if isinstance(self.update_freq, str) else self.update_freq
+        if self._steps % interval == 0:
             for name, value in (logs or {}).items():
                 self._writer("train").add_scalar(f"batch_{name}", value, self._steps - 1)
 
-    def _step(self) -> int:
-        return int(getattr(self.model.optimizer, "iterations", self._steps))
+    def _count_steps(self) -> int:
+        """Return the number of steps of the optimizer so far; with an optimizer of torch, of this callback."""
+        optimizer = self.model.optimizer
+        return optimizer.iterations if isinstance(optimizer, Optimizer) else self._steps
 
-    def _writer(self, where: str) -> Any:
-        if where not in self._writers:
+    def _writer(self, run: str) -> SummaryWriter:
+        """Return the writer of a run, which is created when it is first used."""
+        if run not in self._writers:
             import_optional("tensorboard", "TensorBoard")
-            self._writers[where] = import_optional("torch.utils.tensorboard", "TensorBoard").SummaryWriter(
-                str(self.log_dir / where)
-            )
-        return self._writers[where]
+            module = import_optional("torch.utils.tensorboard", "TensorBoard")
+            self._writers[run] = module.SummaryWriter(str(self.log_dir / run))
+        return self._writers[run]

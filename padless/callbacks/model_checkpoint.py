@@ -1,28 +1,40 @@
-"""The model saved while it is trained."""
+"""Save the model during training."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from padless.callbacks.callback import Callback, Logs
 from padless.callbacks.monitor import Monitor
 from padless.errors import ArgumentError
 from padless.registry import register
-from padless.saving import safetensors_io as archive
+from padless.saving import safetensors_io
+
+SaveFrequency: TypeAlias = int | Literal["epoch"]
+"""Save after each epoch, or after this number of batches."""
 
 
 @register("callback")
 class ModelCheckpoint(Monitor):
-    """Save the model, or with `save_weights_only` its weights, after each epoch or every `save_freq` batches.
+    """Save the model after each epoch or some batches. A file is written completely or not at all.
 
-    `filepath` may hold `{epoch}`, `{batch}` and the names of results, as in "model-{epoch:02d}-{val_loss:.2f}". With
-    `save_best_only` a file is written only where `monitor` is better than ever, or than `initial_value_threshold`. Files
-    appear whole or not at all; the folder is made where it is missing.
+    Args:
+        filepath: the path of the file. It may have `{epoch}`, `{batch}` and names of results, as in
+            "model-{epoch:02d}-{val_loss:.2f}". Missing folders are created.
+        monitor: the name of the result for `save_best_only`.
+        verbose: whether to print a line for each file (0 or 1).
+        save_best_only: whether to save only if the result is better than before.
+        save_weights_only: whether to save the weights without the config.
+        mode: "min", "max" or "auto". "auto" takes the direction from the metric of that name, else from the name.
+        save_freq: "epoch", or a number of batches.
+        initial_value_threshold: with `save_best_only`, the result that the first file must improve.
+
+    Raises:
+        ArgumentError: for wrong arguments, a path of a folder, and a name in the path that is not a result.
+        NotWritten: when training begins, if the folder cannot be written.
     """
-
-    kept = ("best", "_since")
 
     def __init__(
         self,
@@ -32,22 +44,29 @@ class ModelCheckpoint(Monitor):
         save_best_only: bool = False,
         save_weights_only: bool = False,
         mode: str = "auto",
-        save_freq: int | str = "epoch",
+        save_freq: SaveFrequency = "epoch",
         initial_value_threshold: float | None = None,
     ) -> None:
         super().__init__(monitor, mode)
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
-        self.save_freq, self.best = save_frequency(self, save_freq), initial_value_threshold
-        self._epoch, self._since = 0, 0
-        if save_freq != "epoch":
-            self.on_train_batch_end = self._after_batch  # nobody else pays for logs
+        self.save_freq, self.best = check_save_frequency(self, save_freq), initial_value_threshold
+        self._epoch, self._batches_since_save = 0, 0
+
+    def uses_hook(self, hook: str) -> bool:
+        return super().uses_hook(hook) and (hook != "on_train_batch_end" or self.save_freq != "epoch")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "_since": self._batches_since_save}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self._batches_since_save = state["best"], state["_since"]
 
     def on_train_begin(self, logs: Logs = None) -> None:
         if self.save_best_only:
             super().on_train_begin(logs)
         if "{" not in self.filepath:
-            self._check(Path(self.filepath))
+            self._prepare_folder(Path(self.filepath))
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch
@@ -56,17 +75,20 @@ class ModelCheckpoint(Monitor):
         if self.save_freq == "epoch":
             self._save(logs or {}, epoch=epoch + 1)
 
-    def _after_batch(self, batch: int, logs: Logs = None) -> None:
-        self._since += 1
-        if self._since >= int(self.save_freq):
-            self._since = 0
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if isinstance(self.save_freq, str):  # "epoch"
+            return
+        self._batches_since_save += 1
+        if self._batches_since_save >= self.save_freq:
+            self._batches_since_save = 0
             self._save(logs or {}, epoch=self._epoch + 1, batch=batch + 1)
 
     def _save(self, logs: dict[str, Any], **numbers: int) -> None:
+        """Save the model if it is to be saved; `numbers` are the epoch and the batch."""
         if not self._is_due(logs):
             return
-        path = Path(self._filled({**numbers, **logs}))
-        self._check(path)
+        path = self._path({**numbers, **logs})
+        self._prepare_folder(path)
         if self.save_weights_only:
             self.model.save_weights(path)
         else:
@@ -75,33 +97,36 @@ class ModelCheckpoint(Monitor):
             print(f"Epoch {numbers['epoch']}: saved {path}")
 
     def _is_due(self, logs: dict[str, Any]) -> bool:
+        """Return whether to save the model; the best result so far is updated."""
         if not self.save_best_only:
             return True
-        current = self.watched(logs)
-        if current is None:
-            return True  # as Keras: better one file too many
-        better = self.better(current, self.best)
-        self.best = current if better else self.best
-        return better
+        value = self.get_monitor_value(logs)
+        if value is None:
+            return True  # as Keras
+        improved = self.is_improvement(value, self.best)
+        if improved:
+            self.best = value
+        return improved
 
-    def _filled(self, known: dict[str, Any]) -> str:
+    def _path(self, values: dict[str, Any]) -> Path:
+        """Return the path of the file, with these values for the names in it."""
         try:
-            return self.filepath.format(**known)
-        except (KeyError, IndexError, ValueError) as wrong:
+            return Path(self.filepath.format(**values))
+        except (KeyError, IndexError, ValueError) as error:
             raise ArgumentError(
-                f"The filepath {self.filepath!r} of ModelCheckpoint cannot be filled: {wrong}. It may name "
-                f"{', '.join(known)}."
-            ) from wrong
+                f"The filepath {self.filepath!r} of ModelCheckpoint cannot be filled: {error}. It may name "
+                f"{', '.join(values)}."
+            ) from error
 
     @staticmethod
-    def _check(path: Path) -> None:
+    def _prepare_folder(path: Path) -> None:
         if path.is_dir():
             raise ArgumentError(f"ModelCheckpoint writes a file; {os.fspath(path)!r} is a folder. Add a file's name.")
-        archive.writable_folder(path.parent)
+        safetensors_io.writable_folder(path.parent)
 
 
-def save_frequency(callback: Callback, value: Any) -> int | str:
-    """ "epoch" or a number of batches."""
+def check_save_frequency(callback: Callback, value: SaveFrequency) -> SaveFrequency:
+    """Return `save_freq` if it is "epoch" or a positive number of batches. Raises `ArgumentError` for other values."""
     if value != "epoch" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ArgumentError(
             f"`save_freq` of {type(callback).__name__} must be 'epoch' or a positive number of batches; got {value!r}."

@@ -1,20 +1,25 @@
-"""The moving averages of the weights, where an optimizer keeps them."""
+"""Evaluate with the moving averages of the weights."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from padless.callbacks.callback import Callback, Logs
 from padless.errors import ArgumentError
+from padless.optimizers.base import Optimizer
 from padless.registry import register
 
 
 @register("callback")
 class SwapEMAWeights(Callback):
-    """Evaluate and predict with the averages that an optimizer with `use_ema=True` keeps, and train on the weights.
+    """Evaluate and predict with the moving averages of the weights, and train with the weights.
 
-    With `swap_on_epoch` the averages are the model's weights also between one epoch's end and the next one's beginning, so
-    that callbacks which save at the end of an epoch save them.
+    The optimizer must have `use_ema=True`.
+
+    Args:
+        swap_on_epoch: whether the model has the averages between the end of an epoch and the beginning of the next, so
+            that callbacks which save the model at the end of an epoch save the averages.
+
+    Raises:
+        ArgumentError: when training begins, if the optimizer has no averages.
     """
 
     def __init__(self, swap_on_epoch: bool = False) -> None:
@@ -24,32 +29,34 @@ class SwapEMAWeights(Callback):
         self._optimizer()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._show(False)
+        self._use_averages(False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self.swap_on_epoch:
-            self._show(True)
+            self._use_averages(True)
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        self._show(True)
+        self._use_averages(True)
 
     def on_test_end(self, logs: Logs = None) -> None:
-        self._show(False)
+        self._use_averages(False)
 
     def on_predict_begin(self, logs: Logs = None) -> None:
-        self._show(True)
+        self._use_averages(True)
 
     def on_predict_end(self, logs: Logs = None) -> None:
-        self._show(False)
+        self._use_averages(False)
 
-    def _show(self, averages: bool) -> None:
+    def _use_averages(self, averages: bool) -> None:
+        """Give the model the averages, or its weights."""
         optimizer = self._optimizer()
         if optimizer.built and optimizer.averaged != averages:
             optimizer.swap_averages()
 
-    def _optimizer(self) -> Any:
-        optimizer = getattr(self.model, "optimizer", None)
-        if not getattr(optimizer, "use_ema", False):
+    def _optimizer(self) -> Optimizer:
+        """Return the optimizer of the model. Raises `ArgumentError` if it has no averages."""
+        optimizer = self.model.optimizer
+        if not isinstance(optimizer, Optimizer) or not optimizer.use_ema:
             raise ArgumentError(
                 f"SwapEMAWeights needs an optimizer with use_ema=True, such as Adam(use_ema=True); got {optimizer!r}."
             )

@@ -47,6 +47,8 @@ class Metric:
     """
 
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
+    higher_is_better: bool | None = None  # for callbacks with mode="auto"; None: the name decides
+    _direction: str | None = None  # Keras's name for it: "up" or "down"
 
     def __init__(self, dtype: str | None = None, name: str | None = None) -> None:
         self.name = name or snake_case(type(self).__name__)

@@ -26,10 +26,12 @@ def mask_info_of_graph(function: Function, leads: Sequence[int]) -> ModelMaskInf
     known = function.infer_with_input_masks(leads)
     births = [_of_data(place, function.mask_source_of_input(place)) for place, lead in enumerate(leads) if lead]
     places = {id(source): place for place, source in enumerate(function.input_symbols)}
-    origins: dict[int, int] = {id(function.input_symbols[birth.source]): number for number, birth in enumerate(births)}
+    origins: dict[int, int] = {
+        id(function.input_symbols[birth.input_position]): number for number, birth in enumerate(births)
+    }
     for node in function.nodes:
         inner = _mask_origins(node, places)
-        born = {birth.mask_source: len(births) + number for number, birth in enumerate(inner) if birth.masks}
+        born = {birth.mask_source: len(births) + number for number, birth in enumerate(inner) if birth.creates_mask}
         births += inner
         for symbol in filter(is_symbolic, leaves(node.outputs)):
             origin = _origin(node, symbol, known, origins, born if len(born) == 1 else {})
@@ -105,7 +107,7 @@ def _end(output: Any, found: list[tuple[MaskOrigin, Index | None]]) -> OutputInf
     if not isinstance(output, Packed):
         return OutputInfo((None, *output.shape[1:]) if isinstance(output, Tensor) else ())
     same = [number for number, (_, index) in enumerate(found) if index is output.index]
-    sources = {birth.source for birth, index in found if index is not None and index.equals(output.index)}
+    sources = {birth.input_position for birth, index in found if index is not None and index.equals(output.index)}
     # where the masks of two inputs are equal by chance, a merge of both would look like one of them
     return OutputInfo((None, *output.shape[1:]), output.num_step_axes, same[0] if same and len(sources) == 1 else None)
 

@@ -90,7 +90,7 @@ class Model(Trainer, Layer):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """The outputs for these inputs, given as one, a list or a dictionary by input name."""
         function = self._graph("call")
-        values = self.arranged(inputs)
+        values = self.arrange_inputs(inputs)
         if not in_shape_inference():
             self._mask_info_for(values)
         return function(values, gap_values_needed())
@@ -110,7 +110,7 @@ class Model(Trainer, Layer):
             )
         return self._function
 
-    def arranged(self, inputs: Any) -> list[Any]:
+    def arrange_inputs(self, inputs: Any) -> list[Any]:
         """One value for each input of the graph, with the rank that it declares; the leaves, where there is no graph."""
         if self._function is None:
             return leaves(inputs)
@@ -132,12 +132,12 @@ class Model(Trainer, Layer):
             raise ArgumentError(f"Model {self.name!r} has {len(names)} inputs {names}; got {len(given)}.")
         return given
 
-    def _plan(self, batch: Batch, trains: bool) -> plan.ModelMaskInfo:
+    def _mask_info(self, batch: Batch, trains: bool) -> plan.ModelMaskInfo:
         if self._function is not None:
-            return self._mask_info_for(self.arranged(batch.x))
+            return self._mask_info_for(self.arrange_inputs(batch.x))
         return plan.mask_info_of_call(self, batch.to(device_of(self)).x) if trains else plan.ModelMaskInfo()
 
-    def _names_of_outputs(self) -> list[str] | None:
+    def _output_names_if_known(self) -> list[str] | None:
         """Names that differ, so that each loss has its own."""
         if self._function is None:
             return None
@@ -146,14 +146,14 @@ class Model(Trainer, Layer):
         return [f"{name}_{names[:place].count(name)}" if name in names[:place] else name for place, name in enumerate(names)]
 
     @property
-    def _callable(self) -> bool:
+    def _has_call(self) -> bool:
         return (
             self._function is not None
             or type(self).call is not Model.call
             or not self._overridden("train_step", "test_step")
         )
 
-    def _jitted(self) -> AbstractContextManager[Any]:
+    def _compiled_layers(self) -> AbstractContextManager[Any]:
         return compiled_layers(self) if self.jit_compile else nullcontext()
 
     def _data_spec(self) -> DataSpec:
@@ -162,7 +162,7 @@ class Model(Trainer, Layer):
         if function is None:
             return UNKNOWN_SPEC
         input_names = list(function.inputs) if isinstance(function.inputs, dict) else self.input_names
-        output_names = self._names_of_outputs() or []
+        output_names = self._output_names_if_known() or []
         return DataSpec(
             len(input_names),
             input_names,
@@ -173,14 +173,14 @@ class Model(Trainer, Layer):
 
     def _complete_data_spec(self, x: object, y: object) -> DataSpec:
         """Return the spec of the model. What it does not say follows from the containers of inputs and targets."""
-        losses = self._compiled.get("loss") if self.compiled else None
+        losses = self._compiled.loss if self.compiled else None
         num_losses = len(losses) if isinstance(losses, list | tuple) else 1
         spec = self._data_spec().complete(x, y, self._num_trained_inputs, num_losses)
         if y is not None:
             self._num_trained_inputs = spec.num_inputs
         return spec
 
-    def _kinds(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
+    def _output_containers(self, batch: Batch, outputs: Sequence[Any]) -> list[Any]:
         kinds, function = batch.kinds, self._function
         mixed = "grid" if "grid" in kinds else kinds[0]
         if function is None:
@@ -188,11 +188,11 @@ class Model(Trainer, Layer):
                 id(leaf.index): kind for leaf, kind in zip(leaves(batch.x), kinds, strict=True) if isinstance(leaf, Packed)
             }
             return [same.get(id(output.index), mixed) if isinstance(output, Packed) else "dense" for output in outputs]
-        known = self._mask_info_for(self.arranged(batch.x))
+        known = self._mask_info_for(self.arrange_inputs(batch.x))
         found = []
         for symbol, end in zip(function.output_symbols, known.outputs, strict=True):
             reaching = [kinds[place] for place in function.input_positions_for(symbol)]
-            own = reaching if end.origin is None else [kinds[known.origins[end.origin].source]]
+            own = reaching if end.origin is None else [kinds[known.origins[end.origin].input_position]]
             found.append(own[0] if len(set(own)) == 1 else mixed)
         return found
 

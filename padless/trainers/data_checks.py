@@ -1,15 +1,13 @@
-"""Bad data are refused at the border: all examples are looked at once, before any weight has changed.
+"""Check all data before training, so that bad data are refused before any weight changes.
 
-A plan says which inputs are ids of which table, where masks are created by the inputs, and which of these masks each
-output will have; so ids, and labels at real steps, can be checked without running the model. Nothing at masked steps
-is looked at.
+`ModelMaskInfo` says which inputs are ids of which table, which inputs create masks, and which of these masks each
+output has. So ids, and the labels of real steps, are checked without a run of the model. Masked steps are not checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,28 +22,33 @@ from padless.ragged.alignment import match_rank
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.trainers.compile_utils import CompiledObjective, OutputObjective
+from padless.trainers.trainable_model import TrainableModel
 
-_ROWS = 4096  # examples looked at together
+_ROWS = 4096  # number of examples that are checked at a time
 
 
 @dataclass(frozen=True)
 class MaskOrigin:
-    """Steps that one input alone decides: its place, what a mask of them says that it is created by, and how they follow.
+    """A mask that depends on one input only.
 
-    `index` also refuses ids that do not stand in their table. `masks` is False for a table that makes no mask.
+    `input_position` is the number of the input and `mask_source` the name of the layer or argument in messages.
+    `find_index` returns the real steps of a value of that input, and refuses ids outside of the layer's table.
+    `creates_mask` is False for a table without a mask, which checks ids only.
     """
 
-    source: int
+    input_position: int
     mask_source: str
-    index: Callable[[Any], Index | None]
-    masks: bool = True
+    find_index: Callable[[Tensor | Packed], Index | None]
+    creates_mask: bool = True
 
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """An output yet to come: its shape, how many axes its mask covers (0: none), and the birth that the mask is of.
+    """What is known of an output before the model runs.
 
-    `birth` is None where nothing is masked, and where a mask came about on the way.
+    `shape` is `(None, ...)` with None for open sizes, and `num_step_axes` the number of axes that its mask covers, 0
+    without a mask. `origin` is the number of the `MaskOrigin` of its mask, None if there is no mask or the mask is
+    created inside the model.
     """
 
     shape: Sequence[int | None]
@@ -55,84 +58,105 @@ class OutputInfo:
 
 @dataclass(frozen=True)
 class ModelMaskInfo:
-    """What is known of a model before data run through it."""
+    """What is known of the masks and outputs of a model before it runs."""
 
     origins: Sequence[MaskOrigin] = ()
     outputs: Sequence[OutputInfo] = ()
 
+    def find_indexes(self, inputs: Sequence[Tensor | Packed]) -> list[Index | None]:
+        """Return the real steps of each origin for a batch of inputs. Raises `DataError` for bad ids."""
+        return [origin.find_index(inputs[origin.input_position]) for origin in self.origins]
 
-def check(
-    model: Any,
-    plan_of: Callable[[Batch], ModelMaskInfo],
+
+def check_data(
+    model: TrainableModel,
+    mask_info_of: Callable[[Batch], ModelMaskInfo],
     data: DataAdapter,
     objective: CompiledObjective | None,
     count: bool = False,
 ) -> ModelMaskInfo:
-    """Ids outside their table, labels or weights of another length than the mask of their output, labels that are no class.
+    """Check ids, the lengths of labels and sample weights, and the values of labels.
 
-    Looks at all examples where they are in memory, or where their real steps are to be counted, else at the first.
-    Raises `DataError` that names the value, the row or the step; `ShapeError` for data that are none of the model's.
+    All examples are checked if they are in memory or if their real steps must be counted, else only the first one.
+
+    Args:
+        model: the model that will read the data.
+        mask_info_of: returns what is known of the model's masks for a batch.
+        data: the data.
+        objective: the losses of the outputs, None if there are no targets to check.
+        count: whether the real steps of each example must be counted (for batches by tokens).
+
+    Returns:
+        What is known of the model's masks.
+
+    Raises:
+        DataError: for a bad value; the message names the value, the row or the step.
+        ShapeError: for data that do not fit the model.
     """
-    whole = data.in_memory or count and data.counts_steps
-    plan, lengths, first = ModelMaskInfo(), [], 0
-    for batch in data.begin(Batching(_ROWS), None) if whole else [data.head(1)]:
-        values = model.arranged(batch.x)
-        plan = plan if first else plan_of(data.head(1))
+    check_all = data.in_memory or count and data.counts_steps
+    mask_info, lengths, first_row = ModelMaskInfo(), [], 0
+    for batch in data.begin(Batching(_ROWS), None) if check_all else [data.head(1)]:
+        inputs = model.arrange_inputs(batch.x)
+        if first_row == 0:
+            mask_info = mask_info_of(data.head(1))
         try:
-            indexes = [birth.index(values[birth.source]) for birth in plan.origins]
-        except DataError as wrong:
-            if not first:
+            indexes = mask_info.find_indexes(inputs)
+        except DataError as error:
+            if first_row == 0:
                 raise
-            raise DataError(f"{wrong} Rows are counted from {first}.") from wrong
+            raise DataError(f"{error} Rows are counted from {first_row}.") from error
         if objective is not None and batch.y is not None:
-            _outputs(batch, indexes, plan, objective, first)
-        first += batch.rows
-        lengths.append(_lengths(values, indexes, batch.rows))
-    if whole:
+            _check_targets(batch, indexes, mask_info, objective, first_row)
+        first_row += batch.rows
+        lengths.append(_count_steps(inputs, indexes, batch.rows))
+    if check_all:
         data.lengths = np.concatenate(lengths)
-    return plan
+    return mask_info
 
 
-def _lengths(values: Sequence[Any], indexes: Sequence[Index | None], rows: int) -> Ints:
-    """The real steps of each example: of the input that has the most; of arrays without a mask, all."""
-    masked = [index.lengths.reshape(rows, -1).sum(1) for index in indexes if index is not None]
-    if not masked:
-        plain = [v.shape[1] for v in values if v.ndim > 2 or v.ndim == 2 and not v.dtype.is_floating_point]
-        return np.full(rows, max(plain, default=1))
-    return np.max(masked, axis=0)
-
-
-def has_targets(data: DataAdapter, objective: CompiledObjective) -> None:
-    """Refuse data without targets where there is a loss for them."""
+def require_targets(data: DataAdapter, objective: CompiledObjective) -> None:
+    """Raise `ArgumentError` if there is a loss, but the data have no targets."""
     if any(output.loss is not None for output in objective.outputs) and data.head(1).y is None:
         raise ArgumentError("A loss needs targets, but y is None. Give y, or batches of (x, y).")
 
 
-def _outputs(
-    batch: Batch, indexes: list[Index | None], plan: ModelMaskInfo, objective: CompiledObjective, first: int
+def _count_steps(inputs: Sequence[Tensor | Packed], indexes: Sequence[Index | None], rows: int) -> Ints:
+    """Return the real steps of each example, of the input with the most; all steps of arrays without a mask."""
+    counts = [index.lengths.reshape(rows, -1).sum(1) for index in indexes if index is not None]
+    if counts:
+        return np.max(counts, axis=0)
+    widths = [x.shape[1] for x in inputs if x.ndim > 2 or x.ndim == 2 and not x.dtype.is_floating_point]
+    return np.full(rows, max(widths, default=1))
+
+
+def _check_targets(
+    batch: Batch, indexes: list[Index | None], mask_info: ModelMaskInfo, objective: CompiledObjective, first_row: int
 ) -> None:
+    """Check the targets and sample weights of all outputs with a loss of single steps."""
     targets, weights = flatten(batch.y), flatten(batch.sample_weight)
     weights = weights if len(weights) == len(targets) else [None] * len(targets)
-    for target, weight, end, output in zip(targets, weights, plan.outputs, objective.outputs, strict=False):
+    for target, weight, info, output in zip(targets, weights, mask_info.outputs, objective.outputs, strict=False):
         if target is None or output.loss is None or output.loss.reads_whole_sequences:
             continue
-        index = None if end.origin is None else indexes[end.origin]
-        if index is None and end.num_step_axes:
-            continue  # the loss of the batch compares the lengths
+        index = None if info.origin is None else indexes[info.origin]
+        if index is None and info.num_step_axes:
+            continue  # the mask is not known yet; the loss of the batch compares the lengths
         if index is not None and isinstance(weight, Packed):
-            _same_lengths(weight.index.lengths, index.lengths, f"sample weights of output {output.name!r}", "weights", first)
-        rows = _rows(target, index, output, first)
-        if rows is not None and None not in end.shape[-1:]:
-            _labels(rows, end, output)
+            subject = f"sample weights of output {output.name!r}"
+            _check_lengths(weight.index.lengths, index.lengths, subject, "weights", first_row)
+        rows = _target_rows(target, index, output, first_row)
+        if rows is not None and None not in info.shape[-1:]:
+            _check_labels(rows, info, output)
 
 
-def _rows(target: Tensor | Packed, index: Index | None, output: OutputObjective, first: int) -> Tensor | None:
-    """The targets at real steps; None where only the loss can say whether they fit."""
+def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObjective, first_row: int) -> Tensor | None:
+    """Return the targets at real steps `(N, ...)`, None if only the loss can check their shape."""
+    subject = f"targets of output {output.name!r}"
     if isinstance(target, Packed):
         if index is not None and target.index.full and target.index.grid == index.grid:
-            return target.reindex(index).values  # a rectangular list is a grid
+            return target.reindex(index).values  # a list of equally long lists is a padded grid
         if index is not None:
-            _same_lengths(target.index.lengths, index.lengths, f"targets of output {output.name!r}", "labels", first)
+            _check_lengths(target.index.lengths, index.lengths, subject, "labels", first_row)
         return target.values
     if index is None:
         return target
@@ -146,28 +170,32 @@ def _rows(target: Tensor | Packed, index: Index | None, output: OutputObjective,
         )
     if index.outer is not None:
         return None
-    given = np.full(len(target), target.shape[1])  # a rectangular list, or an array that does not fit
-    _same_lengths(given, index.lengths, f"targets of output {output.name!r}", "labels", first)
+    widths = np.full(len(target), target.shape[1])  # a list of equally long lists, or an array that does not fit
+    _check_lengths(widths, index.lengths, subject, "labels", first_row)
     return target.flatten(0, 1)
 
 
-def _same_lengths(given: Ints, lengths: Ints, what: str, ones: str, first: int) -> None:
-    if len(given) != len(lengths):
+def _check_lengths(counts: Ints, lengths: Ints, subject: str, unit: str, first_row: int) -> None:
+    """Raise `DataError` for the first row whose number of labels or weights is not the number of its real steps."""
+    if len(counts) != len(lengths):
         return
-    wrong = np.flatnonzero(given != lengths)
-    if len(wrong):
-        row = int(wrong[0])
+    wrong_rows = np.flatnonzero(counts != lengths)
+    if len(wrong_rows):
+        row = int(wrong_rows[0])
         raise DataError(
-            f"The {what} have {given[row]} {ones} in row {first + row}, but its mask has "
+            f"The {subject} have {counts[row]} {unit} in row {first_row + row}, but its mask has "
             f"{lengths[row]} real steps. Give one for each real step, or a padded array of the width "
             f"of the input."
         )
 
 
-def _labels(rows: Tensor, end: OutputInfo, output: OutputObjective) -> None:
-    """The loss's own check, on outputs that have a shape but no numbers."""
-    features = end.shape[max(end.num_step_axes, 1) :]
-    given = rows.shape[1:]
-    sizes = [given[axis] if size is None and axis < len(given) else size or 1 for axis, size in enumerate(features)]
-    loss: Any = output.loss
-    loss.check_targets(*match_rank(rows, torch.empty((len(rows), *sizes), device="meta")))
+def _check_labels(rows: Tensor, info: OutputInfo, output: OutputObjective) -> None:
+    """Run the check of the loss on the targets, with outputs that have a shape but no numbers."""
+    if output.loss is None:
+        return
+    target_sizes = rows.shape[1:]
+    features = [
+        target_sizes[axis] if size is None and axis < len(target_sizes) else size or 1
+        for axis, size in enumerate(info.shape[max(info.num_step_axes, 1) :])
+    ]
+    output.loss.check_targets(*match_rank(rows, torch.empty((len(rows), *features), device="meta")))

@@ -1,107 +1,180 @@
-"""What losses and metrics have added up so far, as plain values, taken out and put back.
+"""Save and restore the sums of losses and metrics during an epoch.
 
-A metric's state is whatever its attributes hold: numbers, tensors, lists and dictionaries of them, and other metrics. So a
-metric of one's own is kept without a word, and so is one of torchmetrics.
+The state of a metric is what its attributes contain: numbers, text, tensors, other metrics, and lists, tuples and
+dictionaries of these. Other attributes, such as functions, are not saved. So user-defined metrics need no code for it.
+The keys in a saved state are those of padless 0.1.0, also where an attribute has another name today.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
+from padless._utils.optional_import import import_optional
 from padless.data.batch import Batch
 from padless.errors import DataError
 from padless.losses.loss import WeightedSum
 from padless.metrics.metric import Metric
-from padless.trainers.compile_utils import CompiledObjective, OutputObjective
+from padless.metrics.variable import Variable
+from padless.trainers.compile_utils import CompiledObjective, LossTracker, OutputObjective
 from padless.trainers.epoch_loop import device_of
+from padless.trainers.trainable_model import TrainableModel
 
-_ELSE = object()  # what is no part of a state
+if TYPE_CHECKING:
+    import torchmetrics
+
+Saved: TypeAlias = "object"
+"""A value of a backup: None, a number, text, a tensor, and lists, tuples and dictionaries of these."""
+
+_NOT_SAVED = object()  # result of `_save` for a value that is not part of a state
+_TRACKER_KEYS = {"has_external_loss": "told"}  # attribute of LossTracker: its key
 
 
-def metric_state_dict(model: Any) -> list[Any]:
-    """The sums of a model's losses and metrics."""
-    seen: set[int] = set()
-    found = [_value(part, seen) for part in _parts(model)]
-    return [None if part is _ELSE else part for part in found]  # what is part of another has been kept there
+def metric_state_dict(model: TrainableModel) -> list[Saved]:
+    """Return the sums of the losses and metrics of a model."""
+    saved_ids: set[int] = set()
+    states = [_save(part, saved_ids) for part in _parts(model)]
+    return [None if state is _NOT_SAVED else state for state in states]  # None: saved as part of an earlier entry
 
 
-def load_metric_state_dict(model: Any, kept: list[Any], first: Batch) -> None:
-    """Make these sums the model's; metrics that wait for data to say which or how large they are see those of `first`.
+def load_metric_state_dict(model: TrainableModel, states: list[Saved], first_batch: Batch) -> None:
+    """Restore the sums that `metric_state_dict` returned.
 
-    Raises `DataError` where the model has other metrics.
+    Args:
+        model: a model with the same losses and metrics.
+        states: the result of `metric_state_dict`.
+        first_batch: some examples. Metrics that get their kind or size from the data are created from them.
+
+    Raises:
+        DataError: if the model has other metrics.
     """
     objective = model._objective
-    if objective is not None and model._callable:
-        outputs = model._dry_run(first.to(device_of(model)))
-        objective.measure(first.y, outputs, first.sample_weight)
+    if objective is not None and model._has_call:
+        outputs = model._dry_run(first_batch.to(device_of(model)))
+        objective.update_metrics(first_batch.y, outputs, first_batch.sample_weight)
     parts = _parts(model)
-    if len(parts) != len(kept):
-        raise DataError(f"The backup holds the sums of {len(kept)} metrics; the model has {len(parts)}. Compile as before.")
-    for part, own in zip(parts, kept, strict=True):
-        if own is not None:
-            _put(part, own)
+    if len(parts) != len(states):
+        raise DataError(
+            f"The backup has the sums of {len(states)} metrics, but the model has {len(parts)} metrics. Compile the "
+            f"model with the same losses and metrics as before."
+        )
+    for part, state in zip(parts, states, strict=True):
+        if state is not None:
+            _load(part, state)
 
 
-def _parts(model: Any) -> list[Any]:
+def _parts(model: TrainableModel) -> list[CompiledObjective | Metric]:
+    """Return the objects with sums: the compiled losses and metrics, and the metrics of the model."""
     objective = model._objective
     return [*([] if objective is None else [objective]), *model.metrics]
 
 
-def _value(value: Any, seen: set[int]) -> Any:
-    """A value as it is kept, or _ELSE."""
+def _save(value: object, saved_ids: set[int]) -> Saved:
+    """Return a value as it is saved, or `_NOT_SAVED`; an object is saved once."""
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value
     if isinstance(value, WeightedSum):
         return {"term": [value.sum, value.weight, value.adds_weights]}
     if isinstance(value, list | tuple):
-        items = [_value(item, seen) for item in value]
-        return _ELSE if any(item is _ELSE for item in items) else items if isinstance(value, list) else tuple(items)
+        items = [_save(item, saved_ids) for item in value]
+        if any(item is _NOT_SAVED for item in items):
+            return _NOT_SAVED
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, Mapping):
-        pairs = {key: _value(item, seen) for key, item in value.items()}
-        return _ELSE if any(item is _ELSE for item in pairs.values()) else {"dict": pairs}
+        entries = {key: _save(item, saved_ids) for key, item in value.items()}
+        return _NOT_SAVED if any(item is _NOT_SAVED for item in entries.values()) else {"dict": entries}
     if isinstance(value, nn.Module):
-        return {"torchmetrics": [_of_torchmetrics(one) for one in _torchmetrics(value)]}
+        return {"torchmetrics": [_save_torchmetric(metric) for metric in _torchmetrics_in(value)]}
     if isinstance(value, CompiledObjective | OutputObjective | Metric):
-        if id(value) in seen:
-            return _ELSE
-        seen.add(id(value))
-        found = {name: _value(inner, seen) for name, inner in vars(value).items()}
-        return {"attributes": {name: inner for name, inner in found.items() if inner is not _ELSE}}
-    return _ELSE
+        if id(value) in saved_ids:
+            return _NOT_SAVED
+        saved_ids.add(id(value))
+        states = {key: _save(attribute, saved_ids) for key, attribute in _attributes(value).items()}
+        return {"attributes": {key: state for key, state in states.items() if state is not _NOT_SAVED}}
+    return _NOT_SAVED
 
 
-def _put(now: Any, kept: Any) -> Any:
-    """The kept value in place of the one of now; objects stay who they are."""
-    if isinstance(kept, list):
-        places = now if isinstance(now, list) and len(now) == len(kept) else [None] * len(kept)
-        return [_put(mine, own) for mine, own in zip(places, kept, strict=True)]
-    if hasattr(now, "assign") and isinstance(kept, Tensor):  # a variable of a metric, which others may hold too
-        return now.assign(kept)
-    if not isinstance(kept, Mapping):
-        return kept
-    if "term" in kept:
-        return WeightedSum(*kept["term"])
-    if "dict" in kept:
-        return {key: _put(now.get(key) if isinstance(now, Mapping) else None, own) for key, own in kept["dict"].items()}
-    if "torchmetrics" in kept:
-        for one, own in zip(_torchmetrics(now), kept["torchmetrics"], strict=True):
-            for name, value in own["states"].items():
-                setattr(one, name, value)
-            one._update_count, one._computed = own["count"], None
-        return now
-    if not isinstance(now, CompiledObjective | OutputObjective | Metric):
-        raise DataError(f"The backup holds the sums of a metric where the model has {now!r}. Compile as before.")
-    for name, own in kept["attributes"].items():
-        setattr(now, name, _put(getattr(now, name, None), own))
-    return now
+def _attributes(owner: CompiledObjective | OutputObjective | Metric) -> dict[str, object]:
+    """Return the attributes of an object by their keys in a saved state."""
+    if isinstance(owner, CompiledObjective):
+        return {
+            "outputs": owner.outputs,
+            "extra": owner.layer_losses,
+            "once": owner.weight_penalties,
+            "tracker": owner.loss_tracker,
+            "compiled": owner.compiled_metrics,
+        }
+    if isinstance(owner, OutputObjective):
+        return {
+            "name": owner.name,
+            "loss": owner.loss,
+            "coefficient": owner.coefficient,
+            "metrics": owner.metrics,
+            "weighted": owner.weighted_metrics,
+            "seen": owner.loss_sum,
+        }
+    keys = _TRACKER_KEYS if isinstance(owner, LossTracker) else {}
+    return {keys.get(name, name): value for name, value in vars(owner).items()}
 
 
-def _torchmetrics(module: Any) -> list[Any]:
-    return [inner for inner in module.modules() if hasattr(inner, "_defaults") and hasattr(inner, "_update_count")]
+def _set_attributes(owner: CompiledObjective | OutputObjective | Metric, values: Mapping[str, object]) -> None:
+    """Set the attributes of an object by their keys in a saved state."""
+    if isinstance(owner, CompiledObjective):
+        owner.layer_losses = _as_sum(values.get("extra"))
+        owner.weight_penalties = _as_sum(values.get("once"))
+        return
+    if isinstance(owner, OutputObjective):
+        owner.loss_sum = _as_sum(values.get("seen"))
+        return
+    names = {key: name for name, key in _TRACKER_KEYS.items()} if isinstance(owner, LossTracker) else {}
+    owner.__dict__.update({names.get(key, key): value for key, value in values.items()})
 
 
-def _of_torchmetrics(metric: Any) -> dict[str, Any]:
-    return {"states": {name: getattr(metric, name) for name in metric._defaults}, "count": metric._update_count}
+def _as_sum(value: object) -> WeightedSum | None:
+    return value if isinstance(value, WeightedSum) else None
+
+
+def _load(current: object, saved: Saved) -> object:
+    """Return the value that is restored from `saved`; objects and variables are changed in place."""
+    if isinstance(saved, list):
+        items = current if isinstance(current, list) and len(current) == len(saved) else [None] * len(saved)
+        return [_load(item, state) for item, state in zip(items, saved, strict=True)]
+    if isinstance(current, Variable) and isinstance(saved, Tensor):  # in place: other objects may refer to it
+        return current.assign(saved)
+    if not isinstance(saved, Mapping):
+        return saved
+    if "term" in saved:
+        return WeightedSum(*saved["term"])
+    if "dict" in saved:
+        entries = current if isinstance(current, Mapping) else {}
+        return {key: _load(entries.get(key), state) for key, state in saved["dict"].items()}
+    if "torchmetrics" in saved and isinstance(current, nn.Module):
+        for metric, state in zip(_torchmetrics_in(current), saved["torchmetrics"], strict=True):
+            _load_torchmetric(metric, state)
+        return current
+    if not isinstance(current, CompiledObjective | OutputObjective | Metric):
+        raise DataError(
+            f"The backup has the sums of a metric, but the model has {current!r} there. Compile the model with the same "
+            f"losses and metrics as before."
+        )
+    attributes = _attributes(current)
+    _set_attributes(current, {key: _load(attributes.get(key), state) for key, state in saved["attributes"].items()})
+    return current
+
+
+def _torchmetrics_in(module: nn.Module) -> list[torchmetrics.Metric]:
+    """Return the metrics of torchmetrics in a module, without their collections."""
+    base: type[torchmetrics.Metric] = import_optional("torchmetrics", "a metric of torchmetrics").Metric
+    return [inner for inner in module.modules() if isinstance(inner, base)]
+
+
+def _save_torchmetric(metric: torchmetrics.Metric) -> Saved:
+    return {"states": dict(metric.metric_state), "count": metric.update_count}
+
+
+def _load_torchmetric(metric: torchmetrics.Metric, state: Mapping[str, Any]) -> None:
+    metric.reset()  # discards the cached result
+    metric.load_state_dict(state["states"], strict=False)
+    metric._update_count = state["count"]  # pyright: ignore[reportAttributeAccessIssue] - there is no public function

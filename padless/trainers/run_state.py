@@ -1,13 +1,16 @@
-"""Where a run of `fit` stands, as a dictionary: all that the rest of the run depends on, taken out and put back.
+"""The state of a run of `fit`, from which an interrupted run continues with the same results.
 
-    model, optimizer      by their own `state_dict`, stateful layers and layers with a seed too
-    data                  the generators as the epoch began, the feed's state then, and how many batches were taken
-    random                the generators of torch, NumPy and Python as they are now
-    sums                  what losses and metrics have added up in this epoch
-    callbacks             by their `state_dict`, the history among them
+A state is a dictionary with these entries:
 
-The order of an epoch hangs on the generators as it began (`feed.py`); so it is drawn again from these, the batches that were
-taken are left out, and the generators put where they are now.
+- `model`, `layers`, `optimizer`, `scaler`: their `state_dict`, and the random generators and states of layers
+- `data`: the random states when the epoch began, the state of the `EpochIterator` then, and the number of its batches
+  that were used
+- `random`: the random states of torch, NumPy and Python now
+- `sums`: the sums of losses and metrics in this epoch
+- `callbacks`: their `state_dict`, including that of the history
+
+The order of an epoch depends on the random states at its beginning. To continue, the order is drawn from them again, the
+batches that were used are skipped, and the random states are set to those of now. The keys are those of padless 0.1.0.
 """
 
 from __future__ import annotations
@@ -20,152 +23,180 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from padless.callbacks import CallbackList
+from padless.callbacks import BackupAndRestore, Callback, CallbackList
 from padless.data.batch import Batch
 from padless.data.epoch_iterator import EpochIterator
 from padless.errors import DataError
-from padless.trainers import metric_state as sums
+from padless.layers.base.layer import Layer
 from padless.trainers.epoch_loop import device_of
+from padless.trainers.metric_state import load_metric_state_dict, metric_state_dict
+from padless.trainers.trainable_model import TrainableModel
 
 State = dict[str, Any]
 
 
 class FitState:
-    """One call of `fit`: which epoch it is in, and how many of its batches were taken."""
+    """The epoch and the batch of a run of `fit`, and what is needed to continue it.
 
-    def __init__(self, model: Any, feed: EpochIterator, hooks: CallbackList, epoch: int = 0) -> None:
-        self.model, self.feed, self.hooks = model, feed, hooks
-        self.epoch, self.batch, self.first = epoch, 0, 0
-        self._begun: State = {}  # the generators, when the batches of the epoch that runs were drawn
-        self._taken = 0  # of that epoch
-        self._state: State | None = None  # from which it goes on, until its first epoch has begun
-        self._rest: Iterator[Batch] | None = None
+    Args:
+        model: the model that is trained.
+        iterator: the batches of the epochs.
+        callbacks: the callbacks of the run.
+        epoch: the number of the first epoch.
+    """
+
+    def __init__(self, model: TrainableModel, iterator: EpochIterator, callbacks: CallbackList, epoch: int = 0) -> None:
+        self.model, self.iterator, self.callbacks = model, iterator, callbacks
+        self.epoch, self.batch, self.first_batch = epoch, 0, 0
+        self._random_at_start: State = {}  # the random states when the order of the current epoch was drawn
+        self._batches_used = 0  # in the current epoch
+        self._loaded: State | None = None  # the state to continue from, until its first epoch has begun
+        self._remaining_batches: Iterator[Batch] | None = None  # of the epoch in which the loaded state ends
 
     def epochs(self, stop: int) -> Iterator[int]:
-        """The epochs that are left; none where the run had been stopped."""
-        over = self._state is not None and self._state["stopped"] and not self.batch
-        for epoch in range(self.epoch, stop if not over else 0):
+        """Yield the numbers of the remaining epochs; none if a loaded run was stopped at the end of an epoch."""
+        if self._loaded is not None and self._loaded["stopped"] and not self.batch:
+            return
+        for epoch in range(self.epoch, stop):
             self.epoch = epoch
             yield epoch
 
     def batches(self) -> Iterator[Batch]:
-        """What is left of the epoch that begins; `first` is the number of the first batch."""
-        state, rest = self._state, self._rest
-        self._state = self._rest = None
-        if state is None or rest is None:
-            self._begun, self.first, self._taken = random_state(), 0, 0
-            return self.feed.epoch()
-        self._apply(state)  # what callbacks did as the epoch began they had done
-        self.first = self.batch
-        return iter(()) if state["stopped"] else rest
+        """Begin an epoch: return its remaining batches, and set `first_batch` to the number of the first of them."""
+        loaded, remaining_batches = self._loaded, self._remaining_batches
+        self._loaded = self._remaining_batches = None
+        if loaded is None or remaining_batches is None:
+            self._random_at_start, self.first_batch, self._batches_used = random_state(), 0, 0
+            return self.iterator.epoch()
+        self._apply(loaded)  # again: undo what callbacks did when the epoch began, which the state contains
+        self.first_batch = self.batch
+        return iter(()) if loaded["stopped"] else remaining_batches
 
     def set_resume_point(self, epoch: int, batch: int) -> None:
-        """From here the run would go on: the next batch of the epoch that runs, or the beginning of the next."""
+        """Set where the run would continue: at this batch of the epoch; batch 0 is the beginning."""
         self.epoch, self.batch = epoch, batch
-        self._taken = batch or self._taken
+        self._batches_used = batch or self._batches_used
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether no batches wait for others to take their step with."""
-        group = getattr(self.model, "_group", None)
-        return group is None or not group.left
+        """Return whether no gradient is incomplete: all batches of an accumulation group were used."""
+        group = self.model._accumulation_group
+        return group is None or not group.remaining
 
     @property
-    def _scaler(self) -> Any:
-        """What scales the loss in half precision; None where nothing does."""
-        precision = getattr(self.model, "_precision", None)
-        return None if precision is None else precision.scaler(device_of(self.model))
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Return the scaler of the loss in float16, None if the loss is not scaled."""
+        return self.model._precision.scaler(device_of(self.model))
 
     def state_dict(self) -> State:
-        """All that the rest of the run depends on."""
-        model, optimizer = self.model, self.model.optimizer
+        """Return the state from which `load_state_dict` continues."""
+        model, optimizer, scaler = self.model, self.model.optimizer, self._scaler
         return {
-            "epoch": self.epoch, "batch": self.batch, "stopped": bool(model.stop_training),
-            "model": dict(model.state_dict()), "layers": [_own_state(inner) for inner in model.modules()],
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "stopped": bool(model.stop_training),
+            "model": dict(model.state_dict()),
+            "layers": [_layer_state(inner) for inner in model.modules()],
             "optimizer": {"class": type(optimizer).__name__, "state": optimizer.state_dict()},
-            "scaler": None if self._scaler is None else self._scaler.state_dict(),
-            "data": {"begun": self._begun, "feed": self.feed.state_dict(), "taken": self._taken, "steps": self.feed.steps},
-            "random": random_state(), "sums": sums.metric_state_dict(model) if self.batch else None,
-            "callbacks": [{"class": type(one).__name__, "state": one.state_dict()} for one in self._stateful_callbacks()],
-        }  # fmt: skip
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "data": {
+                "begun": self._random_at_start,
+                "feed": self.iterator.state_dict(),
+                "taken": self._batches_used,
+                "steps": self.iterator.steps,
+            },
+            "random": random_state(),
+            "sums": metric_state_dict(model) if self.batch else None,
+            "callbacks": [
+                {"class": type(callback).__name__, "state": callback.state_dict()} for callback in self._stateful_callbacks()
+            ],
+        }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there. Raises `DataError`, before anything has changed, if it is of something else."""
+        """Continue from a state.
+
+        Raises:
+            DataError: if the state is of another model, optimizer or data; nothing has changed then.
+        """
         self._check(state)
-        self._state, data = state, state["data"]
+        self._loaded, data = state, state["data"]
         self.epoch, self.batch = state["epoch"], state["batch"]
-        if self.batch or self.feed.limit is not None:  # where epochs have a length of their own a pass runs on
-            self._begun, self._taken = data["begun"], data["taken"]
-            set_random_state(self._begun)
-            self.feed.load_state_dict(data["feed"], start=self._taken)
-            rest = self.feed.epoch()
-            self._rest = rest if self.batch else None
+        if self.batch or self.iterator.limit is not None:  # with steps_per_epoch a pass over the data spans epochs
+            self._random_at_start, self._batches_used = data["begun"], data["taken"]
+            set_random_state(self._random_at_start)
+            self.iterator.load_state_dict(data["feed"], start=self._batches_used)
+            batches = self.iterator.epoch()
+            self._remaining_batches = batches if self.batch else None
         self._apply(state)
 
     def _apply(self, state: State) -> None:
-        model = self.model
+        """Set everything but the position in the data."""
+        model, scaler = self.model, self._scaler
         model.stop_training = state["stopped"]
         model.load_state_dict(state["model"])
-        for inner, own in zip(model.modules(), state["layers"], strict=True):
-            _set_own_state(inner, own)
+        for inner, layer_state in zip(model.modules(), state["layers"], strict=True):
+            _load_layer_state(inner, layer_state)
         model.optimizer.load_state_dict(state["optimizer"]["state"])
-        if state["scaler"] is not None and self._scaler is not None:
-            self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"] is not None and scaler is not None:
+            scaler.load_state_dict(state["scaler"])
         if state["sums"] is not None:
-            sums.load_metric_state_dict(model, state["sums"], self.feed.data.head(1))
-        left = list(self._stateful_callbacks())
-        for kept in state["callbacks"]:
-            for one in [one for one in left if type(one).__name__ == kept["class"]][:1]:
-                left.remove(one)
-                one.load_state_dict(kept["state"])
+            load_metric_state_dict(model, state["sums"], self.iterator.data.head(1))
+        callbacks = list(self._stateful_callbacks())
+        for saved in state["callbacks"]:
+            callback = next((c for c in callbacks if type(c).__name__ == saved["class"]), None)
+            if callback is not None:
+                callbacks.remove(callback)
+                callback.load_state_dict(saved["state"])
         set_random_state(state["random"])
 
-    def _stateful_callbacks(self) -> Iterator[Any]:
-        """The callbacks that have a state; the one that keeps the run has none."""
-        for one in self.hooks.callbacks:
-            if hasattr(one, "state_dict") and not hasattr(one, "set_run"):
-                yield one
+    def _stateful_callbacks(self) -> Iterator[Callback]:
+        """Yield the callbacks whose state is saved; `BackupAndRestore` saves the state itself."""
+        for callback in self.callbacks.callbacks:
+            if isinstance(callback, Callback) and not isinstance(callback, BackupAndRestore):
+                yield callback
 
     def _check(self, state: State) -> None:
-        own, kept = self.model.state_dict(), state["model"]
-        for name in sorted({*own, *kept}):
-            mine, theirs = (tuple(part[name].shape) if name in part else None for part in (own, kept))
-            if mine != theirs:
+        """Raise `DataError` if the state is of another model, optimizer or number of batches."""
+        weights, saved_weights = self.model.state_dict(), state["model"]
+        for name in sorted({*weights, *saved_weights}):
+            shape = tuple(weights[name].shape) if name in weights else None
+            saved_shape = tuple(saved_weights[name].shape) if name in saved_weights else None
+            if shape != saved_shape:
                 raise DataError(
-                    f"The backup is of another model: its weight {name!r} has shape {theirs}, here {mine}. "
+                    f"The backup is of another model: its weight {name!r} has shape {saved_shape}, here {shape}. "
                     f"Build the model as it was, or choose another backup_dir."
                 )
-        optimizer, saved = self.model.optimizer, state["optimizer"]
-        groups = [len(group["params"]) for group in optimizer.param_groups]
-        theirs = [len(group["params"]) for group in saved["state"]["param_groups"]]
-        if type(optimizer).__name__ != saved["class"] or groups != theirs:
+        optimizer, saved_optimizer = self.model.optimizer, state["optimizer"]
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        saved_sizes = [len(group["params"]) for group in saved_optimizer["state"]["param_groups"]]
+        if type(optimizer).__name__ != saved_optimizer["class"] or sizes != saved_sizes:
             raise DataError(
-                f"The backup was made with {saved['class']} over {theirs} weights; this is "
-                f"{type(optimizer).__name__} over {groups}. Compile as before, or choose another backup_dir."
+                f"The backup was made with {saved_optimizer['class']} for {saved_sizes} weights; this is "
+                f"{type(optimizer).__name__} for {sizes}. Compile as before, or choose another backup_dir."
             )
         steps = state["data"]["steps"]
-        if state["batch"] and steps != self.feed.steps:
+        if state["batch"] and steps != self.iterator.steps:
             raise DataError(
                 f"The backup was made in the middle of an epoch of {steps} batches; now an epoch has "
-                f"{self.feed.steps}. Give the data and batch sizes as before, or choose another backup_dir."
+                f"{self.iterator.steps}. Give the data and batch sizes as before, or choose another backup_dir."
             )
 
 
 def random_state() -> State:
-    """The states of the generators that everything draws from unless it has its own: torch's, NumPy's and Python's."""
+    """Return the states of the global random generators of torch, NumPy and Python."""
     version, words, gauss = random.getstate()
-    found: State = {
+    state: State = {
         "torch": torch.get_rng_state(),
         "numpy": np.random.get_state(legacy=False),
         "python": (version, np.array(words), gauss),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["cuda"] = torch.cuda.get_rng_state_all()
-    return found
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators where `random_state` found them."""
+    """Set the global random generators to a result of `random_state`."""
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])
     version, words, gauss = state["python"]
@@ -174,24 +205,30 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _own_state(module: nn.Module) -> State:
-    """What a module keeps beside its weights: generators of its own, and the last states of a stateful layer."""
-    found: State = {name: value.get_state() for name, value in vars(module).items() if isinstance(value, torch.Generator)}
-    if getattr(module, "stateful", False) and hasattr(module, "states"):
-        found["states"] = module.states
-    return found
+def _layer_state(module: nn.Module) -> State:
+    """Return what a module has in addition to its weights: random generators, and the states of a stateful layer."""
+    state: State = {name: generator.get_state() for name, generator in _generators(module).items()}
+    if isinstance(module, Layer) and module.stateful:
+        state["states"] = module.states
+    return state
 
 
-def _set_own_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    for name, value in state.items():
-        own = getattr(module, name)
-        if isinstance(own, torch.Generator):
-            own.set_state(value)
-        else:
-            setattr(module, name, _moved(value, device_of(module)))
+def _load_layer_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Set the random generators, in order, and the states of a stateful layer."""
+    generator_states = [value for name, value in state.items() if name != "states"]
+    for generator, generator_state in zip(_generators(module).values(), generator_states, strict=True):
+        generator.set_state(generator_state)
+    if isinstance(module, Layer) and "states" in state:
+        module.states = _to_device(state["states"], device_of(module))
 
 
-def _moved(states: Any, device: torch.device) -> Any:
+def _generators(module: nn.Module) -> dict[str, torch.Generator]:
+    """Return the random generators that are attributes of a module, by name."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, torch.Generator)}
+
+
+def _to_device(states: Any, device: torch.device) -> Any:
+    """Return a tensor, or the tensors in nested lists and tuples, on a device."""
     if isinstance(states, list | tuple):
-        return type(states)(_moved(state, device) for state in states)
+        return type(states)(_to_device(state, device) for state in states)
     return states.to(device) if isinstance(states, Tensor) else states

@@ -1,17 +1,18 @@
-"""What one step is, as Keras has it: methods that a model may override, each on one batch.
+"""The steps of training, evaluation and prediction on one batch, which a model may override, as in Keras.
 
-    fit       train_step(data)     the model, compute_loss, backward, the optimizer, compute_metrics
-    evaluate  test_step(data)      the model, compute_loss, compute_metrics
-    predict   predict_step(data)   the model
+- `fit` calls `train_step(data)`: forward pass, `compute_loss`, backward pass, optimizer, `compute_metrics`
+- `evaluate` calls `test_step(data)`: forward pass, `compute_loss`, `compute_metrics`
+- `predict` calls `predict_step(data)`: forward pass
 
-`data` is `(x, y)`, `(x, y, sample_weight)`, or x where there is nothing else. Outputs with steps are `Packed`: the mask
-is there as `y_pred.mask`. The sums are exact as long as the loss comes from `compute_loss` of the model.
+`data` is x, `(x, y)` or `(x, y, sample_weight)`. Outputs with steps are `Packed`; their mask is `y_pred.mask`. The loss
+and the metrics of an epoch are exact if the loss comes from the model's `compute_loss`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -20,212 +21,273 @@ from torch import Tensor, nn
 
 from padless.data.batch_structure import flatten, num_examples, unpack_x_y_sample_weight
 from padless.errors import ArgumentError, NotBuilt
+from padless.graph.train_mode import training_mode
+from padless.layers.base.layer import Layer
 from padless.metrics.metric import Metric
 from padless.ragged.packed import computing_gap_values
-from padless.trainers.compile_utils import CompiledObjective, LossParts
+from padless.trainers.accumulation_group import AccumulationGroup
+from padless.trainers.compile_utils import CompileArguments, CompiledObjective, LossParts
+from padless.trainers.epoch_loop import device_of
 from padless.trainers.mixed_precision import Precision
+from padless.types import BatchTree
 
 Logs = dict[str, Any]
 
 
-class TrainStepMixin:
-    """The steps of a compiled model; all of them may be overridden."""
+class TrainStepMixin(Layer):
+    """The steps of a compiled model on one batch."""
 
-    name: str
-    optimizer: Any = None
+    optimizer: Any = None  # an optimizer of padless or torch; None before `compile`
     compiled: bool = False
-    _compiled: dict[str, Any]
+    stop_training: bool = False
+    _compiled: CompileArguments = CompileArguments()
     _objective: CompiledObjective | None = None
     _precision: Precision = Precision()
-    _device: torch.device = torch.device("cpu")  # where the weights were when the epoch began
-    _group: Any = None  # the batches that share a step with the present one, if there are others
+    _device: torch.device = torch.device("cpu")  # of the weights when the epoch began
+    _accumulation_group: AccumulationGroup | None = None  # the batches that share a step with the present one
 
-    # ------------------------------------------------------------------------------------------------ to be overridden
+    # Methods that a subclass may override
 
-    def train_step(self, data: Any) -> Logs:
-        """One step of the optimizer on one batch; returns what callbacks shall see of it."""
+    def train_step(self, data: BatchTree) -> Logs:
+        """Train on one batch.
+
+        Args:
+            data: x, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The logs that callbacks receive: the loss and the metrics so far, by name.
+        """
         logs = self._train_on_data(data)
         return self.get_metrics_result() if logs is None else logs
 
-    def test_step(self, data: Any) -> Logs:
-        """One batch evaluated; returns the metrics so far."""
+    def test_step(self, data: BatchTree) -> Logs:
+        """Evaluate one batch; `data` and the result are as in `train_step`."""
         logs = self._test_on_data(data)
         return self.get_metrics_result() if logs is None else logs
 
-    def predict_step(self, data: Any) -> Any:
-        """The outputs for one batch."""
-        module: Any = self
-        return module(unpack_x_y_sample_weight(data)[0])
+    def predict_step(self, data: BatchTree) -> BatchTree:
+        """Return the outputs for one batch; `data` is as in `train_step`."""
+        return self(unpack_x_y_sample_weight(data)[0])
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+        self,
+        x: BatchTree = None,
+        y: BatchTree = None,
+        y_pred: BatchTree = None,
+        sample_weight: BatchTree = None,
+        training: bool = True,
     ) -> Tensor:
-        """The loss of one batch: of each output, and what layers added. One of your own is a scalar.
+        """Return the loss of one batch: the losses of the outputs, and those that layers added.
 
-        A scalar of one's own counts by examples in the loss that is reported.
+        An override returns a scalar, which is weighted by examples in the loss of an epoch.
+
+        Args:
+            x: the inputs.
+            y: the targets.
+            y_pred: the outputs of the model for x.
+            sample_weight: the weights of sequences or steps.
+            training: whether the loss is for a training step.
         """
-        module: Any = self
-        parts = self._objective_of(y_pred).parts(y, y_pred, sample_weight, module.call_losses, module.weight_losses)
-        self._objective_of(y_pred).tracker.pending = (parts, num_examples(y_pred if x is None else x))
+        objective = self._objective_of(y_pred)
+        parts = objective.compute_parts(y, y_pred, sample_weight, self.call_losses, self.weight_losses)
+        objective.loss_tracker.pending = (parts, num_examples(y_pred if x is None else x))
         return parts.total
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Logs:
-        """Add a batch to the compiled metrics; returns all results so far."""
-        self._objective_of(y_pred).measure(y, y_pred, sample_weight)
+    def compute_metrics(self, x: BatchTree, y: BatchTree, y_pred: BatchTree, sample_weight: BatchTree = None) -> Logs:
+        """Add a batch to the compiled metrics; return the loss and the metrics so far."""
+        self._objective_of(y_pred).update_metrics(y, y_pred, sample_weight)
         return self.get_metrics_result()
 
+    # Metrics
+
     @property
-    def metrics(self) -> list[Any]:
-        """The loss so far, the compiled metrics, and metrics that are attributes of the model or of its layers."""
+    def metrics(self) -> list[Metric]:
+        """Return the loss, the compiled metrics, and the metrics that are attributes of the model or its layers."""
         objective = self._objective
-        own = [] if objective is None else [objective.tracker, objective.compiled]
-        return [*own, *_metrics_in(self)]
+        compiled = [] if objective is None else [objective.loss_tracker, objective.compiled_metrics]
+        return [*compiled, *_metrics_in(self)]
 
     def reset_metrics(self) -> None:
-        """Forget all sums; this happens before each epoch."""
+        """Reset the loss and the metrics; `fit` and `evaluate` do so before each epoch."""
         if self._objective is not None:
             self._objective.reset()
         for metric in self.metrics:
             metric.reset_state()
 
     def get_metrics_result(self) -> Logs:
-        """The results of `metrics` by name; a metric whose result is a dictionary gives all of it."""
-        found: Logs = {}
+        """Return the results of `metrics` by name; of a result that is a dictionary, return its entries."""
+        results: Logs = {}
         for metric in self.metrics:
             result = metric.result()
-            found |= result if isinstance(result, dict) else {metric.name: result}
-        return found
+            results |= result if isinstance(result, dict) else {metric.name: result}
+        return results
 
-    # ------------------------------------------------------------------------------------------------ what fit runs
+    @property
+    def real_steps(self) -> int | None:
+        """Return the number of real steps of the last call, None if it is not known."""
+        return None
 
-    def _train_on_data(self, data: Any) -> Logs | None:
-        """`train_step` as it is unless overridden; None where nobody has asked for the results yet."""
-        x, y, weight = unpack_x_y_sample_weight(data)
-        group = self._group
+    # Called by the epoch loop
+
+    @contextmanager
+    def _begin_epoch(self, training: bool) -> Iterator[None]:
+        """Run the batches of an epoch in this context: set the mode and the device, and cache what does not change."""
+        self._device = device_of(self)
+        user_step = training and self._overridden("train_step")
+        autocast = self._precision.context(self._device) if user_step else nullcontext()
+        with training_mode(training, self), self._cached_sublayers(), self._compiled_layers(), autocast:
+            yield
+
+    def _compiled_layers(self) -> AbstractContextManager[object]:
+        """Return the context in which layers run compiled by torch.compile."""
+        return nullcontext()
+
+    def _run_train_step(self, data: BatchTree) -> Logs | None:
+        """Run `train_step`; return its logs, None if the default did not compute them."""
+        logs = self.train_step(data) if self._overridden("train_step") else self._train_on_data(data)
+        return None if logs is None and not self._overridden("train_step") else flatten_logs(logs)
+
+    def _run_test_step(self, data: BatchTree) -> Logs | None:
+        """Run `test_step`; return its logs, None if the default did not compute them."""
+        logs = self.test_step(data) if self._overridden("test_step") else self._test_on_data(data)
+        return None if logs is None and not self._overridden("test_step") else flatten_logs(logs)
+
+    def _epoch_results(self, logs: Logs | None) -> Logs:
+        """Return the results of an epoch: all metrics, or as in Keras the last logs of a user's step."""
+        results = self.get_metrics_result()
+        return results if logs is None or set(logs) == set(results) else logs
+
+    # The default steps
+
+    def _train_on_data(self, data: BatchTree) -> Logs | None:
+        """Run the default `train_step`; return the logs of a user's `compute_metrics`, else None."""
+        x, y, sample_weight = unpack_x_y_sample_weight(data)
+        group = self._accumulation_group
         if group is None or group.is_first:
             self.optimizer.zero_grad(set_to_none=True)
         with self._precision.context(self._device):
             outputs = self._forward(x)
-        loss = self._loss(x, y, outputs, weight, True)
+        loss = self._checked_loss(x, y, outputs, sample_weight, training=True)
         if group is not None:
-            complete = group.add(loss, self._parts_of(outputs), num_examples(x), self._backward)
+            gradient_is_complete = group.accumulate(loss, self._loss_parts(outputs), num_examples(x), self._backward)
         else:
-            complete = True
+            gradient_is_complete = True
             if loss.requires_grad:
                 self._backward(loss)
-        if complete:
+        if gradient_is_complete:
             self._precision.step(self.optimizer)
-            module: Any = self
-            module.apply_constraints()
-        return self._update_metrics(loss, x, y, outputs, weight)
+            self.apply_constraints()
+        return self._update_metrics(loss, x, y, outputs, sample_weight)
 
-    def _test_on_data(self, data: Any) -> Logs | None:
-        """`test_step` as it is unless overridden."""
-        x, y, weight = unpack_x_y_sample_weight(data)
+    def _test_on_data(self, data: BatchTree) -> Logs | None:
+        """Run the default `test_step`; return the logs of a user's `compute_metrics`, else None."""
+        x, y, sample_weight = unpack_x_y_sample_weight(data)
         outputs = self._forward(x)
-        loss = self._loss(x, y, outputs, weight, False)
-        return self._update_metrics(loss, x, y, outputs, weight)
+        loss = self._checked_loss(x, y, outputs, sample_weight, training=False)
+        return self._update_metrics(loss, x, y, outputs, sample_weight)
 
-    def _backward(self, loss: Tensor, **how: Any) -> None:
-        self._precision.backward(loss, self.optimizer, **how)
+    def _backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        self._precision.backward(loss, self.optimizer, retain_graph)
 
-    def _forward(self, x: Any) -> Any:
-        """The outputs for a batch; what masked steps show is carried only where code of one's own may look at it."""
-        module: Any = self
+    def _forward(self, x: BatchTree) -> BatchTree:
+        """Return the outputs; gap values are computed only if a user's method may read the padded grid."""
         with computing_gap_values(self._overridden("compute_loss", "compute_metrics")):
-            return module(x)
+            return self(x)
 
-    def _update_metrics(self, loss: Tensor, x: Any, y: Any, outputs: Any, weight: Any) -> Logs | None:
-        """Add the loss and the metrics of a batch."""
+    def _update_metrics(
+        self, loss: Tensor, x: BatchTree, y: BatchTree, outputs: BatchTree, sample_weight: BatchTree
+    ) -> Logs | None:
+        """Add the loss and the metrics of a batch; return the logs of a user's `compute_metrics`, else None."""
         objective = self._objective_of(outputs)
-        objective.tracker.update_state(loss, num_examples(x))
+        objective.loss_tracker.update_state(loss, num_examples(x))
         if self._overridden("compute_metrics"):
-            return self.compute_metrics(x, y, outputs, weight)
-        objective.measure(y, outputs, weight)
+            return self.compute_metrics(x, y, outputs, sample_weight)
+        objective.update_metrics(y, outputs, sample_weight)
         return None
 
-    def _loss(self, x: Any, y: Any, outputs: Any, weight: Any, training: bool) -> Tensor:
-        """The loss of a batch; one of one's own is looked at."""
-        told = {"training": training} if _takes_training(type(self).compute_loss) else {}
-        loss: Any = self.compute_loss(x, y, outputs, weight, **told)
+    def _checked_loss(
+        self, x: BatchTree, y: BatchTree, outputs: BatchTree, sample_weight: BatchTree, training: bool
+    ) -> Tensor:
+        """Call `compute_loss`; raise `ArgumentError` if the result is not a scalar tensor."""
+        mode = {"training": training} if _accepts_training(type(self).compute_loss) else {}
+        loss: object = self.compute_loss(x, y, outputs, sample_weight, **mode)
         if not isinstance(loss, Tensor) or loss.ndim:
-            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise ArgumentError(f"compute_loss of model {self.name!r} must return a scalar tensor; got {what}.")
+            result = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ArgumentError(f"compute_loss of model {self.name!r} must return a scalar tensor; got {result}.")
         return loss
 
-    def _parts_of(self, outputs: Any) -> LossParts | None:
-        """What the loss just computed is made of, if it came from `compute_loss` of the model."""
-        pending = self._objective_of(outputs).tracker.pending
+    def _loss_parts(self, outputs: BatchTree) -> LossParts | None:
+        """Return the parts of the last loss, None if it did not come from the default `compute_loss`."""
+        pending = self._objective_of(outputs).loss_tracker.pending
         return None if pending is None else pending[0]
 
     def _overridden(self, *methods: str) -> bool:
-        """Whether some of these methods are overridden."""
+        """Return whether a subclass overrides one of these methods."""
         return any(getattr(type(self), method) is not getattr(TrainStepMixin, method) for method in methods)
 
-    def _epoch_results(self, logs: Logs | None) -> Logs:
-        """What is reported of an epoch: all metrics, or as in Keras what steps of one's own returned last."""
-        results = self.get_metrics_result()
-        return results if logs is None or set(logs) == set(results) else logs
+    # The compiled losses and metrics
 
-    # ------------------------------------------------------------------------------------------------ what is trained for
-
-    def _names_of_outputs(self) -> list[str] | None:
-        """The names of the outputs, None while only a call can tell."""
+    def _output_names_if_known(self) -> list[str] | None:
+        """Return the names of the outputs, None if only a call shows them."""
         raise NotImplementedError
 
-    def _must_be_compiled(self, verb: str) -> None:
+    def _must_be_compiled(self, method: str) -> None:
         if not self.compiled:
             raise NotBuilt(
-                f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) before {verb}."
+                f"Model {self.name!r} has no optimizer and no loss yet. Call compile(optimizer=..., loss=...) before "
+                f"{method}."
             )
 
-    def _objective_of(self, outputs: Any) -> CompiledObjective:
-        """The objective, named by these outputs if it is not known yet."""
+    def _objective_of(self, outputs: BatchTree) -> CompiledObjective:
+        """Return the compiled losses and metrics; if the names of the outputs were not known, take them from `outputs`."""
         if self._objective is None:
             self._must_be_compiled("compute_loss")
-            names = self._names_of_outputs()
-            if names is None:
-                names = (
-                    list(outputs)
-                    if isinstance(outputs, dict)
-                    else [f"output_{number + 1}" for number in range(len(flatten(outputs)))]
-                )
-            self._objective = CompiledObjective(names, **self._compiled)
+            names = self._output_names_if_known()
+            if names is None and isinstance(outputs, dict):
+                names = list(outputs)
+            elif names is None:
+                names = [f"output_{number + 1}" for number in range(len(flatten(outputs)))]
+            self._objective = self._compiled.make_objective(names)
         return self._objective
 
 
 @cache
-def _takes_training(compute_loss: Any) -> bool:
-    """Whether a `compute_loss` has an argument that older ones lack."""
-    names = inspect.signature(compute_loss).parameters
-    return "training" in names or any(p.kind is p.VAR_KEYWORD for p in names.values())
+def _accepts_training(compute_loss: Callable[..., Tensor]) -> bool:
+    """Return whether a `compute_loss` has the argument `training`, which older ones do not have."""
+    parameters = inspect.signature(compute_loss).parameters
+    return "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def flatten_logs(logs: Any) -> Logs:
-    """Logs with nested ones (as of `{m.name: m.result() for m in self.metrics}`) among them."""
+def flatten_logs(logs: object) -> Logs:
+    """Return logs with the entries of nested logs, as of `{m.name: m.result() for m in self.metrics}`.
+
+    Raises:
+        ArgumentError: if `logs` is not a mapping.
+    """
     if not isinstance(logs, Mapping):
         raise ArgumentError(f"A step must return a dictionary of logs such as {{'loss': 0.5}}; got {logs!r}.")
-    found: Logs = {}
+    flat_logs: Logs = {}
     for name, value in logs.items():
-        found |= value if isinstance(value, dict) else {name: value}
-    return found
+        flat_logs |= value if isinstance(value, dict) else {name: value}
+    return flat_logs
 
 
-def _metrics_in(module: Any) -> Iterator[Metric]:
-    """The metrics that a module and those inside it hold as attributes, also in lists and dictionaries."""
-    seen: set[int] = set()
+def _metrics_in(module: nn.Module) -> Iterator[Metric]:
+    """Yield the metrics that are attributes of a module and its submodules, also those in lists and dictionaries."""
+    yielded: set[int] = set()
     for inner in module.modules():
-        held = [value for name, value in vars(inner).items() if not name.startswith("_")]
-        for value in held if isinstance(inner, nn.Module) else ():
-            for metric in _in(value):
-                if id(metric) not in seen:
-                    seen.add(id(metric))
+        for name, value in vars(inner).items():
+            if name.startswith("_"):
+                continue
+            for metric in _metrics_of_attribute(value):
+                if id(metric) not in yielded:
+                    yielded.add(id(metric))
                     yield metric
 
 
-def _in(value: Any) -> Sequence[Metric]:
+def _metrics_of_attribute(value: object) -> list[Metric]:
     if isinstance(value, Metric):
         return [value]
-    if isinstance(value, list | tuple | dict):
-        return [metric for metric in (value.values() if isinstance(value, dict) else value) if isinstance(metric, Metric)]
-    return []
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [metric for metric in value if isinstance(metric, Metric)] if isinstance(value, list | tuple) else []

@@ -66,6 +66,8 @@ class Layer(WeightContainer):
     relation: str | None = None
     stepwise: bool = False
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
+    stateful: bool = False  # whether a call continues from the states of the previous batch, as Keras's RNN(stateful=True)
+    states: Any = None  # of a stateful layer: tensors, or lists and tuples of them; backups contain them
     _class_supports_masking: bool | None = None  # what the class says by `supports_masking = True`
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
