@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -126,8 +126,8 @@ class CompiledObjective:
         self.loss_tracker = LossTracker(self)
         self.compiled_metrics = CompiledMetrics(self)
 
-    def _by_output(self, argument: str, value: object) -> list[tuple[OutputObjective, object]]:
-        """Return the outputs that have an entry in an argument of `compile`, with this entry."""
+    def _by_output(self, argument: str, value: object) -> list[tuple[OutputObjective, Any]]:
+        """Return the outputs that have an entry in an argument of `compile`, with this entry, which is not checked yet."""
         entries = self._split_argument(argument, value)
         return [(output, entry) for output, entry in zip(self.outputs, entries, strict=True) if entry is not None]
 
