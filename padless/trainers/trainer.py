@@ -317,9 +317,7 @@ class Trainer(CompileMixin):
 
     # Read and check data
 
-    def _read(
-        self, x: DataLike | None, y: DataLike | None, sample_weight: DataLike | None, mask: Masks = None
-    ) -> DataAdapter:
+    def _read(self, x: object, y: object, sample_weight: object, mask: object = None) -> DataAdapter:
         """Return the data as batches are made from it."""
         spec = self._data_spec()
         return read(x, y, sample_weight, mask, spec=spec, complete_spec=self._complete_data_spec)
