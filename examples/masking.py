@@ -1,4 +1,4 @@
-"""The two experiments of docs/masking.md, with what they print.
+"""The two experiments of docs/masking.md.
 
 python examples/masking.py
 """
@@ -10,19 +10,19 @@ from padless.layers import LSTM, Dense, Embedding
 
 
 def skipped_steps() -> np.ndarray:
-    """An LSTM skips masked steps: the output of steps 2 and 4 repeats that of steps 1 and 3."""
+    """Show that an LSTM skips masked steps: steps 2 and 4 show the outputs of steps 1 and 3."""
     x = Input(shape=(4,))
     e = Embedding(5, 5, mask_zero=True)(x)
     rnn = LSTM(3, return_sequences=True)(e)
     m = Model(inputs=x, outputs=rnn)
     out = m.predict(np.array([[1, 0, 2, 0]]), verbose=0)
-    print("the LSTM's outputs on [[1, 0, 2, 0]]:", out, sep="\n")
+    print("outputs of the LSTM on [[1, 0, 2, 0]]:", out, sep="\n")
     print("row 0 of the embedding is an ordinary row:", m.layers[1].get_weights()[0][0], sep="\n")
     return out
 
 
 def masked_loss() -> tuple[float, float]:
-    """The loss is the mean over the real steps alone."""
+    """Show that the loss is the mean over the real steps."""
     x = Input(shape=(4,))
     e = Embedding(5, 5, mask_zero=True)(x)
     d = Dense(3)(e)

@@ -1,4 +1,4 @@
-"""A translator in small: teacher forcing, and the same layers step by step."""
+"""An encoder and a decoder: teacher forcing, and the same layers step by step."""
 
 import numpy as np
 import pytest
@@ -13,74 +13,74 @@ from padless.layers import GRU, LSTM, Bidirectional, Concatenate, Dense, Embeddi
 SYMBOLS = 7
 
 
-def made(scan, source_scan=None):
-    """A training model, an encoder, and a decoder of one step, on the same layers."""
+def build_models(layer):
+    """Return a training model, an encoder, and a decoder of one step, with the same layers."""
     embed, read = Embedding(SYMBOLS, 4, mask_zero=True), Embedding(SYMBOLS, 4, mask_zero=True)
-    encode = (source_scan or scan)(5, return_state=True)
-    decode, write = scan(5, return_sequences=True, return_state=True), Dense(SYMBOLS)
-    count = 2 if scan is LSTM else 1
+    encode = layer(5, return_state=True)
+    decode, write = layer(5, return_sequences=True, return_state=True), Dense(SYMBOLS)
+    count = 2 if layer is LSTM else 1
 
     source, target = Input((None,)), Input((None,))
     states = list(encode(embed(source)))[1:]
-    whole = Model([source, target], write(decode(read(target), initial_state=states)[0]))
+    training_model = Model([source, target], write(decode(read(target), initial_state=states)[0]))
 
-    symbol, given_states = Input((1,)), [Input((5,)) for _ in range(count)]
-    steps, *after = decode(read(symbol), initial_state=given_states)
-    return whole, Model(source, states), Model([symbol, *given_states], [write(steps), *after])
+    symbol, states_in = Input((1,)), [Input((5,)) for _ in range(count)]
+    steps, *states_out = decode(read(symbol), initial_state=states_in)
+    return training_model, Model(source, states), Model([symbol, *states_in], [write(steps), *states_out])
 
 
-def one_by_one(encoder, step, source, target):
-    """The decoder's outputs for given targets, each step from the states of the one before."""
+def decode_steps(encoder, step, source, target):
+    """Return the outputs of the decoder for some targets, each step with the states of the step before."""
     states = encoder.predict(source, verbose=0)
     states = states if isinstance(states, list) else [states]
-    written = []
+    outputs = []
     for column in target.T:
         out, *states = step.predict([column[:, None], *states], verbose=0)
-        written.append(out)
-    return np.concatenate(written, axis=1)
+        outputs.append(out)
+    return np.concatenate(outputs, axis=1)
 
 
-@pytest.mark.parametrize("scan", [LSTM, GRU])
-def test_step_by_step_is_what_was_trained(scan):
+@pytest.mark.parametrize("layer", [LSTM, GRU])
+def test_decoding_step_by_step_equals_the_training_model(layer):
     rng = np.random.default_rng(0)
-    whole, encoder, step = made(scan)
+    model, encoder, step = build_models(layer)
     source, target = rng.integers(0, SYMBOLS, (8, 9)), rng.integers(1, SYMBOLS, (8, 5))
-    source[0] = 0  # nothing to translate
-    whole.compile("adam", padless.losses.SparseCategoricalCrossentropy(from_logits=True))
-    whole.optimizer.learning_rate = 0.05
-    history = whole.fit([source, target], (target + 1) % SYMBOLS, epochs=5, verbose=0).history
+    source[0] = 0  # an empty sequence
+    model.compile("adam", padless.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.optimizer.learning_rate = 0.05
+    history = model.fit([source, target], (target + 1) % SYMBOLS, epochs=5, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
-    assert one_by_one(encoder, step, source, target) == pytest.approx(whole.predict([source, target], verbose=0), abs=1e-5)
+    assert decode_steps(encoder, step, source, target) == pytest.approx(model.predict([source, target], verbose=0), abs=1e-5)
 
 
-WHOLE = {}
+MODELS = {}
 
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, SYMBOLS - 1), max_size=6), st.lists(st.integers(1, SYMBOLS - 1), min_size=1, max_size=4))
-def test_holes_in_the_source_and_padding_of_the_target_change_nothing(source, target):
-    if "models" not in WHOLE:
-        WHOLE["models"] = made(LSTM)
-    whole, encoder, step = WHOLE["models"]
+def test_gaps_in_the_source_and_padding_of_the_target_have_no_influence(source, target):
+    if not MODELS:
+        MODELS["lstm"] = build_models(LSTM)
+    model, encoder, step = MODELS["lstm"]
     real = [s for s in source if s]
-    dense = whole.predict([np.array([real + [0]]), np.array([target])], verbose=0)
-    holes = whole.predict([np.array([source + [0, 0]]), np.array([target + [0, 0]])], verbose=0)
-    assert holes[:, : len(target)] == pytest.approx(dense, abs=1e-5)
-    assert np.array_equal(holes[:, -1], holes[:, -2])
+    dense = model.predict([np.array([real + [0]]), np.array([target])], verbose=0)
+    with_gaps = model.predict([np.array([source + [0, 0]]), np.array([target + [0, 0]])], verbose=0)
+    assert with_gaps[:, : len(target)] == pytest.approx(dense, abs=1e-5)
+    assert np.array_equal(with_gaps[:, -1], with_gaps[:, -2])
     if real:
-        lists = whole.predict([[real], [target]], verbose=0)
+        lists = model.predict([[real], [target]], verbose=0)
         assert lists[0] == pytest.approx(dense[0], abs=1e-5)
-    assert one_by_one(encoder, step, np.array([source + [0]]), np.array([target])) == pytest.approx(dense, abs=1e-5)
+    assert decode_steps(encoder, step, np.array([source + [0]]), np.array([target])) == pytest.approx(dense, abs=1e-5)
 
 
-def test_a_masked_symbol_leaves_the_decoder_where_it_is():
-    whole, encoder, step = made(GRU)
+def test_a_masked_symbol_does_not_change_the_state_of_the_decoder():
+    _, encoder, step = build_models(GRU)
     states = encoder.predict(np.array([[1, 2, 0, 3]]), verbose=0)
-    _, after = step.predict([np.array([[0]]), *states], verbose=0)
-    assert np.array_equal(after, states[0])
+    _, state = step.predict([np.array([[0]]), *states], verbose=0)
+    assert np.array_equal(state, states[0])
 
 
-def test_an_encoder_that_reads_both_ways():
+def test_a_bidirectional_encoder_trains():
     source, target = Input((None,)), Input((None,))
     embed = Embedding(SYMBOLS, 4, mask_zero=True)
     _, fh, fc, bh, bc = Bidirectional(LSTM(3, return_state=True))(embed(source))
@@ -93,16 +93,16 @@ def test_an_encoder_that_reads_both_ways():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_it_is_keras_where_keras_is_right():
-    """Keras drops the decoder's mask beside initial_state; without padding in the target it need not matter."""
+def test_the_model_equals_keras_without_padding_in_the_target():
+    """Keras ignores the mask of a layer with `initial_state`, which has no effect without padding in the target."""
     keras = pytest.importorskip("keras")
 
-    def build(api, layers):
-        source, target = api.Input((6,)), api.Input((4,))
+    def build(library, layers):
+        source, target = library.Input((6,)), library.Input((4,))
         embed = layers.Embedding(SYMBOLS, 4, mask_zero=True)
         _, h, c = layers.LSTM(5, return_state=True)(embed(source))
         steps = layers.LSTM(5, return_sequences=True)(embed(target), initial_state=[h, c])
-        return api.Model([source, target], layers.Dense(SYMBOLS, activation="softmax")(steps))
+        return library.Model([source, target], layers.Dense(SYMBOLS, activation="softmax")(steps))
 
     theirs, ours = build(keras, keras.layers), build(padless, padless.layers)
     ours.set_weights(theirs.get_weights())
@@ -118,12 +118,12 @@ def test_it_is_keras_where_keras_is_right():
 
 def test_the_example_translates(capsys):
     assert example.main() > 0.9
-    assert "reversed without a fault" in capsys.readouterr().out
+    assert "reversed without an error" in capsys.readouterr().out
 
 
-def test_the_examples_data_are_what_they_say():
-    source, read, write = example.examples(50)
+def test_inputs_and_targets_of_the_example_are_reversed_sources():
+    source, read, write = example.make_examples(50)
     for s, r, w in zip(source, read, write, strict=True):
         digits = s[s > 0][::-1].tolist()
         assert r[r > 0].tolist() == [example.START, *digits] and w[w > 0].tolist() == [*digits, example.END]
-    assert ((source[:, :-1] == 0) & (source[:, 1:] > 0)).any()  # holes, not only padding
+    assert ((source[:, :-1] == 0) & (source[:, 1:] > 0)).any()  # gaps, not only padding
