@@ -68,9 +68,7 @@ def main(epochs: int = 6, seed: int = 0) -> float:
     )
     accuracy = model.evaluate([x[i] for i in test], labels[test], verbose=0, return_dict=True)["accuracy"]
     most_common = np.bincount(labels).max() / len(labels)
-    print(
-        f"{len(test)} unseen lines: accuracy {accuracy:.0%}; {most_common:.0%} of all lines are from one module"
-    )
+    print(f"{len(test)} unseen lines: accuracy {accuracy:.0%}; {most_common:.0%} of all lines are from one module")
     return accuracy
 
 

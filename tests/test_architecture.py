@@ -20,11 +20,12 @@ PUBLIC = [
 PUBLIC += ["padless.testing", "padless.utils"]
 FILES = {".".join((TOP, *p.relative_to(ROOT).with_suffix("").parts)): p for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
-def list_imports(path: Path) -> Iterator[str]:
-    """Yield the modules of padless that a file imports, by their full names."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def list_imports(module: str) -> Iterator[str]:
+    """Yield the full names of the modules of padless that a module imports."""
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == TOP)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == TOP:
@@ -36,19 +37,19 @@ def list_imports(path: Path) -> Iterator[str]:
 def test_a_module_imports_only_from_packages_above_its_own():
     for package, rows in ORDER.items():
         row_of = {name: number for number, names in enumerate(rows) for name in names}
-        for module, path in MODULES.items():
+        for module in MODULES:
             if not module.startswith(f"{package}.") or module == f"{TOP}.__main__":
                 continue
             part = module.removeprefix(f"{package}.").split(".")[0]
             assert part in row_of, f"{module}: add {part} to {package} in scripts/package_order.py"
-            for imported in list_imports(path):
+            for imported in list_imports(module):
                 if imported.startswith(f"{package}."):
                     other = imported.removeprefix(f"{package}.").split(".")[0]
                     assert other == part or row_of[other] < row_of[part], f"{module} may not import {imported}"
 
 
 def test_modules_do_not_import_each_other_in_a_circle():
-    edges = {module: set(list_imports(path)) - {module} for module, path in MODULES.items() if path.name != "__init__.py"}
+    edges = {module: set(list_imports(module)) - {module} for module, path in MODULES.items() if path.name != "__init__.py"}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
@@ -63,15 +64,15 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 def test_every_module_begins_with_a_docstring():
-    for module, path in MODULES.items():
-        assert ast.get_docstring(ast.parse(path.read_text())), module
+    for module, tree in TREES.items():
+        assert ast.get_docstring(tree), module
 
 
 def test_package_files_only_re_export():
     for module, path in MODULES.items():
         if path.name != "__init__.py" or module == TOP:  # padless itself also has the version and clear_session
             continue
-        for node in ast.parse(path.read_text()).body:
+        for node in TREES[module].body:
             assigned = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
             assert assigned or isinstance(node, ast.ImportFrom | ast.Expr), f"{module}: {ast.unparse(node)}"
 
@@ -92,8 +93,8 @@ def test_a_module_is_not_named_like_a_public_function_of_its_package():
 
 
 def test_functions_import_nothing():
-    for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 hidden = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
                 assert not hidden or module == f"{TOP}.cli", f"{module}: {ast.unparse(hidden[0])}"  # --help is quick
