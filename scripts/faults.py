@@ -1597,17 +1597,15 @@ COMBINE = [
         "a mean counts inputs without the step",
         "layers/merging/elementwise.py",
         """
-        merged = reduce(torch.add, inputs)
         count = ...
         return merged.with_values(merged.values / count)
         """,
         """
-        merged = reduce(torch.add, inputs)
         count = ...
         return merged.with_values(merged.values / len(inputs))
         """,
         _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
-        function="Average.combined_over",
+        function="Average.merge_with_missing_steps",
     ),
     Fault(
         "compute_mask of a merge returns the intersection",
@@ -1629,15 +1627,15 @@ COMBINE = [
         y = Packed(y.unpack(padding=0)[tuple(x.index.coordinates(y.device))], x.index)
         """,
         "tests/test_merging.py",
-        function="Dot.call",
+        function="_select_common_steps",
     ),
     Fault(
         "RepeatVector repeats the vectors in reversed order",
         "layers/reshaping/reshape.py",
-        "Packed(vector.index_select(0, index.at(..., vector.device)), index, fill)",
-        "Packed(vector.flip(0).index_select(0, index.at(..., vector.device)), index, fill)",
+        "Packed(rows.index_select(0, index.tensor(..., rows.device)), index, gap_values)",
+        "Packed(rows.flip(0).index_select(0, index.tensor(..., rows.device)), index, gap_values)",
         PRESENCE,
-        function="RepeatVector._onto",
+        function="_repeat_to_steps",
     ),
 ]
 TRAINING = [

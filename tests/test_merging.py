@@ -326,7 +326,7 @@ def test_what_dot_refuses():
         L.Dot(0)([x, x])
     with pytest.raises(ShapeError, match="batch must agree"):
         L.Dot(2)([x, torch.ones(3, 5, 4)])
-    with pytest.raises(MaskLost, match="behind the features"):
+    with pytest.raises(MaskLost, match="after the features"):
         L.Dot((3, 2))([torch.ones(2, 3, 2, 4), y])
     scores = L.Dot(2)([x, y])
     for inputs, axes in (([scores, y], (1, 1)), ([y, scores], (1, 2)), ([scores, scores], (2, 2))):
@@ -409,7 +409,7 @@ def test_a_vector_for_each_sentence_goes_back_to_its_words():
         output = L.RepeatVector()([given_, words])
         assert output.index is words.index
         assert torch.equal(output.values, wanted)
-    with pytest.raises(ShapeError, match="level to level"):
+    with pytest.raises(ShapeError, match="one layer for each level"):
         L.RepeatVector()([vectors[:, 0], words])
     with pytest.raises(MaskError):  # a sentence that has words, but no vector
         L.RepeatVector()([packed(vectors, mask.any(-1) & (np.arange(3) > 0)), words])
