@@ -54,5 +54,5 @@ __all__ = [
 
 
 def clear_session() -> None:
-    """Begin counting layer names again: the next Dense is `dense`, as after Keras's `clear_session`."""
+    """Start to count layer names again, as Keras's `clear_session`: the next Dense is `dense`."""
     _reset_names()

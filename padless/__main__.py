@@ -1,4 +1,4 @@
-"""`python -m padless` is the command `padless`."""
+"""Run the command `padless` by `python -m padless`."""
 
 import sys
 

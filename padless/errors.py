@@ -1,16 +1,16 @@
-"""What can go wrong, as one family.
+"""The errors of padless.
 
     PadlessError
-    ├── ArgumentError (ValueError)   a name, number or combination of arguments that means nothing here
-    ├── ShapeError (ValueError)      arrays whose shapes do not fit each other or the layer
+    ├── ArgumentError (ValueError)   a name, number or combination of arguments that is not valid
+    ├── ShapeError (ValueError)      shapes that do not fit each other or the layer
     ├── MaskError (ValueError)       a mask that does not fit its data
-    │   └── MaskLost (TypeError)     an operation that would have dropped a mask in silence
-    ├── DataError (ValueError)       examples that cannot be trained on: ids, labels, empty data
+    │   └── MaskLost (TypeError)     an operation that would lose a mask
+    ├── DataError (ValueError)       examples that cannot be used: ids, labels, empty data
     ├── NotBuilt (RuntimeError)      weights were asked for before they exist
-    └── NotWritten (OSError)         a file that could not be written: a full disk, a folder that takes none
+    └── NotWritten (OSError)         a file that could not be written
 
-Every message says what was given, what was expected, and what to do. All of them can be caught as the built-in error
-that a Keras user would expect, or together as `PadlessError`.
+A message says what was given, what was expected, and what to do. Each class is also the built-in error that Keras raises
+in its place.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from difflib import get_close_matches
 
 
 class PadlessError(Exception):
-    """The root of the family: every error that padless itself raises."""
+    """The base class of all errors that padless raises."""
 
 
 class ArgumentError(PadlessError, ValueError):
-    """A name, number or combination of arguments that means nothing here."""
+    """A name, number or combination of arguments that is not valid."""
 
 
 class ShapeError(PadlessError, ValueError):
@@ -36,11 +36,11 @@ class MaskError(PadlessError, ValueError):
 
 
 class MaskLost(MaskError, TypeError):
-    """An operation that would have dropped a mask in silence."""
+    """An operation that would lose a mask."""
 
 
 class DataError(PadlessError, ValueError):
-    """Examples that cannot be used: ids outside the vocabulary, labels of another length, nothing at all."""
+    """Examples that cannot be used: ids outside the vocabulary, labels of another length, empty data."""
 
 
 class NotBuilt(PadlessError, RuntimeError):
@@ -48,16 +48,22 @@ class NotBuilt(PadlessError, RuntimeError):
 
 
 class NotWritten(PadlessError, OSError):
-    """A file that could not be written; `errno` says why, as in any OSError."""
+    """A file that could not be written; `errno` gives the reason, as in any `OSError`."""
 
 
 def unknown_name(kind: str, name: object, known_names: Iterable[str]) -> str:
-    """The sentence for an unknown name, with the nearest known one.
+    """Return the error message for an unknown name, with the most similar known name.
 
-    >>> unknown_name("optimizer", "adm", ["adam", "sgd"])
-    "Unknown optimizer 'adm'. Expected one of: adam, sgd. Did you mean 'adam'?"
+    Args:
+        kind: what is named, such as "optimizer".
+        name: the unknown name.
+        known_names: the names that are valid.
+
+    Example:
+        >>> unknown_name("optimizer", "adm", ["adam", "sgd"])
+        "Unknown optimizer 'adm'. Expected one of: adam, sgd. Did you mean 'adam'?"
     """
     names = sorted(known_names)
-    near = get_close_matches(str(name), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    similar = get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {similar[0]!r}?" if similar else ""
     return f"Unknown {kind} {name!r}. Expected one of: {', '.join(names)}.{hint}"

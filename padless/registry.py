@@ -1,59 +1,71 @@
-"""Names for things and things for names: what "adam", "mse" and "relu" mean, and what a saved config refers to.
+"""Find classes and functions by name: what "adam", "mse" and "relu" mean, and what a saved config names.
 
-One table per kind ("layer", "activation", "loss", ...). A room registers what it defines; nobody else writes here but
-the user, through `register`.
+There is one table for each kind of object ("layer", "activation", "loss", ...). Each package registers its classes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from padless.errors import ArgumentError, unknown_name
 
-T = TypeVar("T")
-_tables: dict[str, dict[str, Any]] = {}
+Registered = TypeVar("Registered", bound="type | Callable[..., Any]")
+Table: TypeAlias = "dict[str, Any]"
+_tables: dict[str, Table] = {}
 
 
 def snake_case(name: str) -> str:
-    """A class name as Keras writes it in layer names.
+    """Return a class name as Keras writes it in the names of layers.
 
-    >>> snake_case("GlobalAveragePooling1D"), snake_case("LSTM"), snake_case("PReLU")
-    ('global_average_pooling1d', 'lstm', 'p_re_lu')
+    Example:
+        >>> snake_case("GlobalAveragePooling1D"), snake_case("LSTM"), snake_case("PReLU")
+        ('global_average_pooling1d', 'lstm', 'p_re_lu')
     """
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def register(kind: str, *names: str) -> Callable[[T], T]:
-    """Enter a class or function of the given kind under its own name and under `names`.
+def register(kind: str, *names: str) -> Callable[[Registered], Registered]:
+    """Register the decorated class or function.
 
-    >>> @register("layer")
-    ... class MyLayer: ...
-    >>> lookup("layer", "MyLayer") is MyLayer
-    True
+    Args:
+        kind: the table, such as "layer".
+        names: names in addition to that of the class or function.
+
+    Example:
+        >>> @register("layer")
+        ... class MyLayer: ...
+        >>> lookup("layer", "MyLayer") is MyLayer
+        True
     """
 
-    def enter(thing: T) -> T:
-        table = _tables.setdefault(kind, {})
-        for name in (getattr(thing, "__name__", ""), *names):
-            if name:
-                table[name] = thing
-        return thing
+    def enter(definition: Registered) -> Registered:
+        _tables.setdefault(kind, {}).update(dict.fromkeys((definition.__name__, *names), definition))
+        return definition
 
     return enter
 
 
-def lookup(kind: str, name: str, extra: dict[str, Any] | None = None) -> Any:
-    """What `name` means among things of this kind; `extra` (Keras's `custom_objects`) goes first."""
+def lookup(kind: str, name: str, extra: Mapping[str, object] | None = None) -> Any:
+    """Return the class or function with a name.
+
+    Args:
+        kind: the table, such as "layer".
+        name: the name.
+        extra: names that go first, such as Keras's `custom_objects`.
+
+    Raises:
+        ArgumentError: if there is no such name.
+    """
     table = {**_tables.get(kind, {}), **(extra or {})}
     if name not in table:
         raise ArgumentError(unknown_name(kind, name, table))
     return table[name]
 
 
-def entries(kind: str) -> dict[str, Any]:
-    """Everything of one kind, by name."""
+def entries(kind: str) -> Table:
+    """Return all classes and functions of a kind, by name."""
     return dict(_tables.get(kind, {}))

@@ -1,4 +1,4 @@
-"""Types of public signatures: what layers, losses and `fit` take and give."""
+"""Types of public signatures: the arguments and results of layers, losses and `fit`."""
 
 from __future__ import annotations
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from padless.errors import ArgumentError
 from padless.graph.node import Node, Operation, TorchFunction
-from padless.graph.symbolic import SymbolicTensor, device_of_weights, infer, is_symbolic, leaves, map_leaves
+from padless.graph.symbolic import SymbolicTensor, Tree, device_of_weights, infer, is_symbolic, leaves, map_leaves
 from padless.ragged.packed import Packed, computing_gap_values
 
 
@@ -34,7 +36,7 @@ class Function:
             symbol of `Input` or of a layer.
     """
 
-    def __init__(self, inputs: Any, outputs: Any) -> None:
+    def __init__(self, inputs: Tree, outputs: Tree) -> None:
         self.inputs = _sort_keys(inputs)
         self.outputs = _sort_keys(outputs)
         self.input_symbols: list[SymbolicTensor] = leaves(self.inputs)
@@ -66,7 +68,7 @@ class Function:
         results = [symbol for symbol in results if id(symbol) not in inputs]
         references = {id(symbol): _SymbolReference(number) for number, symbol in enumerate(results)}
 
-        def with_references(tree: Any) -> Any:
+        def with_references(tree: Tree) -> Tree:
             return map_leaves(lambda x: references.get(id(x), x), tree)
 
         return {
@@ -82,7 +84,7 @@ class Function:
     def __setstate__(self, state: dict[str, Any]) -> None:
         symbols = state["symbols"]
 
-        def with_symbols(tree: Any) -> Any:
+        def with_symbols(tree: Tree) -> Tree:
             return map_leaves(lambda x: symbols[x.number] if isinstance(x, _SymbolReference) else x, tree)
 
         for operation, args, kwargs, outputs in state["calls"]:
@@ -91,7 +93,7 @@ class Function:
                 operation._inbound_nodes.append(node)
         Function.__init__(self, state["inputs"], with_symbols(state["outputs"]))
 
-    def __call__(self, values: Sequence[Any], gap_values_needed: bool = True) -> Any:
+    def __call__(self, values: Sequence[Tensor | Packed], gap_values_needed: bool = True) -> Tree:
         """Compute the outputs.
 
         Args:
@@ -101,7 +103,7 @@ class Function:
         Returns:
             The results, in the structure of `outputs`.
         """
-        results: dict[int, Any] = {id(s): v for s, v in zip(self.input_symbols, values, strict=True)}
+        results: dict[int, Tree] = {id(s): v for s, v in zip(self.input_symbols, values, strict=True)}
         needed_by_node = self.gap_values_needed_by_node(gap_values_needed)
         num_steps = [value.index.num_steps for value in values if isinstance(value, Packed)]
         for node in self.nodes:
@@ -185,7 +187,7 @@ def _reads_gap_values(node: Node, outputs_read: bool) -> bool:
     return node.operation.needs_gap_values(outputs_read)
 
 
-def _sort_keys(tree: Any) -> Any:
+def _sort_keys(tree: Tree) -> Tree:
     """Sort the keys of dictionaries in a tree, as Keras does."""
     return {key: _sort_keys(tree[key]) for key in sorted(tree)} if isinstance(tree, dict) else tree
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import Lock
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.overrides import get_overridable_functions
 
 from padless.errors import ArgumentError
-from padless.graph.symbolic import SymbolicTensor, infer, is_symbolic, leaves, map_leaves
+from padless.graph.symbolic import SymbolicTensor, Tree, infer, is_symbolic, leaves, map_leaves
 from padless.graph.torch_modules import check_stateless
 from padless.ragged.packed import Packed
-from padless.ragged.tensor_like import implements
+from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, implements
 from padless.ragged.torch_function import call_torch_function, function_name, in_place_error, is_in_place
 from padless.registry import snake_case
 
@@ -59,7 +60,7 @@ class Operation(Protocol):
 
     name: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, *args: Tree, **kwargs: Tree) -> Tree: ...
 
     def needs_gap_values(self, outputs_read: bool, /) -> bool:
         """Return whether a call reads the gap values of its inputs, given whether those of its outputs are read."""
@@ -79,7 +80,7 @@ class Node:
         outputs: the results, a tree of symbols.
     """
 
-    def __init__(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+    def __init__(self, operation: Operation, args: Args, kwargs: Kwargs, outputs: Tree) -> None:
         self.operation = operation
         self.args = args
         self.kwargs = kwargs
@@ -102,11 +103,11 @@ class TorchFunction:
         name: the name of the operation; by default that of the function, made unique.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+    def __init__(self, function: TensorFunction, name: str | None = None) -> None:
         self.function = function
         self.name = name or auto_name(snake_case(function_name(function).strip("_")))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
         inputs = leaves((args, kwargs))
         if any(map(is_symbolic, inputs)):  # while a graph is read from a config
             return Node(self, args, kwargs, infer(self, args, kwargs)).outputs
@@ -129,7 +130,7 @@ class TorchFunction:
 
 
 @implements(SymbolicTensor)
-def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def record(function: TensorFunction, args: Args, kwargs: Kwargs) -> Tree:
     """Record a call of a torch function on symbols, and return its results as symbols.
 
     Raises:
@@ -153,7 +154,7 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 # ------------------------------------------------------------------------------------------------ functions by path
 
-_NAMESPACES: dict[str, Any] = {
+_NAMESPACES: dict[str, ModuleType | type[Tensor]] = {
     "torch.nn.functional": torch.nn.functional,
     "torch.Tensor": Tensor,
     "torch": torch,
@@ -165,7 +166,7 @@ _NAMESPACES: dict[str, Any] = {
 _UNLISTED = set("sigmoid tanh hardsigmoid hardswish rand_like randn_like randint_like normal".split())
 
 
-def torch_path(function: Callable[..., Any]) -> str:
+def torch_path(function: TensorFunction) -> str:
     """Return the path of a tensor function in torch.
 
     Raises:
@@ -185,7 +186,7 @@ def torch_path(function: Callable[..., Any]) -> str:
     raise ArgumentError(f"{function!r} cannot be saved, because it is not a function of torch. Put it into a layer.")
 
 
-def torch_function_at(path: str) -> Callable[..., Any]:
+def torch_function_at(path: str) -> TensorFunction:
     """Return the function at a path that `torch_path` returned.
 
     Raises:
@@ -200,6 +201,6 @@ def torch_function_at(path: str) -> Callable[..., Any]:
     return getattr(namespace, name)
 
 
-def _takes_tensors(namespace: Any, name: str) -> bool:
+def _takes_tensors(namespace: object, name: str) -> bool:
     """Return whether a name of a namespace is a tensor function."""
     return namespace is Tensor or name in _UNLISTED or getattr(namespace, name) in get_overridable_functions()[namespace]

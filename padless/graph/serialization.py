@@ -14,17 +14,18 @@ from torch import Tensor
 from padless.errors import ArgumentError
 from padless.graph.function import Function
 from padless.graph.node import Node, Operation, TorchFunction
-from padless.graph.symbolic import SymbolicTensor, is_symbolic, leaves
+from padless.graph.symbolic import SymbolicTensor, Tree, is_symbolic, leaves
 from padless.saving.serialization import deserialize, serialize
 
 JSON: TypeAlias = "dict[str, JSON] | list[JSON] | str | int | float | bool | None"
+Config: TypeAlias = "dict[str, Any]"
 Call: TypeAlias = tuple[str, int]
 """The name of an operation and the number of one of its calls."""
 
 _TENSOR = "__keras_tensor__"
 
 
-def to_config(function: Function) -> dict[str, Any]:
+def to_config(function: Function) -> Config:
     """Return the operations of a graph with their calls, and which symbols are inputs and outputs.
 
     Raises:
@@ -56,15 +57,15 @@ def to_config(function: Function) -> dict[str, Any]:
     }
 
 
-def from_config(config: dict[str, Any]) -> tuple[Any, Any]:
+def from_config(config: Config) -> tuple[Tree, Tree]:
     """Return the inputs and outputs of the graph that a config describes, with new layers.
 
     Raises:
         ArgumentError: if a call needs the result of a call that does not exist.
     """
     operations: dict[str, Any] = {}
-    outputs: dict[Call, list[Any]] = {}
-    waiting: list[tuple[Call, dict[str, Any]]] = []
+    outputs: dict[Call, list[SymbolicTensor]] = {}
+    waiting: list[tuple[Call, Config]] = []
     for entry in config["layers"]:
         name = entry["name"]
         operations[name] = _operation_from_config(entry)
@@ -95,18 +96,18 @@ def argument_to_json(x: object) -> JSON:
     return _to_json(x, {})
 
 
-def argument_from_json(x: object) -> Any:
+def argument_from_json(x: object) -> Tree:
     """Convert the result of `argument_to_json` back."""
     return _from_json(x, {})
 
 
-def _operation_config(operation: Operation) -> dict[str, Any]:
+def _operation_config(operation: Operation) -> Config:
     if isinstance(operation, TorchFunction):
         return {"class_name": "TorchFunction", "config": operation.get_config()}
     return serialize(operation, "layer")
 
 
-def _operation_from_config(entry: dict[str, Any]) -> Any:
+def _operation_from_config(entry: Config) -> Operation:
     if entry["class_name"] == "TorchFunction":
         return TorchFunction.from_config(entry["config"])
     return deserialize(entry, "layer")
@@ -140,7 +141,7 @@ def _to_json(x: object, calls: dict[int, Call]) -> JSON:
     return serialize(x)
 
 
-def _from_json(x: Any, outputs: dict[Call, list[Any]]) -> Any:
+def _from_json(x: Tree, outputs: dict[Call, list[SymbolicTensor]]) -> Any:
     """Convert JSON to an argument, given the outputs of the calls so far."""
     if isinstance(x, list):
         return [_from_json(item, outputs) for item in x]
@@ -164,7 +165,7 @@ def _from_json(x: Any, outputs: dict[Call, list[Any]]) -> Any:
             return {key: _from_json(value, outputs) for key, value in x.items()}
 
 
-def _needed_calls(node: Any) -> list[Call]:
+def _needed_calls(node: Tree) -> list[Call]:
     """Return the calls whose outputs are among the saved arguments of a call."""
     if isinstance(node, list):
         return [call for item in node for call in _needed_calls(item)]

@@ -20,8 +20,8 @@ from padless._torch_compat import pytree
 from padless.errors import ArgumentError, PadlessError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gather_real_steps
-from padless.ragged.tensor_like import TensorLike
-from padless.ragged.tree import leaves, map_leaves
+from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, TensorLike
+from padless.ragged.tree import Tree, leaves, map_leaves
 
 Shape: TypeAlias = tuple[int | None, ...]
 _in_shape_inference: ContextVar[bool] = ContextVar("in_shape_inference", default=False)
@@ -76,7 +76,7 @@ class SymbolicTensor(TensorLike):
             raise ArgumentError(f"Axis {dim} of {self!r} has no size yet. {_USE_DATA}")
         return super().size(dim)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> TensorFunction:
         try:
             return super().__getattr__(name)
         except AttributeError as missing:
@@ -140,7 +140,7 @@ def probe(symbol: SymbolicTensor, sizes: tuple[int, int], device: torch.device |
     return Packed(gather_real_steps(values, index), index, gap_values)
 
 
-def infer(function: Callable[..., Any], args: Any, kwargs: Any, device: torch.device | None = None) -> Any:
+def infer(function: Callable[..., Any], args: Args, kwargs: Kwargs, device: torch.device | None = None) -> Tree:
     """Return what a call on symbols gives, as a tree of new symbols.
 
     Args:
@@ -172,12 +172,12 @@ def device_of_weights(*modules: object) -> torch.device | None:
 
 def _call_on_probes(
     function: Callable[..., Any],
-    args: Any,
-    kwargs: Any,
+    args: Args,
+    kwargs: Kwargs,
     symbols: list[SymbolicTensor],
     sizes: tuple[int, int],
     device: torch.device | None,
-) -> Any:
+) -> Tree:
     """Call a function with each symbol replaced by a probe. Masks of the same grid are the same index."""
     probes: dict[int, Tensor | Packed] = {}
     indexes: dict[tuple[int, ...], Index] = {}
@@ -190,7 +190,7 @@ def _call_on_probes(
     return function(*args, **kwargs)
 
 
-def _symbol_of_results(small: object, large: Any) -> Any:
+def _symbol_of_results(small: object, large: Tree) -> Tree:
     """Return the symbol for the results on two probes; what is not a tensor is returned as it is."""
     if is_symbolic(small):
         raise ArgumentError(f"A call uses {small!r}, which it was not given. Make it an argument of the call.")

@@ -1,13 +1,13 @@
-"""Targets and weights, in whatever container they come, brought to the real steps of the outputs.
+"""Bring targets and sample weights in any container to the real steps of the outputs.
 
-What stands at masked steps of a grid is not looked at. Whether a weight belongs to a sequence or to a step is said by
-its rank, `(B,)` or `(B, 1)` against `(B, T)`, never guessed from equal sizes.
+What a grid contains at masked steps has no effect. The shape of a weight, not its size, says what it belongs to:
+against outputs `(B, T, ...)`, `(B,)` and `(B, 1)` are weights of sequences, `(B, T)` are weights of steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,132 +16,171 @@ from torch import Tensor
 from padless.errors import DataError, ShapeError
 from padless.ragged.device import to_device
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, gather_real_steps, pack
+from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack
 
 
-def align_targets(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor, Index | None]:
-    """Targets and outputs as rows `(N, ...)`, with the index of the outputs (None where they are plain).
+def align_targets(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Tensor, Tensor, Index | None]:
+    """Bring targets and outputs to the same rows.
 
-    Outputs without a mask are wholly real, unless the targets come as sequences: these then say which steps are.
+    Args:
+        y_true: the targets, a grid or sequences.
+        y_pred: the outputs. Without a mask all their steps are real, unless the targets are sequences of different
+            lengths: these then say which steps are real.
+
+    Returns:
+        The targets and the outputs as rows `(N, ...)`, and the index of the outputs; None if they have no mask.
+
+    Raises:
+        ShapeError: if targets and outputs do not fit.
     """
-    given, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
-    if isinstance(given, Packed) and not isinstance(outputs, Packed):
-        outputs = pack(outputs, like=given.pad_to_width(outputs.shape[1]) if outputs.ndim > 1 else given)
+    targets, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
+    if isinstance(outputs, Tensor) and isinstance(targets, Packed):
+        outputs = pack(outputs, like=targets.pad_to_width(outputs.shape[1]) if outputs.ndim > 1 else targets)
     if isinstance(outputs, Packed):
-        rows = outputs.values
-        targets = target_rows(given if isinstance(given, Packed) else y_true, outputs.index, "y_true")
+        index = outputs.index
+        targets = target_rows(targets if isinstance(targets, Packed) else y_true, index, "y_true")
+        outputs = outputs.values
     else:
-        targets, rows = given, outputs
-    targets, rows = match_rank(targets, rows)  # pyright: ignore[reportArgumentType] - no Packed any more
-    if len(targets) != len(rows):
+        index = None
+    rows, output_rows = match_rank(cast(Tensor, targets), outputs)  # packed targets have packed outputs
+    if len(rows) != len(output_rows):
         raise ShapeError(
-            f"`y_true` has {len(targets)} examples, the outputs {len(rows)}: shapes "
-            f"{tuple(targets.shape)} and {tuple(rows.shape)}."
+            f"`y_true` has {len(rows)} examples, the outputs {len(output_rows)}: shapes "
+            f"{tuple(rows.shape)} and {tuple(output_rows.shape)}."
         )
-    return targets, rows, outputs.index if isinstance(outputs, Packed) else None
+    return rows, output_rows, index
 
 
-def sample_weights_for(weight: Any, index: Index | None, values: Tensor) -> Tensor:
-    """Weights in the shape of `values`, for sequences, steps or single values."""
-    found = to_tensor(weight, "sample_weight") if index is None else step_weights(weight, index)
-    if isinstance(found, Packed):
-        raise ShapeError("`sample_weight` came as sequences of different lengths, but the outputs are not.")
-    return broadcast_weights(found, values)
+def to_tensor(data: ArrayLike, argument: str) -> Tensor | Packed:
+    """Return arrays and rectangular lists as a tensor, lists of sequences of different lengths as a `Packed`.
 
+    Args:
+        data: the data. A list of Python floats becomes float32.
+        argument: the name of the argument that holds them, for error messages.
 
-def to_tensor(data: Any, what: str) -> Tensor | Packed:
-    """Arrays and rectangular lists as a tensor, lists of sequences of different lengths as `Packed`."""
+    Raises:
+        DataError: if the data are not numbers.
+    """
     if isinstance(data, Tensor | Packed):
         return data
     if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
-        return _stacked(data)
+        return _stack_or_pack(data)
     try:
         array = np.asarray(data)
-    except ValueError:  # NumPy's word for rows of different lengths
-        return Packed.from_sequences(data)
+    except ValueError:  # NumPy refuses rows of different lengths
+        return Packed.from_sequences(data)  # pyright: ignore[reportArgumentType] - NumPy accepts all but a sequence
     if array.dtype.kind not in "biuf":
-        raise DataError(f"`{what}` must hold numbers; got {type(data).__name__} of {array.dtype}.")
-    if array.dtype == np.float64 and isinstance(data, list | tuple):  # Python's own numbers claim no precision
+        raise DataError(f"`{argument}` must hold numbers; got {type(data).__name__} of {array.dtype}.")
+    if array.dtype == np.float64 and isinstance(data, list | tuple):  # Python has no float of lower precision
         array = array.astype(np.float32)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has no arithmetic for these
         array = array.astype(np.int64)
     return torch.as_tensor(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
 
 
-def target_rows(data: Any, index: Index, what: str) -> Tensor:
-    """The rows `(N, ...)` of targets or weights for the real steps of `index`.
+def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
+    """Return targets or weights as rows `(N, ...)`, one for each real step of an index.
 
-    A grid must have the leading shape of the index. Sequences must be as long as the index says, row by row, wherever
-    they stand; or fill the whole grid. Raises `ShapeError` otherwise.
+    Args:
+        data: a grid with the leading shape of the index, or sequences with its lengths, or sequences that fill the grid.
+        index: the real steps of the outputs.
+        argument: the name of the argument that holds the data, for error messages.
+
+    Raises:
+        ShapeError: if the data do not fit.
     """
-    found = to_tensor(data, what)
-    if isinstance(found, Tensor):
-        if tuple(found.shape[: len(index.grid)]) == index.grid:
-            return gather_real_steps(found, index)
-        if found.ndim > 1 and len(found) == index.shape[0] and (index.lengths == found.shape[1]).all():
-            return found.flatten(0, 1)  # a list of sequences that are all of one length
-        if not isinstance(data, list | tuple) or found.ndim < 2:
+    rows = to_tensor(data, argument)
+    if isinstance(rows, Tensor):
+        if tuple(rows.shape[: len(index.grid)]) == index.grid:
+            return gather_real_steps(rows, index)
+        if rows.ndim > 1 and len(rows) == index.shape[0] and (index.lengths == rows.shape[1]).all():
+            return rows.flatten(0, 1)  # sequences of one length
+        if not isinstance(data, list | tuple) or rows.ndim < 2:
             raise ShapeError(
-                f"`{what}` of shape {tuple(found.shape)} does not fit outputs on a grid of shape "
+                f"`{argument}` of shape {tuple(rows.shape)} does not fit outputs on a grid of shape "
                 f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "
                 f"a list or a Packed."
             )
-        found = pack(found)
-    if found.index.equals(index):
-        return found.values
-    same_rows = found.index.shape[0] == index.shape[0]
-    if same_rows and np.array_equal(found.index.lengths, index.lengths):
-        return found.values
-    if found.index.grid == index.grid and found.index.full:
-        return found.reindex(index).values
-    row = _first_difference(found.index.lengths, index.lengths)
-    lengths = [str(i.lengths[row]) if row < i.shape[0] else "no such row" for i in (found.index, index)]
+        rows = pack(rows)
+    same_rows = rows.index.shape[0] == index.shape[0]
+    if rows.index.equals(index) or same_rows and np.array_equal(rows.index.lengths, index.lengths):
+        return rows.values
+    if rows.index.grid == index.grid and rows.index.full:
+        return rows.reindex(index).values
+    row = first_difference(rows.index.lengths, index.lengths)
+    lengths = [str(i.lengths[row]) if row < i.shape[0] else "no such row" for i in (rows.index, index)]
     raise ShapeError(
-        f"`{what}` does not fit the outputs at row {row}: length {lengths[0]} against {lengths[1]} real "
-        f"steps ({found.index.shape[0]} sequences for {index.shape[0]}). Give one entry for each real "
+        f"`{argument}` does not fit the outputs at row {row}: length {lengths[0]} against {lengths[1]} real "
+        f"steps ({rows.index.shape[0]} sequences for {index.shape[0]}). Give one entry for each real "
         f"step, or a padded grid of shape {index.grid}."
     )
 
 
-def step_weights(weight: Any, index: Index) -> Tensor:
-    """Weights as rows `(N, ...)`: `(B,)` and `(B, 1)` are spread over each sequence, `(B, T)` are gathered."""
-    found = to_tensor(weight, "sample_weight")
-    if isinstance(found, Packed):
-        return target_rows(found, index, "sample_weight")
-    shape, grid = tuple(found.shape), index.grid
-    if not shape or shape[: len(grid)] == grid:
-        return gather_real_steps(found, index) if shape else found
-    fits = shape[0] == grid[0] and all(a in (1, b) for a, b in zip(shape[1:], grid[1:], strict=False))
-    if not fits and isinstance(weight, list | tuple) and found.ndim > 1:
+def sample_weights_for(weight: ArrayLike, index: Index | None, values: Tensor) -> Tensor:
+    """Return sample weights in the shape of values.
+
+    Args:
+        weight: weights of sequences, steps or single values.
+        index: the real steps of the outputs; None if they have no mask.
+        values: the losses or outputs `(N, ...)` to be weighted.
+
+    Raises:
+        ShapeError: if the weights do not fit.
+    """
+    weights = to_tensor(weight, "sample_weight") if index is None else step_weights(weight, index)
+    if isinstance(weights, Packed):
+        raise ShapeError("`sample_weight` holds sequences of different lengths, but the outputs are not sequences.")
+    return broadcast_weights(weights, values)
+
+
+def step_weights(weight: ArrayLike, index: Index) -> Tensor:
+    """Return weights as rows `(N, ...)`, one for each real step of an index.
+
+    Weights `(B,)` and `(B, 1)` are repeated for each step of a sequence, weights `(B, T)` are gathered.
+    """
+    weights = to_tensor(weight, "sample_weight")
+    if isinstance(weights, Packed):
+        return target_rows(weights, index, "sample_weight")
+    shape, grid = tuple(weights.shape), index.grid
+    if not shape:
+        return weights
+    if shape[: len(grid)] == grid:
+        return gather_real_steps(weights, index)
+    broadcasts = shape[0] == grid[0] and all(a in (1, b) for a, b in zip(shape[1:], grid[1:], strict=False))
+    if not broadcasts and isinstance(weight, list | tuple) and weights.ndim > 1:
         return target_rows(weight, index, "sample_weight")
-    if not fits:
-        raise _unfit(shape, f"{grid[:1]} or {(grid[0], 1)} for one weight per sequence, or {grid} for one per step")
-    places = index.coordinates(found.device)[: len(shape)]
-    return found[tuple(place if size > 1 else torch.zeros_like(place) for place, size in zip(places, shape, strict=False))]
+    if not broadcasts:
+        raise _shape_error(shape, f"{grid[:1]} or {(grid[0], 1)} for one weight per sequence, or {grid} for one per step")
+    places = index.coordinates(weights.device)[: len(shape)]
+    key = tuple(axis if size > 1 else torch.zeros_like(axis) for axis, size in zip(places, shape, strict=False))
+    return weights[key]
 
 
-def sequence_weights(weight: Any, index: Index | None, rows: int) -> Tensor:
-    """Weights of whole sequences, `(B,)`: for a loss that sees each as one."""
-    found = to_tensor(weight, "sample_weight")
-    size = rows if index is None else index.grid[0]
-    if isinstance(found, Packed) or tuple(found.shape) not in ((), (size,), (size, 1)):
-        raise _unfit(tuple(found.shape), f"{(size,)} or {(size, 1)}: this loss gives one value per sequence")
-    return found.reshape(found.shape[:1])
+def sequence_weights(weight: ArrayLike, index: Index | None, num_rows: int) -> Tensor:
+    """Return weights `(B,)` of whole sequences, or one for all `()`, for a loss with one value for each sequence.
+
+    Args:
+        weight: the weights, `(B,)`, `(B, 1)` or a number.
+        index: the real steps of the outputs; None if they have no mask.
+        num_rows: B, where there is no index.
+    """
+    weights = to_tensor(weight, "sample_weight")
+    size = num_rows if index is None else index.grid[0]
+    if isinstance(weights, Packed) or tuple(weights.shape) not in ((), (size,), (size, 1)):
+        raise _shape_error(tuple(weights.shape), f"{(size,)} or {(size, 1)}: this loss gives one value per sequence")
+    return weights.reshape(weights.shape[:1])
 
 
 def broadcast_weights(weight: Tensor, values: Tensor) -> Tensor:
-    """`weight` in the shape of `values`: axes match from the left, those of size 1 are repeated."""
-    given = tuple(weight.shape)
+    """Return weights in the shape of values. Axes match from the left, and axes of size 1 are repeated."""
+    shape = tuple(weight.shape)
     while weight.ndim > values.ndim and weight.shape[-1] == 1:
         weight = weight.squeeze(-1)
-    pairs = zip(weight.shape[1:], values.shape[1:], strict=False)
-    if (
-        weight.ndim > values.ndim
-        or weight.shape[:1] not in (torch.Size([]), values.shape[:1])
-        or not all(a in (1, b) for a, b in pairs)
-    ):
-        raise _unfit(
-            given,
+    has_rows = weight.ndim == 0 or weight.shape[:1] == values.shape[:1]
+    broadcasts = all(a in (1, b) for a, b in zip(weight.shape[1:], values.shape[1:], strict=False))
+    if weight.ndim > values.ndim or not has_rows or not broadcasts:
+        raise _shape_error(
+            shape,
             f"{(values.shape[0],)} or {(values.shape[0], 1)} for one weight per example, or "
             f"{tuple(values.shape)} for one per value",
         )
@@ -150,7 +189,7 @@ def broadcast_weights(weight: Tensor, values: Tensor) -> Tensor:
 
 
 def match_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows with at least one feature axis, and of one rank where they differ by a last axis of size 1."""
+    """Return targets and outputs with at least one feature axis, and with as many axes if they differ by a 1 at the end."""
     while y_pred.ndim < 2:
         y_pred = y_pred.unsqueeze(-1)
     if y_true.ndim == 0:
@@ -162,16 +201,11 @@ def match_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     return y_true, y_pred
 
 
-def _stacked(tensors: Sequence[Any]) -> Tensor | Packed:
-    items = [item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item)) for item in tensors]
-    return torch.stack(items) if len({item.shape for item in items}) == 1 else Packed.from_sequences(items)
+def _stack_or_pack(items: Sequence[ArrayLike]) -> Tensor | Packed:
+    """Return a list with tensors in it as one tensor, or as a `Packed` if their shapes differ."""
+    tensors = [item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item)) for item in items]
+    return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else Packed.from_sequences(tensors)
 
 
-def _first_difference(first: np.ndarray, second: np.ndarray) -> int:
-    shared = min(len(first), len(second))
-    differ = np.flatnonzero(first[:shared] != second[:shared])
-    return int(differ[0]) if len(differ) else shared if len(first) != len(second) else 0
-
-
-def _unfit(shape: tuple[int, ...], expected: str) -> ShapeError:
+def _shape_error(shape: tuple[int, ...], expected: str) -> ShapeError:
     return ShapeError(f"`sample_weight` of shape {shape} does not fit the outputs. Expected {expected}.")

@@ -173,7 +173,7 @@ def pointwise(packed: Packed, arguments: Arguments) -> Arguments:
     if not any(isinstance(x, Packed) for x in (*arguments.positional, *arguments.named.values())):
         raise NotElementwise
 
-    def align_leaf(x: object) -> Any:
+    def align_leaf(x: object) -> object:
         x = _as_tensor(x)
         return align(packed, x) if isinstance(x, Tensor) else x
 

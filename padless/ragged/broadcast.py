@@ -115,8 +115,9 @@ def _gather_cells(grid: Tensor, coordinates: Sequence[Tensor]) -> Tensor:
 def operand_gap_values(packed: Packed, operand: Tensor) -> Tensor | None:
     """Return what an operand of the shape of the grid is at masked steps; None if it is not known.
 
-    In a layer that reads the grid there is one row for each gap if all cells of a gap are equal, as in a mask, or else
-    one row for each masked cell. Elsewhere only an operand with one number for each sequence has gap values.
+    In a layer that reads the grid there is one row for each gap if all cells of a gap are equal, as in a mask.
+    If they differ, there is one row for each masked cell.
+    Outside such a layer only an operand with one number for each sequence has gap values.
     """
     index, device = packed.index, operand.device
     if not current_call().may_use_grid:

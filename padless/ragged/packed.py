@@ -427,7 +427,7 @@ def _pack_like(packed: Packed, index: Index, by_position: bool) -> Packed:
     return Packed(packed.values, index)
 
 
-def first_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
+def first_difference(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:
     """Return the first position where two arrays `(n,)` and `(m,)` differ; the end of the shorter counts."""
     num_common = min(len(first), len(second))
     positions = np.flatnonzero(first[:num_common] != second[:num_common])
@@ -451,7 +451,7 @@ def _sequence_tensor(sequence: ArrayLike, number: int, dtype: torch.dtype | None
     return torch.as_tensor(_shareable(array), dtype=dtype)
 
 
-def _shareable(array: NDArray[Any]) -> NDArray[Any]:
+def _shareable(array: NDArray[np.generic]) -> NDArray[np.generic]:
     """Return an array whose memory torch can share: writeable, without negative strides. Copy it if necessary."""
     return array if array.flags.writeable and all(stride >= 0 for stride in array.strides) else array.copy()
 

@@ -12,7 +12,13 @@ from typing import Any, Self, TypeAlias
 from numpy.typing import NDArray
 from torch import Tensor
 
-Handler: TypeAlias = "Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]"
+TensorFunction: TypeAlias = "Callable[..., Any]"
+"""A function or tensor method of torch."""
+
+Args: TypeAlias = "tuple[Any, ...]"
+Kwargs: TypeAlias = "dict[str, Any]"
+
+Handler: TypeAlias = "Callable[[TensorFunction, Args, Kwargs], Any]"
 """A function `(torch_function, args, kwargs)` that returns the result of the call."""
 
 Operand: TypeAlias = "TensorLike | Tensor | NDArray[Any] | float | complex"
@@ -40,15 +46,15 @@ class TensorLike:
     @classmethod
     def __torch_function__(
         cls,
-        func: Callable[..., Any],
+        func: TensorFunction,
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        args: Args = (),
+        kwargs: Kwargs | None = None,
     ) -> Any:
         handler = next(HANDLERS[base] for base in cls.__mro__ if base in HANDLERS)
         return handler(func, args, kwargs or {})
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> TensorFunction:
         """Return the method of `torch.Tensor` with this name, bound to this object."""
         method = None if name.startswith("__") else getattr(Tensor, name, None)
         if not callable(method):
@@ -66,7 +72,7 @@ class TensorLike:
         """Return the shape, or the size of the axis `dim`."""
         return self.shape if dim is None else self.shape[dim]
 
-    def _call(self, function: Callable[..., Any], *operands: object) -> Self:
+    def _call(self, function: TensorFunction, *operands: object) -> Self:
         """Call a method of `torch.Tensor` on this object."""
         return self.__torch_function__(function, (type(self),), (self, *operands))
 

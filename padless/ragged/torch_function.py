@@ -7,7 +7,7 @@ In a layer that receives the mask, a function without a rule acts on the padded 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +17,8 @@ from padless.ragged import axis_rules
 from padless.ragged.axis_rules import Arguments, FeatureShape, MissingArgument
 from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, current_call, gap_values_by_operand
 from padless.ragged.packed import Packed
-from padless.ragged.tensor_like import implements
-from padless.ragged.tree import leaves, map_leaves
+from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, implements
+from padless.ragged.tree import Tree, leaves, map_leaves
 
 _KEEPS_GAP_VALUES = {"dropout", "alpha_dropout"}
 _NO_GAP_VALUES = {"bernoulli", "rand_like", "randn_like", "randint_like", "normal_like"}  # masked steps show 0
@@ -31,7 +31,7 @@ _IN_PLACE_OPERATORS = {
 
 
 @implements(Packed)
-def call_torch_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_torch_function(function: TensorFunction, args: Args, kwargs: Kwargs) -> Any:
     """Call a torch function of whose arguments at least one is a `Packed`.
 
     Raises:
@@ -63,7 +63,7 @@ def call_torch_function(function: Callable[..., Any], args: tuple[Any, ...], kwa
         raise _mask_lost(name, _common_steps(args, kwargs), str(reason)) from None
 
 
-def function_name(function: Callable[..., Any]) -> str:
+def function_name(function: TensorFunction) -> str:
     """Return the name of a torch function, such as `add` or `__add__`."""
     return getattr(function, "__name__", str(function))  # TorchScript functions have no __name__
 
@@ -71,13 +71,13 @@ def function_name(function: Callable[..., Any]) -> str:
 # ------------------------------------------------------------------------------------------------ in place
 
 
-def is_in_place(name: str, kwargs: dict[str, Any]) -> bool:
+def is_in_place(name: str, kwargs: Kwargs) -> bool:
     """Return whether a torch function writes its result into an argument."""
     ends_with_underscore = name.endswith("_") and not name.endswith("__")
     return ends_with_underscore or name in _IN_PLACE_OPERATORS or kwargs.get("out") is not None
 
 
-def in_place_error(name: str, kwargs: dict[str, Any]) -> ArgumentError:
+def in_place_error(name: str, kwargs: Kwargs) -> ArgumentError:
     """Return the error for a function that would write into a `Packed` or a symbol."""
     return ArgumentError(
         f"`{name}` would write its result {'in place' if kwargs.get('out') is None else 'into `out`'}, where other symbols "
@@ -85,7 +85,7 @@ def in_place_error(name: str, kwargs: dict[str, Any]) -> ArgumentError:
     )
 
 
-def _may_write(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _may_write(args: Args, kwargs: Kwargs) -> bool:
     """Return whether the current layer reads the grid and the function writes into a plain tensor."""
     target = args[0] if kwargs.get("out") is None else kwargs["out"]
     return current_call().may_use_grid and not isinstance(target, Packed)
@@ -132,7 +132,7 @@ def _common_steps(args: object, kwargs: object) -> Packed:
     return first
 
 
-def _unpack_leaves(tree: Any) -> Any:
+def _unpack_leaves(tree: Tree) -> Tree:
     """Replace each `Packed` of a tree by its padded grid."""
     return map_leaves(lambda x: x.unpack() if isinstance(x, Packed) else x, tree)
 
@@ -145,7 +145,7 @@ def _has_rows(x: object) -> bool:
 # ------------------------------------------------------------------------------------------------ calls
 
 
-def _call_on_values(function: Callable[..., Any], name: str, packed: Packed, call: Arguments) -> Any:
+def _call_on_values(function: TensorFunction, name: str, packed: Packed, call: Arguments) -> Any:
     """Call the function on the values and again on the gap values, and return the results as `Packed`."""
     operands: list[Aligned] = [leaf for leaf in leaves((call.positional, call.named)) if _has_rows(leaf)]
     results = _call_on_rows(function, call, {id(x): x.values for x in operands})
@@ -170,11 +170,11 @@ def _call_on_values(function: Callable[..., Any], name: str, packed: Packed, cal
     )
 
 
-def _call_on_rows(function: Callable[..., Any], call: Arguments, rows: dict[int, Tensor]) -> Any:
+def _call_on_rows(function: TensorFunction, call: Arguments, rows: dict[int, Tensor]) -> Tree:
     """Call the function with each operand replaced by its rows, which `rows` has by the `id` of the operand."""
     num_rows = next(iter(rows.values())).shape[0]
 
-    def replace(x: Any) -> Any:
+    def replace(x: object) -> object:
         if isinstance(x, FeatureShape):
             return (num_rows, *x)
         return rows[id(x)] if _has_rows(x) else x

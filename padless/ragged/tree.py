@@ -7,13 +7,16 @@ So lists, tuples and dictionaries are handled here, and all other containers by 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from padless._torch_compat import pytree
 from padless.ragged.packed import Packed
 
+Tree: TypeAlias = Any
+"""A tensor, a `Packed` or any other value, or a list, tuple or dictionary of trees."""
 
-def leaves(tree: Any) -> list[Any]:
+
+def leaves(tree: Tree) -> list[Any]:
     """Return the leaves of a tree, in order.
 
     Example:
@@ -28,7 +31,7 @@ def leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(tree, is_leaf=_is_packed) if _is_other_container(tree) else [tree]
 
 
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
     """Return a tree of the same structure with `function` applied to each leaf.
 
     Example:
