@@ -1,4 +1,4 @@
-"""Set up all tests: Keras on torch, checked shapes in the kernels, and fresh names and random numbers for each test."""
+"""Every test: Keras on torch, shapes enforced in the kernels, names and random numbers from the start."""
 
 import os
 
@@ -15,7 +15,7 @@ import torch  # noqa: E402
 
 import padless  # noqa: E402
 
-collect_ignore = ["pretend.py"]  # it registers a simulated device in torch, which cannot be undone in a process
+collect_ignore = ["simulated_device.py"]  # it registers a device in torch, which cannot be undone
 
 hypothesis.settings.register_profile(
     "padless",
@@ -28,15 +28,8 @@ hypothesis.settings.load_profile("padless")
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """Mark all hypothesis tests as slow; other slow tests have the marker in their file."""
-    for item in items:
-        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(autouse=True)
-def reset_names_and_random_numbers():
-    """Give each test the same names of layers and the same random numbers."""
+def fresh():
+    """Each test begins with the same names and random numbers."""
     padless.clear_session()
     torch.manual_seed(0)
