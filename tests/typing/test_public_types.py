@@ -12,6 +12,7 @@ from torch import Tensor
 import padless
 from padless import Model, Packed, Sequential
 from padless.callbacks import EarlyStopping, History
+from padless.graph import SymbolicTensor
 from padless.layers import LSTM, Dense, Embedding
 from padless.losses import MeanSquaredError
 from padless.metrics import Accuracy
@@ -35,6 +36,18 @@ def test_pack_returns_packed():
     assert_type(packed, Packed)
     assert_type(packed.values, Tensor)
     assert_type(packed.unpack(), Tensor)
+
+
+def test_operators_return_the_type_of_their_operand():
+    packed = padless.pack([[1.0, 2.0], [3.0]])
+    assert_type(packed * 2 + packed, Packed)
+    assert_type(1 - packed, Packed)
+    assert_type(-packed > 0, Packed)
+    assert_type(packed[:, 1:], Packed)
+    x = padless.Input((None, 3))
+    assert_type(x, SymbolicTensor)
+    assert_type(2 * x, SymbolicTensor)
+    assert_type(x[..., :2], SymbolicTensor)
 
 
 def test_models_are_constructed():

@@ -64,7 +64,7 @@ def Input(
     batch_shape: Shape | None = None,
     name: str | None = None,
     masked: bool = False,
-) -> Any:
+) -> SymbolicTensor:
     """A symbol for data of this shape, without the batch; None where sizes vary.
 
     `masked=True` declares that the data come with a mask (a list of sequences, a Packed), so that a
