@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+# The base classes of torch's batch normalizations and losses have no public names.
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormModule
+from torch.nn.modules.loss import _Loss as LossModule
+
 # torch documents its pytree functions for `torch.export` only, and under this name only.
 from torch.utils import _pytree as pytree
 
@@ -28,7 +32,9 @@ except ImportError:
     current_dispatch_mode = None
 
 __all__ = [
+    "BatchNormModule",
     "FunctionContext",
+    "LossModule",
     "disabled_torch_function",
     "in_dispatch_mode",
     "in_functional_transform",

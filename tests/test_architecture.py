@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import runpy
 import tomllib
 from collections.abc import Iterator
@@ -13,6 +14,20 @@ ROOT = Path(padless.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 TOP = "padless"
 ORDER = runpy.run_path(str(REPOSITORY / "scripts" / "package_order.py"))["ORDER"]
+# Modules that may call `hasattr`, with the reason. Classes of padless declare what they support in a base class.
+HASATTR_REASONS = {
+    "padless.data.ragged_formats": "arrays of pyarrow, which is not imported",
+    "padless.layers.preprocessing.normalization": "arrays of any library",
+    "padless.layers.rnn.bidirectional": "torch modules as cells",
+    "padless.layers.rnn.cell_runner": "torch modules as cells",
+    "padless.metrics.metrics": "metrics of torchmetrics, which is not imported",
+    "padless.metrics.torchmetrics_adapter": "metrics of torchmetrics, which is not imported",
+    "padless.saving.safetensors_io": "the operating system",
+    "padless.saving.serialization": "user-defined objects with `get_config`, as in Keras",
+}
+PENDING = {f"{TOP}.layers.{name}" for name in ("base.mask_recorder", "rnn.rnn", "rnn.conv_lstm1d")} | {
+    f"{TOP}.metrics.metric"
+}
 PUBLIC = [
     "padless",
     *(f"padless.{name}" for name in ("callbacks", "data", "layers", "losses", "metrics", "models", "optimizers")),
@@ -106,3 +121,72 @@ def test_ruff_checks_every_python_script():
     scripts = [path for path in files if path.read_text().startswith("#!/usr/bin/env python")]
     config = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert config["tool"]["ruff"]["extend-include"] == sorted(f"scripts/{path.name}" for path in scripts)
+
+
+def find_places(module: str, tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Yield each node of a module with its place as text."""
+    for node in ast.walk(tree):
+        yield f"{module}:{getattr(node, 'lineno', 0)}", node
+
+
+def test_private_names_of_torch_are_in_one_module():
+    for module, tree in TREES.items():
+        for place, node in find_places(module, tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)]
+            for name in names:
+                private = re.match(r"torch\.(?:\w+\.)*_(?!_)\w+$", name)
+                assert not private or module == f"{TOP}._torch_compat", f"{place}: move {name} to _torch_compat.py"
+
+
+def test_no_code_reads_frames_or_local_variables():
+    for module, tree in TREES.items():
+        for place, node in find_places(module, tree):
+            is_frame = isinstance(node, ast.Attribute) and node.attr in ("_getframe", "f_locals", "f_back", "tb_frame")
+            is_locals = isinstance(node, ast.Call) and ast.unparse(node.func) in ("locals", "inspect.currentframe")
+            assert not (is_frame or is_locals) or module in PENDING, f"{place}: pass the values explicitly"
+
+
+def test_capabilities_are_not_found_by_hasattr():
+    modules = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr" and module != f"{TOP}.cli"
+    }
+    assert modules - PENDING <= set(HASATTR_REASONS), "declare the capability in a base class, or give the reason"
+
+
+def test_no_module_assigns_into_another_module_when_it_is_imported():
+    for module, tree in TREES.items():
+        imported = {
+            (alias.asname or alias.name).split(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in tree.body:
+            for owner in find_changed_objects(node):
+                while isinstance(owner, ast.Attribute | ast.Subscript):
+                    owner = owner.value
+                name = owner.id if isinstance(owner, ast.Name) else ""
+                assert name not in imported, f"{module}:{node.lineno}: {ast.unparse(node)}"
+
+
+def find_changed_objects(node: ast.stmt) -> list[ast.expr]:
+    """Return the objects whose attributes or items a statement changes."""
+    match node:
+        case ast.Assign(targets=targets):
+            return [target.value for target in targets if isinstance(target, ast.Attribute | ast.Subscript)]
+        case ast.AugAssign(target=ast.Attribute() | ast.Subscript() as target):
+            return [target.value]
+        case ast.Expr(value=ast.Call(func=ast.Name(id="setattr"), args=[owner, *_])):
+            return [owner]
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=owner, attr="update" | "setdefault" | "append" | "extend"))):
+            return [owner]
+    return []

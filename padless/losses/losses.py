@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.modules.loss import _Loss as TorchLossModule
 
+from padless._torch_compat import LossModule as TorchLossModule
 from padless.errors import ArgumentError
 from padless.losses.base import LossWithFunction
 from padless.losses.loss import Loss

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.modules.loss import _Loss as TorchLossModule
 
+from padless._torch_compat import LossModule as TorchLossModule
 from padless.errors import ArgumentError
 from padless.losses.base import check_class_ids
 from padless.losses.loss import Loss, Reduction, has_mask_argument

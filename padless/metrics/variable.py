@@ -23,7 +23,7 @@ class Variable(torch.Tensor):
     __torch_function__ = disabled_torch_function  # operations give plain tensors
 
     def __new__(cls, value: Tensor, name: str | None = None) -> Self:
-        return torch.Tensor._make_subclass(cls, value.detach())
+        return value.detach().as_subclass(cls)
 
     def __init__(self, value: Tensor, name: str | None = None) -> None:
         super().__init__()

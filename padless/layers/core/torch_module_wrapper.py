@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from padless._torch_compat import pytree
+from padless._torch_compat import BatchNormModule, pytree
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.graph.node import auto_name
 from padless.graph.symbolic import leaves, map_leaves
@@ -106,7 +105,7 @@ class TorchModuleWrapper(Layer):
 
     def _run_module(self, args: Any, kwargs: Any, training: bool) -> Any:
         examples = next((x.shape[0] for x in leaves((args, kwargs)) if _is_array(x)), 1)
-        alone = examples == 1 and any(isinstance(m, _BatchNorm) for m in self.module.modules())
+        alone = examples == 1 and any(isinstance(m, BatchNormModule) for m in self.module.modules())
         with training_mode(training and examples > 0 and not alone, self.module):
             return self.module(*args, **kwargs)
 
