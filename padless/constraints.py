@@ -18,7 +18,7 @@ ConstraintFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class Constraint(serialization.Configured):
+class Constraint(serialization.ConfigDataclass):
     """Base class of constraints, as Keras's `Constraint`.
 
     A subclass defines `__call__`, and `get_config` if its constructor takes arguments.

@@ -27,7 +27,7 @@ InitializerFunction: TypeAlias = Callable[..., Tensor]
 
 
 @dataclass(eq=False)
-class Initializer(serialization.Configured):
+class Initializer(serialization.ConfigDataclass):
     """Base class of initializers, as Keras's `Initializer`.
 
     A subclass defines `__call__`, and `get_config` if its constructor takes arguments.

@@ -22,7 +22,7 @@ RegularizerFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class Regularizer(serialization.Configured):
+class Regularizer(serialization.ConfigDataclass):
     """Base class of regularizers, as Keras's `Regularizer`.
 
     A subclass defines `__call__`, and `get_config` if its constructor takes arguments.

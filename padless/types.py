@@ -32,6 +32,9 @@ StepTensor: TypeAlias = "Tensor | Packed"
 ShapeLike: TypeAlias = "Sequence[int | None] | Mapping[str, Sequence[int | None]]"
 """The shape of a layer's input with None for an open size; a mapping for an input that is a dictionary."""
 
+Config: TypeAlias = "dict[str, Any]"
+"""The config of an object: the arguments of its constructor, by name."""
+
 ConfigLike: TypeAlias = "str | Mapping[str, Any]"
 """A name or a config from which an object is made."""
 

@@ -91,7 +91,7 @@ def make_row(cls: type[Layer]) -> str:
     cases = [case for case in LAYERS if case.layer == name and not case.options.get("training")]
     if not cases:
         raise SystemExit(f"{name} has no case in tests/cases. Add one.")
-    facts = [describe_mask_and_gaps(case.subject()) for case in cases]
+    facts = [describe_mask_and_gaps(case.harness()) for case in cases]
     masks, gaps = (" or ".join(dict.fromkeys(fact[column] for fact in facts if fact[column])) for column in (0, 1))
     cost = COSTS.get(relation, "the real steps") if name not in POSITION_LAYERS else "the real steps"
     title = "one recurrent step" if issubclass(cls, Cell | StackedRNNCells) else relation

@@ -75,7 +75,7 @@ class Moments(Callback):
 
 def watch_writing(moments):
     """The moments while a backup is written."""
-    write_bytes, replace, sync, unlink = Path.write_bytes, os.replace, archive._sync, Path.unlink
+    write_bytes, replace, sync, unlink = Path.write_bytes, os.replace, archive._synchronize, Path.unlink
 
     def halves(path, data):
         write_bytes(path, data[: len(data) // 2])
@@ -95,7 +95,7 @@ def watch_writing(moments):
         moments.here("before an old one is deleted")
         unlink(path, missing_ok)
 
-    Path.write_bytes, os.replace, archive._sync, Path.unlink = halves, moved, synced, deleted
+    Path.write_bytes, os.replace, archive._synchronize, Path.unlink = halves, moved, synced, deleted
 
 
 def data():

@@ -14,7 +14,7 @@ MASK = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "0
 
 def apart(case, device, dtype=torch.float32):
     """The largest difference between the CPU and a device, in inference; infinite where shapes differ."""
-    subject = case.subject()
+    subject = case.harness()
     sample = subject.sample(MASK)
     given, more = subject.arguments(sample, "mask_created" if subject.creates_mask else "packed")
     found = [

@@ -129,7 +129,7 @@ PACKED = [case for case in (*LAYERS, *MODELS) if not {case.layer, case.name} & G
 
 @pytest.mark.parametrize("case", PACKED, ids=lambda c: c.name)
 def test_ten_times_the_padding_costs_nothing(case):
-    subject = case.subject()
+    subject = case.harness()
     little = spent(subject, MASKS["little"])
     spans = getattr(subject.layer, "relation", None) == "window"  # its clock runs through the holes of a row
     for name in ("right", "left") if spans else ("right", "left", "holes"):

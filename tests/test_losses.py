@@ -1,4 +1,4 @@
-"""Losses: sums over real steps, Keras's numbers, and targets and weights in any container."""
+"""Losses: sums over real steps, the numbers of Keras, and targets and weights in any container."""
 
 import os
 
@@ -26,7 +26,7 @@ MASKS = {
     "full": np.ones((B, T), bool),
     "right": np.arange(T) < np.array([[5], [2], [3], [1]]),
     "left": np.arange(T) >= np.array([[0], [3], [2], [4]]),
-    "holes": np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool),
+    "gaps": np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool),
     "empty rows": np.array([[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0]], bool),
     "nothing": np.zeros((B, T), bool),
 }
@@ -69,52 +69,58 @@ def outputs(pred, mask):
     return leaf, pack(leaf, mask=mask)
 
 
-def expand(weight):
-    if weight is None:
-        return None
-    return np.broadcast_to(weight.reshape(B, -1), (B, T)).copy()
+def expand(weight, batch=B):
+    """Return weights (B, T) for Keras: on torch it fails with (B, 1), and it refuses (B,)."""
+    return None if weight is None else torch.from_numpy(np.broadcast_to(weight.reshape(batch, -1), (batch, T)).copy())
 
 
 # -------------------------------------------------------------------------------------------------------- against Keras
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", None])
-@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_one_batch_is_kerass(name, arguments, kind, reduction, mask, weights):
-    """Keras itself is given its weights as (B, T): on torch it crashes on (B, 1), and it refuses (B,)."""
-    y, pred = data(kind)
-    theirs, weight = torch.tensor(pred, requires_grad=True), WEIGHTS[weights]
-    # an alias of the leaf carries the mask, so that the leaf itself stays clean
-    keras.src.backend.set_keras_mask(carrier := theirs * 1.0, torch.from_numpy(MASKS[mask].copy()))
+def check_batch(name, arguments, reduction, y, pred, mask, weight):
+    """Compare the loss of one batch and its gradient with Keras."""
+    theirs = torch.tensor(pred, requires_grad=True)
+    # a view of the leaf has the mask, so that the leaf itself stays plain
+    keras.src.backend.set_keras_mask(view := theirs * 1.0, torch.from_numpy(mask.copy()))
     expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
-        torch.from_numpy(y).float(), carrier, None if weight is None else torch.from_numpy(expand(weight))
+        torch.from_numpy(y).float(), view, expand(weight, len(y))
     )
-    leaf, packed = outputs(pred, MASKS[mask])
-    got = getattr(losses, name)(**arguments, reduction=reduction)(y, packed, weight)
-    got = got.unpack() if isinstance(got, Packed) else got
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
-    got.sum().backward()
+    leaf, packed = outputs(pred, mask)
+    loss = getattr(losses, name)(**arguments, reduction=reduction)(y, packed, weight)
+    loss = loss.unpack() if isinstance(loss, Packed) else loss
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    loss.sum().backward()
     expected.sum().backward()
     torch.testing.assert_close(leaf.grad, torch.nan_to_num(theirs.grad), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", ["none", "rows", "steps"])
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", None])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", None])
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_plain_outputs_are_kerass(name, arguments, kind, reduction, weights):
+def test_loss_of_one_batch_matches_keras(name, arguments, kind, reduction):
+    """One batch has the sequences of all masks, the other has no real step; each with every form of weights."""
+    mask = np.concatenate(list(MASKS.values()))
+    y, pred = data(kind, shape=mask.shape)
+    for weight in WEIGHTS.values():
+        check_batch(
+            name, arguments, reduction, y, pred, mask, None if weight is None else np.concatenate([weight] * len(MASKS))
+        )
+        check_batch(name, arguments, reduction, y[:B], pred[:B], MASKS["nothing"], weight)
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
+def test_loss_of_plain_outputs_matches_keras(name, arguments, kind):
     y, pred = data(kind)
-    weight = expand(WEIGHTS[weights])
-    expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
-        torch.from_numpy(y).float(), torch.from_numpy(pred), None if weight is None else torch.from_numpy(weight)
-    )
-    got = getattr(losses, name)(**arguments, reduction=reduction)(y, torch.from_numpy(pred), WEIGHTS[weights])
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    for reduction in ("sum_over_batch_size", "sum", None):
+        for weights in ("none", "rows", "steps"):
+            expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
+                torch.from_numpy(y).float(), torch.from_numpy(pred), expand(WEIGHTS[weights])
+            )
+            loss = getattr(losses, name)(**arguments, reduction=reduction)(y, torch.from_numpy(pred), WEIGHTS[weights])
+            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_functions_are_kerass(name, arguments, kind):
+def test_loss_functions_match_keras(name, arguments, kind):
     y, pred = data(kind)
     snake = getattr(losses, name)().name
     torch.testing.assert_close(
@@ -125,14 +131,14 @@ def test_functions_are_kerass(name, arguments, kind):
     )
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
-def test_configs_are_kerass(name):
-    mine, theirs = getattr(losses, name)().get_config(), getattr(keras.losses, name)().get_config()
-    assert {key: mine[key] for key in theirs} == theirs
-    assert list(mine)[:2] == ["name", "reduction"]
+def test_configs_match_keras():
+    for name in sorted({name for name, _, _ in CASES}):
+        mine, theirs = getattr(losses, name)().get_config(), getattr(keras.losses, name)().get_config()
+        assert {key: mine[key] for key in theirs} == theirs
+        assert list(mine)[:2] == ["name", "reduction"]
 
 
-# ----------------------------------------------------------------------------------------------------------------- laws
+# ----------------------------------------------------------------------------------------------------------- properties
 
 
 masks = st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=1, max_size=6).map(np.array)
@@ -146,18 +152,19 @@ masks = st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=1, ma
     weighted=st.booleans(),
     reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]),
 )
-def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
+@pytest.mark.slow
+def test_weighted_sums_of_a_split_add_up_to_that_of_the_whole(mask, cut, case, weighted, reduction):
     name, arguments, kind = case
     y, pred = data(kind, shape=mask.shape)
     weight = np.random.default_rng(1).uniform(0, 2, mask.shape).astype("float32") if weighted else None
     loss = getattr(losses, name)(**arguments, reduction=reduction)
 
-    def term(rows):
+    def of_rows(rows):
         return loss.weighted_sum(
             y[rows], pack(torch.from_numpy(pred[rows]), mask=mask[rows]), None if weight is None else weight[rows]
         )
 
-    whole, parts = term(slice(None)), sum([term(slice(0, cut)), term(slice(cut, None))])
+    whole, parts = of_rows(slice(None)), sum([of_rows(slice(0, cut)), of_rows(slice(cut, None))])
     torch.testing.assert_close(parts.value, whole.value, rtol=1e-5, atol=1e-6)
     assert float(parts.weight) == pytest.approx(float(whole.weight))
 
@@ -170,7 +177,8 @@ def test_terms_of_a_split_add_up(mask, cut, case, weighted, reduction):
     extra=st.integers(0, 3),
     reduction=st.sampled_from(["sum_over_batch_size", "mean_with_sample_weight", "sum"]),
 )
-def test_masked_steps_change_no_bit(mask, case, poison, extra, reduction):
+@pytest.mark.slow
+def test_content_of_masked_steps_changes_no_bit(mask, case, poison, extra, reduction):
     name, arguments, kind = case
     y, pred = data(kind, shape=mask.shape)
     weight = np.random.default_rng(1).uniform(0, 2, mask.shape).astype("float32")
@@ -192,7 +200,7 @@ def test_masked_steps_change_no_bit(mask, case, poison, extra, reduction):
 
 
 @pytest.mark.parametrize("name", ["mse", "mae", "bce", "categorical_crossentropy", "sparse_categorical_crossentropy"])
-def test_nothing_costs_nothing(name):
+def test_loss_and_gradient_without_real_steps_are_zero(name):
     for shape in ((0, T, D), (B, T, D), (B, 0, D)):
         leaf = torch.rand(shape, requires_grad=True)
         loss = get(name)
@@ -210,39 +218,39 @@ def test_nothing_costs_nothing(name):
 # --------------------------------------------------------------------------------------------- targets in any container
 
 
-HOLES = MASKS["holes"]
+GAPS = MASKS["gaps"]
 
 
-@pytest.mark.parametrize("container", ["numpy", "tensor", "Packed", "full Packed", "list", "tensors", "(B, T)"])
-def test_targets_come_in_any_container(container):
+def test_targets_may_come_in_any_container():
     y, pred = data("numbers")
     y, pred = y[..., :1], pred[..., :1]
-    given = {
+    containers = {
         "numpy": y,
         "tensor": torch.from_numpy(y),
-        "Packed": pack(y, mask=HOLES),
+        "Packed": pack(y, mask=GAPS),
         "full Packed": pack(y),
-        "list": [list(row[m]) for row, m in zip(y, HOLES, strict=True)],
-        "tensors": [torch.from_numpy(row[m]) for row, m in zip(y, HOLES, strict=True)],
+        "list": [list(row[m]) for row, m in zip(y, GAPS, strict=True)],
+        "tensors": [torch.from_numpy(row[m]) for row, m in zip(y, GAPS, strict=True)],
         "(B, T)": y[..., 0],
-    }[container]
-    expected = ((y - pred)[HOLES] ** 2).mean()
-    got = get("mse")(given, pack(torch.from_numpy(pred), mask=HOLES))
-    assert got.item() == pytest.approx(expected, rel=1e-6)
+    }
+    expected = ((y - pred)[GAPS] ** 2).mean()
+    for container, targets in containers.items():
+        loss = get("mse")(targets, pack(torch.from_numpy(pred), mask=GAPS))
+        assert loss.item() == pytest.approx(expected, rel=1e-6), container
 
 
 def test_targets_of_rank_b_t_1_fit_outputs_of_rank_b_t():
     y, pred = data("numbers")
-    packed = pack(torch.from_numpy(pred[..., 0]), mask=HOLES)
-    expected = ((y - pred)[..., 0][HOLES] ** 2).mean()
+    packed = pack(torch.from_numpy(pred[..., 0]), mask=GAPS)
+    expected = ((y - pred)[..., 0][GAPS] ** 2).mean()
     assert get("mse")(y[..., :1], packed, np.ones((B, T))).item() == pytest.approx(expected, rel=1e-6)
     assert get("mse")(y[..., 0], packed, np.ones(B)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_plain_outputs_take_the_steps_of_packed_targets():
     y, pred = data("numbers")
-    got = get("mae")(pack(y, mask=HOLES), torch.from_numpy(pred))
-    assert got.item() == pytest.approx(np.abs(y - pred)[HOLES].mean(), rel=1e-6)
+    got = get("mae")(pack(y, mask=GAPS), torch.from_numpy(pred))
+    assert got.item() == pytest.approx(np.abs(y - pred)[GAPS].mean(), rel=1e-6)
 
 
 def test_rectangular_lists_are_grids_and_lists_of_the_real_lengths_are_sequences():
@@ -270,7 +278,7 @@ def test_outer_levels_take_weights_of_every_level():
         assert get("mse")(y, packed, weight).item() == pytest.approx(expected, rel=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------- weights are not guessed
+# ------------------------------------------------------------------------------------------------------ sample weights
 
 
 def test_a_weight_of_rank_one_belongs_to_sequences_also_where_b_is_t():
@@ -283,24 +291,22 @@ def test_a_weight_of_rank_one_belongs_to_sequences_also_where_b_is_t():
         assert get("mse")(y, packed, weight[:, None]).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "weight", [np.ones(T), np.ones((B, T + 1)), np.ones((1, T)), np.ones((T, B)), np.ones((B, T, D)), [[1.0]] * 3]
-)
-@pytest.mark.parametrize("masked_outputs", [True, False])
-def test_a_weight_of_another_shape_is_refused(weight, masked_outputs):
+def test_a_weight_of_another_shape_is_refused():
     y, pred = data("numbers")
-    with pytest.raises(ShapeError, match="sample_weight"):
-        get("mse")(y, pack(pred, mask=HOLES) if masked_outputs else pred, weight)
+    for weight in (np.ones(T), np.ones((B, T + 1)), np.ones((1, T)), np.ones((T, B)), np.ones((B, T, D)), [[1.0]] * 3):
+        for y_pred in (pack(pred, mask=GAPS), pred):
+            with pytest.raises(ShapeError, match="sample_weight"):
+                get("mse")(y, y_pred, weight)
 
 
 def test_weights_come_as_sequences_too_and_are_left_as_they_were():
     y, pred = data("numbers")
     weight = torch.rand(B, T)
-    before, packed = weight.clone(), pack(pred, mask=HOLES)
+    before, packed = weight.clone(), pack(pred, mask=GAPS)
     expected = get("mse")(y, packed, weight)
-    ragged = [list(map(float, row[m])) for row, m in zip(weight.numpy(), HOLES, strict=True)]
+    ragged = [list(map(float, row[m])) for row, m in zip(weight.numpy(), GAPS, strict=True)]
     torch.testing.assert_close(get("mse")(y, packed, ragged), expected)
-    torch.testing.assert_close(get("mse")(y, packed, pack(weight, mask=HOLES)), expected)
+    torch.testing.assert_close(get("mse")(y, packed, pack(weight, mask=GAPS)), expected)
     torch.testing.assert_close(get("mse")(y, packed, 2.0), 2 * get("mse")(y, packed))
     assert torch.equal(weight, before)
 
@@ -311,18 +317,18 @@ def test_weights_of_single_values():
 
     y, pred = data("numbers")
     weight = np.random.default_rng(5).random((B, T, D)).astype("float32")
-    got = get(squares).weighted_sum(y, pack(pred, mask=HOLES), weight)
-    assert got.weight == HOLES.sum() * D
-    assert got.sum.item() == pytest.approx(((y - pred) ** 2 * weight)[HOLES].sum(), rel=1e-5)
+    got = get(squares).weighted_sum(y, pack(pred, mask=GAPS), weight)
+    assert got.weight == GAPS.sum() * D
+    assert got.sum.item() == pytest.approx(((y - pred) ** 2 * weight)[GAPS].sum(), rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------- functions and masks
 
 
-def test_a_scalar_stands_for_all_real_rows():
+def test_a_scalar_is_the_value_of_each_real_row():
     y, pred = data("numbers")
-    term = get(lambda y_true, y_pred: (y_true - y_pred).abs().mean()).weighted_sum(y, pack(pred, mask=HOLES))
-    assert term.weight == HOLES.sum() and term.value.item() == pytest.approx(np.abs(y - pred)[HOLES].mean(), rel=1e-6)
+    term = get(lambda y_true, y_pred: (y_true - y_pred).abs().mean()).weighted_sum(y, pack(pred, mask=GAPS))
+    assert term.weight == GAPS.sum() and term.value.item() == pytest.approx(np.abs(y - pred)[GAPS].mean(), rel=1e-6)
 
 
 def test_a_function_sees_real_rows_as_floats():
@@ -332,12 +338,12 @@ def test_a_function_sees_real_rows_as_floats():
         seen.append((y_true.shape, y_true.dtype, y_pred.shape))
         return y_pred.sum(-1)
 
-    get(look)(np.ones((B, T), int), pack(torch.zeros(B, T, 1), mask=HOLES))
-    n = int(HOLES.sum())
+    get(look)(np.ones((B, T), int), pack(torch.zeros(B, T, 1), mask=GAPS))
+    n = int(GAPS.sum())
     assert seen == [((n, 1), torch.float32, (n, 1))]
 
 
-def test_a_function_with_a_mask_sees_clean_grids_and_no_empty_rows():
+def test_a_function_with_a_mask_gets_grids_without_padding_content_and_empty_sequences():
     mask = MASKS["empty rows"]
 
     def per_sequence(y_true, y_pred, mask):
@@ -360,7 +366,7 @@ def test_a_function_with_a_mask_sees_clean_grids_and_no_empty_rows():
     assert get(per_sequence)(y, pack(pred, mask=MASKS["nothing"])).item() == 0
 
 
-def test_a_loss_of_whole_sequences_sees_zeros_at_masked_steps_whatever_they_show():
+def test_a_loss_of_whole_sequences_gets_zeros_in_gaps_with_gap_values():
     seen = []
 
     def per_sequence(y_true, y_pred, mask):
@@ -368,13 +374,13 @@ def test_a_loss_of_whole_sequences_sees_zeros_at_masked_steps_whatever_they_show
         return y_pred.sum((1, 2))
 
     y, pred = (torch.from_numpy(x) for x in data("numbers"))
-    packed = pack(pred, mask=MASKS["holes"])
+    packed = pack(pred, mask=MASKS["gaps"])
     shown = packed.with_values(packed.values, torch.full((packed.index.num_gaps, D), 9.0))
     assert get(per_sequence)(y, shown) == get(per_sequence)(y, packed)
     assert len(seen) == 4 and not any(part.any() for part in seen)
 
 
-def test_a_sequence_loss_gets_its_targets_as_they_are():
+def test_a_sequence_loss_without_a_shared_mask_gets_all_targets():
     class Count(Loss):
         relation, targets_share_mask = "sequence", False
 
@@ -382,61 +388,61 @@ def test_a_sequence_loss_gets_its_targets_as_they_are():
             return mask.sum(1) - y_true.sum(1)
 
     labels = np.array([[1, 1, 1, 1, 1]] * B)  # as wide as the grid by chance, not on its steps
-    assert Count(reduction="sum")(labels, pack(torch.zeros(B, T, D), mask=HOLES)).item() == HOLES.sum() - 5 * B
+    assert Count(reduction="sum")(labels, pack(torch.zeros(B, T, D), mask=GAPS)).item() == GAPS.sum() - 5 * B
     assert Count(reduction="sum")(labels, torch.zeros(B, T, D)).item() == 0
 
 
-def test_what_a_function_returns_is_checked():
+def test_the_shape_of_the_values_of_a_function_is_checked():
     with pytest.raises(ShapeError, match="one value per row"):
-        get(lambda y_true, y_pred: y_pred[:2, 0])(np.ones((B, T)), pack(torch.zeros(B, T, 1), mask=HOLES))
+        get(lambda y_true, y_pred: y_pred[:2, 0])(np.ones((B, T)), pack(torch.zeros(B, T, 1), mask=GAPS))
     with pytest.raises(ShapeError, match="one value for each"):
-        get(lambda y_true, y_pred, mask: y_pred[..., 0])(np.ones((B, T, 1)), pack(torch.zeros(B, T, 1), mask=HOLES))
+        get(lambda y_true, y_pred, mask: y_pred[..., 0])(np.ones((B, T, 1)), pack(torch.zeros(B, T, 1), mask=GAPS))
 
 
 @pytest.mark.parametrize("fn", ["mse", "function", "object"])
-def test_masked_alone_with_weights_with_a_mask_both_and_neither(fn):
+def test_masked_loss_with_and_without_weights_and_mask(fn):
     fn = {"mse": "mse", "function": lambda y_true, y_pred: (y_true - y_pred) ** 2, "object": get("mse")}[fn]
     y, pred = data("numbers")
     squares, weight, loss = (y - pred) ** 2, WEIGHTS["steps"], MaskedLoss(fn)
     expected = {
         (False, False): squares.mean(),
         (True, False): (squares * weight[..., None]).mean(),
-        (False, True): squares[HOLES].mean(),
-        (True, True): (squares * weight[..., None])[HOLES].mean(),
+        (False, True): squares[GAPS].mean(),
+        (True, True): (squares * weight[..., None])[GAPS].mean(),
     }
     for (weighted, hidden), number in expected.items():
-        for mask in (HOLES, torch.from_numpy(HOLES), HOLES.tolist(), HOLES.astype("float32")):
+        for mask in (GAPS, torch.from_numpy(GAPS), GAPS.tolist(), GAPS.astype("float32")):
             got = loss(y, pred, weight if weighted else None, mask if hidden else None)
             assert got.item() == pytest.approx(number, rel=1e-5)
     right = MASKS["right"]
     assert loss(y, pack(pred, mask=right)).item() == pytest.approx(squares[right].mean(), rel=1e-5)
     for targets in (y, pack(y, mask=right)):
-        both = loss(targets, pack(pred, mask=right), mask=HOLES)
-        assert both.item() == pytest.approx(squares[right & HOLES].mean(), rel=1e-5)
+        both = loss(targets, pack(pred, mask=right), mask=GAPS)
+        assert both.item() == pytest.approx(squares[right & GAPS].mean(), rel=1e-5)
     with pytest.raises(MaskError, match=r"\(4, 4\)"):
-        loss(y, pred, mask=HOLES[:, :4])
+        loss(y, pred, mask=GAPS[:, :4])
 
 
-# ---------------------------------------------------------------------------------------------------------- torch's own
+# -------------------------------------------------------------------------------------------------------- torch modules
 
 
 @pytest.mark.parametrize("module", ["MSELoss", "L1Loss", "BCEWithLogitsLoss", "SmoothL1Loss"])
 def test_torch_modules_of_numbers(module):
     y, pred = data("bits")
     module = getattr(torch.nn, module)(reduction="none")
-    expected = module(torch.from_numpy(pred), torch.from_numpy(y))[torch.from_numpy(HOLES)].mean()
-    torch.testing.assert_close(get(module)(y.astype(int), pack(pred, mask=HOLES)), expected)
+    expected = module(torch.from_numpy(pred), torch.from_numpy(y))[torch.from_numpy(GAPS)].mean()
+    torch.testing.assert_close(get(module)(y.astype(int), pack(pred, mask=GAPS)), expected)
 
 
 def test_torch_modules_of_classes():
     ids, pred = data("ids")
     module = torch.nn.CrossEntropyLoss(reduction="none", ignore_index=2)
-    rows, mask = torch.from_numpy(pred[HOLES]), torch.from_numpy(ids[HOLES])
+    rows, mask = torch.from_numpy(pred[GAPS]), torch.from_numpy(ids[GAPS])
     expected = torch.nn.functional.cross_entropy(rows, mask, ignore_index=2)
     for y in (ids, ids[..., None], ids.astype("float32")):
-        torch.testing.assert_close(get(module)(y, pack(pred, mask=HOLES)), expected)
+        torch.testing.assert_close(get(module)(y, pack(pred, mask=GAPS)), expected)
     torch.testing.assert_close(
-        get(torch.nn.CrossEntropyLoss(reduction="none"))(np.eye(D)[ids], pack(pred, mask=HOLES)),
+        get(torch.nn.CrossEntropyLoss(reduction="none"))(np.eye(D)[ids], pack(pred, mask=GAPS)),
         torch.nn.functional.cross_entropy(rows, torch.eye(D)[mask]),
     )
     torch.testing.assert_close(
@@ -444,7 +450,7 @@ def test_torch_modules_of_classes():
         get("sparse_categorical_crossentropy").__class__(from_logits=True)(ids, pred),
     )
     with pytest.raises(DataError, match="holds [345]"):
-        get(module)(ids + 3, pack(pred, mask=HOLES))
+        get(module)(ids + 3, pack(pred, mask=GAPS))
 
 
 def test_torch_losses_that_average_are_refused():
@@ -454,32 +460,33 @@ def test_torch_losses_that_average_are_refused():
         get(torch.nn.functional.mse_loss)
 
 
-# -------------------------------------------------------------------------------------------------- bad data is refused
+# ---------------------------------------------------------------------------------------------------------- invalid data
 
 
-@pytest.mark.parametrize(("value", "shown"), [(3, "3"), (-1, "-1"), (-100, "-100"), (1.5, "1.5"), (np.nan, "nan")])
 @pytest.mark.parametrize("from_logits", [True, False])
-def test_ids_that_are_no_class_are_named_at_real_steps_only(value, shown, from_logits):
-    ids, pred = data("ids chances")
-    ids, loss = ids.astype("float32"), losses.SparseCategoricalCrossentropy(from_logits)
-    expected = loss(ids, pack(pred, mask=HOLES))
-    ids[~HOLES] = value
-    assert torch.equal(loss(ids, pack(pred, mask=HOLES)), expected)
-    ids[0, 0] = value
-    with pytest.raises(DataError, match=f"holds {shown}"):
-        loss(ids, pack(pred, mask=HOLES))
-    with pytest.raises(DataError, match=f"holds {shown}"):
-        losses.sparse_categorical_crossentropy(ids, pred, from_logits)
+def test_an_invalid_class_id_is_an_error_at_real_steps_only(from_logits):
+    loss = losses.SparseCategoricalCrossentropy(from_logits)
+    for value, text in [(3, "3"), (-1, "-1"), (-100, "-100"), (1.5, "1.5"), (np.nan, "nan")]:
+        ids, pred = data("ids chances")
+        ids = ids.astype("float32")
+        expected = loss(ids, pack(pred, mask=GAPS))
+        ids[~GAPS] = value
+        assert torch.equal(loss(ids, pack(pred, mask=GAPS)), expected)
+        ids[0, 0] = value
+        with pytest.raises(DataError, match=f"holds {text}"):
+            loss(ids, pack(pred, mask=GAPS))
+        with pytest.raises(DataError, match=f"holds {text}"):
+            losses.sparse_categorical_crossentropy(ids, pred, from_logits)
 
 
-def test_no_id_is_ignored_in_silence_where_ids_are_not_looked_at():
-    """On an accelerator only torch's kernels look at the ids; left alone they would skip -100."""
+def test_no_class_id_is_ignored_where_ids_are_not_checked():
+    """On an accelerator only the kernels of torch check the ids; by default they would ignore -100."""
     for from_logits in (True, False):
         with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
             crossentropy_of_checked_ids(torch.tensor([-100]), torch.ones(1, D), from_logits, None, -1)
 
 
-def test_targets_of_other_lengths_are_named():
+def test_targets_of_other_lengths_are_refused_with_the_row():
     packed = pack(torch.zeros(2, 4, 1), lengths=[2, 3])
     with pytest.raises(ShapeError, match="row 1: length 4 against 3"):
         get("mse")([[1, 1], [1, 1, 1, 1]], packed)
@@ -504,19 +511,19 @@ def test_targets_of_other_lengths_are_named():
 )
 def test_targets_of_other_features_are_not_broadcast(name, shape, message):
     with pytest.raises(ShapeError, match=message):
-        get(name)(np.zeros(shape), pack(torch.ones(B, T, D), mask=HOLES))
+        get(name)(np.zeros(shape), pack(torch.ones(B, T, D), mask=GAPS))
 
 
-def test_an_axis_that_is_no_feature_axis_is_refused():
+def test_an_axis_other_than_a_feature_axis_is_refused():
     loss = losses.CategoricalCrossentropy(axis=-2)
     with pytest.raises(ArgumentError, match="axis=-2"):
-        loss(np.ones((B, T, D)), pack(torch.ones(B, T, D), mask=HOLES))
+        loss(np.ones((B, T, D)), pack(torch.ones(B, T, D), mask=GAPS))
     assert loss(np.ones((B, T, D)), torch.ones(B, T, D)).isfinite()
 
 
-def test_functions_do_not_take_packed_rows_apart():
+def test_loss_functions_refuse_packed_outputs():
     with pytest.raises(MaskLost, match="as an object"):
-        losses.mean_squared_error(np.zeros((B, T, D)), pack(torch.zeros(B, T, D), mask=HOLES))
+        losses.mean_squared_error(np.zeros((B, T, D)), pack(torch.zeros(B, T, D), mask=GAPS))
 
 
 @pytest.mark.parametrize(
@@ -531,7 +538,7 @@ def test_functions_do_not_take_packed_rows_apart():
         (lambda: losses.MeanSquaredError(reduction="none").weighted_sum([[1.0]], torch.ones(1, 1)), "no total to train on"),
     ],
 )
-def test_bad_arguments_are_named(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 
@@ -540,13 +547,13 @@ def test_bad_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_a_loss_comes_back_from_its_config(name, arguments, kind):
+def test_a_loss_is_restored_from_its_config(name, arguments, kind):
     loss = getattr(losses, name)(**arguments, reduction="sum", name="mine")
     again = saving.deserialize(saving.serialize(loss), "loss")
     assert type(again) is type(loss) and again.get_config() == loss.get_config()
     assert get({"class_name": name, "config": loss.get_config()}).get_config() == loss.get_config()
     y, pred = data(kind)
-    assert torch.equal(again(y, pack(pred, mask=HOLES)), loss(y, pack(pred, mask=HOLES)))
+    assert torch.equal(again(y, pack(pred, mask=GAPS)), loss(y, pack(pred, mask=GAPS)))
 
 
 @register("loss")
@@ -570,7 +577,7 @@ def test_functions_have_configs_by_name():
         saving.serialize(get(torch.nn.MSELoss(reduction="none")))
 
 
-def test_every_way_to_say_mse():
+def test_all_identifiers_of_mse_mean_the_same_loss():
     module = torch.nn.MSELoss(reduction="none")
     ways = [
         "mse",
@@ -583,12 +590,12 @@ def test_every_way_to_say_mse():
         module,
     ]
     y, pred = data("numbers")
-    assert {round(get(way)(y, pack(pred, mask=HOLES)).item(), 5) for way in ways} == {
-        round(float(((y - pred) ** 2)[HOLES].mean()), 5)
+    assert {round(get(way)(y, pack(pred, mask=GAPS)).item(), 5) for way in ways} == {
+        round(float(((y - pred) ** 2)[GAPS].mean()), 5)
     }
     assert all(type(get(way)) is losses.MeanSquaredError for way in ways[:-1]) and type(get(module)) is TorchLoss
 
 
-def test_sums_of_terms_stay_sums():
+def test_weighted_sums_of_reduction_sum_are_added_without_division():
     a, b = (WeightedSum(torch.tensor(2.0), 1.0, adds_weights=False) for _ in range(2))
     assert (a + b).value.item() == 4 and sum([a, b, a]).value.item() == 6

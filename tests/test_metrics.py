@@ -1,8 +1,10 @@
-"""Metrics: all real steps, nothing else, and the same result over any split."""
+"""Metrics: all real steps and no others, and the same result for any split."""
 
 import os
 
 os.environ["KERAS_BACKEND"] = "torch"
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,10 +13,9 @@ import torchmetrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padless import losses
+from padless import losses, metrics
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
-from padless.metrics import metrics
-from padless.metrics.metrics import F1Score, Mean, MeanMetricWrapper, TorchMetric, get
+from padless.metrics import F1Score, Mean, MeanMetricWrapper, TorchMetric, get
 from padless.ragged.packed import pack
 from padless.registry import register
 from padless.saving import serialization as saving
@@ -24,11 +25,11 @@ B, T, C = 4, 5, 3
 MASKS = {
     "full": np.ones((B, T), bool),
     "left": np.arange(T) >= np.array([[0], [3], [2], [4]]),
-    "holes": np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool),
+    "gaps": np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool),
     "empty rows": np.array([[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0]], bool),
     "nothing": np.zeros((B, T), bool),
 }
-HOLES = MASKS["holes"]
+GAPS = MASKS["gaps"]
 CASES = [
     ("Accuracy", {}, "equal"),
     ("BinaryAccuracy", {"threshold": 0.4}, "bits"),
@@ -57,39 +58,35 @@ def data(kind, shape=(B, T), seed=0):
 # ------------------------------------------------------------------------------------------------------ against Keras
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_one_batch_is_kerass(name, arguments, kind, mask, weighted):
+def test_metric_of_one_batch_matches_keras(name, arguments, kind):
     y, pred = data(kind)
-    weight = np.random.default_rng(1).random((B, T)).astype("float32") if weighted else None
-    grid = torch.from_numpy(pred.copy())
-    keras.src.backend.set_keras_mask(grid, torch.from_numpy(MASKS[mask]))
-    theirs, ours = getattr(keras.metrics, name)(**arguments), getattr(metrics, name)(**arguments)
-    theirs.update_state(torch.from_numpy(y).float(), grid, None if weight is None else torch.from_numpy(weight.copy()))
-    ours.update_state(y, pack(pred, mask=MASKS[mask]), weight)
-    assert ours.name == theirs.name
-    assert ours.result().item() == pytest.approx(float(theirs.result()), rel=1e-5, abs=1e-6)
+    for mask, weight in product(MASKS.values(), (None, np.random.default_rng(1).random((B, T)).astype("float32"))):
+        grid = torch.from_numpy(pred.copy())
+        keras.src.backend.set_keras_mask(grid, torch.from_numpy(mask))
+        theirs, ours = getattr(keras.metrics, name)(**arguments), getattr(metrics, name)(**arguments)
+        theirs.update_state(torch.from_numpy(y).float(), grid, None if weight is None else torch.from_numpy(weight.copy()))
+        ours.update_state(y, pack(pred, mask=mask), weight)
+        assert ours.name == theirs.name
+        assert ours.result().item() == pytest.approx(float(theirs.result()), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("average", [None, "micro", "macro", "weighted"])
-@pytest.mark.parametrize("threshold", [None, 0.5])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_f1_is_kerass(average, threshold, weighted):
+def test_f1_matches_keras(average):
     y, pred = data("onehot")
-    y[..., 2], pred[0, 2] = 0, 0  # a class without targets, and a prediction of nothing
-    weight = np.random.default_rng(1).random(B).astype("float32") if weighted else None
-    theirs, ours = keras.metrics.F1Score(average, threshold), F1Score(average, threshold)
-    rows = HOLES.nonzero()[0]
-    theirs.update_state(y[HOLES], pred[HOLES], None if weight is None else weight[rows])
-    ours.update_state(y, pack(pred, mask=HOLES), weight)
-    np.testing.assert_allclose(ours.result().numpy(), theirs.result().detach().numpy(), rtol=1e-5, atol=1e-6)
+    y[..., 2], pred[0, 2] = 0, 0  # a class without targets, and a row of zeros, which predicts nothing
+    rows = GAPS.nonzero()[0]
+    for threshold, weight in product((None, 0.5), (None, np.random.default_rng(1).random(B).astype("float32"))):
+        theirs, ours = keras.metrics.F1Score(average, threshold), F1Score(average, threshold)
+        theirs.update_state(y[GAPS], pred[GAPS], None if weight is None else weight[rows])
+        ours.update_state(y, pack(pred, mask=GAPS), weight)
+        np.testing.assert_allclose(ours.result().numpy(), theirs.result().detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_f1_takes_class_ids():
     ids, pred = data("ids")
-    packed = pack(pred, mask=HOLES)
-    for y in (ids, ids[..., None], ids.astype("float32"), pack(ids, mask=HOLES)):
+    packed = pack(pred, mask=GAPS)
+    for y in (ids, ids[..., None], ids.astype("float32"), pack(ids, mask=GAPS)):
         assert F1Score("macro")(y, packed) == F1Score("macro")(np.eye(C)[ids], packed)
     with pytest.raises(DataError, match="holds [345]"):
         F1Score()(ids + 3, packed)
@@ -97,7 +94,7 @@ def test_f1_takes_class_ids():
         F1Score()(np.zeros((B, T, 2)), packed)
 
 
-# -------------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------------------------------- properties
 
 
 masks = st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=1, max_size=6).map(np.array)
@@ -108,6 +105,7 @@ def every_metric(case):
     return (F1Score("macro"), "onehot") if name == "F1Score" else (getattr(metrics, name)(**arguments), kind)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     mask=masks,
@@ -116,7 +114,7 @@ def every_metric(case):
     case=st.sampled_from([*CASES, ("F1Score", {}, "onehot")]),
     weighted=st.booleans(),
 )
-def test_any_split_gives_the_same_result(mask, cut, trim, case, weighted):
+def test_result_does_not_depend_on_the_split(mask, cut, trim, case, weighted):
     whole, kind = every_metric(case)
     parts, _ = every_metric(case)
     y, pred = data(kind, shape=mask.shape)
@@ -129,9 +127,10 @@ def test_any_split_gives_the_same_result(mask, cut, trim, case, weighted):
     assert parts.result().item() == pytest.approx(whole.result().item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(mask=masks, poison=st.sampled_from([np.nan, np.inf, -7.0]), case=st.sampled_from([*CASES, ("F1Score", {}, "onehot")]))
-def test_masked_steps_change_no_bit(mask, poison, case):
+def test_content_of_masked_steps_changes_no_bit(mask, poison, case):
     clean, kind = every_metric(case)
     dirty, _ = every_metric(case)
     y, pred = data(kind, shape=mask.shape)
@@ -145,7 +144,7 @@ def test_masked_steps_change_no_bit(mask, poison, case):
     assert clean.result().numpy().tobytes() == dirty.result().numpy().tobytes()
 
 
-def test_nothing_gives_zero():
+def test_result_without_real_steps_is_zero():
     for name in ("accuracy", "mse", "f1_score", "mean"):
         metric = get(name)
         assert not metric.result().any()
@@ -154,7 +153,7 @@ def test_nothing_gives_zero():
         assert not metric.result().any()
 
 
-def test_reset_forgets():
+def test_reset_state_removes_all_batches():
     y, pred = data("onehot")
     for metric in (get("mse"), F1Score(), TorchMetric(torchmetrics.MeanSquaredError(num_outputs=C))):
         first = metric(y, pred)
@@ -163,7 +162,7 @@ def test_reset_forgets():
         torch.testing.assert_close(metric(y, pred), first)
 
 
-def test_sums_are_kept_in_double_precision():
+def test_sums_have_double_precision():
     mean = Mean()
     mean.update_state(torch.full((1,), 2.0**24))
     for _ in range(3):
@@ -176,15 +175,15 @@ def test_sums_are_kept_in_double_precision():
 
 
 def test_a_mean_of_packed_values_with_weights():
-    packed = pack(np.arange(20.0).reshape(B, T), mask=HOLES)
-    assert Mean()(packed).item() == np.arange(20.0).reshape(B, T)[HOLES].mean()
+    packed = pack(np.arange(20.0).reshape(B, T), mask=GAPS)
+    assert Mean()(packed).item() == np.arange(20.0).reshape(B, T)[GAPS].mean()
     weight = np.array([1.0, 2.0, 0.0, 0.0])
-    expected = np.average(np.arange(20.0).reshape(B, T)[HOLES], weights=np.broadcast_to(weight[:, None], (B, T))[HOLES])
+    expected = np.average(np.arange(20.0).reshape(B, T)[GAPS], weights=np.broadcast_to(weight[:, None], (B, T))[GAPS])
     assert Mean()(packed, weight).item() == pytest.approx(expected)
     assert Mean()(3.0).item() == 3
 
 
-def test_metrics_keep_no_graph():
+def test_results_have_no_gradient():
     metric = get("mse")
     metric.update_state(np.zeros((B, C)), torch.ones(B, C, requires_grad=True))
     assert not metric.result().requires_grad
@@ -194,8 +193,8 @@ def test_metrics_keep_no_graph():
 
 
 @pytest.mark.filterwarnings("ignore:No (positive|negative) samples")
-@pytest.mark.parametrize("mask", ["holes", "empty rows"])
-def test_torchmetrics_sees_real_rows_only(mask):
+@pytest.mark.parametrize("mask", ["gaps", "empty rows"])
+def test_torchmetrics_gets_the_real_steps_only(mask):
     mask = MASKS[mask]
     ids, pred = data("ids")
     bits, _ = data("bits")
@@ -217,7 +216,7 @@ def test_torchmetrics_sees_real_rows_only(mask):
         torch.testing.assert_close(wrapped.result(), expected)
 
 
-def test_torchmetrics_on_plain_grids_names_and_refusals():
+def test_torchmetrics_of_plain_outputs_its_name_and_its_errors():
     ids, pred = data("ids")
     metric = get(torchmetrics.Accuracy(task="multiclass", num_classes=C, average="micro"))
     assert metric.name == "multiclass_accuracy" and metric.result().item() == 0
@@ -248,7 +247,7 @@ def test_torchmetrics_on_plain_grids_names_and_refusals():
         (None, None, "Accuracy"),
     ],
 )
-def test_accuracy_is_the_one_that_fits(y, pred, cls):
+def test_accuracy_is_the_class_that_fits_the_shapes(y, pred, cls):
     for name in ("accuracy", "acc"):
         metric = get(name, y, pred)
         assert type(metric).__name__ == cls and metric.name == name
@@ -263,9 +262,9 @@ def far(y_true, y_pred, limit=0.5):
     return ((y_true - y_pred).abs() > limit).float()
 
 
-def test_what_get_takes():
+def test_identifiers_of_get():
     y, pred = data("onehot")
-    packed, expected = pack(pred, mask=HOLES), np.abs(y - pred)[HOLES].mean()
+    packed, expected = pack(pred, mask=GAPS), np.abs(y - pred)[GAPS].mean()
     for way in (
         "mae",
         "MAE",
@@ -304,11 +303,11 @@ def test_a_function_with_a_mask_is_a_mean_over_sequences():
 
     y, pred = data("onehot")
     expected = np.abs(y - pred).mean(-1)
-    assert get(per_sequence)(y, pack(pred, mask=HOLES)).item() == pytest.approx((expected * HOLES).sum() / B, rel=1e-6)
+    assert get(per_sequence)(y, pack(pred, mask=GAPS)).item() == pytest.approx((expected * GAPS).sum() / B, rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_a_metric_comes_back_from_its_config(name, arguments, kind):
+def test_a_metric_is_restored_from_its_config(name, arguments, kind):
     metric = getattr(metrics, name)(**arguments, name="mine")
     again = saving.deserialize(saving.serialize(metric, "metric"), "metric")
     assert type(again) is type(metric) and again.get_config() == metric.get_config()
@@ -327,10 +326,10 @@ def test_functions_have_configs_by_name():
     assert saving.deserialize(saving.serialize(loss, "metric"), "metric").step_function.from_logits is True
 
 
-def test_functions_do_not_take_packed_rows_apart_and_bad_arguments_are_named():
+def test_metric_functions_refuse_packed_outputs_and_other_shapes():
     ids, pred = data("ids")
     with pytest.raises(MaskLost, match="as an object"):
-        metrics.sparse_categorical_accuracy(ids, pack(pred, mask=HOLES))
+        metrics.sparse_categorical_accuracy(ids, pack(pred, mask=GAPS))
     with pytest.raises(ShapeError, match="use sparse_categorical_accuracy"):
         metrics.categorical_accuracy(ids, pred)
     with pytest.raises(ShapeError, match="do not fit"):

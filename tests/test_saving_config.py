@@ -13,7 +13,7 @@ from padless.errors import ArgumentError
 from padless.registry import register
 from padless.saving import serialization as config
 from padless.saving.serialization import (
-    Configured,
+    ConfigDataclass,
     CustomObjectScope,
     deserialize,
     get,
@@ -26,7 +26,7 @@ KIND = "kind of these tests"
 
 @register(KIND, "blob")
 @dataclass(eq=False)
-class Blob(Configured):
+class Blob(ConfigDataclass):
     size: int = 3
     inner: object = None
 

@@ -1,4 +1,4 @@
-"""The laws as functions, for the layers of others: what is wrong is found, named and made small."""
+"""Checks of user-defined layers: a violation is found, and reported with its property and the smallest mask."""
 
 import random
 
@@ -25,7 +25,7 @@ from padless.testing.check import shrink_mask
 
 
 class Leak(L.Layer):
-    """Promises to treat each step alone, and does not."""
+    """It says `stepwise`, but its steps depend on one another."""
 
     stepwise = True
 
@@ -34,7 +34,7 @@ class Leak(L.Layer):
 
 
 class Grid(L.Layer):
-    """Looks at the padded grid and forgets that it is padded."""
+    """It computes on the padded grid and does not use the mask."""
 
     def call(self, inputs, mask=None):
         return inputs.sum(1) / max(inputs.shape[1], 1)
@@ -44,7 +44,7 @@ class Grid(L.Layer):
 
 
 class Softmax(L.Layer):
-    """Looks at the padded grid and honours the mask."""
+    """It computes on the padded grid and uses the mask."""
 
     def call(self, inputs, mask=None):
         if mask is not None:
@@ -69,8 +69,8 @@ class Forgetful(L.Layer):
         return {"name": self.name}
 
 
-class Mates(L.Layer):
-    """Its outputs depend on who else is in the batch, as said."""
+class BatchStatistics(L.Layer):
+    """Its outputs depend on the other sequences of the batch, as declared."""
 
     known_violations = {"matches_unpadded": "statistics of the batch", "independent_of_batch": "statistics of the batch"}
     relation = "stepwise"
@@ -82,18 +82,18 @@ class Mates(L.Layer):
 
 
 @pytest.mark.parametrize(
-    ("layer", "law", "example"),
+    ("layer", "start", "example"),
     [
         (Leak(name="leak"), "matches_unpadded: Leak 'leak'", "[[1], [1]]"),
         (Grid(), "matches_unpadded: ", "[[1, 0]]"),
         (Forgetful(2.0), "round_trip: ", "[[1]]"),
     ],
 )
-def test_a_broken_law_is_named_with_the_smallest_example(layer, law, example):
-    with pytest.raises(PropertyViolation) as broken:
+def test_a_violation_is_reported_with_the_smallest_mask(layer, start, example):
+    with pytest.raises(PropertyViolation) as violation:
         check_layer(layer, (2,))
-    assert str(broken.value).startswith(law)
-    assert f"Smallest mask: {example}." in str(broken.value) or law.startswith("round_trip")
+    assert str(violation.value).startswith(start)
+    assert f"Smallest mask: {example}." in str(violation.value) or start.startswith("round_trip")
 
 
 # ------------------------------------------------------------------------------------------------ wrong layers
@@ -103,7 +103,7 @@ def values(x):
     return x.values if isinstance(x, Packed) else x
 
 
-def on(x, new):
+def replace_values(x, new):
     return x.with_values(new) if isinstance(x, Packed) else new
 
 
@@ -132,21 +132,21 @@ class Counting(L.Layer):
         return inputs * self.calls
 
 
-class Weighed(L.Layer):
-    """A sum over real steps that multiplies before it looks at the mask: NaN times 0 is NaN, in a gradient too."""
+class MaskedSum(L.Layer):
+    """A sum over real steps that multiplies padding by 0: NaN times 0 is NaN, also in a gradient."""
 
-    def __init__(self, how, first=True, **kwargs):
+    def __init__(self, apply_mask, kernel_first=True, **kwargs):
         super().__init__(**kwargs)
-        self.how = how
-        self.first = first
+        self.apply_mask = apply_mask
+        self.kernel_first = kernel_first
 
     def build(self, shape):
         self.add_weight((shape[-1], 2), name="kernel")
 
     def call(self, inputs, mask=None):
-        x = unpack(inputs) @ self.kernel if self.first else unpack(inputs)
-        x = (x if mask is None else self.how(mask[..., None], x)).sum(1)
-        return x if self.first else x @ self.kernel
+        x = unpack(inputs) @ self.kernel if self.kernel_first else unpack(inputs)
+        x = (x if mask is None else self.apply_mask(mask[..., None], x)).sum(1)
+        return x if self.kernel_first else x @ self.kernel
 
     def compute_mask(self, inputs, mask=None):
         return None
@@ -164,8 +164,8 @@ class Detached(L.Layer):
         return inputs * self.scale.detach()
 
 
-class Bound(L.Layer):
-    """Its config says another size than it was made with."""
+class WrongConfig(L.Layer):
+    """Its config has another size than the layer."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -192,7 +192,7 @@ class Penalized(L.Layer):
         return mask
 
 
-class Second(L.Layer):
+class WrongMask(L.Layer):
     """Attention whose mask is that of the wrong input."""
 
     def __init__(self, **kwargs):
@@ -206,8 +206,8 @@ class Second(L.Layer):
         return None if mask is None else mask[1]
 
 
-class InGaps(L.Layer):
-    """Gaps show the column that they begin at."""
+class ColumnsInGaps(L.Layer):
+    """Its gap values are the columns at which gaps begin."""
 
     relation = "stepwise"
 
@@ -218,23 +218,23 @@ class InGaps(L.Layer):
         return inputs.with_values(inputs.values, begin[:, None].expand(-1, inputs.shape[-1]))
 
 
-def changed(inputs):
+def change_in_place(inputs):
     with torch.no_grad():
         values(inputs).mul_(2)
     return inputs
 
 
 def layer(relation, call, mask=True, shape=None, **body):
-    """A layer of one function; `mask` False ends the mask, `shape` says what it says of its output's."""
+    """Return a layer class of one function; with `mask` False it removes the mask, `shape` is its compute_output_shape."""
     if not mask:
         body["compute_mask"] = lambda self, inputs, mask=None: None
     if shape is not None:
-        body["compute_output_shape"] = lambda self, given: shape(given)
+        body["compute_output_shape"] = lambda self, input_shape: shape(input_shape)
     return type("Wrong", (L.Layer,), {"relation": relation, "call": lambda self, inputs: call(inputs), **body})
 
 
-def looking(call, compute_mask):
-    """A layer of one function that takes the mask, and says what becomes of it."""
+def layer_with_mask(call, compute_mask):
+    """Return a layer class of a function that takes the mask, and its compute_mask."""
     return type(
         "Wrong",
         (L.Layer,),
@@ -251,14 +251,18 @@ WRONG = {
         "matches_unpadded",
         "independent_of_batch",
     ),
-    "the step before, of whatever sequence": (
+    "the step before, also of another sequence": (
         type("Wrong", (L.Layer,), {"stepwise": True, "call": lambda self, inputs: torch.cumsum(inputs, 1)}),
         "matches_unpadded",
         "independent_of_batch",
     ),
-    "the column": (layer("stepwise", lambda x: on(x, values(x) + columns(x))), "matches_unpadded", "ignores_padding"),
+    "the column": (
+        layer("stepwise", lambda x: replace_values(x, values(x) + columns(x))),
+        "matches_unpadded",
+        "ignores_padding",
+    ),
     "the width of the grid": (layer("stepwise", lambda x: x * x.shape[1]), "matches_unpadded", "ignores_padding"),
-    "how many sequences there are": (
+    "the number of sequences": (
         layer("reduce", lambda x: mean(x) * x.shape[0], False),
         "matches_unpadded",
         "independent_of_batch",
@@ -275,25 +279,29 @@ WRONG = {
         "ignores_padding",
     ),
     "only right padding": (layer("reduce", lambda x: unpack(x)[:, :1].sum(1), False), "matches_unpadded", "ignores_padding"),
-    "what gaps show": (looking(lambda x, mask: unpack(x).sum(1), lambda mask: None), "ignores_padding", ""),
-    "NaN times 0": (lambda: Weighed(torch.mul, first=False), "ignores_padding", ""),
-    "NaN times 0 in a gradient": (lambda: Weighed(lambda mask, x: torch.where(mask, x, 0)), "ignores_padding", ""),
+    "the gap values": (layer_with_mask(lambda x, mask: unpack(x).sum(1), lambda mask: None), "ignores_padding", ""),
+    "NaN times 0": (lambda: MaskedSum(torch.mul, kernel_first=False), "ignores_padding", ""),
+    "NaN times 0 in a gradient": (lambda: MaskedSum(lambda mask, x: torch.where(mask, x, 0)), "ignores_padding", ""),
     "another number each time": (layer("stepwise", lambda x: x * random.random()), "deterministic", "matches_unpadded"),
     "another number each call": (Counting, "deterministic", "matches_unpadded"),
-    "inputs changed in place": (layer("stepwise", changed), "deterministic", ""),
-    "fill changed in place": (
+    "inputs changed in place": (layer("stepwise", change_in_place), "deterministic", ""),
+    "gap values changed in place": (
         layer("stepwise", lambda x: x if getattr(x, "gap_values", None) is None or x.gap_values.zero_() is None else x),
         "deterministic",
         "",
     ),
-    "a mask of its own": (
-        looking(lambda x, mask: x * 1, lambda mask: None if mask is None else mask.roll(1, 1)),
+    "another mask than its outputs have": (
+        layer_with_mask(lambda x, mask: x * 1, lambda mask: None if mask is None else mask.roll(1, 1)),
         "matches_unpadded",
         "ignores_padding",
     ),
-    "a mask that it says is over": (layer("stepwise", lambda x: x, False), "matches_unpadded", ""),
-    "another shape than it says": (layer("reduce", mean, False, lambda given: tuple(given)), "matches_unpadded", ""),
-    "a slope that is none": (layer("stepwise", lambda x: x + (x * x - x).detach()), "gradients", ""),
+    "compute_mask without a mask": (layer("stepwise", lambda x: x, False), "matches_unpadded", ""),
+    "another shape than compute_output_shape": (
+        layer("reduce", mean, False, lambda input_shape: tuple(input_shape)),
+        "matches_unpadded",
+        "",
+    ),
+    "a wrong gradient": (layer("stepwise", lambda x: x + (x * x - x).detach()), "gradients", ""),
     "a weight without a gradient": (Detached, "gradients", ""),
     "an empty sequence is NaN": (
         layer("reduce", lambda x: torch.stack([s.mean(0) for s in steps_of(x)]), False),
@@ -305,63 +313,63 @@ WRONG = {
         "deterministic",
         "matches_unpadded",
     ),
-    "a loss by the width": (Penalized, "matches_unpadded", "ignores_padding"),
-    "gaps that show columns": (InGaps, "ignores_padding", ""),
-    "a config of another size": (lambda: Bound(2), "round_trip", ""),
-    "no config": (lambda: Weighed(torch.mul, first=False, name="no_config"), "ignores_padding", "round_trip"),
+    "an added loss that depends on the width": (Penalized, "matches_unpadded", "ignores_padding"),
+    "gap values that depend on columns": (ColumnsInGaps, "ignores_padding", ""),
+    "a config of another size": (lambda: WrongConfig(2), "round_trip", ""),
+    "no config": (lambda: MaskedSum(torch.mul, kernel_first=False, name="no_config"), "ignores_padding", "round_trip"),
 }
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_a_wrong_layer_is_found_and_its_law_named(fault):
-    make, law, also = WRONG[fault]
-    with pytest.raises(PropertyViolation) as broken:
+def test_a_wrong_layer_is_found_with_the_violated_properties(fault):
+    make, property_name, other = WRONG[fault]
+    with pytest.raises(PropertyViolation) as violation:
         check_layer(make, (2,), num_masks=3)
-    said, _, others = str(broken.value).partition("It also violates: ")
-    assert said.startswith(f"{law}: ") and also in others, broken.value
-    assert "Smallest mask: [[" in said
+    first, _, others = str(violation.value).partition("It also violates: ")
+    assert first.startswith(f"{property_name}: ") and other in others, violation.value
+    assert "Smallest mask: [[" in first
 
 
-def test_a_mask_of_the_wrong_input_is_found_where_inputs_have_masks_of_their_own():
-    check_layer(Second(), [(2,), (2,)], num_masks=1)  # with one mask for both nobody could tell
+def test_a_mask_of_the_wrong_input_is_found_with_separate_masks():
+    check_layer(WrongMask(), [(2,), (2,)], num_masks=1)  # with one mask for both the error has no effect
     with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest masks: \[\[\[0\]\], \[\[1\]\]\]"):
-        check_layer(Second(), [(2,), (2,)], separate_masks=True, num_masks=1)
+        check_layer(WrongMask(), [(2,), (2,)], separate_masks=True, num_masks=1)
     check_layer(L.Attention(), [(2,), (2,)], separate_masks=True, num_masks=1)
 
 
-def test_gradients_of_masked_numbers_are_found():
-    reads = looking(lambda x, mask: unpack(x).sum(1), lambda mask: None)
-    with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest mask: \[\[0\]\]") as broken:
+def test_gradients_at_masked_steps_are_found():
+    reads = layer_with_mask(lambda x, mask: unpack(x).sum(1), lambda mask: None)
+    with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest mask: \[\[0\]\]") as violation:
         check_layer(Sequential([L.Embedding(5, 2, mask_zero=True), reads()]), ids(5), creates_mask=True, num_masks=1)
-    assert "ignores_padding" in str(broken.value)
+    assert "ignores_padding" in str(violation.value)
 
 
-def test_every_side_is_padded_by_one_and_by_three_however_the_mask_is_given():
-    for ways in (("packed", "mask"), ("mask_created",)):
-        tried = list(layer_properties.padding_variants(*ways))
-        for way in ways:
-            assert {(1, 0), (3, 0), (0, 1), (0, 3)} <= {(left, right) for left, right, w, *_ in tried if w == way}
-        assert {str(number) for *_, number, _ in tried} == set(map(str, layer_properties.PADDING_NUMBERS))
+def test_each_side_is_padded_by_one_and_three_columns_in_each_form():
+    for forms in (("packed", "mask"), ("mask_created",)):
+        variants = list(layer_properties.padding_variants(*forms))
+        for form in forms:
+            assert {(1, 0), (3, 0), (0, 1), (0, 3)} <= {(left, right) for left, right, f, *_ in variants if f == form}
+        assert {str(number) for *_, number, _ in variants} == set(map(str, layer_properties.PADDING_NUMBERS))
 
 
-def test_a_layer_that_looks_at_the_grid_and_honours_the_mask_passes():
+def test_a_layer_that_uses_the_mask_of_the_grid_passes():
     check_layer(Softmax(), (2,))
 
 
-def test_a_layer_that_declares_what_it_breaks_passes():
-    check_layer(Mates(), (2,))
+def test_a_layer_with_known_violations_passes():
+    check_layer(BatchStatistics(), (2,))
     with pytest.raises(PropertyViolation, match="matches_unpadded"):
-        check_layer(type("Silent", (Mates,), {"known_violations": {}})(), (2,))
+        check_layer(type("Silent", (BatchStatistics,), {"known_violations": {}})(), (2,))
 
 
-def test_a_declaration_needs_a_known_law_and_a_reason():
+def test_a_known_violation_needs_a_property_and_a_reason():
     with pytest.raises(ArgumentError, match="reason"):
         check_layer(L.Dense(2), known_violations={"matches_unpadded": ""})
     with pytest.raises(ArgumentError, match="Did you mean 'matches_unpadded'"):
         check_layer(L.Dense(2), known_violations={"matches_unpaded": "no"})
 
 
-def test_the_layer_that_is_checked_stays_as_it_was():
+def test_a_check_does_not_change_the_layer():
     layer = L.Dense(2)
     before = layer(torch.ones(1, 2, 3))
     check_layer(layer, num_masks=1)
@@ -369,7 +377,7 @@ def test_the_layer_that_is_checked_stays_as_it_was():
     assert layer.kernel.dtype == torch.float32
 
 
-def test_random_numbers_go_on_as_if_nothing_had_been_checked():
+def test_a_check_does_not_change_the_random_state():
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
@@ -377,7 +385,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_checked():
     assert torch.rand(3).equal(expected)
 
 
-class Padded(losses.Loss):
+class MeanOverWidth(losses.Loss):
     """A loss that divides by the width of the grid."""
 
     def call(self, y_true, y_pred, mask):
@@ -388,19 +396,19 @@ def test_losses_and_metrics_are_checked():
     check_loss("mse", num_masks=1)
     check_metric(lambda y_true, y_pred: (y_true - y_pred).abs().mean(-1), num_masks=1)
     with pytest.raises(PropertyViolation, match="matches_unpadded"):
-        check_loss(Padded())
+        check_loss(MeanOverWidth())
 
 
-def test_draws_stay_within_their_kind():
+def test_labels_are_class_ids():
     assert set(labels(3)(torch.Generator().manual_seed(0), (4, 50)).unique().tolist()) == {0, 1, 2}
 
 
-def test_special_masks_have_the_shapes_on_which_padding_goes_wrong():
+def test_special_masks_have_empty_sequences_single_steps_and_both_paddings():
     masks = special_masks().values()
     steps = {int(mask.sum()) for mask in masks}
     assert {0, 1} <= steps
     assert any(mask.shape[1] == 1 for mask in masks) and any(mask.shape[1] == 0 for mask in masks)
-    assert any(mask.any() and not mask.any(1).all() for mask in masks)  # an empty row beside others
+    assert any(mask.any() and not mask.any(1).all() for mask in masks)  # an empty row and others
     for name, first in (("right", True), ("left", False)):
         lengths = special_masks()[name].sum(1)
         width = special_masks()[name].shape[1]
@@ -410,11 +418,11 @@ def test_special_masks_have_the_shapes_on_which_padding_goes_wrong():
     assert len(list(random_masks(5))) == 5
 
 
-def test_shrinking_ends_where_nothing_can_be_taken_away():
-    def law(mask):
+def test_shrinking_returns_a_smallest_mask():
+    def check(mask):
         if mask.any(1).sum() > 1:
             raise PropertyViolation("two rows")
 
-    mask, _ = shrink_mask(law, special_masks()["gaps"], PropertyViolation("two rows"))
+    mask, _ = shrink_mask(check, special_masks()["gaps"], PropertyViolation("two rows"))
     assert mask.astype(int).tolist() == [[1], [1]]
     assert isinstance(mask, np.ndarray)

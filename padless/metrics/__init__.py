@@ -1,4 +1,4 @@
-"""Metrics with Keras's names, arguments and numbers, over real steps only."""
+"""The metrics of Keras, with its names and arguments, over real steps only."""
 
 from padless.losses.hinge_losses import categorical_hinge as categorical_hinge
 from padless.losses.hinge_losses import hinge as hinge

@@ -1,121 +1,174 @@
-"""Means of what losses measure, as metrics: errors, cross entropies, hinges, cosines, correlations."""
+"""Means of errors, cross entropies, hinge losses, cosines and correlations over real steps."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from padless.losses import hinge_losses as loss_hinge
-from padless.losses import probabilistic_losses as loss_probabilistic
-from padless.losses import regression_losses as loss_regression
+from padless.losses import hinge_losses, probabilistic_losses, regression_losses
 from padless.losses.base import EPSILON, read_same_shape
 from padless.metrics.metric import MeanMetricWithFunction, register_metric
 from padless.registry import register
+from padless.types import ArrayLike
 
 
 @register("metric_function")
-def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
-    """The cosine of the angle between targets and outputs: 1 where they point the same way.
+def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> Tensor:
+    """Return the cosine of the angle between targets and outputs: 1 where they have the same direction.
 
-    >>> cosine_similarity([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]])
-    tensor([0., 1.])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+        axis: The axis of the vectors.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> cosine_similarity([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]])
+        tensor([0., 1.])
     """
-    return 0.0 - loss_regression.cosine_similarity(y_true, y_pred, axis)
+    return 0.0 - regression_losses.cosine_similarity(y_true, y_pred, axis)
 
 
 @register("metric_function")
-def pearson_correlation(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
-    """The correlation of targets and outputs over an axis; 0 where one of them is constant.
+def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> Tensor:
+    """Return `cov(y_true, y_pred) / (std(y_true) * std(y_pred))` over an axis; 0 where one of them is constant.
 
-    >>> pearson_correlation([[1., 2., 3.]], [[2., 4., 6.]]).round(decimals=4)
-    tensor([1.])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+        axis: The axis of the statistics.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> pearson_correlation([[1., 2., 3.]], [[2., 4., 6.]]).round(decimals=4)
+        tensor([1.])
     """
-    true, pred = (part - part.mean(axis, keepdim=True) for part in read_same_shape(y_true, y_pred))
+    true, pred = (x - x.mean(axis, keepdim=True) for x in read_same_shape(y_true, y_pred))
     scale = (true.square().mean(axis) * pred.square().mean(axis)).sqrt()
-    return torch.where(scale == 0, 0, (true * pred).mean(axis) / torch.where(scale == 0, 1, scale))
+    is_constant = scale == 0
+    return torch.where(is_constant, 0, (true * pred).mean(axis) / torch.where(is_constant, 1, scale))
 
 
 @register("metric_function")
-def concordance_correlation(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
-    """How near targets and outputs lie to the line on which they are equal, over an axis (Lin 1989).
+def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> Tensor:
+    """Return `2 * cov / (var(y_true) + var(y_pred) + (mean(y_true) - mean(y_pred)) ** 2)` over an axis (Lin 1989).
 
-    >>> concordance_correlation([[1., 2., 3.]], [[1., 2., 3.]]).round(decimals=4)
-    tensor([1.])
+    It is 1 where targets and outputs are equal.
+
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+        axis: The axis of the statistics.
+
+    Returns:
+        One value for each row, `(N,)`.
+
+    Example:
+        >>> concordance_correlation([[1., 2., 3.]], [[1., 2., 3.]]).round(decimals=4)
+        tensor([1.])
     """
     true, pred = read_same_shape(y_true, y_pred)
-    a, b = (part.mean(axis, keepdim=True) for part in (true, pred))
-    shared = ((true - a) * (pred - b)).mean(axis)
-    spread = (true - a).square().mean(axis) + (pred - b).square().mean(axis)
-    return 2 * shared / (spread + (a - b).squeeze(axis).square() + EPSILON)
+    true_mean, pred_mean = true.mean(axis, keepdim=True), pred.mean(axis, keepdim=True)
+    covariance = ((true - true_mean) * (pred - pred_mean)).mean(axis)
+    variances = (true - true_mean).square().mean(axis) + (pred - pred_mean).square().mean(axis)
+    return 2 * covariance / (variances + (true_mean - pred_mean).squeeze(axis).square() + EPSILON)
 
 
 @register("metric_function")
-def squared_error(y_true: Any, y_pred: Any) -> Tensor:
-    """`(y_true - y_pred) ** 2`, by element.
+def squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
+    """Return `(y_true - y_pred) ** 2` of each element.
 
-    >>> squared_error([[1., 2.]], [[1., 4.]])
-    tensor([[0., 4.]])
+    Args:
+        y_true: Targets `(N, D)`.
+        y_pred: Outputs `(N, D)`.
+
+    Example:
+        >>> squared_error([[1., 2.]], [[1., 4.]])
+        tensor([[0., 4.]])
     """
-    y_true, y_pred = read_same_shape(y_true, y_pred)
-    return (y_true - y_pred).square()
+    targets, outputs = read_same_shape(y_true, y_pred)
+    return (targets - outputs).square()
 
 
 @register_metric("mse", "MSE")
 class MeanSquaredError(MeanMetricWithFunction):
-    """The mean squared error.
+    """The mean of `(y_true - y_pred) ** 2`. The state is that of `Mean`.
 
-    >>> MeanSquaredError()([[1., 2.]], [[1., 4.]]).item()
-    2.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> MeanSquaredError()([[1., 2.]], [[1., 4.]]).item()
+        2.0
     """
 
     def __init__(self, name: str | None = "mean_squared_error", dtype: str | None = None) -> None:
-        super().__init__(loss_regression.mean_squared_error, name, dtype)
+        super().__init__(regression_losses.mean_squared_error, name, dtype)
 
 
 @register_metric("mae", "MAE")
 class MeanAbsoluteError(MeanMetricWithFunction):
-    """The mean absolute error.
+    """The mean of `|y_true - y_pred|`. The state is that of `Mean`.
 
-    >>> MeanAbsoluteError()([[1., 2.]], [[1., 4.]]).item()
-    1.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> MeanAbsoluteError()([[1., 2.]], [[1., 4.]]).item()
+        1.0
     """
 
     def __init__(self, name: str | None = "mean_absolute_error", dtype: str | None = None) -> None:
-        super().__init__(loss_regression.mean_absolute_error, name, dtype)
+        super().__init__(regression_losses.mean_absolute_error, name, dtype)
 
 
 @register_metric("mape", "MAPE")
 class MeanAbsolutePercentageError(MeanMetricWithFunction):
-    """The mean absolute error in percent of the targets.
+    """The mean of `100 * |y_true - y_pred| / max(|y_true|, 1e-7)`. The state is that of `Mean`.
 
-    >>> MeanAbsolutePercentageError()([[1., 2.]], [[1., 4.]]).item()
-    50.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> MeanAbsolutePercentageError()([[1., 2.]], [[1., 4.]]).item()
+        50.0
     """
 
     def __init__(self, name: str | None = "mean_absolute_percentage_error", dtype: str | None = None) -> None:
-        super().__init__(loss_regression.mean_absolute_percentage_error, name, dtype)
+        super().__init__(regression_losses.mean_absolute_percentage_error, name, dtype)
 
 
 @register_metric("msle", "MSLE")
 class MeanSquaredLogarithmicError(MeanMetricWithFunction):
-    """The mean squared difference of `log(y + 1)`.
+    """The mean of `(log(y_true + 1) - log(y_pred + 1)) ** 2`. The state is that of `Mean`.
 
-    >>> MeanSquaredLogarithmicError()([[0., 1.]], [[0., 1.]]).item()
-    0.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> MeanSquaredLogarithmicError()([[0., 1.]], [[0., 1.]]).item()
+        0.0
     """
 
     def __init__(self, name: str | None = "mean_squared_logarithmic_error", dtype: str | None = None) -> None:
-        super().__init__(loss_regression.mean_squared_logarithmic_error, name, dtype)
+        super().__init__(regression_losses.mean_squared_logarithmic_error, name, dtype)
 
 
 @register_metric()
 class CosineSimilarity(MeanMetricWithFunction):
-    """The mean cosine between targets and outputs; `axis` is a feature axis.
+    """The mean over real steps of the cosine of the angle between targets and outputs. The state is that of `Mean`.
 
-    >>> CosineSimilarity()([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]]).item()
-    0.5
+    Args:
+        axis: The feature axis of the vectors.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> CosineSimilarity()([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]]).item()
+        0.5
     """
 
     def __init__(self, name: str | None = "cosine_similarity", dtype: str | None = None, axis: int = -1) -> None:
@@ -124,22 +177,31 @@ class CosineSimilarity(MeanMetricWithFunction):
 
 @register_metric()
 class LogCoshError(MeanMetricWithFunction):
-    """The mean of `log(cosh(y_pred - y_true))`.
+    """The mean of `log(cosh(y_pred - y_true))`. The state is that of `Mean`.
 
-    >>> LogCoshError()([[1., 2.]], [[1., 2.]]).item()
-    0.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> LogCoshError()([[1., 2.]], [[1., 2.]]).item()
+        0.0
     """
 
     def __init__(self, name: str | None = "logcosh", dtype: str | None = None) -> None:
-        super().__init__(loss_regression.log_cosh, name, dtype)
+        super().__init__(regression_losses.log_cosh, name, dtype)
 
 
 @register_metric()
 class PearsonCorrelation(MeanMetricWithFunction):
-    """The mean over real steps of the correlation of targets and outputs over a feature axis.
+    """The mean over real steps of `pearson_correlation`. The state is that of `Mean`.
 
-    >>> PearsonCorrelation()([[1., 2., 3.]], [[3., 2., 1.]]).item()
-    -1.0...
+    Args:
+        axis: The feature axis of the statistics.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> PearsonCorrelation()([[1., 2., 3.]], [[3., 2., 1.]]).item()
+        -1.0...
     """
 
     def __init__(self, name: str | None = "pearson_correlation", dtype: str | None = None, axis: int = -1) -> None:
@@ -148,10 +210,15 @@ class PearsonCorrelation(MeanMetricWithFunction):
 
 @register_metric()
 class ConcordanceCorrelation(MeanMetricWithFunction):
-    """The mean over real steps of the concordance of targets and outputs over a feature axis.
+    """The mean over real steps of `concordance_correlation`. The state is that of `Mean`.
 
-    >>> ConcordanceCorrelation()([[0., 2.]], [[1., 3.]]).item()
-    0.6666...
+    Args:
+        axis: The feature axis of the statistics.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> ConcordanceCorrelation()([[0., 2.]], [[1., 3.]]).item()
+        0.6666...
     """
 
     def __init__(self, name: str | None = "concordance_correlation", dtype: str | None = None, axis: int = -1) -> None:
@@ -160,70 +227,96 @@ class ConcordanceCorrelation(MeanMetricWithFunction):
 
 @register_metric()
 class Hinge(MeanMetricWithFunction):
-    """The mean hinge loss; a target 0 counts as -1.
+    """The mean of `max(1 - y_true * y_pred, 0)`; a target 0 means -1. The state is that of `Mean`.
 
-    >>> Hinge()([[0., 1.]], [[-2., 0.5]]).item()
-    0.25
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> Hinge()([[0., 1.]], [[-2., 0.5]]).item()
+        0.25
     """
 
     def __init__(self, name: str | None = "hinge", dtype: str | None = None) -> None:
-        super().__init__(loss_hinge.hinge, name, dtype)
+        super().__init__(hinge_losses.hinge, name, dtype)
 
 
 @register_metric()
 class SquaredHinge(MeanMetricWithFunction):
-    """The mean squared hinge loss; a target 0 counts as -1.
+    """The mean of `max(1 - y_true * y_pred, 0) ** 2`; a target 0 means -1. The state is that of `Mean`.
 
-    >>> SquaredHinge()([[0., 1.]], [[-2., 0.]]).item()
-    0.5
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> SquaredHinge()([[0., 1.]], [[-2., 0.]]).item()
+        0.5
     """
 
     def __init__(self, name: str | None = "squared_hinge", dtype: str | None = None) -> None:
-        super().__init__(loss_hinge.squared_hinge, name, dtype)
+        super().__init__(hinge_losses.squared_hinge, name, dtype)
 
 
 @register_metric()
 class CategoricalHinge(MeanMetricWithFunction):
-    """The mean categorical hinge loss, for one-hot targets.
+    """The mean of `max(largest wrong output - right output + 1, 0)`, for one-hot targets. The state is that of `Mean`.
 
-    >>> CategoricalHinge()([[0., 1., 0.]], [[0.5, 1., 0.]]).item()
-    0.5
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> CategoricalHinge()([[0., 1., 0.]], [[0.5, 1., 0.]]).item()
+        0.5
     """
 
     def __init__(self, name: str | None = "categorical_hinge", dtype: str | None = None) -> None:
-        super().__init__(loss_hinge.categorical_hinge, name, dtype)
+        super().__init__(hinge_losses.categorical_hinge, name, dtype)
 
 
 @register_metric()
 class KLDivergence(MeanMetricWithFunction):
-    """The mean Kullback-Leibler divergence of the outputs from the targets.
+    """The mean over real steps of the Kullback-Leibler divergence of targets and outputs. The state is that of `Mean`.
 
-    >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]]).item()
-    0.693...
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]]).item()
+        0.693...
     """
 
     def __init__(self, name: str | None = "kl_divergence", dtype: str | None = None) -> None:
-        super().__init__(loss_probabilistic.kl_divergence, name, dtype)
+        super().__init__(probabilistic_losses.kl_divergence, name, dtype)
 
 
 @register_metric()
 class Poisson(MeanMetricWithFunction):
-    """The mean of `y_pred - y_true * log(y_pred)`.
+    """The mean of `y_pred - y_true * log(y_pred)`. The state is that of `Mean`.
 
-    >>> Poisson()([[1., 0.]], [[1., 3.]]).item()
-    2.0...
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> Poisson()([[1., 0.]], [[1., 3.]]).item()
+        2.0...
     """
 
     def __init__(self, name: str | None = "poisson", dtype: str | None = None) -> None:
-        super().__init__(loss_probabilistic.poisson, name, dtype)
+        super().__init__(probabilistic_losses.poisson, name, dtype)
 
 
 @register_metric("bce", "BCE")
 class BinaryCrossentropy(MeanMetricWithFunction):
-    """The mean binary cross entropy.
+    """The mean binary cross entropy of labels 0 and 1. The state is that of `Mean`.
 
-    >>> BinaryCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
-    0.693...
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> BinaryCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
+        0.693...
     """
 
     def __init__(
@@ -234,16 +327,23 @@ class BinaryCrossentropy(MeanMetricWithFunction):
         label_smoothing: float = 0,
     ) -> None:
         super().__init__(
-            loss_probabilistic.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=label_smoothing
+            probabilistic_losses.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=label_smoothing
         )
 
 
 @register_metric()
 class CategoricalCrossentropy(MeanMetricWithFunction):
-    """The mean cross entropy with one-hot labels.
+    """The mean cross entropy of one-hot labels. The state is that of `Mean`.
 
-    >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
-    0.693...
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
+        axis: The feature axis of the classes.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
+        0.693...
     """
 
     def __init__(
@@ -255,7 +355,7 @@ class CategoricalCrossentropy(MeanMetricWithFunction):
         axis: int = -1,
     ) -> None:
         super().__init__(
-            loss_probabilistic.categorical_crossentropy,
+            probabilistic_losses.categorical_crossentropy,
             name,
             dtype,
             from_logits=from_logits,
@@ -266,10 +366,17 @@ class CategoricalCrossentropy(MeanMetricWithFunction):
 
 @register_metric()
 class SparseCategoricalCrossentropy(MeanMetricWithFunction):
-    """The mean cross entropy with class ids; steps labelled `ignore_class` do not count.
+    """The mean cross entropy of class ids. The state is that of `Mean`.
 
-    >>> SparseCategoricalCrossentropy()([[1]], [[[0.5, 0.5]]]).item()
-    0.693...
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        ignore_class: The id of steps that do not count.
+        axis: The feature axis of the classes.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> SparseCategoricalCrossentropy()([[1]], [[[0.5, 0.5]]]).item()
+        0.693...
     """
 
     def __init__(
@@ -280,19 +387,24 @@ class SparseCategoricalCrossentropy(MeanMetricWithFunction):
         ignore_class: int | None = None,
         axis: int = -1,
     ) -> None:
-        loss = loss_probabilistic.SparseCategoricalCrossentropy(from_logits, ignore_class, axis=axis)
+        loss = probabilistic_losses.SparseCategoricalCrossentropy(from_logits, ignore_class, axis=axis)
         super().__init__(loss, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
 
 
 @register_metric()
 class Perplexity(MeanMetricWithFunction):
-    """How many classes the outputs hesitate between: e to the mean cross entropy with class ids over all real steps.
+    """The exponential of the mean cross entropy of class ids over all real steps. The state is that of `Mean`.
 
-    Of a language model over its corpus it is exact, however that is cut into batches. Steps labelled `ignore_class` do
-    not count. Over nothing it is 1.
+    The perplexity of a corpus does not depend on its split into batches. It is 1 without real steps.
 
-    >>> Perplexity()([[1]], [[[0.5, 0.5]]]).item()
-    2.0...
+    Args:
+        from_logits: Whether outputs are logits, not probabilities.
+        ignore_class: The id of steps that do not count.
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> Perplexity()([[1]], [[[0.5, 0.5]]]).item()
+        2.0...
     """
 
     def __init__(
@@ -302,7 +414,7 @@ class Perplexity(MeanMetricWithFunction):
         name: str | None = "perplexity",
         dtype: str | None = None,
     ) -> None:
-        loss = loss_probabilistic.SparseCategoricalCrossentropy(from_logits, ignore_class)
+        loss = probabilistic_losses.SparseCategoricalCrossentropy(from_logits, ignore_class)
         super().__init__(loss, name, dtype, from_logits=from_logits, ignore_class=ignore_class)
 
     def result(self) -> Tensor:
@@ -311,10 +423,14 @@ class Perplexity(MeanMetricWithFunction):
 
 @register_metric("rmse", "RMSE")
 class RootMeanSquaredError(MeanMetricWithFunction):
-    """The root of the mean squared error over all real steps and features.
+    """The root of the mean of `(y_true - y_pred) ** 2` over all real steps and features. The state is that of `Mean`.
 
-    >>> RootMeanSquaredError()([[1., 2.]], [[1., 4.]]).item()
-    1.414...
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> RootMeanSquaredError()([[1., 2.]], [[1., 4.]]).item()
+        1.414...
     """
 
     def __init__(self, name: str | None = "root_mean_squared_error", dtype: str | None = None) -> None:

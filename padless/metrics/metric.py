@@ -1,12 +1,12 @@
-"""What a metric is: a state that real steps are added to, and a result over all of them.
+"""The base class of metrics, means and sums of values at real steps, and what other metrics share.
 
-A mean keeps a sum and a weight, in double precision on the device of the outputs, so that the result over any split
-of the data is the result over the whole. Nothing is fetched from the device before `result` is looked at.
+A mean keeps a sum and a weight, in double precision on the device of the outputs. So its result does not depend on how the
+data are split into batches, and no update waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -22,100 +22,125 @@ from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register, snake_case
 from padless.saving import serialization as saving
+from padless.types import ArrayLike, Config, ConfigLike
 
-FUNCTIONS = ("metric_function", "loss_function", "loss", "metric")
+FUNCTION_KINDS = ("metric_function", "loss_function", "loss", "metric")  # of the registry, in the order of a look-up
 
 
 class Metric:
-    """The base of metrics, in Keras's style: `update_state`, `result`, `reset_state`, `add_variable`.
+    """The base class of metrics, as `keras.metrics.Metric`.
 
-    `update_state` gets targets and outputs as they are: where steps are masked, `y_pred` is a `Packed`, with the real
-    rows as `y_pred.values` and the grid of real steps as `y_pred.mask`. What it adds up it keeps in variables; these are
-    in double precision unless they have a `dtype`, and `reset_state` makes them 0.
+    A subclass creates its state with `add_variable` and defines `update_state` and `result`. If steps are masked,
+    `y_pred` of `update_state` is `Packed`, with the real steps in `y_pred.values` and the mask in `y_pred.mask`.
 
-    >>> class Steps(Metric):
-    ...     def __init__(self, name="steps"):
-    ...         super().__init__(name=name)
-    ...         self.seen = self.add_variable((), name="seen")
-    ...     def update_state(self, y_true, y_pred, sample_weight=None):
-    ...         self.seen.assign_add(y_pred.mask.sum())
-    ...     def result(self):
-    ...         return self.seen
-    >>> from padless import pack
-    >>> float(Steps()(None, pack(torch.zeros(1, 3), mask=[[1, 1, 0]])))
-    2.0
+    Args:
+        dtype: The dtype of the result, such as "float32". Default: that of the state.
+        name: The name. Default: the name of the class in snake case.
+
+    Raises:
+        ArgumentError: `dtype` is unknown.
+
+    Example:
+        >>> class Steps(Metric):
+        ...     def __init__(self, name="steps"):
+        ...         super().__init__(name=name)
+        ...         self.num_steps = self.add_variable((), name="num_steps")
+        ...     def update_state(self, y_true, y_pred, sample_weight=None):
+        ...         self.num_steps.assign_add(y_pred.mask.sum())
+        ...     def result(self):
+        ...         return self.num_steps
+        >>> from padless import pack
+        >>> float(Steps()(None, pack(torch.zeros(1, 3), mask=[[1, 1, 0]])))
+        2.0
     """
 
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
     higher_is_better: bool | None = None  # for callbacks with mode="auto"; None: the name decides
     _direction: str | None = None  # Keras's name for it: "up" or "down"
+    _variables: list[Variable] | None = None  # None until __init__ has run
 
     def __init__(self, dtype: str | None = None, name: str | None = None) -> None:
         self.name = name or snake_case(type(self).__name__)
         self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
         if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ArgumentError(f"`dtype` must be the name of a torch dtype, such as 'float32'; got {dtype!r}.")
-        self._variables: list[Variable] = []
+        self._variables = []
 
     def add_variable(
         self,
-        shape: Any = (),
-        initializer: Any = "zeros",
+        shape: Sequence[int] = (),
+        initializer: ConfigLike | Callable[..., Tensor] = "zeros",
         dtype: str | None = None,
         aggregation: str = "sum",
         name: str | None = None,
     ) -> Variable:
-        """A variable of this metric, with `assign`, `assign_add` and all that a tensor has; `aggregation` must be "sum"."""
-        if not hasattr(self, "_variables"):
+        """Add a variable to the state, and return it.
+
+        Args:
+            shape: The shape.
+            initializer: The first value: an initializer, its name, or a function of shape and dtype.
+            dtype: The dtype. Default: float64.
+            aggregation: Only "sum": variables of several processes are added.
+            name: The name.
+
+        Raises:
+            ArgumentError: `aggregation` is not "sum", or `super().__init__()` was not called before.
+        """
+        if self._variables is None:
             raise ArgumentError(f"{type(self).__name__} must call `super().__init__()` before `add_variable`.")
         if aggregation != "sum":
             raise ArgumentError(f"The variables of a metric are sums over batches; got aggregation={aggregation!r}.")
-        make = saving.get(initializer, "initializer") or torch.zeros
-        made = make(tuple(shape), dtype=getattr(torch, str(dtype or "float64").removeprefix("torch.")))
-        self._variables.append(variable := Variable(torch.as_tensor(made), name))
+        initialize = saving.get(initializer, "initializer") or torch.zeros
+        value = initialize(tuple(shape), dtype=getattr(torch, str(dtype or "float64").removeprefix("torch.")))
+        variable = Variable(torch.as_tensor(value), name)
+        self._variables.append(variable)
         return variable
 
     def add_weight(
-        self, shape: Any = (), initializer: Any = "zeros", dtype: str | None = None, name: str | None = None
+        self,
+        shape: Sequence[int] = (),
+        initializer: ConfigLike | Callable[..., Tensor] = "zeros",
+        dtype: str | None = None,
+        name: str | None = None,
     ) -> Variable:
-        """The same, by Keras's older name."""
+        """Add a variable to the state, and return it: the older name of `add_variable` in Keras."""
         return self.add_variable(shape, initializer, dtype, name=name)
 
     @property
     def variables(self) -> list[Variable]:
-        """Its variables, and those of metrics that are its attributes."""
+        """The variables of this metric and of the metrics that are its attributes."""
         inner = [metric for metric in vars(self).values() if isinstance(metric, Metric)]
-        return [*self._variables, *(variable for metric in inner for variable in metric.variables)]
+        return [*(self._variables or []), *(variable for metric in inner for variable in metric.variables)]
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
-        """Add a batch: `(y_true, y_pred, sample_weight=None)`, or `(values, sample_weight=None)` for a mean."""
+        """Add a batch: `(y_true, y_pred, sample_weight=None)`; for a mean of values `(values, sample_weight=None)`."""
         raise NotImplementedError
 
     def result(self) -> Any:
-        """The metric over all that was added."""
+        """Return the metric over all batches since the last reset: a tensor, or a dictionary of tensors."""
         raise NotImplementedError
 
     def reset_state(self) -> None:
-        """Forget everything."""
+        """Set all variables to 0."""
         for variable in self.variables:
             variable.assign(torch.zeros_like(variable.data))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch, and give the result so far."""
+        """Add a batch with `update_state`, and return `result`."""
         self.update_state(*args, **kwargs)
         return self.result()
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+    def get_config(self) -> Config:
+        """Return the arguments of the constructor."""
         return {"name": self.name, "dtype": self.dtype}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The metric with this config."""
+    def from_config(cls, config: Config) -> Self:
+        """Return the metric with this config."""
         return cls(**config)
 
     def cast(self, result: Tensor) -> Tensor:
-        """A result in the dtype of the metric, if it has one."""
+        """Return a result in the dtype of the metric."""
         return result if self.dtype is None else result.to(getattr(torch, self.dtype))
 
     def __repr__(self) -> str:
@@ -137,52 +162,63 @@ def register_metric(*names: str) -> Callable[[MetricClass], MetricClass]:
 # ------------------------------------------------------------------------------------------------ means and sums
 
 
-class _Reduction(Metric):
-    """What a mean and a sum share: values with weights, and their sum."""
+class _ValueMetric(Metric):
+    """A metric of values without targets, with their weighted sum as state."""
 
     def __init__(self, name: str | None, dtype: str | None) -> None:
         super().__init__(dtype, name)
         self.total = self.add_variable(name="total")
 
-    def measured(self, values: Any, sample_weight: Any) -> PerStepValues:
-        """Values, plain or `Packed`, with weights for their sequences or steps."""
-        found = to_tensor(values, "values")
-        rows = found.values if isinstance(found, Packed) else found.reshape(1) if found.ndim == 0 else found
-        index = found.index if isinstance(found, Packed) else None
-        return PerStepValues(rows, None if sample_weight is None else sample_weights_for(sample_weight, index, rows))
+    def per_step_values(self, values: ArrayLike, sample_weight: ArrayLike | None) -> PerStepValues:
+        """Return the values at real steps with their weights."""
+        tensor = to_tensor(values, "values")
+        if isinstance(tensor, Packed):
+            rows, index = tensor.values, tensor.index
+        else:
+            rows, index = (tensor.reshape(1) if tensor.ndim == 0 else tensor), None
+        weight = None if sample_weight is None else sample_weights_for(sample_weight, index, rows)
+        return PerStepValues(rows, weight)
 
 
 @register_metric()
-class Sum(_Reduction):
-    """The sum of all values at real steps, weighted on request.
+class Sum(_ValueMetric):
+    """The weighted sum of all values at real steps. The state is this sum.
 
-    >>> total = Sum()
-    >>> total.update_state([1., 3.]); total([5.]).item()
-    9.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> total = Sum()
+        >>> total.update_state([1., 3.]); total([5.]).item()
+        9.0
     """
 
     def __init__(self, name: str | None = "sum", dtype: str | None = None) -> None:
         super().__init__(name, dtype)
 
     @torch.no_grad()
-    def update_state(self, values: Any, sample_weight: Any = None) -> None:
-        """Add values, plain or `Packed`, with weights for their sequences or steps."""
-        weighted = self.measured(values, sample_weight).weighted_values
-        self.total.assign_add(weighted.sum(dtype=sum_dtype(weighted)))
+    def update_state(self, values: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+        """Add values `(B, T, ...)`, plain or `Packed`, with weights of sequences `(B,)` or steps `(B, T)`."""
+        weighted_values = self.per_step_values(values, sample_weight).weighted_values
+        self.total.assign_add(weighted_values.sum(dtype=sum_dtype(weighted_values)))
 
     def result(self) -> Tensor:
-        """The sum so far."""
+        """Return the sum; 0 without values."""
         return self.cast(self.total + 0)
 
 
 @register_metric()
-class Mean(_Reduction):
-    """The mean of all values at real steps, weighted on request; 0 before there are any.
+class Mean(_ValueMetric):
+    """The weighted mean of all values at real steps. The state is the sum of the weighted values and that of the weights.
 
-    >>> mean = Mean()
-    >>> mean.update_state([1., 3.]); mean.update_state([5., 7., 9.])
-    >>> mean.result().item()
-    5.0
+    Args:
+        name, dtype: See `Metric`.
+
+    Example:
+        >>> mean = Mean()
+        >>> mean.update_state([1., 3.]); mean.update_state([5., 7., 9.])
+        >>> mean.result().item()
+        5.0
     """
 
     def __init__(self, name: str | None = "mean", dtype: str | None = None) -> None:
@@ -190,23 +226,26 @@ class Mean(_Reduction):
         self.count = self.add_variable(name="count")
 
     @torch.no_grad()
-    def update_state(self, values: Any, sample_weight: Any = None) -> None:
-        """Add values, plain or `Packed`, with weights for their sequences or steps."""
-        measured = self.measured(values, sample_weight)
-        self.add_weighted_sum(measured.reduce("mean_with_sample_weight", sum_dtype(measured.values)))
+    def update_state(self, values: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+        """Add values `(B, T, ...)`, plain or `Packed`, with weights of sequences `(B,)` or steps `(B, T)`."""
+        self._add_values(self.per_step_values(values, sample_weight))
 
-    def add_weighted_sum(self, term: WeightedSum) -> None:
-        """Add a sum and its weight."""
-        self.total.assign_add(term.sum)
-        self.count.assign_add(term.weight)
+    def _add_values(self, values: PerStepValues) -> None:
+        """Add the sum of values, and the sum of their weights, in the widest dtype of the device."""
+        self.add_weighted_sum(values.reduce("mean_with_sample_weight", sum_dtype(values.values)))
+
+    def add_weighted_sum(self, weighted_sum: WeightedSum) -> None:
+        """Add a sum and its weight to the state."""
+        self.total.assign_add(weighted_sum.sum)
+        self.count.assign_add(weighted_sum.weight)
 
     def result(self) -> Tensor:
-        """The mean so far."""
+        """Return the mean; 0 without values."""
         return self.cast(WeightedSum(self.total + 0, self.count.to(self.total.device)).value)
 
 
 class MetricFunction(LossFunctionWrapper):
-    """A metric's function on real rows, in the dtypes that they come in."""
+    """A function of targets and outputs at real steps, which get no other dtype."""
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         return y_true, y_pred
@@ -214,11 +253,19 @@ class MetricFunction(LossFunctionWrapper):
 
 @register("metric")
 class MeanMetricWrapper(Mean):
-    """The mean over real steps of `fn(y_true, y_pred)`, a function of rows `(N, ...)`, or of a loss.
+    """The weighted mean over real steps of a function of targets and outputs, or of a loss.
 
-    >>> error = MeanMetricWrapper(lambda y_true, y_pred: (y_true - y_pred).abs(), name="error")
-    >>> error([[1., 5.]], [[2., 2.]]).item()
-    2.0
+    The state is that of `Mean`.
+
+    Args:
+        fn: A loss, or a function of rows `(N, ...)` that returns one value for each row.
+        name, dtype: See `Metric`. The default name is that of the function.
+        **kwargs: Further arguments of each call of the function.
+
+    Example:
+        >>> error = MeanMetricWrapper(lambda y_true, y_pred: (y_true - y_pred).abs(), name="error")
+        >>> error([[1., 5.]], [[2., 2.]]).item()
+        2.0
     """
 
     def __init__(
@@ -228,54 +275,65 @@ class MeanMetricWrapper(Mean):
         super().__init__(name or self.step_function.name, dtype)
 
     @torch.no_grad()
-    def update_state(  # pyright: ignore[reportIncompatibleMethodOverride] - as in Keras
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> None:
-        """Add the real steps of a batch; weights count only if they are given."""
-        measured = self.step_function.per_step_values(y_true, y_pred, sample_weight)
-        self.add_weighted_sum(measured.reduce("mean_with_sample_weight", sum_dtype(measured.values)))
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+        """Add the real steps of a batch.
 
-    def get_config(self) -> dict[str, Any]:
-        fn = self.step_function.fn if isinstance(self.step_function, MetricFunction) else self.step_function
-        kwargs = self.step_function.kwargs if isinstance(self.step_function, MetricFunction) else {}
-        return {**super().get_config(), "fn": saving.serialize(fn, FUNCTIONS), **kwargs}
+        Args:
+            y_true: Targets: `Packed`, a padded grid `(B, T, ...)`, or a list of sequences.
+            y_pred: Outputs: `Packed` or plain.
+            sample_weight: Weights of sequences `(B,)` or of steps `(B, T)`.
+        """
+        self._add_values(self.step_function.per_step_values(y_true, y_pred, sample_weight))
+
+    def get_config(self) -> Config:
+        if isinstance(self.step_function, MetricFunction):
+            function, kwargs = self.step_function.fn, self.step_function.kwargs
+        else:
+            function, kwargs = self.step_function, {}
+        return {**super().get_config(), "fn": saving.serialize(function, FUNCTION_KINDS), **kwargs}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        return cls(**{**config, "fn": saving.deserialize(config["fn"], FUNCTIONS)})
+    def from_config(cls, config: Config) -> Self:
+        return cls(**{**config, "fn": saving.deserialize(config["fn"], FUNCTION_KINDS)})
 
 
 class MeanMetricWithFunction(MeanMetricWrapper):
-    """A mean whose function is part of the class; `own` are the function's arguments, which the config has."""
+    """A mean whose class has the function; the further arguments of the function are part of the config."""
 
-    def __init__(self, fn: Any, name: str | None, dtype: str | None, **own: Any) -> None:
-        super().__init__(fn, name, dtype, **({} if isinstance(fn, Loss) else own))
-        self.function_arguments = own
+    def __init__(
+        self, fn: Callable[..., Tensor] | Loss, name: str | None, dtype: str | None, **function_arguments: Any
+    ) -> None:
+        super().__init__(fn, name, dtype, **({} if isinstance(fn, Loss) else function_arguments))
+        self.function_arguments = function_arguments
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**Metric.get_config(self), **self.function_arguments}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Any:
+    def from_config(cls, config: Config) -> Self:
         return cls(**config)
 
 
 # ------------------------------------------------------------------------------------------------ for other metrics
 
 
-def align_rows(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Targets and outputs at real steps, on the outputs' device, with weights in the shape of the outputs."""
+def align_rows(
+    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return targets and outputs at real steps, `(N, ...)`, and weights in the shape of the outputs, on one device."""
     targets, rows, index = align_targets(y_true, y_pred)
     targets, rows = to_device(targets, rows.device), rows.detach()
-    return (
-        targets,
-        rows,
-        None if sample_weight is None else sample_weights_for(sample_weight, index, rows.to(sum_dtype(rows))),
-    )
+    weight = None if sample_weight is None else sample_weights_for(sample_weight, index, rows.to(sum_dtype(rows)))
+    return targets, rows, weight
 
 
 def to_indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Targets in the shape of the outputs: as they are, or class ids made one-hot."""
+    """Return targets in the shape of the outputs: unchanged if they have it, else one-hot labels of class ids.
+
+    Raises:
+        ShapeError: The targets have neither this shape nor that of class ids.
+        DataError: An id is not a class.
+    """
     if y_true.shape == y_pred.shape:
         return y_true
     if y_true.numel() * y_pred.shape[-1] != y_pred.numel():
@@ -288,11 +346,12 @@ def to_indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(ids, y_pred.shape[-1]).to(y_pred.dtype)
 
 
-def divide_or_zero(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is 0."""
-    return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
+def divide_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the quotient, and 0 where the denominator is 0."""
+    is_zero = denominator == 0
+    return torch.where(is_zero, 0, numerator / torch.where(is_zero, 1, denominator))
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype to add up in: double, where the device has it."""
+    """Return the dtype of sums on the device of a tensor: float64 where the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -1,9 +1,9 @@
-"""F1 of spans: what a tagger finds counts only if both ends and the type are right."""
+"""The F1 score of spans that BIO tags mark."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,29 +16,47 @@ from padless.metrics.metric import Metric, register_metric, sum_dtype
 from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed, pack
+from padless.types import ArrayLike, Config
+
+
+class _Spans(NamedTuple):
+    """The spans of a row of tags, each entry `(N,)`."""
+
+    begins: Tensor  # whether a span begins at the step
+    end: Tensor  # the step after the span that begins at the step
+    type: Tensor  # the number of the type of the step; len(types) for "O"
 
 
 @register_metric()
 class SpanF1(Metric):
-    """F1 of the spans that BIO tags mark, exact in start, end and type, as conlleval and seqeval (by default) count them.
+    """The F1 score of spans: a predicted span is right if its start, its end and its type are.
 
-    `labels` are the tags of the classes in order, as `["O", "B-PER", "I-PER"]`. A span begins with B, and with an I after
-    another type, after O, or at the start of its sequence; it goes on over I of its own type. Masked steps are not there:
-    the steps before and after a hole are neighbours. `average` is "micro" (all spans alike), "macro", "weighted", or None
-    for one number per type, in the order of `types`. Targets are class ids or one-hot, outputs scores of the classes, or
-    class ids. A weight counts for spans that begin at its step.
+    The numbers are those of conlleval, and of seqeval without its strict mode. A span begins with a B tag. It also begins
+    with an I tag at the start of a sequence, after O, or after another type. It goes on over I tags of its type. Masked
+    steps are skipped: the real steps on both sides of a gap are neighbors. The state has the weighted numbers of right,
+    predicted and true spans of each type, `(3, types)`.
 
-    >>> metric = SpanF1(["O", "B-PER", "I-PER"])
-    >>> metric([[1, 2, 0, 1]], [[1, 2, 0, 0]]).item()
-    0.6666...
+    Args:
+        labels: The tag of each class, as `["O", "B-PER", "I-PER"]`.
+        average: "micro" (all spans), "macro", "weighted", or None for one score for each type, in the order of `types`.
+        name, dtype: See `Metric`.
+
+    Raises:
+        ArgumentError: A label is not a BIO tag, or `average` is unknown.
+
+    Example:
+        >>> metric = SpanF1(["O", "B-PER", "I-PER"])
+        >>> metric([[1, 2, 0, 1]], [[1, 2, 0, 0]]).item()
+        0.6666...
     """
 
     def __init__(
         self, labels: Sequence[str], average: str | None = "micro", name: str | None = "span_f1", dtype: str | None = None
     ) -> None:
         super().__init__(dtype, name)
-        for wrong in (tag for tag in labels if not (tag == "O" or tag[:2] in ("B-", "I-") and tag[2:])):
-            raise ArgumentError(f"`labels` must be BIO tags: 'O', 'B-' or 'I-' and a type, as 'B-PER'; got {wrong!r}.")
+        for tag in labels:
+            if tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
+                raise ArgumentError(f"`labels` must be BIO tags: 'O', 'B-' or 'I-' and a type, as 'B-PER'; got {tag!r}.")
         if average is not None and average not in AVERAGES:
             raise ArgumentError(unknown_name("average", average, AVERAGES))
         self.labels, self.average = list(labels), average
@@ -48,61 +66,74 @@ class SpanF1(Metric):
         self.counts = self.add_variable((3, len(self.types)), name="right_predicted_true")
 
     @torch.no_grad()
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add the real steps of a batch."""
-        true, pred, weight, first = self._rows(y_true, y_pred, sample_weight)
-        (ours, our_end, our_type), (theirs, their_end, their_type) = (self._spans(ids, first) for ids in (pred, true))
-        right = ours & theirs & (our_end == their_end) & (our_type == their_type)
-        found = weight.new_zeros(3, len(self.types) + 1)
-        for row, begins, kind in zip(found, (right, ours, theirs), (our_type, our_type, their_type), strict=True):
-            row.index_add_(0, kind, torch.where(begins, weight, 0))
-        self.counts.assign_add(found[:, :-1])
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+        """Add the real steps of a batch.
 
-    def _rows(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Class ids of targets and outputs, weights, and where a sequence begins; one entry for each real step."""
-        given, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
-        if not isinstance(given, Packed) and not isinstance(outputs, Packed):
+        Args:
+            y_true: Class ids, or one-hot labels.
+            y_pred: Class ids, or scores of the classes: `Packed` or plain.
+            sample_weight: Weights of sequences `(B,)` or of steps `(B, T)`. A span has the weight of its first step.
+        """
+        true_ids, predicted_ids, weight, starts_sequence = self._align(y_true, y_pred, sample_weight)
+        true, predicted = self._find_spans(true_ids, starts_sequence), self._find_spans(predicted_ids, starts_sequence)
+        is_right = predicted.begins & true.begins & (predicted.end == true.end) & (predicted.type == true.type)
+        counts = weight.new_zeros(3, len(self.types) + 1)
+        counts[0].index_add_(0, predicted.type, torch.where(is_right, weight, 0))
+        counts[1].index_add_(0, predicted.type, torch.where(predicted.begins, weight, 0))
+        counts[2].index_add_(0, true.type, torch.where(true.begins, weight, 0))
+        self.counts.assign_add(counts[:, :-1])
+
+    def _align(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return class ids of targets and outputs, weights, and whether a sequence starts, for each real step."""
+        targets, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
+        if not isinstance(targets, Packed) and not isinstance(outputs, Packed):
             outputs = pack(outputs)  # a grid whose steps are all real
-        targets, rows, index = align_targets(given if isinstance(given, Packed) else y_true, outputs)
-        begins = np.ones(len(rows), dtype=bool)
+        rows_true, rows, index = align_targets(targets if isinstance(targets, Packed) else y_true, outputs)
+        starts_sequence = np.ones(len(rows), dtype=bool)
         if index is not None:
-            begins[1:] = np.diff(index.rows) != 0
-        weight = (
-            torch.ones(len(rows), device=rows.device)
-            if sample_weight is None
-            else sample_weights_for(sample_weight, index, rows.flatten(1)[:, 0])
+            starts_sequence[1:] = np.diff(index.rows) != 0
+        if sample_weight is None:
+            weight = torch.ones(len(rows), device=rows.device)
+        else:
+            weight = sample_weights_for(sample_weight, index, rows.flatten(1)[:, 0])
+        return (
+            self._to_class_ids(to_device(rows_true, rows.device)),
+            self._to_class_ids(rows),
+            weight.to(sum_dtype(rows)),
+            to_device(starts_sequence, rows.device),
         )
-        first = to_device(begins, rows.device)
-        return self._ids(to_device(targets, rows.device)), self._ids(rows), weight.to(sum_dtype(rows)), first
 
-    def _ids(self, rows: Tensor) -> Tensor:
-        """Class ids, of ids or of scores."""
-        classes = len(self.labels)
-        if rows.ndim == 2 and rows.shape[1] == classes > 1:
+    def _to_class_ids(self, rows: Tensor) -> Tensor:
+        """Return class ids `(N,)` of ids `(N,)` or `(N, 1)`, or of scores `(N, classes)`."""
+        num_classes = len(self.labels)
+        if rows.ndim == 2 and rows.shape[1] == num_classes > 1:
             return rows.argmax(-1)
         if rows.flatten().shape != rows.shape[:1]:
             raise ShapeError(
-                f"The metric {self.name!r} has {classes} labels; got rows of shape {tuple(rows.shape)}: "
+                f"The metric {self.name!r} has {num_classes} labels; got rows of shape {tuple(rows.shape)}: "
                 f"expected class ids, or one number for each label."
             )
-        check_class_ids(rows.flatten(), classes)
+        check_class_ids(rows.flatten(), num_classes)
         return rows.flatten().long()
 
-    def _spans(self, ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each step whether a span begins there, where it ends if so, and the number of its type."""
-        kinds = [self.types.index(tag[2:]) if tag != "O" else len(self.types) for tag in self.labels]
-        kind = to_device(torch.tensor(kinds, device="cpu"), ids.device)[ids]
-        inside = kind < len(self.types)
-        anew = to_device(torch.tensor([tag[:1] == "B" for tag in self.labels], device="cpu"), ids.device)[ids] | first
-        anew[1:] |= kind[1:] != kind[:-1]  # `O` is a type of its own here
-        place = torch.arange(len(ids), device=ids.device)
-        breaks = torch.where(anew, place, len(ids))
-        following = torch.cat([breaks[1:], breaks.new_full((1,), len(ids))])[: len(ids)]
-        return anew & inside, following.flip(0).cummin(0).values.flip(0), kind
+    def _find_spans(self, ids: Tensor, starts_sequence: Tensor) -> _Spans:
+        """Return the spans of the tags of all sequences, one after another."""
+        count, device = len(ids), ids.device
+        type_of_class = [self.types.index(tag[2:]) if tag != "O" else len(self.types) for tag in self.labels]
+        type_ = to_device(torch.tensor(type_of_class, device="cpu"), device)[ids]
+        is_b_tag = to_device(torch.tensor([tag[:1] == "B" for tag in self.labels], device="cpu"), device)[ids]
+        starts_run = is_b_tag | starts_sequence  # a run: a span, or steps that are O
+        starts_run[1:] |= type_[1:] != type_[:-1]
+        starts = torch.where(starts_run, torch.arange(count, device=device), count)
+        later_starts = torch.cat([starts[1:], starts.new_full((1,), count)])[:count]
+        end = later_starts.flip(0).cummin(0).values.flip(0)  # the first start after the step
+        return _Spans(starts_run & (type_ < len(self.types)), end, type_)
 
     def result(self) -> Tensor:
-        """The score over all that was added; 0 without a span."""
+        """Return the score, a scalar, or with `average` None one for each type; 0 without spans."""
         return self.cast(fbeta_score(self.counts[0], self.counts[1], self.counts[2], self.average))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "labels": self.labels, "average": self.average}

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics, as they are, fed with real rows only."""
+"""Metrics of torchmetrics, which get the real steps only."""
 
 from __future__ import annotations
 
@@ -12,31 +12,41 @@ from padless.metrics.metric import Metric
 from padless.ragged.alignment import align_targets
 from padless.ragged.device import to_device
 from padless.registry import snake_case
+from padless.types import ArrayLike, Config
 
 
 class TorchMetric(Metric):
-    """A metric of torchmetrics, or a collection of them, fed with real rows only, as (outputs, targets).
+    """A metric of torchmetrics, or a collection of them, called with `(outputs, targets)` of the real steps.
 
-    Rows of one output become flat, `(N,)`. Classification metrics get integer targets; Perplexity one sequence of all
-    steps; aggregations such as MeanMetric the outputs alone. A result over nothing is 0.
+    Outputs of one feature become `(N,)`. Classification metrics get integer targets. `Perplexity` gets all steps as one
+    sequence. Aggregations such as `MeanMetric` get the outputs only. The state is that of the metric.
 
-    >>> from torchmetrics import MeanSquaredError
-    >>> TorchMetric(MeanSquaredError())([[1., 2.]], [[1., 4.]]).item()
-    2.0
+    Args:
+        metric: A metric or `MetricCollection` of torchmetrics.
+        name: The name. Default: the name of its class in snake case.
+
+    Example:
+        >>> from torchmetrics import MeanSquaredError
+        >>> TorchMetric(MeanSquaredError())([[1., 2.]], [[1., 4.]]).item()
+        2.0
     """
 
-    def __init__(self, metric: Any, name: str | None = None) -> None:
+    def __init__(self, metric: Any, name: str | None = None) -> None:  # torchmetrics is imported by its users only
         super().__init__(name=name or snake_case(type(metric).__name__))
         self.metric = metric
-        self.parts = [TorchMetric(part) for part in metric.values()] if hasattr(metric, "compute_groups") else []
-        homes = [f"{cls.__module__}.{cls.__name__}" for cls in type(metric).__mro__]
-        self.text = any(home.startswith("torchmetrics.text.perplexity") for home in homes)
-        self.classes = self.text or any(home.startswith("torchmetrics.classification") for home in homes)
-        self.alone = any(home.startswith("torchmetrics.aggregation") for home in homes)
+        is_collection = hasattr(metric, "compute_groups")
+        self.members = [TorchMetric(member) for member in metric.values()] if is_collection else []
+        self.is_perplexity = _is_of(metric, "torchmetrics.text.perplexity")
+        self.takes_integers = self.is_perplexity or _is_of(metric, "torchmetrics.classification")
+        self.takes_outputs_only = _is_of(metric, "torchmetrics.aggregation")
 
     @torch.no_grad()
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add the real steps of a batch."""
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+        """Add the real steps of a batch.
+
+        Raises:
+            ArgumentError: There are sample weights, which torchmetrics does not take.
+        """
         if sample_weight is not None:
             raise ArgumentError(
                 f"{type(self.metric).__name__} of torchmetrics takes no sample weights. Give it under "
@@ -44,40 +54,46 @@ class TorchMetric(Metric):
             )
         targets, rows, _ = align_targets(y_true, y_pred)
         if len(rows):
-            self._feed(to_device(targets, rows.device), rows.detach())
+            self._update_metric(to_device(targets, rows.device), rows.detach())
 
-    def _feed(self, targets: Tensor, rows: Tensor) -> None:
-        for part in self.parts:
-            part._feed(targets, rows)
-        if self.parts:
+    def _update_metric(self, targets: Tensor, rows: Tensor) -> None:
+        """Call `update` of the metric, or of all members of the collection."""
+        if self.members:
+            for member in self.members:
+                member._update_metric(targets, rows)
             return
         if targets.ndim == rows.ndim and targets.shape[-1] == 1:
             targets = targets.squeeze(-1)
-        whole = targets.ndim == rows.ndim
+        has_features = targets.ndim == rows.ndim
         rows = rows.reshape(-1, rows.shape[-1])
-        targets = targets.reshape(rows.shape if whole else -1)
+        targets = targets.reshape(rows.shape if has_features else -1)
         if rows.shape[-1] == 1:
             rows, targets = rows.squeeze(-1), targets.reshape(-1)
-        targets = targets.to(torch.int64 if self.classes else rows.dtype)
+        targets = targets.to(torch.int64 if self.takes_integers else rows.dtype)
         self.metric.to(rows.device)
-        if self.alone:
+        if self.takes_outputs_only:
             self.metric.update(rows)
-        elif self.text:
+        elif self.is_perplexity:
             self.metric.update(rows[None], targets[None])
         else:
             self.metric.update(rows, targets)
 
-    def result(self) -> Any:
-        """What torchmetrics computes from all that was added; a dictionary for a collection."""
-        if self.parts:
-            return {name: part.result() for name, part in zip(self.metric.keys(), self.parts, strict=True)}
+    def result(self) -> Tensor | dict[str, Any]:
+        """Return what torchmetrics computes, for a collection a dictionary; 0 before the first real step."""
+        if self.members:
+            return {name: member.result() for name, member in zip(self.metric.keys(), self.members, strict=True)}
         return self.metric.compute() if self.metric.update_called else torch.tensor(0.0)
 
     def reset_state(self) -> None:
         self.metric.reset()
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         raise ArgumentError(
             f"{type(self.metric).__name__} of torchmetrics has no config, so it cannot be saved. "
             f"Compile again after loading."
         )
+
+
+def _is_of(metric: object, prefix: str) -> bool:
+    """Return whether the full name of the class, or of one of its bases, starts with `prefix`."""
+    return any(f"{cls.__module__}.{cls.__name__}".startswith(prefix) for cls in type(metric).__mro__)

@@ -1,4 +1,4 @@
-"""Configs and files."""
+"""Configs and files: register user-defined classes and functions, so that saved models can name them."""
 
 from padless.saving.serialization import CustomObjectScope as CustomObjectScope
 from padless.saving.serialization import custom_object_scope as custom_object_scope

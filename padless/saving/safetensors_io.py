@@ -1,7 +1,7 @@
-"""Weights and archives on disk: dictionaries of arrays and JSON, as safetensors. Nothing is ever unpickled.
+"""Read and write arrays and JSON in safetensors files. No file is unpickled.
 
-Whatever is written here is written beside its place, synced and moved there, and the folder synced: a reader, a crash or a
-full disk meets the old file or the new one, never a part of either.
+A file is written to a temporary file in the same folder, which is synchronized and then renamed. After a crash or with a
+full disk there is the old file or the new one, never a part of a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -21,108 +20,134 @@ import torch
 from torch import Tensor
 
 from padless.errors import DataError, NotWritten
+from padless.saving.serialization import JsonValue
 
-_CONFIG, _SUM = "padless.config", "padless.crc32"
+CONFIG_KEY = "padless.config"  # in the metadata of a file
+CHECKSUM_KEY = "padless.crc32"
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place when all went well and is gone when not.
+    """Yield the path of a temporary file, which replaces `path` at the end of the block.
 
-    Raises `FileNotFoundError` if the folder is missing, `NotWritten` if it takes no file or is full: then what stood at
-    `path` still stands there.
+    If the block raises an error, the temporary file is removed and the file at `path` is unchanged.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with replacing(Path(folder) / "note") as beside:
-    ...         _ = beside.write_text("all of it")
-    ...     (Path(folder) / "note").read_text()
-    'all of it'
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        NotWritten: The folder is not writable, or the disk is full.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_write(Path(folder) / "note") as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     (Path(folder) / "note").read_text()
+        'complete'
     """
     target = Path(path)
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {os.fspath(target.parent)!r} to write {target.name!r} into.")
-    beside = None
+        raise FileNotFoundError(f"The folder {os.fspath(target.parent)!r} for {target.name!r} does not exist.")
+    temporary = None
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
-        beside = Path(name)
-        yield beside
-        _sync(beside)
-        beside.chmod(0o666 & ~_umask())
-        os.replace(beside, target)
-        _sync(target.parent)
-    except BaseException as wrong:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-        if not isinstance(wrong, OSError):
-            raise
+        temporary = Path(name)
+        yield temporary
+        _synchronize(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, target)
+        _synchronize(target.parent)
+    except OSError as error:
         raise NotWritten(
-            wrong.errno,
-            f"{wrong.strerror or wrong}; nothing was written, and what stood there before is "
-            f"untouched. Make room, or choose another folder",
+            error.errno,
+            f"{error.strerror or error}; nothing was written, and the file that was there before is unchanged. Free some "
+            f"space, or choose another folder",
             os.fspath(target),
-        ) from wrong
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: Any = None) -> None:
-    """Arrays by name, and a config, in one safetensors file, with a sum by which `read` knows that they are whole."""
-    arrays = _apart(arrays)
+def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: JsonValue = None) -> None:
+    """Write arrays and a config to one safetensors file, with a checksum that `read` verifies.
+
+    Args:
+        path: The file. An existing file is replaced.
+        arrays: The arrays, by name.
+        config: JSON values.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        NotWritten: The folder is not writable, or the disk is full.
+    """
+    host_arrays = _to_host(arrays)
     text = "" if config is None else json.dumps(config)
-    metadata = {_SUM: _sum(arrays, text)} if config is None else {_SUM: _sum(arrays, text), _CONFIG: text}
-    with atomic_write(path) as beside:
-        beside.write_bytes(safetensors.torch.save(arrays, metadata))
+    metadata = {CHECKSUM_KEY: _checksum(host_arrays, text)}
+    if config is not None:
+        metadata[CONFIG_KEY] = text
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(host_arrays, metadata))
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
-    """The arrays of a file, and its config if it has one.
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], JsonValue]:
+    """Return the arrays of a safetensors file, by name, and its config; None if it has no config.
 
-    Raises `FileNotFoundError` if there is none, `DataError` if it is not a whole safetensors file or was changed since.
+    Raises:
+        FileNotFoundError: The file does not exist.
+        DataError: The file is not a complete safetensors file, or does not match its checksum.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
+        raise FileNotFoundError(f"The file {os.fspath(path)!r} does not exist.")
     try:
         with safetensors.safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, ValueError, KeyError) as wrong:
-        raise DataError(f"{os.fspath(path)!r} is not a whole safetensors file: {wrong}.") from wrong
-    text = metadata.get(_CONFIG, "")
-    if metadata.get(_SUM, _sum(arrays, text)) != _sum(arrays, text):
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"{os.fspath(path)!r} is not a complete safetensors file: {error}.") from error
+    text = metadata.get(CONFIG_KEY, "")
+    checksum = _checksum(arrays, text)
+    if metadata.get(CHECKSUM_KEY, checksum) != checksum:
         raise DataError(
-            f"{os.fspath(path)!r} is damaged: its contents do not add up to the sum that was written with them. "
-            f"Take a copy from elsewhere."
+            f"{os.fspath(path)!r} is damaged: its contents do not match the checksum that was written with them. "
+            f"Use another copy of the file."
         )
     return arrays, json.loads(text) if text else None
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
-    """A folder that takes files, made with those above it. Raises `NotWritten` if it cannot be."""
+    """Return a folder, which is created with its parents if it does not exist.
+
+    Raises:
+        NotWritten: The folder cannot be created, or no file can be written to it.
+    """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return Path(path)
-    except OSError as wrong:
+    except OSError as error:
         raise NotWritten(
-            wrong.errno,
-            f"{wrong.strerror or wrong}; this folder takes no files. Choose another, or see who may write there",
+            error.errno,
+            f"{error.strerror or error}; no file can be written to this folder. Choose another one, or check its "
+            f"permissions",
             os.fspath(path),
-        ) from wrong
+        ) from error
 
 
-def _sum(arrays: Mapping[str, Tensor], text: str) -> str:
-    """CRC-32 over names, dtypes, shapes, bytes and the config."""
-    total = zlib.crc32(text.encode())
+def _checksum(arrays: Mapping[str, Tensor], text: str) -> str:
+    """Return the CRC-32 of the config and of the names, dtypes, shapes and bytes of all arrays, in hexadecimal."""
+    checksum = zlib.crc32(text.encode())
     for name in sorted(arrays):
         array = arrays[name]
-        total = zlib.crc32(f"{name} {array.dtype} {tuple(array.shape)}".encode(), total)
-        total = zlib.crc32(array.reshape(-1).view(torch.uint8).numpy().data, total) if array.numel() else total
-    return f"{total:08x}"
+        checksum = zlib.crc32(f"{name} {array.dtype} {tuple(array.shape)}".encode(), checksum)
+        if array.numel():
+            checksum = zlib.crc32(array.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
-        return  # Windows opens no folders
+def _synchronize(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are stored on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open a folder
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -130,19 +155,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _apart(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The arrays on the host, each with memory of its own."""
-    seen: set[int] = set()
-    found = {}
-    for name, array in arrays.items():
-        array = array.detach().cpu().contiguous()
-        place = array.untyped_storage().data_ptr()
-        found[name] = array.clone() if place in seen else array
-        seen.add(place)
-    return found
+def _to_host(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the arrays on the CPU, contiguous; arrays that share memory are copied, because safetensors refuses them."""
+    storages: set[int] = set()
+    host_arrays = {}
+    for name, tensor in arrays.items():
+        array = tensor.detach().cpu().contiguous()
+        storage = array.untyped_storage().data_ptr()
+        host_arrays[name] = array.clone() if storage in storages else array
+        storages.add(storage)
+    return host_arrays
 
 
 def _umask() -> int:
+    """Return the mask of file permissions of the process."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

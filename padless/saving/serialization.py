@@ -1,12 +1,11 @@
-"""Objects <-> JSON, through the registry.
+"""Convert objects to JSON values and back, by names of the registry.
 
     object    {"class_name": name, "config": object.get_config()}
     function  its registered name
 
-A name means, in this order: what `custom_objects` or an enclosing `CustomObjectScope` says, what
-`register_keras_serializable` entered, what the registry holds of the wanted kind. Nothing is pickled, evaluated or
-imported: a config can only name things that are registered already. Configs written by Keras, with their "module" and
-"registered_name", are read as well.
+A name is looked up in `custom_objects` and enclosing `CustomObjectScope`s first, then among the objects of
+`register_keras_serializable`, then in the registry under the kind that is read. Nothing is unpickled, evaluated or
+imported: a config can only name what is registered. Configs of Keras, with "module" and "registered_name", are read too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from inspect import isclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -24,38 +23,51 @@ from padless.errors import ArgumentError, unknown_name
 from padless.registry import entries
 
 T = TypeVar("T")
-Kind = str | tuple[str, ...]  # several kinds are tried in order; messages name the first
+Kind: TypeAlias = str | tuple[str, ...]
+"""A kind of the registry, or several that are tried in order; messages name the first."""
+
+JsonValue: TypeAlias = Any
+"""None, a boolean, a number, a string, or a list or dictionary of such values."""
+
+CustomObjects: TypeAlias = "Mapping[str, object]"
+"""Classes and functions, by the names that configs have for them."""
 
 _KINDS = ("layer", "activation", "initializer", "regularizer", "constraint", "loss", "metric", "optimizer", "schedule")
-_registered: dict[str, Any] = {}  # "package>name" -> class or function
-_scope: ContextVar[Mapping[str, Any] | None] = ContextVar("custom_objects", default=None)
+_registered: dict[str, object] = {}  # "package>name" -> class or function
+_scope: ContextVar[CustomObjects | None] = ContextVar("custom_objects", default=None)
 
 
 @dataclass(eq=False)
-class Configured:
-    """A dataclass whose constructor arguments are its config."""
+class ConfigDataclass:
+    """A dataclass whose config is the arguments of its constructor."""
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor arguments, by name."""
+        """Return the arguments of the constructor, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The object that has this config."""
+        """Return the object with this config."""
         return cls(**config)
 
 
 class CustomObjectScope:
-    """Within it, names mean what `custom_objects` says; scopes nest, the inner one goes first.
+    """A context in which names mean the classes and functions of `custom_objects`, as in Keras.
 
-    >>> with CustomObjectScope({"triple": lambda x: 3 * x}):
-    ...     deserialize("triple", "activation")(2)
-    6
+    Scopes nest; the inner one has precedence.
+
+    Args:
+        custom_objects: Classes and functions, by name.
+
+    Example:
+        >>> with CustomObjectScope({"triple": lambda x: 3 * x}):
+        ...     deserialize("triple", "activation")(2)
+        6
     """
 
-    def __init__(self, custom_objects: Mapping[str, Any] | None) -> None:
+    def __init__(self, custom_objects: CustomObjects | None) -> None:
         self.custom_objects = dict(custom_objects or {})
-        self._tokens: list[Token[Mapping[str, Any] | None]] = []
+        self._tokens: list[Token[CustomObjects | None]] = []
 
     def __enter__(self) -> Self:
         self._tokens.append(_scope.set({**(_scope.get() or {}), **self.custom_objects}))
@@ -69,15 +81,21 @@ custom_object_scope = CustomObjectScope
 
 
 def register_keras_serializable(package: str = "Custom", name: str | None = None) -> Callable[[T], T]:
-    """Let saved configs name a class or function of your own, as "package>name".
+    """Return a decorator that registers a user-defined class or function, so that configs can name it.
 
-    Raises `ArgumentError` for a class without `get_config`.
+    Args:
+        package: The first part of the registered name, "package>name".
+        name: The second part. Default: the name of the class or function.
 
-    >>> @register_keras_serializable("mine")
-    ... def triple(x):
-    ...     return 3 * x
-    >>> serialize(triple), deserialize("mine>triple", "activation") is triple
-    ('mine>triple', True)
+    Raises:
+        ArgumentError: A class has no `get_config`, or a function has no name.
+
+    Example:
+        >>> @register_keras_serializable("mine")
+        ... def triple(x):
+        ...     return 3 * x
+        >>> serialize(triple), deserialize("mine>triple", "activation") is triple
+        ('mine>triple', True)
     """
     if not isinstance(package, str):
         raise ArgumentError(
@@ -85,58 +103,67 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
             f"Write `@register_keras_serializable()`, with parentheses."
         )
 
-    def enter(thing: T) -> T:
-        own = name or getattr(thing, "__name__", None)
-        if own is None or (isclass(thing) and not hasattr(thing, "get_config")):
+    def register_object(obj: T) -> T:
+        object_name = name or getattr(obj, "__name__", None)
+        if object_name is None or (isclass(obj) and not hasattr(obj, "get_config")):
             raise ArgumentError(
-                f"{thing!r} cannot be registered: expected a named function, or a class with "
+                f"{obj!r} cannot be registered: expected a named function, or a class with "
                 f"`get_config()`. Define `get_config()`, or give the function a name."
             )
-        _registered[f"{package}>{own}"] = thing
-        return thing
+        _registered[f"{package}>{object_name}"] = obj
+        return obj
 
-    return enter
+    return register_object
 
 
-def get_custom_objects() -> dict[str, Any]:
-    """What `register_keras_serializable` has entered, by name; changes to this dictionary count."""
+def get_custom_objects() -> dict[str, object]:
+    """Return the dictionary of the objects of `register_keras_serializable`, by name; it can be changed."""
     return _registered
 
 
 # ---------------------------------------------------------------------------------------------------- objects -> JSON
 
 
-def serialize(obj: Any, kind: Kind | None = None, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """An object, a function or a nested value as JSON has it; `kind` says in which table its name stands.
+def serialize(obj: object, kind: Kind | None = None, custom_objects: CustomObjects | None = None) -> JsonValue:
+    """Return an object, a function or nested values as JSON values.
 
-    Tuples and arrays become lists, NumPy scalars numbers, dtypes names. Raises `ArgumentError` for a function without
-    a registered name, and for anything that has neither a JSON form nor `get_config`.
+    Tuples and arrays become lists, NumPy scalars become numbers, dtypes become names.
 
-    >>> serialize({"shape": (2, np.int64(3)), "dtype": torch.float32})
-    {'shape': [2, 3], 'dtype': 'float32'}
+    Args:
+        obj: The value.
+        kind: The kind of the registry in which the names of classes and functions are looked up. Default: all kinds.
+        custom_objects: Names that are not registered.
+
+    Raises:
+        ArgumentError: A function has no registered name, or a value has neither a JSON form nor `get_config`.
+
+    Example:
+        >>> serialize({"shape": (2, np.int64(3)), "dtype": torch.float32})
+        {'shape': [2, 3], 'dtype': 'float32'}
     """
     with CustomObjectScope(custom_objects):
-        return _plain(obj, _kinds(kind))
+        return _to_json(obj, _as_kinds(kind))
 
 
-def _plain(obj: Any, kinds: tuple[str, ...]) -> Any:
+def _to_json(obj: object, kinds: tuple[str, ...]) -> JsonValue:
+    """Return a value as JSON values; names are those of the given kinds."""
     if obj is None or isinstance(obj, str | bool | int | float):
         return obj
     if isinstance(obj, np.generic):
-        return _plain(obj.item(), kinds)
+        return _to_json(obj.item(), kinds)
     if isinstance(obj, np.ndarray | torch.Tensor):
         return obj.tolist()
     if isinstance(obj, torch.dtype):
         return str(obj).removeprefix("torch.")
     if isinstance(obj, list | tuple):
-        return [_plain(item, kinds) for item in obj]
+        return [_to_json(item, kinds) for item in obj]
     if isinstance(obj, Mapping):
-        return {_key(key): _plain(value, kinds) for key, value in obj.items()}
+        return {_check_key(key): _to_json(value, kinds) for key, value in obj.items()}
     if hasattr(obj, "get_config") and not isclass(obj):
-        return {"class_name": _class_name(type(obj), kinds), "config": _plain(_config(obj), _KINDS)}
-    if isinstance(obj, torch.nn.Module) and _name_of(obj, kinds) is None:
+        return {"class_name": _class_name(type(obj), kinds), "config": _to_json(_config_of(obj), _KINDS)}
+    if isinstance(obj, torch.nn.Module) and _registered_name(obj, kinds) is None:
         raise ArgumentError(
-            f"The torch module {type(obj).__name__} has no config, so what holds it cannot be saved but by "
+            f"The torch module {type(obj).__name__} has no config, so a model with it cannot be saved, except for "
             f"its weights (`save_weights`). Give its class `get_config()` and `from_config(config)`, and "
             f"register it with `@padless.saving.register_keras_serializable()`."
         )
@@ -148,13 +175,15 @@ def _plain(obj: Any, kinds: tuple[str, ...]) -> Any:
     )
 
 
-def _key(key: Any) -> str:
+def _check_key(key: object) -> str:
+    """Return a key of a dictionary; raise `ArgumentError` if it is not a string."""
     if not isinstance(key, str):
         raise ArgumentError(f"The dictionary key {key!r} cannot be saved: expected a string. Write {str(key)!r}.")
     return key
 
 
-def _config(obj: Any) -> Mapping[str, Any]:
+def _config_of(obj: Any) -> Mapping[str, Any]:
+    """Return the config of an object; raise `ArgumentError` if it is not a dictionary."""
     config = obj.get_config()
     if not isinstance(config, Mapping):
         raise ArgumentError(f"`get_config()` of {obj!r} must return a dictionary of constructor arguments; got {config!r}.")
@@ -162,8 +191,8 @@ def _config(obj: Any) -> Mapping[str, Any]:
 
 
 def _class_name(cls: type, kinds: tuple[str, ...]) -> str:
-    """The name of a class: one that nobody registered keeps its own, to be found in `custom_objects` later."""
-    name = _name_of(cls, kinds)
+    """Return the registered name of a class, else its own: `custom_objects` can name such a class when it is loaded."""
+    name = _registered_name(cls, kinds)
     if name is None and any(cls.__name__ in entries(kind) for kind in kinds):
         raise ArgumentError(
             f"Class {cls.__module__}.{cls.__qualname__} cannot be saved as {cls.__name__!r}: that name "
@@ -173,8 +202,9 @@ def _class_name(cls: type, kinds: tuple[str, ...]) -> str:
     return name or cls.__name__
 
 
-def _function_name(function: Callable[..., Any], kinds: tuple[str, ...]) -> str:
-    name = _name_of(function, kinds)
+def _function_name(function: Callable[..., object], kinds: tuple[str, ...]) -> str:
+    """Return the registered name of a function; raise `ArgumentError` if it has none."""
+    name = _registered_name(function, kinds)
     if name is None:
         raise ArgumentError(
             f"{function!r} cannot be saved: it has neither a registered name nor `get_config()`. Give "
@@ -184,32 +214,44 @@ def _function_name(function: Callable[..., Any], kinds: tuple[str, ...]) -> str:
     return name
 
 
-def _name_of(thing: Any, kinds: tuple[str, ...]) -> str | None:
-    """The name by which `thing` will be found again; its own name before any other."""
+def _registered_name(obj: object, kinds: tuple[str, ...]) -> str | None:
+    """Return the name under which an object is registered, its `__name__` before any other; None if there is none."""
     for table in (_scope.get() or {}, _registered, *(entries(kind) for kind in kinds)):
-        names = [name for name, known in table.items() if known is thing]
+        names = [name for name, registered in table.items() if registered is obj]
         if names:
-            own = getattr(thing, "__name__", "")
-            return own if own in names else names[0]
+            own_name = getattr(obj, "__name__", "")
+            return own_name if own_name in names else names[0]
     return None
 
 
 # ---------------------------------------------------------------------------------------------------- JSON -> objects
 
 
-def deserialize(config: Any, kind: Kind, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """What `serialize` wrote, as an object again; a list gives a list, the name of a class an instance of it.
+def deserialize(config: JsonValue, kind: Kind, custom_objects: CustomObjects | None = None) -> Any:
+    """Return the object of a config that `serialize` has returned.
 
-    Raises `ArgumentError` for unknown names, malformed configs, and arguments that the class does not take.
+    Args:
+        config: A config, a name, None, or a list of them. The name of a class gives an instance without arguments.
+        kind: The kind of the registry in which names are looked up.
+        custom_objects: Names that are not registered.
+
+    Raises:
+        ArgumentError: A name is unknown, a config is malformed, or a class does not take its arguments.
     """
     with CustomObjectScope(custom_objects):
-        return _object(config, _kinds(kind))
+        return _from_json(config, _as_kinds(kind))
 
 
-def get(identifier: Any, kind: Kind, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """Whatever a user may write for an object of this kind: None, a name, a config, a class, an instance, a function.
+def get(identifier: object, kind: Kind, custom_objects: CustomObjects | None = None) -> Any:
+    """Return the object that a user means by None, a name, a config, a class, an instance or a function.
 
-    Raises `ArgumentError` for anything else, and for unknown names.
+    Args:
+        identifier: The value. A class gives an instance without arguments.
+        kind: The kind of the registry in which names are looked up.
+        custom_objects: Names that are not registered.
+
+    Raises:
+        ArgumentError: It is anything else, or a name is unknown.
     """
     if isinstance(identifier, str | Mapping):
         return deserialize(identifier, kind, custom_objects)
@@ -218,73 +260,81 @@ def get(identifier: Any, kind: Kind, custom_objects: Mapping[str, Any] | None = 
     if identifier is None or callable(identifier) or hasattr(identifier, "get_config"):
         return identifier
     raise ArgumentError(
-        f"{identifier!r} is not a {_kinds(kind)[0]}: expected None, a name, a config dictionary "
+        f"{identifier!r} is not a {_as_kinds(kind)[0]}: expected None, a name, a config dictionary "
         f'{{"class_name": ..., "config": ...}}, a class, an instance, or a function.'
     )
 
 
-def _object(config: Any, kinds: tuple[str, ...]) -> Any:
+def _from_json(config: JsonValue, kinds: tuple[str, ...]) -> Any:
+    """Return the object of a config."""
     if config is None:
         return None
     if isinstance(config, list | tuple):
-        return [_object(item, kinds) for item in config]
+        return [_from_json(item, kinds) for item in config]
     if isinstance(config, str):
-        return _made(_meaning(kinds, config), {}, config)
+        return _create(_look_up(kinds, config), {}, config)
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
         raise ArgumentError(
             f"{config!r} is not a config of a {kinds[0]}: expected a registered name or a dictionary "
             f'{{"class_name": ..., "config": ...}}.'
         )
-    name, inner, registered = config["class_name"], config.get("config"), config.get("registered_name")
-    if name in ("__numpy__", "__tensor__") and isinstance(inner, Mapping):  # how Keras writes arrays
-        return np.asarray(inner["value"], dtype=inner["dtype"])
+    name, content = config["class_name"], config.get("config")
+    registered_name, module = config.get("registered_name"), config.get("module")
+    if name in ("__numpy__", "__tensor__") and isinstance(content, Mapping):  # an array in a config of Keras
+        return np.asarray(content["value"], dtype=content["dtype"])
     if name == "function":
-        if not isinstance(inner, str):
+        if not isinstance(content, str):
             raise ArgumentError(f"{config!r} is not a config of a function: expected its name under 'config'.")
-        return _meaning(kinds, inner, registered, config.get("module"))
-    if not isinstance(inner, Mapping | None):
-        raise ArgumentError(f"The 'config' of {name!r} must be a dictionary of constructor arguments; got {inner!r}.")
-    return _made(_meaning(kinds, name, registered, config.get("module")), inner or {}, name)
+        return _look_up(kinds, content, registered_name, module)
+    if not isinstance(content, Mapping | None):
+        raise ArgumentError(f"The 'config' of {name!r} must be a dictionary of constructor arguments; got {content!r}.")
+    return _create(_look_up(kinds, name, registered_name, module), content or {}, name)
 
 
-def _made(thing: Any, config: Mapping[str, Any], name: str) -> Any:
-    """An instance, if `thing` is a class; a function stands for itself."""
-    if not isclass(thing):
-        return thing
-    from_config = getattr(thing, "from_config", None)
+def _create(registered: object, config: Mapping[str, JsonValue], name: str) -> Any:
+    """Return an instance of a registered class with this config; return a registered function as it is."""
+    if not isclass(registered):
+        return registered
+    from_config = getattr(registered, "from_config", None)
     try:
-        return from_config(dict(config)) if from_config else thing(**config)
+        return from_config(dict(config)) if from_config else registered(**config)
     except TypeError as error:
         raise ArgumentError(
-            f"{name!r} cannot be made from the config {dict(config)!r}: {error}. Expected the "
+            f"{name!r} cannot be created from the config {dict(config)!r}: {error}. Expected the "
             f"arguments of its constructor, or a class with its own `from_config`."
         ) from error
 
 
-def _meaning(kinds: tuple[str, ...], name: str, registered: str | None = None, module: str | None = None) -> Any:
-    """What a name means: custom objects first, also by the part after ">", then what is registered, then the kind's."""
-    full = [n for n in (registered, name) if n]
+def _look_up(kinds: tuple[str, ...], name: str, registered_name: str | None = None, module: str | None = None) -> Any:
+    """Return the class or function of a name.
+
+    Custom objects have precedence, and are also found by the part of a name after ">".
+    """
+    full_names = [full_name for full_name in (registered_name, name) if full_name]
+    short_names = [full_name.rpartition(">")[2] for full_name in full_names]
     custom = _scope.get() or {}
-    known: dict[str, Any] = {}
+    built_in: dict[str, object] = {}
     for kind in reversed(kinds):
-        known |= {n: thing for n, thing in entries(kind).items() if _from(module, thing)}
-    bare = [n.rpartition(">")[2] for n in full]
-    for table, names in ((custom, full + bare), (_registered, full), (known, [name])):
+        built_in |= {key: obj for key, obj in entries(kind).items() if _is_of_module(obj, module)}
+    for table, names in ((custom, full_names + short_names), (_registered, full_names), (built_in, [name])):
         for candidate in names:
             if candidate in table:
                 return table[candidate]
-    sentence = unknown_name(kinds[0], name, {*known, *custom, *_registered})
+    message = unknown_name(kinds[0], name, {*built_in, *custom, *_registered})
     raise ArgumentError(
-        f"{sentence} If it is your own, pass it in `custom_objects`, or decorate it with "
+        f"{message} If it is user-defined, pass it in `custom_objects`, or decorate it with "
         f"`@padless.saving.register_keras_serializable()` before loading."
     )
 
 
-def _from(module: str | None, thing: Any) -> bool:
-    """Whether a config that names its module, as Keras's do, can mean this registered thing."""
+def _is_of_module(obj: object, module: str | None) -> bool:
+    """Return whether a config with this "module", as Keras writes it, can mean a registered object."""
     package = (module or "keras").partition(".")[0]
-    return package in ("keras", "padless", "builtins") or getattr(thing, "__module__", None) == module
+    return package in ("keras", "padless", "builtins") or getattr(obj, "__module__", None) == module
 
 
-def _kinds(kind: Kind | None) -> tuple[str, ...]:
-    return _KINDS if kind is None else (kind,) if isinstance(kind, str) else kind
+def _as_kinds(kind: Kind | None) -> tuple[str, ...]:
+    """Return the kinds as a tuple; None means all."""
+    if kind is None:
+        return _KINDS
+    return (kind,) if isinstance(kind, str) else kind

@@ -1,4 +1,7 @@
-"""Nested values <-> JSON and arrays by name, each exactly as it was: tuples, keys that are numbers, NaN, dtypes."""
+"""Split nested values into JSON and arrays, and join them again without a change: tuples, integer keys, NaN, dtypes.
+
+JSON has no form for tuples, arrays and keys that are not strings. They become `{"~": kind, "of": content}`.
+"""
 
 from __future__ import annotations
 
@@ -10,59 +13,73 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, DataError
+from padless.saving.serialization import JsonValue
 
-_MARK = "~"  # the key of what JSON has no form for
+KIND_KEY = "~"
+CONTENT_KEY = "of"
 
 
-def split_arrays(tree: Any, where: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """A nest of dictionaries, lists, tuples, plain values, tensors and arrays as JSON has it, and its arrays by name.
+def split_arrays(tree: object, path: str = "") -> tuple[JsonValue, dict[str, Tensor]]:
+    """Return nested values as JSON values, and their arrays by name.
 
-    Raises `ArgumentError`, with the place, for anything else.
+    Args:
+        tree: Dictionaries, lists, tuples, numbers, strings, None, tensors and NumPy arrays.
+        path: The prefix of the names of the arrays.
 
-    >>> plain, arrays = split_arrays({"step": 3, "betas": (0.9, 0.999), "state": {0: torch.ones(2)}})
-    >>> list(arrays)
-    ['state/0']
-    >>> join_arrays(plain, arrays)
-    {'step': 3, 'betas': (0.9, 0.999), 'state': {0: tensor([1., 1.])}}
+    Raises:
+        ArgumentError: A value has another type.
+
+    Example:
+        >>> values, arrays = split_arrays({"step": 3, "betas": (0.9, 0.999), "state": {0: torch.ones(2)}})
+        >>> list(arrays)
+        ['state/0']
+        >>> join_arrays(values, arrays)
+        {'step': 3, 'betas': (0.9, 0.999), 'state': {0: tensor([1., 1.])}}
     """
     arrays: dict[str, Tensor] = {}
-    return _plain(tree, where, arrays), arrays
+    return _to_json(tree, path, arrays), arrays
 
 
-def join_arrays(plain: Any, arrays: Mapping[str, Tensor]) -> Any:
-    """What `apart` took apart. Raises `DataError` where something is missing."""
-    if isinstance(plain, list):
-        return [join_arrays(item, arrays) for item in plain]
-    if not isinstance(plain, Mapping):
-        return plain
-    kind, inner = plain.get(_MARK), plain.get("of")
+def join_arrays(values: JsonValue, arrays: Mapping[str, Tensor]) -> Any:
+    """Return the nested values that `split_arrays` has split.
+
+    Raises:
+        DataError: An array is missing, or the values are not those of `split_arrays`.
+    """
+    if isinstance(values, list):
+        return [join_arrays(item, arrays) for item in values]
+    if not isinstance(values, Mapping):
+        return values
+    kind, content = values.get(KIND_KEY), values.get(CONTENT_KEY)
     if kind is None:
-        return {key: join_arrays(value, arrays) for key, value in plain.items()}
-    if kind == "tuple" and isinstance(inner, list):
-        return tuple(join_arrays(item, arrays) for item in inner)
-    if kind == "dict" and isinstance(inner, list):
-        return {join_arrays(key, arrays): join_arrays(value, arrays) for key, value in inner}
-    if kind in ("tensor", "array") and isinstance(inner, str) and inner in arrays:
-        return arrays[inner] if kind == "tensor" else arrays[inner].numpy()
-    raise DataError(f"A nest of values holds {dict(plain)!r}, which means nothing here. Was it written by this library?")
+        return {key: join_arrays(value, arrays) for key, value in values.items()}
+    if kind == "tuple" and isinstance(content, list):
+        return tuple(join_arrays(item, arrays) for item in content)
+    if kind == "dict" and isinstance(content, list):
+        return {join_arrays(key, arrays): join_arrays(value, arrays) for key, value in content}
+    if kind in ("tensor", "array") and isinstance(content, str) and content in arrays:
+        return arrays[content] if kind == "tensor" else arrays[content].numpy()
+    raise DataError(f"The saved value {dict(values)!r} is not valid. Expected values that padless has written.")
 
 
-def _plain(value: Any, where: str, arrays: dict[str, Tensor]) -> Any:
+def _to_json(value: object, path: str, arrays: dict[str, Tensor]) -> JsonValue:
+    """Return a value as JSON values, and add its arrays to `arrays` under their paths."""
     if value is None or isinstance(value, bool | int | float | str):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, Tensor | np.ndarray | np.generic):
         kind = "tensor" if isinstance(value, Tensor) else "array"
-        arrays[where] = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-        return {_MARK: kind, "of": where}
+        arrays[path] = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+        return {KIND_KEY: kind, CONTENT_KEY: path}
     if isinstance(value, list | tuple):
-        items = [_plain(item, f"{where}/{place}".lstrip("/"), arrays) for place, item in enumerate(value)]
-        return items if isinstance(value, list) else {_MARK: "tuple", "of": items}
+        items = [_to_json(item, f"{path}/{number}".lstrip("/"), arrays) for number, item in enumerate(value)]
+        return items if isinstance(value, list) else {KIND_KEY: "tuple", CONTENT_KEY: items}
     if isinstance(value, Mapping):
-        pairs = [(key, _plain(inner, f"{where}/{key}".lstrip("/"), arrays)) for key, inner in value.items()]
-        if all(isinstance(key, str) for key, _ in pairs) and _MARK not in value:
+        pairs = [(key, _to_json(item, f"{path}/{key}".lstrip("/"), arrays)) for key, item in value.items()]
+        if all(isinstance(key, str) for key, _ in pairs) and KIND_KEY not in value:
             return dict(pairs)
-        return {_MARK: "dict", "of": [[_plain(key, f"{where}/key {key}", arrays), inner] for key, inner in pairs]}
+        encoded = [[_to_json(key, f"{path}/key {key}", arrays), item] for key, item in pairs]
+        return {KIND_KEY: "dict", CONTENT_KEY: encoded}
     raise ArgumentError(
-        f"{where or 'The value'} is {value!r} of type {type(value).__name__}, which cannot be kept. "
+        f"{path or 'The value'} is {value!r} of type {type(value).__name__}, which cannot be saved. "
         f"Expected numbers, strings, tensors, arrays, and lists, tuples and dictionaries of them."
     )

@@ -1,4 +1,4 @@
-"""A case: a layer, how to make it and what to give it; and the layers of one's own that cases share."""
+"""A case of a layer with its inputs, and the user-defined layers that cases share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,15 @@ from padless.testing import LayerHarness, ids
 
 @dataclass(frozen=True)
 class Case:
-    """A way to make a layer, what to give it, and the laws that it does not keep, with the reason."""
+    """A layer, its inputs, and the properties that it cannot have.
+
+    Attributes:
+        name: The class, and after a hyphen the variant.
+        make: A function that returns the layer.
+        inputs: The shape of one step, a function that draws inputs, or a list of them.
+        known_violations: Properties that are not checked, with the reason.
+        options: Further arguments of `LayerHarness.from_layer`.
+    """
 
     name: str
     make: Callable[[], Any]
@@ -24,20 +32,20 @@ class Case:
 
     @property
     def layer(self) -> str:
-        """The class that this case is about."""
+        """The name of the class."""
         return self.name.split("-")[0]
 
-    def subject(self) -> LayerHarness:
-        """Made anew."""
+    def harness(self) -> LayerHarness:
+        """Return a new harness of the layer."""
         return LayerHarness.from_layer(self.make, self.inputs, **self.options)
 
 
-# ------------------------------------------------------------------------------------------------ cells of one's own
+# ------------------------------------------------------------------------------------------------ user-defined cells
 
 
 @register_keras_serializable("tests")
 class Leaky(L.Layer):
-    """A cell of one's own with one state: it keeps a part of the state before."""
+    """A user-defined cell with one state, of which it keeps one half."""
 
     def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -54,7 +62,7 @@ class Leaky(L.Layer):
 
 @register_keras_serializable("tests")
 class Residual(L.LSTMCell):
-    """A built-in cell with a `call` of one's own, whose output is not its state."""
+    """A built-in cell with another `call`, whose output is not its state."""
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> Any:
         output, new = super().call(inputs, states, training)
@@ -63,7 +71,7 @@ class Residual(L.LSTMCell):
 
 @register_keras_serializable("tests")
 class Attending(L.Layer):
-    """A layer of queries and values, on a list of them or on one input that is both."""
+    """An attention layer on a list of queries and values, or on one input that is both."""
 
     relation = "attention"
 
@@ -73,8 +81,8 @@ class Attending(L.Layer):
         self.causal = causal
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        given = inputs if isinstance(inputs, list) else [inputs, inputs]
-        return self.layer(*given, **({"use_causal_mask": True} if self.causal else {}))
+        arguments = inputs if isinstance(inputs, list) else [inputs, inputs]
+        return self.layer(*arguments, **({"use_causal_mask": True} if self.causal else {}))
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return mask[0] if isinstance(inputs, list) else mask
@@ -89,7 +97,7 @@ NOISE = {
     "independent_of_batch": "noise is drawn for the steps of a batch together",
 }
 GRID = {
-    "matches_unpadded": "it ends the mask: from here on padding counts as data",
-    "ignores_padding": "it ends the mask: from here on padding counts as data",
+    "matches_unpadded": "it removes the mask: its output is padded data",
+    "ignores_padding": "it removes the mask: its output is padded data",
 }
 IDS = ids(7)

@@ -17,7 +17,7 @@ def _tagger() -> Sequential:
 
 
 MODELS = [
-    Case("Model-born", lambda: _model(False), options={"creates_mask": True}),
-    Case("Model-given", lambda: _model(True)),
+    Case("Model-mask-created", lambda: _model(False), options={"creates_mask": True}),
+    Case("Model-masked-input", lambda: _model(True)),
     Case("Sequential", _tagger, inputs=IDS, options={"creates_mask": True}),
 ]

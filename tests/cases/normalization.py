@@ -19,9 +19,9 @@ def _normalizing() -> list[Case]:
         "-axes": ({}, (5, 3)),
         "-inner": ({"axis": 2, "gamma_regularizer": "l1"}, (5, 3)),
     }
-    found = []
+    cases = []
     for name, (arguments, inputs) in variants.items():
-        found += [
+        cases += [
             Case(f"BatchNormalization{name}", lambda a=arguments: L.BatchNormalization(**a), inputs=inputs),
             Case(
                 f"BatchNormalization-training{name}",
@@ -32,7 +32,7 @@ def _normalizing() -> list[Case]:
             ),
         ]
     return [
-        *found,
+        *cases,
         Case("BatchNormalization-renorm", lambda: L.BatchNormalization(renorm=True, renorm_clipping={"rmax": 2.0})),
         Case("BatchNormalization-frozen", lambda: L.BatchNormalization(trainable=False), options={"training": True}),
         Case("GroupNormalization", lambda: L.GroupNormalization(3), inputs=(6,)),
@@ -55,7 +55,7 @@ def _normalizing() -> list[Case]:
         Case("Normalization-invert", lambda: L.Normalization(axis=[2, 3], invert=True), inputs=(5, 3)),
         Case("Normalization-all", lambda: L.Normalization(axis=None)),
         Case("Normalization-inner", lambda: L.Normalization(axis=2), inputs=(5, 3)),
-        Case("Normalization-given", lambda: L.Normalization(mean=[1.0, 2.0, 3.0], variance=[0.5, 0.0, 2.0])),
+        Case("Normalization-statistics", lambda: L.Normalization(mean=[1.0, 2.0, 3.0], variance=[0.5, 0.0, 2.0])),
         Case("Normalization-number", lambda: L.Normalization(mean=1.0, variance=4.0, axis=None)),
     ]
 

@@ -13,8 +13,8 @@ from padless.testing import binary, labels, normal, one_hot, probabilities
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A way to make a loss or metric, how its outputs and targets are drawn, and what it does not keep, with the reason."""
+class ObjectiveCase:
+    """A loss or metric, functions that draw its outputs and targets, and the properties that it cannot have."""
 
     name: str
     make: Callable[[], Any]
@@ -25,7 +25,7 @@ class Measure:
 
     @property
     def layer(self) -> str:
-        """The class that this case is about."""
+        """The name of the class."""
         return self.name.split("-")[0]
 
 
@@ -36,13 +36,13 @@ def squares(y_true: Any, y_pred: Any) -> Any:
 
 
 @register("loss_function")
-def spread_of(y_true: Any, y_pred: Any, mask: Any) -> Any:
+def largest_error(y_true: Any, y_pred: Any, mask: Any) -> Any:
     """A loss function of whole sequences."""
     return torch.where(mask[..., None], (y_true - y_pred).abs(), 0).amax((1, 2))
 
 
-def some_labels(generator: torch.Generator, grid: tuple[int, ...]) -> torch.Tensor:
-    """Labels for CTC: at each column its own class or none, so that no two are alike and all have room."""
+def ctc_labels(generator: torch.Generator, grid: tuple[int, ...]) -> torch.Tensor:
+    """Draw labels for CTC: in each column a different class or none, so that there are enough steps."""
     return torch.arange(1, grid[1] + 1) * torch.randint(2, grid, generator=generator)
 
 
@@ -56,9 +56,10 @@ def unit(*features: int) -> Any:
     return lambda generator, grid: torch.nn.functional.normalize(normal(*features)(generator, grid), dim=-1)
 
 
-PAIRS = {law: "it compares the steps of one batch with one another" for law in ("matches_unpadded", "independent_of_split")}
-WHOLE = ("none", "rows", "column")  # weights of a loss that gives one value for each sequence
-APART = {"ignores_padding": "labels stand on a grid of their own, so nothing says that they are masked"}
+REASON = "it compares the steps of one batch with one another"
+PAIRS = {"matches_unpadded": REASON, "independent_of_split": REASON}
+SEQUENCE_WEIGHTS = ("none", "rows", "column")  # weights of a loss that gives one value for each sequence
+UNALIGNED = {"ignores_padding": "labels have a separate grid without a mask"}
 
 ROWS: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "MeanSquaredError": (losses.MeanSquaredError, normal(3), normal(3)),
@@ -108,30 +109,30 @@ ROWS: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "Dice-rows": (lambda **k: losses.Dice(axis=-1, **k), probabilities(3), binary(3)),
     "Tversky": (lambda **k: losses.Tversky(0.3, 0.7, **k), probabilities(3), binary(3)),
     "LossFunctionWrapper": (lambda **k: losses.LossFunctionWrapper(squares, **k), normal(3), normal(3)),
-    "LossFunctionWrapper-sequences": (lambda **k: losses.LossFunctionWrapper(spread_of, **k), normal(3), normal(3)),
+    "LossFunctionWrapper-sequences": (lambda **k: losses.LossFunctionWrapper(largest_error, **k), normal(3), normal(3)),
     "TorchLoss": (
         lambda **k: losses.TorchLoss(torch.nn.CrossEntropyLoss(reduction="none", ignore_index=1), **k),
         normal(4),
         labels(4),
     ),
     "Circle": (lambda **k: losses.Circle(gamma=2.0, **k), unit(3), labels(2)),
-    "CTC": (losses.CTC, normal(24), some_labels),
+    "CTC": (losses.CTC, normal(24), ctc_labels),
 }
 REDUCTIONS = ("sum_over_batch_size", "mean_with_sample_weight", "sum", "none")
-OFTEN = ("MeanSquaredError", "SparseCategoricalCrossentropy-ignore", "LossFunctionWrapper-sequences", "TorchLoss")
+ALL_REDUCTIONS = ("MeanSquaredError", "SparseCategoricalCrossentropy-ignore", "LossFunctionWrapper-sequences", "TorchLoss")
 
 
-def _losses() -> list[Measure]:
-    """Each with one reduction in turn, some with all."""
-    turn, found = cycle(REDUCTIONS), []
+def _losses() -> list[ObjectiveCase]:
+    """Return a case of each loss with one of the reductions, and of some losses with all."""
+    reductions, cases = cycle(REDUCTIONS), []
     for name, (make, outputs, targets) in ROWS.items():
-        known_violations = PAIRS if name == "Circle" else APART if name == "CTC" else {}
-        weights = WHOLE if name == "CTC" or "sequences" in name else Measure.weights
-        for reduction in REDUCTIONS if name in OFTEN else (next(turn),):
+        known_violations = PAIRS if name == "Circle" else UNALIGNED if name == "CTC" else {}
+        weights = SEQUENCE_WEIGHTS if name == "CTC" or "sequences" in name else ObjectiveCase.weights
+        for reduction in REDUCTIONS if name in ALL_REDUCTIONS else (next(reductions),):
             if name in ("Dice", "Tversky"):
-                reduction = "mean"  # whatever it is, the loss is one ratio
-            found.append(
-                Measure(
+                reduction = "mean"  # the loss is one ratio with any reduction
+            cases.append(
+                ObjectiveCase(
                     f"{name}-{reduction}",
                     lambda m=make, r=reduction: m(reduction=r),
                     outputs,
@@ -140,14 +141,14 @@ def _losses() -> list[Measure]:
                     weights,
                 )
             )
-    return found
+    return cases
 
 
 LOSSES = _losses()
 TAGS = ["O", "B-A", "I-A", "B-B", "I-B"]
 SCORES = (probabilities(3), binary(3))
 METRICS = [
-    Measure(name, make, *drawn)
+    ObjectiveCase(name, make, *drawn)
     for name, make, *drawn in [
         ("Accuracy", metrics.Accuracy, labels(2), labels(2)),
         ("AUC", metrics.AUC, *SCORES),
@@ -201,4 +202,4 @@ METRICS = [
         ("TruePositives", metrics.TruePositives, *SCORES),
     ]
 ]
-NO_PAIRS = {"Mean", "Sum"}  # they take values alone
+VALUE_METRICS = {"Mean", "Sum"}  # they take values, not targets and outputs

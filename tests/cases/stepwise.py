@@ -12,7 +12,7 @@ from padless.saving.serialization import register_keras_serializable
 
 @register_keras_serializable("tests")
 def running(x: Any, mask: Any = None) -> Any:
-    """What has come so far: a function that looks at the padded grid."""
+    """Return cumulative sums: a function that computes on the padded grid."""
     return (x if mask is None else torch.where(mask[..., None], x, 0)).cumsum(1)
 
 
@@ -24,13 +24,13 @@ def thirds(x: Any, factor: float) -> Any:
 
 @register_keras_serializable("tests")
 def positive(inputs: Any, mask: Any) -> Any:
-    """A mask of an output: fewer steps than came in."""
+    """Return a mask with fewer real steps than the input."""
     steps = (inputs > 0).any(-1)
     return steps if mask is None else steps.unpack(0) & mask
 
 
 def _stepwise() -> list[Case]:
-    found = [
+    cases = [
         Case("Dense", lambda: L.Dense(2)),
         Case("Dense-no-bias", lambda: L.Dense(2, activation="relu", use_bias=False)),
         Case("Dense-softmax", lambda: L.Dense(5, activation="softmax", kernel_regularizer="l2")),
@@ -74,12 +74,12 @@ def _stepwise() -> list[Case]:
     ]
     for name in sorted({function.__name__ for function in entries("activation").values()}):
         if name not in ("glu", "threshold"):  # one halves the features, the other has arguments without a default
-            found.append(Case(f"Activation-{name}", lambda n=name: L.Activation(n)))
-    return [*found, Case("Activation-glu", lambda: L.Activation("glu"), inputs=(6,))]
+            cases.append(Case(f"Activation-{name}", lambda n=name: L.Activation(n)))
+    return [*cases, Case("Activation-glu", lambda: L.Activation("glu"), inputs=(6,))]
 
 
 def _noises() -> list[Case]:
-    made = {
+    layers = {
         "GaussianNoise": lambda: L.GaussianNoise(0.5),
         "GaussianDropout": lambda: L.GaussianDropout(0.4),
         "AlphaDropout": lambda: L.AlphaDropout(0.3),
@@ -87,12 +87,12 @@ def _noises() -> list[Case]:
         "AlphaDropout-columns": lambda: L.AlphaDropout(0.3, noise_shape=(1, None, 1)),
         "SpatialDropout1D": lambda: L.SpatialDropout1D(0.5),
     }
-    found = [
-        Case(f"{name}-training", make, known_violations=NOISE, options={"training": True}) for name, make in made.items()
+    cases = [
+        Case(f"{name}-training", make, known_violations=NOISE, options={"training": True}) for name, make in layers.items()
     ]
     return [
-        *found,
-        *(Case(name, make) for name, make in made.items()),
+        *cases,
+        *(Case(name, make) for name, make in layers.items()),
         Case("GaussianNoise-seed", lambda: L.GaussianNoise(0.5, seed=2)),
     ]
 
@@ -116,7 +116,7 @@ def _activations() -> list[Case]:
             lambda: L.Softmax(),
             inputs=(),
             known_violations={
-                "ignores_padding": "given by hand, a mask with as many axes as the input chooses numbers and ends there"
+                "ignores_padding": "an explicit mask with as many axes as the input selects numbers, and is not passed on"
             },
         ),
     ]

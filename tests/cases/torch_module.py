@@ -1,4 +1,4 @@
-"""Torch modules as layers, and modules with a config of their own that the cases hold."""
+"""Torch modules as layers, and torch modules with a config."""
 
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ class Saved(nn.Module):
 
 
 def saved(module: type[nn.Module]) -> Any:
-    """One of torch's modules with a config."""
+    """Return a subclass of a torch module that has a config."""
     return register_keras_serializable("tests")(type(module.__name__, (Saved, module), {}))
 
 

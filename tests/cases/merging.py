@@ -1,4 +1,4 @@
-"""Merging layers, and those that go from a sequence to its summary and back."""
+"""Merging layers, and layers between a sequence and its summary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from padless.models import Model
 
 
 def _graph(make: Callable[..., Any], *features: int) -> Callable[[], Model]:
-    """A model of masked inputs with these numbers of features."""
+    """Return a function that builds a model of masked inputs with these numbers of features."""
 
     def build() -> Model:
         inputs = [L.Input((None, size), masked=True) for size in features]
@@ -19,18 +19,18 @@ def _graph(make: Callable[..., Any], *features: int) -> Callable[[], Model]:
 
 
 def _attended(x: Any, y: Any, normalize: bool = False) -> Any:
-    """Attention by hand, without a softmax: every step of the one sees every step of the other."""
+    """Return attention without a softmax: every step of x sees every step of y."""
     return L.Dot((2, 1))([L.Dot(2, normalize=normalize)([x, y]), y])
 
 
 def _combining() -> list[Case]:
     two, three = [(3,), (3,)], [(3,), (3,), (3,)]
-    found = [
+    cases = [
         Case(f"{cls.__name__}", cls, inputs=two if cls is L.Subtract else three)
         for cls in (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
     ]
     return [
-        *found,
+        *cases,
         Case("Concatenate", lambda: L.Concatenate(), inputs=[(3,), (5,)]),
         Case("Concatenate-time", lambda: L.Concatenate(axis=1), inputs=two),
         Case("Concatenate-inner", lambda: L.Concatenate(axis=2), inputs=[(2, 3), (4, 3)]),
@@ -39,7 +39,7 @@ def _combining() -> list[Case]:
         Case("Dot-time-normalize", lambda: L.Dot([1, 1], normalize=True), inputs=[(3,), (2, 5)]),
         Case("Dot-time-numbers", lambda: L.Dot(1), inputs=[(), (5,)]),
         Case("Dot-vector", _graph(lambda x: L.Dot((1, 2))([L.LastStep()(x), x]), 3)),
-        Case("Dot-vector-behind", _graph(lambda x: L.Dot((-1, -1), normalize=True)([x, L.LastStep()(x)]), 3)),
+        Case("Dot-vector-second", _graph(lambda x: L.Dot((-1, -1), normalize=True)([x, L.LastStep()(x)]), 3)),
         Case("Dot-features", _graph(_attended, 3, 3), inputs=two),
         Case("Dot-features-normalize", _graph(lambda x, y: _attended(x, y, True), 3, 3), inputs=two),
         Case("RepeatVector", _graph(lambda x: L.RepeatVector(2)(L.LastStep()(x)), 3)),

@@ -8,7 +8,7 @@ from padless import layers as L
 
 
 def _rnns() -> list[Case]:
-    found = []
+    cases = []
     variants: dict[str, dict[str, Any]] = {
         "last": {},
         "sequences": {"return_sequences": True},
@@ -26,11 +26,15 @@ def _rnns() -> list[Case]:
     }
     for cls, states in ((L.SimpleRNN, 1), (L.GRU, 1), (L.LSTM, 2)):
         for name, arguments in variants.items():
-            found.append(Case(f"{cls.__name__}-{name}", lambda c=cls, a=arguments: c(4, **a)))
-        given = {"sequence_arguments": {"initial_state": ((4,),) * states}}
+            cases.append(Case(f"{cls.__name__}-{name}", lambda c=cls, a=arguments: c(4, **a)))
+        initial_state = {"sequence_arguments": {"initial_state": ((4,),) * states}}
         for name in ("last", "states", "backwards-sequences"):
-            found.append(Case(f"{cls.__name__}-given-{name}", lambda c=cls, a=variants[name]: c(4, **a), options=given))
-        found.append(
+            cases.append(
+                Case(
+                    f"{cls.__name__}-initial-state-{name}", lambda c=cls, a=variants[name]: c(4, **a), options=initial_state
+                )
+            )
+        cases.append(
             Case(
                 f"{cls.__name__}-dropout",
                 lambda c=cls: c(4, dropout=0.5, recurrent_dropout=0.5),
@@ -39,23 +43,23 @@ def _rnns() -> list[Case]:
             )
         )
     for cls in (L.GRU, L.LSTM):
-        found.append(
+        cases.append(
             Case(f"{cls.__name__}-gates", lambda c=cls: c(4, recurrent_activation="hard_sigmoid", return_sequences=True))
         )
-    found += [
+    cases += [
         Case("GRU-reset-before", lambda: L.GRU(4, reset_after=False, return_sequences=True)),
         Case("GRU-reset-before-backwards", lambda: L.GRU(4, reset_after=False, go_backwards=True, return_state=True)),
         Case("GRU-reset-before-no-bias", lambda: L.GRU(4, reset_after=False, use_bias=False)),
         Case("LSTM-forget", lambda: L.LSTM(4, unit_forget_bias=False)),
     ]
-    return found
+    return cases
 
 
 def _wrapped() -> list[Case]:
-    found = [
-        Case("RNN-own-cell", lambda: L.RNN(Leaky(4), return_sequences=True, return_state=True)),
-        Case("RNN-own-cell-last", lambda: L.RNN(Leaky(4))),
-        Case("RNN-own-cell-backwards", lambda: L.RNN(Leaky(4), go_backwards=True, return_sequences=True)),
+    cases = [
+        Case("RNN-user-cell", lambda: L.RNN(Leaky(4), return_sequences=True, return_state=True)),
+        Case("RNN-user-cell-last", lambda: L.RNN(Leaky(4))),
+        Case("RNN-user-cell-backwards", lambda: L.RNN(Leaky(4), go_backwards=True, return_sequences=True)),
         Case("RNN-changed-cell", lambda: L.RNN(Residual(4))),
         Case("RNN-changed-cell-sequences", lambda: L.RNN(Residual(4), return_sequences=True)),
         Case("SimpleRNNCell", lambda: L.RNN(L.SimpleRNNCell(4), return_sequences=True)),
@@ -72,7 +76,7 @@ def _wrapped() -> list[Case]:
         ),
         Case("Bidirectional-states", lambda: L.Bidirectional(L.LSTM(4, return_state=True, return_sequences=True))),
         Case(
-            "Bidirectional-given",
+            "Bidirectional-initial-state",
             lambda: L.Bidirectional(L.LSTM(4)),
             options={"sequence_arguments": {"initial_state": ((4,),) * 4}},
         ),
@@ -83,7 +87,7 @@ def _wrapped() -> list[Case]:
             ),
         ),
         Case("Bidirectional-backwards-first", lambda: L.Bidirectional(L.GRU(4, go_backwards=True))),
-        Case("Bidirectional-own-cell", lambda: L.Bidirectional(L.RNN(Leaky(4)))),
+        Case("Bidirectional-user-cell", lambda: L.Bidirectional(L.RNN(Leaky(4)))),
         Case("TimeDistributed-Dense", lambda: L.TimeDistributed(L.Dense(2))),
         Case("TimeDistributed-LSTM", lambda: L.TimeDistributed(L.LSTM(4)), inputs=(2, 3)),
         Case("TimeDistributed-LSTM-sequences", lambda: L.TimeDistributed(L.LSTM(4, return_sequences=True)), inputs=(2, 3)),
@@ -91,13 +95,13 @@ def _wrapped() -> list[Case]:
     ]
     for mode in ("concat", "sum", "mul", "ave", None):
         for sequences in (False, True):
-            found.append(
+            cases.append(
                 Case(
                     f"Bidirectional-{mode}-{'sequences' if sequences else 'last'}",
                     lambda m=mode, s=sequences: L.Bidirectional(L.GRU(4, return_sequences=s), merge_mode=m),
                 )
             )
-    return found
+    return cases
 
 
 def _convolved() -> list[Case]:
@@ -122,14 +126,16 @@ def _convolved() -> list[Case]:
         },
         "stateful": {"stateful": True, "zero_output_for_mask": True, "return_sequences": True},
     }
-    found = [
+    cases = [
         Case(f"ConvLSTM1D-{name}", lambda a=arguments: L.ConvLSTM1D(4, 3, **a), inputs=(6, 2))
         for name, arguments in variants.items()
     ]
-    given = {"sequence_arguments": {"initial_state": ((4, 4),) * 2}}
+    initial_state = {"sequence_arguments": {"initial_state": ((4, 4),) * 2}}
     return [
-        *found,
-        Case("ConvLSTM1D-given", lambda: L.ConvLSTM1D(4, 3, return_state=True), inputs=(6, 2), options=given),
+        *cases,
+        Case(
+            "ConvLSTM1D-initial-state", lambda: L.ConvLSTM1D(4, 3, return_state=True), inputs=(6, 2), options=initial_state
+        ),
         Case(
             "ConvLSTM1D-dropout",
             lambda: L.ConvLSTM1D(4, 3, dropout=0.5, recurrent_dropout=0.5),
@@ -149,7 +155,7 @@ def _convolved() -> list[Case]:
             inputs=(6, 2),
         ),
         Case(
-            "Bidirectional-ConvLSTM1D-given",
+            "Bidirectional-ConvLSTM1D-initial-state",
             lambda: L.Bidirectional(L.ConvLSTM1D(4, 3, stateful=True), "sum"),
             inputs=(6, 2),
             options={"sequence_arguments": {"initial_state": ((4, 4),) * 4}},
@@ -164,21 +170,21 @@ def _of_torch() -> list[Case]:
         Case("RNN-torch-GRU", lambda: L.RNN(GRUCell(3, 4), go_backwards=True, **both)),
         Case("RNN-torch-RNN", lambda: L.RNN(RNNCell(3, 4))),
         Case(
-            "RNN-torch-LSTM-given",
+            "RNN-torch-LSTM-initial-state",
             lambda: L.RNN(LSTMCell(3, 4), **both),
             options={"sequence_arguments": {"initial_state": ((4,), (4,))}},
         ),
-        Case("RNN-torch-own", lambda: L.RNN(Halving(3, 4), **both)),
-        Case("RNN-torch-own-last", lambda: L.RNN(Halving(3, 4), go_backwards=True)),
+        Case("RNN-torch-user", lambda: L.RNN(Halving(3, 4), **both)),
+        Case("RNN-torch-user-last", lambda: L.RNN(Halving(3, 4), go_backwards=True)),
         Case("StackedRNNCells-torch", lambda: L.RNN([L.GRUCell(4), LSTMCell(4, 5), Halving(5, 2), Leaky(3)], **both)),
         Case("Bidirectional-stacked", lambda: L.Bidirectional(L.RNN([L.GRUCell(4), L.LSTMCell(5)], **both))),
         Case("Bidirectional-torch", lambda: L.Bidirectional(L.RNN(LSTMCell(3, 4), **both))),
         Case(
-            "Bidirectional-torch-given",
+            "Bidirectional-torch-initial-state",
             lambda: L.Bidirectional(L.RNN(GRUCell(3, 4), stateful=True)),
             options={"sequence_arguments": {"initial_state": ((4,), (4,))}},
         ),
-        Case("Bidirectional-torch-own", lambda: L.Bidirectional(L.RNN([Halving(3, 4), GRUCell(8, 2)], **both), None)),
+        Case("Bidirectional-torch-user", lambda: L.Bidirectional(L.RNN([Halving(3, 4), GRUCell(8, 2)], **both), None)),
     ]
 
 

@@ -13,9 +13,9 @@ def _attending() -> list[Case]:
     def groups(**more: Any) -> Any:
         return L.GroupQueryAttention(5, 4, 2, **more)
 
-    columns = {"matches_unpadded": "its window counts columns, holes among them"}
+    columns = {"matches_unpadded": "its window counts columns, also those of gaps"}
     two, three = [(3,), (5,)], [(3,), (5,), (3,)]
-    found = [
+    cases = [
         Case("Attention", lambda: L.Attention(), inputs=three),
         Case("Attention-scale", lambda: L.Attention(use_scale=True, dropout=0.5), inputs=three),
         Case("Attention-concat", lambda: L.Attention(use_scale=True, score_mode="concat"), inputs=three),
@@ -52,7 +52,7 @@ def _attending() -> list[Case]:
     ]
     for first in (False, True):
         when = "pre" if first else "post"
-        found += [
+        cases += [
             Case(f"TransformerEncoder-{when}", lambda f=first: L.TransformerEncoder(8, 2, normalize_first=f), inputs=(4,)),
             Case(
                 f"TransformerDecoder-{when}",
@@ -66,7 +66,7 @@ def _attending() -> list[Case]:
             ),
         ]
     return [
-        *found,
+        *cases,
         Case(
             "TransformerEncoder-dropout",
             lambda: L.TransformerEncoder(8, 2, dropout=0.5),

@@ -1,4 +1,4 @@
-"""Layers that summarise a sequence."""
+"""Layers that return a summary of a sequence."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from padless.saving.serialization import register_keras_serializable
 
 @register_keras_serializable("tests")
 class Scored(L.Layer):
-    """Attention pooling together with its scores."""
+    """Attention pooling that also returns its scores."""
 
     relation = "reduce"
 
@@ -31,12 +31,12 @@ class Scored(L.Layer):
 
 def _segments() -> list[Case]:
     classes = (L.GlobalAveragePooling1D, L.GlobalMaxPooling1D, L.GlobalSumPooling1D, L.FirstStep, L.LastStep)
-    found = [
+    cases = [
         Case(f"{cls.__name__}-{shape}D", cls, inputs=features)
         for cls in classes
         for shape, features in ((3, (3,)), (4, (5, 3)))
     ]
-    found += [Case(f"{cls.__name__}-keepdims", lambda c=cls: c(keepdims=True)) for cls in classes[:3]]
+    cases += [Case(f"{cls.__name__}-keepdims", lambda c=cls: c(keepdims=True)) for cls in classes[:3]]
     many: dict[str, Any] = {
         "units": 4,
         "num_queries": 2,
@@ -46,7 +46,7 @@ def _segments() -> list[Case]:
         "query_regularizer": "l1",
     }
     return [
-        *found,
+        *cases,
         Case("AttentionPooling1D", lambda: L.AttentionPooling1D()),
         Case("AttentionPooling1D-keys", lambda: L.AttentionPooling1D(4, bias_regularizer="l2")),
         Case("AttentionPooling1D-queries", lambda: L.AttentionPooling1D(**many)),

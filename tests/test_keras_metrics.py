@@ -1,4 +1,4 @@
-"""Every metric of Keras by name, arguments and numbers on the real steps; spans against conlleval; states and subclasses."""
+"""Every metric of Keras by name, arguments and numbers; spans against conlleval; states and user-defined metrics."""
 
 import os
 
@@ -24,7 +24,7 @@ from padless.saving import serialization as saving
 
 keras = pytest.importorskip("keras")
 B, T, D = 4, 6, 3
-HOLES = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
+GAPS = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
 PRED_IDS = np.random.default_rng(2).integers(0, D, (B, T))
 
 
@@ -108,46 +108,41 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_on_the_real_steps_it_is_kerass(name, arguments, kind, weighted):
-    """Of these Keras looks at masks only in means; so it is given the real rows."""
+def test_metric_of_the_real_steps_matches_keras(name, arguments, kind):
+    """Keras gets the real rows: among these metrics only means use its mask."""
     y, pred = draw(kind)
-    weight = np.random.default_rng(1).integers(0, 4, (B, T)) if weighted else None
-    theirs, mine = getattr(keras.metrics, name)(**arguments), getattr(metrics, name)(**arguments)
-    rows = [torch.from_numpy(np.ascontiguousarray(a[HOLES])) for a in (y, pred)]
-    theirs.update_state(*rows, **({} if weight is None else {"sample_weight": torch.from_numpy(weight[HOLES])}))
-    shown = np.where(HOLES.reshape(B, T, *(1,) * (pred.ndim - 2)), pred, 10**6)
-    for part in (slice(0, 1), slice(1, 4)):
-        mine.update_state(
-            y[part],
-            pack(shown[part].astype(pred.dtype), mask=HOLES[part]),
-            None if weight is None else weight[part].astype("float32"),
-        )
-    assert mine.name == theirs.name.rstrip("_0123456789") or mine.name == theirs.name
-    np.testing.assert_allclose(mine.result().numpy(), theirs.result().detach().numpy(), rtol=2e-5, atol=1e-6)
-    mine.reset_state()
-    assert not any(variable.any() for variable in mine.variables)
-    zero = mine.result()
-    assert zero.isfinite().all()
+    padded = np.where(GAPS.reshape(B, T, *(1,) * (pred.ndim - 2)), pred, 10**6).astype(pred.dtype)
+    for weight in (None, np.random.default_rng(1).integers(0, 4, (B, T))):
+        theirs, mine = getattr(keras.metrics, name)(**arguments), getattr(metrics, name)(**arguments)
+        rows = [torch.from_numpy(np.ascontiguousarray(array[GAPS])) for array in (y, pred)]
+        theirs.update_state(*rows, **({} if weight is None else {"sample_weight": torch.from_numpy(weight[GAPS])}))
+        for part in (slice(0, 1), slice(1, 4)):
+            part_weight = None if weight is None else weight[part].astype("float32")
+            mine.update_state(y[part], pack(padded[part], mask=GAPS[part]), part_weight)
+        assert mine.name == theirs.name.rstrip("_0123456789") or mine.name == theirs.name
+        np.testing.assert_allclose(mine.result().numpy(), theirs.result().detach().numpy(), rtol=2e-5, atol=1e-6)
+        mine.reset_state()
+        assert not any(variable.any() for variable in mine.variables)
+        assert mine.result().isfinite().all()
 
 
 PUBLIC = [name for name in dir(keras.metrics) if name[0] != "_" and callable(getattr(keras.metrics, name))]
 
 
-def parameters(thing):
-    found = inspect.signature(thing).parameters.values()
-    return [(p.name, p.default) for p in found if p.kind is not p.VAR_KEYWORD]
+def parameters(function):
+    signature = inspect.signature(function).parameters.values()
+    return [(p.name, p.default) for p in signature if p.kind is not p.VAR_KEYWORD]
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_metric_of_keras_is_here_with_its_arguments(name):
-    mine, theirs = (parameters(getattr(library, name)) for library in (metrics, keras.metrics))
-    assert mine[: len(theirs)] == theirs
-    assert name in metrics.__all__
+def test_every_metric_of_keras_exists_with_its_arguments():
+    for name in PUBLIC:
+        mine, theirs = (parameters(getattr(library, name)) for library in (metrics, keras.metrics))
+        assert mine[: len(theirs)] == theirs, name
+        assert name in metrics.__all__
 
 
-NEEDED = {
+REQUIRED = {  # arguments without a default
     "IoU": (3, [0]),
     "OneHotIoU": (3, [0]),
     "MeanIoU": (3,),
@@ -159,21 +154,23 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n in PUBLIC if n[0].isupper() and n not in ("Metric", "MeanMetricWrapper")])
-def test_configs_are_kerass_and_bring_the_metric_back(name):
-    mine, theirs = (getattr(library, name)(*NEEDED.get(name, ())) for library in (metrics, keras.metrics))
-    config = mine.get_config()
-    wanted = {key: value for key, value in theirs.get_config().items() if key not in ("dtype", "name")}
-    assert {key: config[key] for key in wanted} == wanted
-    again = metrics.deserialize(metrics.serialize(mine))
-    assert type(again) is type(mine) and again.get_config() == config
-    assert type(saving.deserialize(keras.saving.serialize_keras_object(theirs), "metric")) is type(mine)
+def test_configs_match_keras_and_restore_the_metric():
+    for name in PUBLIC:
+        if name[0].islower() or name in ("Metric", "MeanMetricWrapper"):
+            continue
+        mine, theirs = (getattr(library, name)(*REQUIRED.get(name, ())) for library in (metrics, keras.metrics))
+        config = mine.get_config()
+        expected = {key: value for key, value in theirs.get_config().items() if key not in ("dtype", "name")}
+        assert {key: config[key] for key in expected} == expected
+        restored = metrics.deserialize(metrics.serialize(mine))
+        assert type(restored) is type(mine) and restored.get_config() == config
+        assert type(saving.deserialize(keras.saving.serialize_keras_object(theirs), "metric")) is type(mine)
 
 
-def test_keras_s_names_mean_the_same_here():
-    for name, thing in keras.src.metrics.ALL_OBJECTS_DICT.items():
-        if thing.__name__ not in NEEDED and thing.__name__ not in ("Metric", "MeanMetricWrapper"):
-            assert type(metrics.get(name)).__name__ == thing.__name__, name
+def test_names_of_keras_mean_the_same_metrics():
+    for name, cls in keras.src.metrics.ALL_OBJECTS_DICT.items():
+        if cls.__name__ not in REQUIRED and cls.__name__ not in ("Metric", "MeanMetricWrapper"):
+            assert type(metrics.get(name)).__name__ == cls.__name__, name
 
 
 @pytest.mark.parametrize(
@@ -199,12 +196,12 @@ def test_keras_s_names_mean_the_same_here():
         (lambda: metrics.Mean(dtype="float33"), "float33"),
     ],
 )
-def test_bad_arguments_are_named(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 
 
-def test_outputs_that_do_not_fit_are_named_and_change_nothing():
+def test_outputs_that_do_not_fit_are_refused_before_the_state_changes():
     y, pred = draw("chances")
     for metric, targets, outputs, error, message in [
         (metrics.Precision(), y[..., :2], pred, ShapeError, "class ids or one-hot"),
@@ -217,7 +214,7 @@ def test_outputs_that_do_not_fit_are_named_and_change_nothing():
         (metrics.MeanIoU(3), np.zeros((B, T, 2)), np.zeros((B, T)), ShapeError, "do not fit"),
     ]:
         with pytest.raises(error, match=message):
-            metric.update_state(targets, pack(outputs, mask=HOLES))
+            metric.update_state(targets, pack(outputs, mask=GAPS))
         assert not any(variable.any() for variable in metric.variables)
     metric = metrics.R2Score()
     metric.update_state(y, pred)
@@ -225,7 +222,7 @@ def test_outputs_that_do_not_fit_are_named_and_change_nothing():
         metric.update_state(y[..., :2], pred[..., :2])
 
 
-def test_unknown_and_constant_numbers_have_a_result():
+def test_results_of_constant_and_missing_numbers():
     y, pred = draw("numbers")
     assert metrics.R2Score()(np.ones((B, 1)), np.ones((B, 1))).item() == 0
     assert metrics.PearsonCorrelation()(np.ones((B, D)), pred[0, :4]).item() == 0
@@ -239,9 +236,9 @@ def test_unknown_and_constant_numbers_have_a_result():
 
 
 def with_mask(pred):
-    """Outputs as Keras has them behind a mask."""
+    """Return outputs with a mask of Keras."""
     grid = torch.from_numpy(pred.copy())
-    keras.src.backend.set_keras_mask(grid, torch.from_numpy(HOLES.copy()))
+    keras.src.backend.set_keras_mask(grid, torch.from_numpy(GAPS.copy()))
     return grid
 
 
@@ -251,7 +248,7 @@ def test_metrics_that_skip_the_mask():
         mine, theirs, whole = getattr(metrics, name)(), getattr(keras.metrics, name)(), getattr(metrics, name)()
         theirs.update_state(torch.from_numpy(y), with_mask(pred))
         assert float(theirs.result()) == pytest.approx(whole(y, pred).item(), rel=1e-5)
-        assert mine(y, pack(pred, mask=HOLES)).item() != pytest.approx(float(theirs.result()), rel=1e-3)
+        assert mine(y, pack(pred, mask=GAPS)).item() != pytest.approx(float(theirs.result()), rel=1e-3)
 
 
 def test_constant_numbers():
@@ -281,28 +278,28 @@ def test_top_k_of_fewer_classes():
 
 def test_perplexity_of_a_corpus():
     ids, pred = draw("ids")
-    expected = np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[HOLES].mean())
+    expected = np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[GAPS].mean())
     metric = metrics.Perplexity()
     for row in range(B):
-        metric.update_state(ids[row : row + 1], pack(pred[row : row + 1], mask=HOLES[row : row + 1]))
+        metric.update_state(ids[row : row + 1], pack(pred[row : row + 1], mask=GAPS[row : row + 1]))
     assert metric.result().item() == pytest.approx(expected, rel=1e-6)
     logits, ignoring = np.log(pred) + 3, metrics.Perplexity(from_logits=True, ignore_class=0)
-    kept = HOLES & (ids != 0)
-    assert ignoring(ids, pack(logits, mask=HOLES)).item() == pytest.approx(
+    kept = GAPS & (ids != 0)
+    assert ignoring(ids, pack(logits, mask=GAPS)).item() == pytest.approx(
         np.exp(-np.log(np.take_along_axis(pred, ids[..., None], -1)[..., 0])[kept].mean()), rel=1e-5
     )
     theirs = torchmetrics.text.Perplexity()
-    assert metrics.get(theirs)(ids, pack(logits, mask=HOLES)).item() == pytest.approx(expected, rel=1e-5)
+    assert metrics.get(theirs)(ids, pack(logits, mask=GAPS)).item() == pytest.approx(expected, rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------------- against torchmetrics
 
 
-def test_where_torchmetrics_counts_the_same_it_finds_the_same():
+def test_results_match_torchmetrics():
     bits, pred = draw("chances")
     ids, scores = draw("ids")
-    p, t = torch.from_numpy(pred[HOLES]), torch.from_numpy(bits[HOLES]).long()
-    own, rows = torch.from_numpy(ids[HOLES]), torch.from_numpy(scores[HOLES])
+    p, t = torch.from_numpy(pred[GAPS]), torch.from_numpy(bits[GAPS]).long()
+    own, rows = torch.from_numpy(ids[GAPS]), torch.from_numpy(scores[GAPS])
     F = torchmetrics.functional
     flat = (p.flatten(), t.flatten())
     for metric, y, outputs, expected in [
@@ -313,22 +310,22 @@ def test_where_torchmetrics_counts_the_same_it_finds_the_same():
         (metrics.OneHotMeanIoU(D), np.eye(D)[ids], scores, F.jaccard_index(rows, own, task="multiclass", num_classes=D)),
         (metrics.R2Score(), bits, pred, F.r2_score(p, t.float())),
     ]:
-        assert metric(y, pack(outputs, mask=HOLES)).item() == pytest.approx(expected.item(), rel=1e-5), metric
+        assert metric(y, pack(outputs, mask=GAPS)).item() == pytest.approx(expected.item(), rel=1e-5), metric
     exact = F.auroc(*flat, task="binary").item()
-    assert metrics.AUC(20000)(bits, pack(pred, mask=HOLES)).item() == pytest.approx(exact, abs=1e-4)
+    assert metrics.AUC(20000)(bits, pack(pred, mask=GAPS)).item() == pytest.approx(exact, abs=1e-4)
 
 
 def test_collections_and_aggregations_of_torchmetrics():
     ids, scores = draw("ids")
-    packed, rows = pack(scores, mask=HOLES), torch.from_numpy(scores[HOLES])
+    packed, rows = pack(scores, mask=GAPS), torch.from_numpy(scores[GAPS])
     parts = {name: getattr(torchmetrics, name)(task="multiclass", num_classes=D) for name in ("Accuracy", "Recall")}
     metric = metrics.get(torchmetrics.MetricCollection(parts))
     found = metric(ids, packed)
     for name, part in parts.items():
-        torch.testing.assert_close(found[name], part.clone()(rows, torch.from_numpy(ids[HOLES])))
+        torch.testing.assert_close(found[name], part.clone()(rows, torch.from_numpy(ids[GAPS])))
     metric.reset_state()
     assert not any(metric.result().values())
-    assert metrics.get(torchmetrics.MeanMetric())(ids, packed).item() == pytest.approx(scores[HOLES].mean(), rel=1e-5)
+    assert metrics.get(torchmetrics.MeanMetric())(ids, packed).item() == pytest.approx(scores[GAPS].mean(), rel=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------- spans
@@ -336,17 +333,17 @@ def test_collections_and_aggregations_of_torchmetrics():
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
-def chunks(tags):
-    """Spans as conlleval counts them: walked tag by tag."""
-    found, start, kind = set(), None, None
-    for at, tag in enumerate([*tags, "O"]):
-        prefix, _, own = tag.partition("-")
-        if start is not None and (prefix != "I" or own != kind):
-            found.add((start, at - 1, kind))
+def find_spans(tags):
+    """Return the spans as conlleval counts them, tag by tag."""
+    spans, start, kind = set(), None, None
+    for step, tag in enumerate([*tags, "O"]):
+        prefix, _, tag_kind = tag.partition("-")
+        if start is not None and (prefix != "I" or tag_kind != kind):
+            spans.add((start, step - 1, kind))
             start = None
         if tag != "O" and start is None:
-            start, kind = at, own
-    return found
+            start, kind = step, tag_kind
+    return spans
 
 
 rows_of_tags = st.lists(
@@ -354,9 +351,10 @@ rows_of_tags = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(rows=rows_of_tags, cut=st.integers(0, 4), scored=st.booleans())
-def test_spans_are_those_of_conlleval(rows, cut, scored):
+def test_spans_match_conlleval(rows, cut, scored):
     data = np.array(rows, dtype=int)
     true, pred, mask = data[..., 0], data[..., 1], data[..., 2].astype(bool)
     outputs = np.eye(5)[pred] if scored else pred
@@ -368,7 +366,7 @@ def test_spans_are_those_of_conlleval(rows, cut, scored):
         {
             (row, *span)
             for row, (tags, m) in enumerate(zip(side, mask, strict=True))
-            for span in chunks([TAGS[i] for i in tags[m]])
+            for span in find_spans([TAGS[i] for i in tags[m]])
         }
         for side in (true, pred)
     ]
@@ -390,11 +388,11 @@ def test_spans_with_weights_and_the_example_of_seqeval():
     assert metrics.SpanF1(labels)(np.array([true[0]]), np.array([true[0]])).item() == 1
 
 
-# ------------------------------------------------------------------------------------------- states and subclasses
+# ------------------------------------------------------------------------------------------- state and user-defined metrics
 
 
 class Above(metrics.Metric):
-    """As one writes it for Keras: how many outputs are above a limit."""
+    """A metric in the style of Keras: the share of outputs above a limit."""
 
     def __init__(self, limit=0.5, name="above", dtype=None):
         super().__init__(name=name, dtype=dtype)
@@ -416,32 +414,32 @@ class Above(metrics.Metric):
         return {**super().get_config(), "limit": self.limit}
 
 
-def test_a_metric_of_ones_own():
+def test_a_user_defined_metric():
     pred = draw("one")[1]
     metric = Above(0.3)
-    assert metric(None, pack(pred, mask=HOLES)).item() == pytest.approx((pred[HOLES] > 0.3).mean())
+    assert metric(None, pack(pred, mask=GAPS)).item() == pytest.approx((pred[GAPS] > 0.3).mean())
     assert [v.name for v in metric.variables] == ["count", "seen", "total", "count"]
     for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
-        other.update_state(None, pack(pred, mask=HOLES))
+        other.update_state(None, pack(pred, mask=GAPS))
         assert float(other.seen) == 2 * float(metric.seen) and other.variables[1].name == "seen"
     metric.reset_state()
     assert not any(metric.variables)
     assert Above.from_config(metric.get_config()).limit == 0.3
 
 
-def test_variables_are_assigned_and_refuse_other_shapes():
+def test_variables_take_values_of_their_shape_only():
     class Plain(metrics.Metric):
         pass
 
-    made = Plain().add_variable((2,), "ones", dtype="int32", name="n")
-    assert made.assign([3, 4]).tolist() == [3, 4] and made.dtype == torch.int32
-    assert made.assign_sub([1.0, 1.0]).tolist() == [2, 3] and type(made * 2) is torch.Tensor
-    given = torch.ones(2, dtype=torch.int32)
-    made.assign(given)
-    given += 1
-    assert made.tolist() == [1, 1] and "n" in repr(made) and not made.requires_grad
+    variable = Plain().add_variable((2,), "ones", dtype="int32", name="n")
+    assert variable.assign([3, 4]).tolist() == [3, 4] and variable.dtype == torch.int32
+    assert variable.assign_sub([1.0, 1.0]).tolist() == [2, 3] and type(variable * 2) is torch.Tensor
+    value = torch.ones(2, dtype=torch.int32)
+    variable.assign(value)
+    value += 1
+    assert variable.tolist() == [1, 1] and "n" in repr(variable) and not variable.requires_grad
     with pytest.raises(ShapeError, match=r"'n' of a metric has shape \(2,\); got a value of shape \(3,\)"):
-        made.assign_add([1, 2, 3])
+        variable.assign_add([1, 2, 3])
     with pytest.raises(ArgumentError, match="aggregation='mean'"):
         Plain().add_variable((), aggregation="mean")
 
@@ -456,14 +454,14 @@ def test_variables_are_assigned_and_refuse_other_shapes():
 def test_a_sum_with_weights():
     values = np.arange(float(B * T)).reshape(B, T)
     total = metrics.Sum()
-    total.update_state(pack(values, mask=HOLES), np.array([1.0, 2.0, 0.0, 5.0]))
-    assert total.result().item() == values[0][HOLES[0]].sum() + 2 * values[1][HOLES[1]].sum()
+    total.update_state(pack(values, mask=GAPS), np.array([1.0, 2.0, 0.0, 5.0]))
+    assert total.result().item() == values[0][GAPS[0]].sum() + 2 * values[1][GAPS[1]].sum()
 
 
-def test_losses_serve_as_metrics_by_name():
+def test_a_loss_name_is_a_metric():
     y, pred = draw("numbers")
-    assert metrics.get("huber")(y, pack(pred, mask=HOLES)).item() == pytest.approx(
-        losses.Huber()(y, pack(pred, mask=HOLES)).item(), rel=1e-6
+    assert metrics.get("huber")(y, pack(pred, mask=GAPS)).item() == pytest.approx(
+        losses.Huber()(y, pack(pred, mask=GAPS)).item(), rel=1e-6
     )
 
 

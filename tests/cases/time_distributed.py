@@ -1,6 +1,6 @@
-"""Documents of sentences of words: encoders under TimeDistributed, and what comes after them.
+"""Documents of sentences of words: encoders in TimeDistributed, and layers after them.
 
-What the laws call a step is a sentence here; words are padded inside it.
+A step of the properties is a sentence here, with padded words.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ WORDS = 4
 
 
 def sentences(size: int, features: int = 0) -> Draw:
-    """Sentences of up to four words, some of them nothing in between: ids below `size`, or numbers; one word at least."""
+    """Return a function that draws sentences of one to four words with gaps: ids below `size`, or vectors of numbers."""
 
     def draw(generator: torch.Generator, grid: tuple[int, ...]) -> Tensor:
         ids = torch.randint(size, (*grid, WORDS), generator=generator)
@@ -48,7 +48,7 @@ def _encoder() -> Model:
 
 def _cases() -> list[Case]:
     sequences: dict[str, Any] = {"return_sequences": True}
-    made = {
+    encoders = {
         "lstm": _documents(_td(lambda: L.LSTM(4)), lambda: L.LSTM(2)),
         "words": _documents(_td(lambda: L.LSTM(4, **sequences)), lambda: L.LayerNormalization(), lambda: L.Dense(2)),
         "states": _documents(_td(lambda: L.GRU(4, return_state=True, **sequences))),
@@ -65,19 +65,19 @@ def _cases() -> list[Case]:
         "model": _documents(_td(_encoder)),
         "twice": _documents(_td(lambda: L.LSTM(4, **sequences)), _td(lambda: L.Dense(2)), _td(lambda: L.LastStep())),
     }
-    found = [
+    cases = [
         Case(f"TimeDistributed-{name}", make, inputs=sentences(5), options={"creates_mask": True})
-        for name, make in made.items()
+        for name, make in encoders.items()
     ]
     numbers = lambda: Sequential([L.Masking(), L.TimeDistributed(L.GRU(2)), L.GlobalSumPooling1D()])  # noqa: E731
     return [
-        *found,
+        *cases,
         Case(
             "TimeDistributed-numbers",
             numbers,
             inputs=sentences(5, 3),
             options={"creates_mask": True},
-            known_violations={"gradients": "a word of zeros is none, and a small step away it is one"},
+            known_violations={"gradients": "a word of zeros is masked, and a word near zero is not"},
         ),
     ]
 

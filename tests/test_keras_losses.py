@@ -1,4 +1,4 @@
-"""Every loss of Keras by name, arguments and numbers; and what CTC, Dice, Tversky and Circle are on sequences."""
+"""Every loss of Keras by name, arguments and numbers; CTC, Dice, Tversky and Circle on sequences."""
 
 import os
 
@@ -21,7 +21,7 @@ from padless.saving import serialization as saving
 
 keras = pytest.importorskip("keras")
 B, T, D = 4, 5, 3
-HOLES = np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
+GAPS = np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
 REDUCTIONS = ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", None]
 
 
@@ -73,20 +73,18 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("mask", [HOLES, np.ones((B, T), bool), None], ids=["holes", "full", "none"])
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_one_batch_is_kerass(name, arguments, kind, mask, weighted):
-    """Value and gradient of each reduction."""
+def test_loss_of_one_batch_matches_keras(name, arguments, kind):
+    """Value and gradient for each reduction, with gaps, without padding and without a mask, with and without weights."""
     y, pred = draw(kind)
-    weight = np.random.default_rng(1).uniform(0, 2, (B, T)).astype("float32") if weighted else None
-    for reduction in REDUCTIONS:
+    weights = (None, np.random.default_rng(1).uniform(0, 2, (B, T)).astype("float32"))
+    for mask, weight, reduction in product((GAPS, np.ones((B, T), bool), None), weights, REDUCTIONS):
         theirs, leaf = (torch.tensor(pred, requires_grad=True) for _ in range(2))
-        carrier = theirs * 1.0
+        view = theirs * 1.0
         if mask is not None:
-            keras.src.backend.set_keras_mask(carrier, torch.from_numpy(mask.copy()))
+            keras.src.backend.set_keras_mask(view, torch.from_numpy(mask.copy()))
         expected = getattr(keras.losses, name)(**arguments, reduction=reduction)(
-            torch.from_numpy(y), carrier, None if weight is None else torch.from_numpy(weight.copy())
+            torch.from_numpy(y), view, None if weight is None else torch.from_numpy(weight.copy())
         )
         outputs = leaf if mask is None else pack(leaf, mask=mask)
         got = getattr(losses, name)(**arguments, reduction=reduction)(y, outputs, weight)
@@ -98,7 +96,7 @@ def test_one_batch_is_kerass(name, arguments, kind, mask, weighted):
 
 
 @pytest.mark.parametrize(("name", "arguments", "kind"), CASES)
-def test_functions_are_kerass(name, arguments, kind):
+def test_loss_functions_match_keras(name, arguments, kind):
     y, pred = draw(kind)
     function = getattr(losses, name).function.__name__
     torch.testing.assert_close(
@@ -109,41 +107,37 @@ def test_functions_are_kerass(name, arguments, kind):
     )
 
 
-def parameters(thing):
-    found = inspect.signature(thing).parameters.values()
-    return [(p.name, p.default) for p in found if p.kind is not p.VAR_KEYWORD]
+def parameters(function):
+    signature = inspect.signature(function).parameters.values()
+    return [(p.name, p.default) for p in signature if p.kind is not p.VAR_KEYWORD]
 
 
 PUBLIC = [name for name in dir(keras.losses) if name[0] != "_" and callable(getattr(keras.losses, name))]
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_loss_of_keras_is_here_with_its_arguments(name):
-    """Names, order and defaults; ours may take more at the end."""
-    mine, theirs = (parameters(getattr(library, name)) for library in (losses, keras.losses))
-    assert mine[: len(theirs)] == theirs
-    assert name in losses.__all__
+def test_every_loss_of_keras_exists_with_its_arguments():
+    """Names, order and defaults; a loss of padless may have more arguments at the end."""
+    for name in PUBLIC:
+        mine, theirs = (parameters(getattr(library, name)) for library in (losses, keras.losses))
+        assert mine[: len(theirs)] == theirs, name
+        assert name in losses.__all__
 
 
 CLASSES = [name for name in PUBLIC if name[0].isupper() and name not in ("Loss", "LossFunctionWrapper")]
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_configs_are_kerass_and_bring_the_loss_back(name):
-    theirs = getattr(keras.losses, name)().get_config()
-    loss = getattr(losses, name)(reduction="sum")
-    assert theirs == {key: getattr(losses, name)().get_config()[key] for key in theirs}
-    again = losses.deserialize(losses.serialize(loss))
-    assert type(again) is type(loss) and again.get_config() == loss.get_config()
-    assert (
-        again.get_config()
-        == saving.deserialize(
-            keras.saving.serialize_keras_object(getattr(keras.losses, name)(reduction="sum")), "loss"
-        ).get_config()
-    )
+def test_configs_match_keras_and_restore_the_loss():
+    for name in CLASSES:
+        theirs = getattr(keras.losses, name)().get_config()
+        loss = getattr(losses, name)(reduction="sum")
+        assert theirs == {key: getattr(losses, name)().get_config()[key] for key in theirs}
+        restored = losses.deserialize(losses.serialize(loss))
+        assert type(restored) is type(loss) and restored.get_config() == loss.get_config()
+        config_of_keras = keras.saving.serialize_keras_object(getattr(keras.losses, name)(reduction="sum"))
+        assert saving.deserialize(config_of_keras, "loss").get_config() == restored.get_config()
 
 
-def test_keras_s_names_mean_the_same_here():
+def test_names_of_keras_mean_the_same_losses():
     for name, thing in keras.src.losses.ALL_OBJECTS_DICT.items():
         found = losses.get(name) if name not in ("Loss", "LossFunctionWrapper") else None
         assert found is None or getattr(thing, "__name__", "") in (type(found).__name__, found.function.__name__), name
@@ -161,7 +155,7 @@ def test_keras_s_names_mean_the_same_here():
         (lambda: losses.get("hubr"), "Did you mean 'huber'"),
     ],
 )
-def test_bad_arguments_are_named(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 
@@ -170,7 +164,7 @@ def test_bad_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("Dice", {}), ("Tversky", {"alpha": 0.3, "beta": 0.8})])
-def test_the_overlap_of_a_batch_is_kerass_and_that_of_many_is_that_of_all(name, arguments):
+def test_overlap_of_one_batch_matches_keras_and_of_several_is_that_of_all_steps(name, arguments):
     y, pred = draw("chances")
     loss = getattr(losses, name)(**arguments)
     for reduction in REDUCTIONS:
@@ -181,40 +175,40 @@ def test_the_overlap_of_a_batch_is_kerass_and_that_of_many_is_that_of_all(name, 
         got.backward()
         expected.backward()
         torch.testing.assert_close(leaf.grad, theirs.grad)
-    real = getattr(keras.losses, name)(**arguments)(torch.from_numpy(y[HOLES]), torch.from_numpy(pred[HOLES]))
-    torch.testing.assert_close(loss(y, pack(pred, mask=HOLES)), real)
-    parts = [loss.weighted_sum(y[row : row + 1], pack(pred[row : row + 1], mask=HOLES[row : row + 1])) for row in range(B)]
+    real = getattr(keras.losses, name)(**arguments)(torch.from_numpy(y[GAPS]), torch.from_numpy(pred[GAPS]))
+    torch.testing.assert_close(loss(y, pack(pred, mask=GAPS)), real)
+    parts = [loss.weighted_sum(y[row : row + 1], pack(pred[row : row + 1], mask=GAPS[row : row + 1])) for row in range(B)]
     torch.testing.assert_close(sum(parts).value, real)
     assert loss(y, pack(pred, mask=np.zeros((B, T), bool))).item() == 0
     weight = np.array([1.0, 3.0, 0.0, 2.0])
-    thrice = np.concatenate([np.repeat(row[m], int(w), 0) for row, m, w in zip(y, HOLES, weight, strict=True)])
-    repeated = np.concatenate([np.repeat(row[m], int(w), 0) for row, m, w in zip(pred, HOLES, weight, strict=True)])
-    torch.testing.assert_close(loss(y, pack(pred, mask=HOLES), weight), loss(thrice, torch.from_numpy(repeated)))
+    thrice = np.concatenate([np.repeat(row[m], int(w), 0) for row, m, w in zip(y, GAPS, weight, strict=True)])
+    repeated = np.concatenate([np.repeat(row[m], int(w), 0) for row, m, w in zip(pred, GAPS, weight, strict=True)])
+    torch.testing.assert_close(loss(y, pack(pred, mask=GAPS), weight), loss(thrice, torch.from_numpy(repeated)))
     with pytest.raises(ArgumentError, match="axis=1"):
-        getattr(losses, name)(axis=1)(y, pack(pred, mask=HOLES))
+        getattr(losses, name)(axis=1)(y, pack(pred, mask=GAPS))
 
 
 # --------------------------------------------------------------------------------------------------------- circle
 
 
 @pytest.mark.parametrize("arguments", [{}, {"gamma": 2.0, "margin": 0.1, "remove_diagonal": False}])
-def test_circle_is_kerass_on_the_real_steps(arguments):
+def test_circle_matches_keras_on_the_real_steps(arguments):
     ids, pred = draw("ids")
     pred /= np.linalg.norm(pred, axis=-1, keepdims=True)
     ids[0, 0] = 9  # alone in its class
     for reduction in REDUCTIONS:
-        theirs, leaf = torch.tensor(pred[HOLES], requires_grad=True), torch.tensor(pred, requires_grad=True)
-        expected = keras.losses.Circle(**arguments, reduction=reduction)(torch.from_numpy(ids[HOLES]), theirs * 1.0)
-        got = losses.Circle(**arguments, reduction=reduction)(ids, pack(leaf, mask=HOLES))
+        theirs, leaf = torch.tensor(pred[GAPS], requires_grad=True), torch.tensor(pred, requires_grad=True)
+        expected = keras.losses.Circle(**arguments, reduction=reduction)(torch.from_numpy(ids[GAPS]), theirs * 1.0)
+        got = losses.Circle(**arguments, reduction=reduction)(ids, pack(leaf, mask=GAPS))
         torch.testing.assert_close(got.values if isinstance(got, Packed) else got, expected, rtol=1e-4, atol=1e-5)
         (got.values if isinstance(got, Packed) else got).sum().backward()
         assert leaf.grad.isfinite().all()
     references = draw("ids", (6,), 3)
     torch.testing.assert_close(
-        losses.circle(ids[HOLES], pred[HOLES], *references, remove_diagonal=False),
+        losses.circle(ids[GAPS], pred[GAPS], *references, remove_diagonal=False),
         keras.losses.circle(
-            torch.from_numpy(ids[HOLES]),
-            torch.from_numpy(pred[HOLES]),
+            torch.from_numpy(ids[GAPS]),
+            torch.from_numpy(pred[GAPS]),
             *map(torch.from_numpy, references),
             remove_diagonal=False,
         ),
@@ -227,15 +221,16 @@ def test_circle_is_kerass_on_the_real_steps(arguments):
 
 
 def likelihood(labels, logits):
-    """Minus the log of the sum over all alignments, one by one."""
+    """Return minus the log of the sum over all alignments."""
     chances = torch.from_numpy(logits).double().log_softmax(-1).exp().numpy()
     total = 0.0
     for path in product(range(chances.shape[1]), repeat=len(chances)):
-        kept = [c for i, c in enumerate(path) if c and (not i or path[i - 1] != c)]
-        total += np.prod(chances[range(len(chances)), path]) if kept == list(labels) else 0.0
+        labels_of_path = [c for i, c in enumerate(path) if c and (not i or path[i - 1] != c)]
+        total += np.prod(chances[range(len(chances)), path]) if labels_of_path == list(labels) else 0.0
     return -np.log(total)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     mask=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3).map(np.array),
@@ -243,7 +238,7 @@ def likelihood(labels, logits):
     left=st.integers(0, 2),
 )
 def test_ctc_is_the_sum_over_alignments_of_the_real_steps(mask, labels, left):
-    rows = [tags[: n // 2] for tags, n in zip(labels, mask.sum(1), strict=False)]  # always room
+    rows = [tags[: n // 2] for tags, n in zip(labels, mask.sum(1), strict=False)]  # so that there are enough steps
     logits = np.random.default_rng(0).normal(size=(*mask.shape, 3)).astype("float32")
     logits[~mask] = np.nan
     real = [likelihood(tags, x[m]) for tags, x, m in zip(rows, logits, mask, strict=True) if m.any()]
@@ -258,7 +253,7 @@ def test_ctc_is_the_sum_over_alignments_of_the_real_steps(mask, labels, left):
         assert leaf.grad.isfinite().all() and not leaf.grad[torch.from_numpy(~mask)].any()
 
 
-def test_ctc_without_a_mask_is_kerass():
+def test_ctc_without_a_mask_matches_keras():
     rng = np.random.default_rng(0)
     labels = np.array([[1, 2, 0], [3, 0, 0], [2, 2, 0], [0, 0, 0]])
     logits = rng.normal(size=(B, T, 4)).astype("float32")
@@ -278,7 +273,7 @@ def test_ctc_without_a_mask_is_kerass():
         ([[[1]]], ShapeError, r"\(1, 1, 1\)"),
     ],
 )
-def test_labels_that_ctc_cannot_place_are_named(labels, error, message):
+def test_invalid_labels_of_ctc_are_refused(labels, error, message):
     with pytest.raises(error, match=message):
         losses.CTC()(labels, pack(torch.zeros(1, 6, 3), lengths=[4]))
 
@@ -287,9 +282,9 @@ def test_labels_that_ctc_cannot_place_are_named(labels, error, message):
 
 
 def with_mask(pred):
-    """Outputs as Keras has them behind a mask."""
+    """Return outputs with a mask of Keras."""
     grid = torch.from_numpy(pred.copy())
-    keras.src.backend.set_keras_mask(grid, torch.from_numpy(HOLES.copy()))
+    keras.src.backend.set_keras_mask(grid, torch.from_numpy(GAPS.copy()))
     return grid
 
 
@@ -304,8 +299,8 @@ def test_overlap_of_sequences():
     y, pred = draw("chances")
     theirs = float(keras.losses.Dice()(torch.from_numpy(y), with_mask(pred)))
     assert theirs == pytest.approx(float(keras.losses.Dice()(torch.from_numpy(y), torch.from_numpy(pred))))
-    mine = losses.Dice()(y, pack(pred, mask=HOLES)).item()
-    assert mine == pytest.approx(1 - 2 * (y * pred)[HOLES].sum() / (y + pred)[HOLES].sum(), rel=1e-5)
+    mine = losses.Dice()(y, pack(pred, mask=GAPS)).item()
+    assert mine == pytest.approx(1 - 2 * (y * pred)[GAPS].sum() / (y + pred)[GAPS].sum(), rel=1e-5)
     assert mine != pytest.approx(theirs, rel=1e-3)
     doubled = float(keras.losses.Dice()(torch.from_numpy(y), torch.from_numpy(pred), torch.full((B, T), 2.0)))
     assert doubled == pytest.approx(2 * theirs) and losses.Dice()(y, pred, np.full(B, 2.0)).item() == pytest.approx(theirs)
@@ -313,7 +308,7 @@ def test_overlap_of_sequences():
 
 def test_ctc_of_masked_outputs():
     labels, logits = np.array([[1, 0]] * B), np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
-    assert losses.CTC()(labels, pack(logits, mask=HOLES)).isfinite()
+    assert losses.CTC()(labels, pack(logits, mask=GAPS)).isfinite()
     with pytest.raises((RuntimeError, ValueError)):
         keras.losses.CTC()(torch.from_numpy(labels), with_mask(logits))
 
