@@ -313,7 +313,7 @@ def test_ctc_of_masked_outputs():
         keras.losses.CTC()(torch.from_numpy(labels), with_mask(logits))
 
 
-def test_ctc_without_room():
+def test_ctc_of_short_sequences():
     labels, logits = torch.tensor([[1, 1, 1]]), torch.zeros(1, 4, 3)
     assert float(keras.losses.CTC()(labels, logits)) == np.inf
     with pytest.raises(DataError, match="cannot place"):

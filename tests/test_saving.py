@@ -1,4 +1,4 @@
-"""Configs and files: the same model comes back, and nothing changes where something is wrong."""
+"""Configs and files of models: the same model is restored, and an invalid file changes nothing."""
 
 import json
 import os
@@ -20,7 +20,7 @@ IDS = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 0, 0, 0]])
 
 @register("layer")
 class Scale(Layer):
-    """A custom layer in Keras's style."""
+    """A user-defined layer in the style of Keras."""
 
     def __init__(self, by, **kwargs):
         super().__init__(**kwargs)
@@ -117,11 +117,11 @@ def same(first, second, data):
 
 
 @pytest.mark.parametrize("make", GRAPHS)
-def test_a_config_makes_the_same_model_again_through_json(make):
+def test_config_as_json_restores_the_model(make):
     model = make()
     text = json.dumps(model.get_config(), allow_nan=False)
     padless.clear_session()
-    Dense(1), Input((1,)), Input((1,)) * 2  # names of the present session must not get in the way
+    Dense(1), Input((1,)), Input((1,)) * 2  # automatic names of this session must not change those of the config
     twin = type(model).from_config(json.loads(text))
     assert twin.get_config() == json.loads(text)
     assert [layer.name for layer in twin.layers] == [layer.name for layer in model.layers]
@@ -130,7 +130,7 @@ def test_a_config_makes_the_same_model_again_through_json(make):
 
 
 @pytest.mark.parametrize("make", GRAPHS)
-def test_a_file_holds_the_whole_model(make, tmp_path):
+def test_save_and_load_model_give_the_same_outputs(make, tmp_path):
     model = make()
     for weight in model.weights:
         weight.data.uniform_(-1, 1)
@@ -140,7 +140,7 @@ def test_a_file_holds_the_whole_model(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", GRAPHS)
-def test_weights_go_to_a_file_and_back(make, tmp_path):
+def test_save_weights_and_load_weights_restore_the_weights(make, tmp_path):
     model = make()
     before = model.get_weights()
     model.save_weights(tmp_path / "weights.safetensors")
@@ -149,7 +149,7 @@ def test_weights_go_to_a_file_and_back(make, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_the_file_is_plain_safetensors(tmp_path):
+def test_safetensors_reads_a_file_of_weights(tmp_path):
     from safetensors.numpy import load_file
 
     model = chain()
@@ -160,7 +160,7 @@ def test_the_file_is_plain_safetensors(tmp_path):
     assert np.array_equal(arrays["dense/kernel"], model.get_layer("dense").get_weights()[0])
 
 
-class Own(Model):
+class Blocks(Model):
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         self.units = units
@@ -175,30 +175,30 @@ class Own(Model):
         return {**super().get_config(), "units": self.units}
 
 
-def test_a_subclass_saves_its_weights_and_its_config(tmp_path):
+def test_a_subclass_of_model_saves_weights_and_config(tmp_path):
     data = np.ones((2, 3), np.float32)
-    model, twin = Own(4), Own(4)
+    model, twin = Blocks(4), Blocks(4)
     with pytest.raises(NotBuilt):
         model.save_weights(tmp_path / "w.safetensors")
     model(data), twin(data)
     model.save_weights(tmp_path / "w.safetensors")
     twin.load_weights(tmp_path / "w.safetensors")
     assert same(model, twin, data)
-    again = Own.from_config(model.get_config())
-    assert (again.units, again.name) == (4, "own")
+    restored = Blocks.from_config(model.get_config())
+    assert (restored.units, restored.name) == (4, "blocks")
 
 
-def test_a_saved_subclass_comes_back_with_its_class(tmp_path):
+def test_a_saved_subclass_needs_its_class_in_custom_objects(tmp_path):
     data = np.ones((2, 3), np.float32)
-    model = Own(4)
+    model = Blocks(4)
     model(data)
-    model.save(tmp_path / "own.safetensors")
-    with pytest.raises(ArgumentError, match="Unknown layer 'Own'.*custom_objects"):
-        load_model(tmp_path / "own.safetensors")
-    assert same(model, load_model(tmp_path / "own.safetensors", custom_objects={"Own": Own}), data)
+    model.save(tmp_path / "blocks.safetensors")
+    with pytest.raises(ArgumentError, match="Unknown layer 'Blocks'.*custom_objects"):
+        load_model(tmp_path / "blocks.safetensors")
+    assert same(model, load_model(tmp_path / "blocks.safetensors", custom_objects={"Blocks": Blocks}), data)
 
 
-def test_layers_of_ones_own_are_found_in_custom_objects(tmp_path):
+def test_user_defined_layers_are_found_in_custom_objects(tmp_path):
     class Shift(Layer):
         def __init__(self, by=1.0, **kwargs):
             super().__init__(**kwargs)
@@ -221,7 +221,7 @@ def test_layers_of_ones_own_are_found_in_custom_objects(tmp_path):
     assert Sequential.from_config(stack.get_config(), custom_objects={"Shift": Shift}).layers[0].by == 3.0
 
 
-def test_frozen_layers_come_back_frozen(tmp_path):
+def test_a_restored_layer_is_trainable_as_before(tmp_path):
     model = chain()
     model.layers[1].trainable = False
     twin = Model.from_config(model.get_config())
@@ -229,25 +229,25 @@ def test_frozen_layers_come_back_frozen(tmp_path):
     assert len(twin.trainable_weights) == len(model.trainable_weights)
 
 
-def test_what_has_no_name_cannot_be_saved():
+def test_a_function_without_a_registered_name_cannot_be_saved():
     x = Input((3,))
     with pytest.raises(ArgumentError, match="cannot be saved.*registered name"):
         Model(x, Dense(2, activation=lambda h: h * 2)(x)).get_config()
 
 
-# ------------------------------------------------------------------------------------------------------- what is wrong
+# ------------------------------------------------------------------------------------------------------- invalid files
 
 
-def written(tmp_path, model):
+def write_weights(tmp_path, model):
     path = tmp_path / "other.safetensors"
     model.save_weights(path)
     return path
 
 
-def test_wrong_files_change_nothing(tmp_path):
+def test_an_invalid_file_changes_no_weight(tmp_path):
     model = chain()
     before = model.get_weights()
-    good = written(tmp_path, model)
+    good = write_weights(tmp_path, model)
 
     arrays, _ = archive.read(good)
     swapped = {name: a.T.contiguous() if name == "dense/kernel" else a + 1 for name, a in arrays.items()}
@@ -274,25 +274,25 @@ def test_wrong_files_change_nothing(tmp_path):
         load_model(good)
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+def test_an_error_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     model = chain()
-    path = written(tmp_path, model)
+    path = write_weights(tmp_path, model)
     old = path.read_bytes()
     model.set_weights([w + 1 for w in model.get_weights()])
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         model.save_weights(path)
     assert path.read_bytes() == old
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # and nothing lies beside it
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 
-def test_a_file_goes_into_a_folder_that_is_there(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         chain().save(tmp_path / "none" / "model.safetensors")
 
 
-def test_shared_storage_is_written_whole(tmp_path):
-    """Two parameters over one storage, as in a tied table."""
+def test_parameters_with_shared_storage_are_saved(tmp_path):
+    """Two parameters with one storage, as in a tied embedding."""
 
     class Tied(Model):
         def __init__(self):
@@ -310,17 +310,17 @@ def test_shared_storage_is_written_whole(tmp_path):
     assert torch.equal(model.two.weight, twin.two.weight)
 
 
-def test_weights_of_the_same_model_made_again(tmp_path):
+def test_weights_are_loaded_into_a_model_with_other_layer_names(tmp_path):
     def make(units=3):
         return Sequential([Embedding(7, 2), Dense(units), Dense(units), Bidirectional(GRU(2))])
 
-    first, again = make(), make()
-    for model in (first, again):
+    first, second = make(), make()
+    for model in (first, second):
         model(torch.ones(1, 4, dtype=torch.long))
     first.save_weights(tmp_path / "weights")
-    again.load_weights(tmp_path / "weights")
-    assert {w.name for w in first.layers} != {w.name for w in again.layers}
-    for ours, theirs in zip(first.get_weights(), again.get_weights(), strict=True):
+    second.load_weights(tmp_path / "weights")
+    assert {w.name for w in first.layers} != {w.name for w in second.layers}
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
         assert np.array_equal(ours, theirs)
     other = Sequential([Embedding(7, 2), Dense(3), Bidirectional(GRU(2))])
     other(torch.ones(1, 4, dtype=torch.long))

@@ -362,7 +362,7 @@ def _check_coefficient(value: object, output_name: str) -> float:
     return float(value)
 
 
-def _get_metrics(value: object) -> list[Metric | str]:
+def _get_metrics(value: MetricLike | list[MetricLike] | tuple[MetricLike, ...] | None) -> list[Metric | str]:
     """Return the metrics of one output; "accuracy" stays a name, because the data decide which metric it is."""
     entries = value if isinstance(value, list | tuple) else [value]
     return [

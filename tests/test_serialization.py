@@ -1,4 +1,4 @@
-"""Objects to JSON and back: what is written is plain, what is read was registered."""
+"""Objects as JSON values: only JSON values are written, and only registered names are read."""
 
 import json
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from padless.errors import ArgumentError
 from padless.registry import register
-from padless.saving import serialization as config
 from padless.saving.serialization import (
     ConfigDataclass,
     CustomObjectScope,
     deserialize,
     get,
+    get_custom_objects,
     register_keras_serializable,
     serialize,
 )
@@ -47,33 +47,33 @@ class Second(Blob):
 
 
 @pytest.fixture(autouse=True)
-def clean_registrations():
-    before = dict(config.get_custom_objects())
+def restore_registrations():
+    registered = dict(get_custom_objects())
     yield
-    config.get_custom_objects().clear()
-    config.get_custom_objects().update(before)
+    get_custom_objects().clear()
+    get_custom_objects().update(registered)
 
 
-plain = st.recursive(
+json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
 
 
-# ---------------------------------------------------------------------------------------------------- laws
+# ---------------------------------------------------------------------------------------------------- round trips
 
 
-@given(plain)
-def test_plain_values_are_their_own_json(value):
+@given(json_values)
+def test_json_values_do_not_change(value):
     assert serialize(value) == value
     assert json.loads(json.dumps(serialize(value))) == value
 
 
-@given(st.integers(), plain)
-def test_an_object_survives_json(size, inner):
-    again = deserialize(json.loads(json.dumps(serialize(Blob(size, inner), KIND))), KIND)
-    assert type(again) is Blob and again.get_config() == {"size": size, "inner": inner}
+@given(st.integers(), json_values)
+def test_an_object_is_restored_from_json(size, inner):
+    restored = deserialize(json.loads(json.dumps(serialize(Blob(size, inner), KIND))), KIND)
+    assert type(restored) is Blob and restored.get_config() == {"size": size, "inner": inner}
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -92,40 +92,40 @@ def test_an_object_survives_json(size, inner):
         ({"a": {"b": (np.int8(1),)}}, {"a": {"b": [1]}}),
     ],
 )
-def test_values_become_plain(value, written):
+def test_arrays_tuples_and_dtypes_become_json_values(value, written):
     result = serialize(value)
     assert result == written
     assert json.dumps(result) == json.dumps(written)  # 1 == True == np.True_, but not in JSON
 
 
-def test_an_object_is_its_name_and_its_config():
+def test_an_object_becomes_its_class_name_and_config():
     assert serialize(Blob(np.int64(2)), KIND) == {"class_name": "Blob", "config": {"size": 2, "inner": None}}
 
 
-def test_objects_and_functions_inside_a_config_are_written_too():
+def test_objects_and_functions_in_a_config_are_serialized():
     written = serialize(Blob(inner=[Blob(1), quarter_of_these_tests]), KIND)
     inner = {"class_name": "Blob", "config": {"size": 1, "inner": None}}
     assert written["config"]["inner"] == [inner, "quarter_of_these_tests"]
 
 
-def test_a_function_is_its_registered_name():
+def test_a_function_becomes_its_registered_name():
     assert serialize(halve, KIND) == "halve"
     assert serialize({"out": [halve]}, KIND) == {"out": ["halve"]}
 
 
 @pytest.mark.parametrize("function", [lambda x: x, len, torch.nn.ReLU()])
-def test_what_has_no_name_is_refused_with_advice(function):
+def test_a_function_without_a_registered_name_is_refused(function):
     with pytest.raises(ArgumentError, match="register"):
         serialize(function, KIND)
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {1: 2}])
-def test_what_is_not_json_is_refused(value):
+def test_a_value_without_a_json_form_is_refused(value):
     with pytest.raises(ArgumentError, match="cannot be saved"):
         serialize(value)
 
 
-def test_a_config_that_is_no_dictionary_is_refused():
+def test_a_config_other_than_a_dictionary_is_refused():
     class Wrong:
         def get_config(self):
             return [1]
@@ -134,13 +134,13 @@ def test_a_config_that_is_no_dictionary_is_refused():
         serialize(Wrong(), KIND)
 
 
-def test_a_class_in_the_place_of_a_registered_one_is_refused():
+def test_a_class_with_the_name_of_a_registered_class_is_refused():
     other = type("Blob", (Blob,), {})
     with pytest.raises(ArgumentError, match="means another class"):
         serialize(other(), KIND)
     register_keras_serializable("mine")(other)
-    again = deserialize(serialize(other(5), KIND), KIND)
-    assert type(again) is other and again.size == 5
+    restored = deserialize(serialize(other(5), KIND), KIND)
+    assert type(restored) is other and restored.size == 5
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -157,19 +157,19 @@ def test_a_class_in_the_place_of_a_registered_one_is_refused():
         {"class_name": "blob", "config": None},
     ],
 )
-def test_get_makes_an_object_of_whatever_names_it(identifier):
-    found = get(identifier, KIND)
-    assert type(found) is Blob and found.size == 3
+def test_get_creates_an_object_from_a_name_a_class_or_a_config(identifier):
+    blob = get(identifier, KIND)
+    assert type(blob) is Blob and blob.size == 3
 
 
-def test_get_leaves_instances_functions_and_none_alone():
+def test_get_returns_instances_functions_and_none_unchanged():
     blob = Blob()
     assert get(blob, KIND) is blob
     assert get(halve, KIND) is halve and get("halve", KIND) is halve
     assert get(None, KIND) is None
 
 
-def test_the_dictionaries_of_keras_are_read():
+def test_configs_of_keras_are_read():
     blob = {"module": "keras.layers", "class_name": "Blob", "config": {"size": 7}, "registered_name": None}
     function = {"module": "builtins", "class_name": "function", "config": "halve", "registered_name": "function"}
     array = {"class_name": "__numpy__", "config": {"value": [1, 2], "dtype": "float32"}}
@@ -178,7 +178,7 @@ def test_the_dictionaries_of_keras_are_read():
     assert deserialize(array, KIND).tolist() == [1.0, 2.0]
 
 
-def test_a_class_of_another_module_does_not_become_the_one_of_the_same_name():
+def test_a_class_of_another_module_is_not_the_class_of_the_same_name():
     with pytest.raises(ArgumentError, match="Unknown"):
         get({"module": "elsewhere", "class_name": "Blob", "config": {}, "registered_name": "Blob"}, KIND)
 
@@ -195,7 +195,7 @@ def test_several_kinds_are_tried_in_order():
         assert type(get("Blob", ("second " + KIND, KIND))) is Blob
 
 
-def test_reading_does_not_change_the_config():
+def test_deserialize_does_not_change_the_config():
     class Popping(Blob):
         @classmethod
         def from_config(cls, config):
@@ -221,41 +221,41 @@ def test_reading_does_not_change_the_config():
         (3, "is not a kind of these tests"),
     ],
 )
-def test_what_means_nothing_is_refused(identifier, message):
+def test_an_invalid_identifier_is_refused(identifier, message):
     with pytest.raises(ArgumentError, match=message):
         get(identifier, KIND)
 
 
-# ---------------------------------------------------------------------------------------------------- one's own
+# ---------------------------------------------------------------------------------------------------- user-defined objects
 
 
-def test_a_registered_function_and_class_are_written_with_their_package():
+def test_registered_functions_and_classes_have_their_package_in_the_name():
     @register_keras_serializable()
-    def mine(x):
+    def identity(x):
         return x
 
     @register_keras_serializable("pack", name="Other")
     class Mine(Blob):
         pass
 
-    assert serialize(mine, KIND) == "Custom>mine"
-    assert get("Custom>mine", KIND) is mine
+    assert serialize(identity, KIND) == "Custom>identity"
+    assert get("Custom>identity", KIND) is identity
     assert serialize(Mine(4), KIND)["class_name"] == "pack>Other"
     assert type(get(serialize(Mine(4), KIND), KIND)) is Mine
     keras = {"module": "m", "class_name": "Mine", "config": {"size": 4}, "registered_name": "pack>Other"}
     assert type(get(keras, KIND)) is Mine
 
 
-def test_a_package_does_not_fall_back_on_the_name_alone():
+def test_an_unknown_package_is_an_error_although_the_name_is_known():
     with pytest.raises(ArgumentError, match="pack>Blob"):
         get("pack>Blob", KIND)
-    config.get_custom_objects()["Blob"] = halve
+    get_custom_objects()["Blob"] = halve
     with pytest.raises(ArgumentError, match="pack>Blob"):
         get("pack>Blob", KIND)
     assert get("Blob", KIND) is halve
 
 
-def test_custom_objects_go_first_and_scopes_nest():
+def test_custom_objects_have_precedence_and_scopes_nest():
     inner, outer = (lambda x: x), (lambda x: -x)
     assert deserialize("halve", KIND, {"halve": outer}) is outer
     with CustomObjectScope({"halve": outer, "other": outer}):
@@ -267,28 +267,28 @@ def test_custom_objects_go_first_and_scopes_nest():
     assert get("halve", KIND) is halve
 
 
-def test_a_scope_ends_with_an_error():
+def test_an_error_ends_a_scope():
     with pytest.raises(KeyError), CustomObjectScope({"halve": len}):
         raise KeyError
     assert get("halve", KIND) is halve
 
 
-def test_custom_objects_reach_what_a_from_config_reads():
+def test_custom_objects_are_known_inside_from_config():
     class Holder(Blob):
         @classmethod
         def from_config(cls, config):
             return cls(inner=deserialize(config["inner"], KIND))
 
-    held = serialize(Holder(inner=Blob(8)), KIND)
-    held["config"]["inner"]["class_name"] = "Renamed"
-    assert deserialize(held, KIND, {"Holder": Holder, "Renamed": Blob}).inner.size == 8
+    config = serialize(Holder(inner=Blob(8)), KIND)
+    config["config"]["inner"]["class_name"] = "Renamed"
+    assert deserialize(config, KIND, {"Holder": Holder, "Renamed": Blob}).inner.size == 8
 
 
-def test_a_package_name_is_found_by_its_bare_name_in_custom_objects():
+def test_a_name_with_a_package_is_found_in_custom_objects_without_it():
     assert get({"class_name": "pack>Mine", "config": {"size": 1}}, KIND, {"Mine": Blob}).size == 1
 
 
-def test_registering_needs_parentheses_a_name_and_a_config():
+def test_registration_needs_parentheses_and_get_config():
     with pytest.raises(ArgumentError, match="parentheses"):
         register_keras_serializable(halve)
     with pytest.raises(ArgumentError, match="get_config"):
