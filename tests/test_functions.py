@@ -1,7 +1,7 @@
-"""The table of torch functions: row by row on Packed and on symbols, the refusals, and a sweep over all of torch.
+"""Torch functions on Packed and on symbols: each rule, the refused functions, and a sweep over all functions of torch.
 
-What is compared with is always the same function on the padded grid: equal at real steps, and where masked steps show
-something, equal there too.
+The expected result is always that of the same function on the padded grid: at real steps and, where there are gap values,
+at masked steps.
 """
 
 import warnings
@@ -20,19 +20,19 @@ from padless.ragged.axis_rules import RULES, find_rule, refuse, refuse_loss
 from padless.ragged.broadcast import call_context
 from padless.ragged.torch_function import call_torch_function
 
-MASK = np.array([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)  # holes, left, empty, full
+MASK = np.array([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)  # gaps, left, empty, full
 REAL = torch.from_numpy(MASK)
 B, T = MASK.shape
 
 
-def packed(*rest, seed=0, dtype=torch.float32, fill=True):
-    """A Packed with a fill of its own."""
+def packed(*feature_shape, seed=0, dtype=torch.float32, with_gap_values=True):
+    """Return a Packed with random values and gap values."""
     index = Index(MASK, mask_source="the test")
-    g = torch.Generator().manual_seed(seed)
-    values, shown = torch.randn(index.num_steps, *rest, generator=g), torch.randn(index.num_gaps, *rest, generator=g)
+    generator = torch.Generator().manual_seed(seed)
+    values, gap_values = (torch.randn(n, *feature_shape, generator=generator) for n in (index.num_steps, index.num_gaps))
     if not dtype.is_floating_point:
-        values, shown = (values * 3).abs().to(dtype), (shown * 3).abs().to(dtype)
-    return Packed(values.to(dtype), index, shown.to(dtype) if fill else None)
+        values, gap_values = (values * 3).abs().to(dtype), (gap_values * 3).abs().to(dtype)
+    return Packed(values.to(dtype), index, gap_values.to(dtype) if with_gap_values else None)
 
 
 def numbers(*shape, seed=5):
@@ -43,22 +43,22 @@ def flat(result):
     return list(result) if isinstance(result, tuple | list) else [result]
 
 
-def agree(result, wanted):
-    """Packed results against grids: at real steps, and where something is shown everywhere."""
-    result, wanted = flat(result), flat(wanted)
-    assert len(result) == len(wanted)
-    for mine, theirs in zip(result, wanted, strict=True):
-        assert isinstance(mine, Packed) and mine.index.equals(Index(MASK)), mine
-        assert tuple(mine.shape) == tuple(theirs.shape) and mine.dtype == theirs.dtype
-        assert torch.allclose(mine.values, theirs[REAL], equal_nan=True, atol=1e-6)
-        if mine.gap_values is not None:
-            assert torch.allclose(mine.unpack(), theirs, equal_nan=True, atol=1e-6)
+def check_grid(results, grids):
+    """Compare Packed results with grids: at real steps and, with gap values, at masked steps."""
+    results, grids = flat(results), flat(grids)
+    assert len(results) == len(grids)
+    for result, grid in zip(results, grids, strict=True):
+        assert isinstance(result, Packed) and result.index.equals(Index(MASK)), result
+        assert tuple(result.shape) == tuple(grid.shape) and result.dtype == grid.dtype
+        assert torch.allclose(result.values, grid[REAL], equal_nan=True, atol=1e-6)
+        if result.gap_values is not None:
+            assert torch.allclose(result.unpack(), grid, equal_nan=True, atol=1e-6)
 
 
 W, MATRIX, ROW, CELL = numbers(4), numbers(4, 5), numbers(B, 1, 4), numbers(1, T, 1)
 IDS = torch.arange(4) % 3
 
-# One line for each rule of the table: its name, and a use of it on x (B, T, 4).
+# For each rule of the table a call on x (B, T, 4), by the name of the function.
 ROWS = {
     # arithmetic and pointwise functions
     "add": lambda x: x + 1, "radd": lambda x: 1 + x, "sub": lambda x: x - W, "rsub": lambda x: W - x,
@@ -127,7 +127,7 @@ ROWS = {
     "embedding": lambda x: F.embedding(x.argmax(-1), MATRIX), "one_hot": lambda x: F.one_hot(x.argmax(-1), 4),
     "prelu": lambda x: F.prelu(x, torch.tensor([0.3])), "layer_norm": lambda x: F.layer_norm(x, (4,), W),
     "rms_norm": lambda x: F.rms_norm(x, (4,), W), "rrelu": lambda x: F.rrelu(x),
-    # noise, switched off
+    # noise in inference
     "dropout": lambda x: F.dropout(x, 0.5, training=False), "alpha_dropout": lambda x: F.alpha_dropout(x, 0.5),
     # slices of features
     "[..., a:b]": lambda x: x[..., :3], "[..., i]": lambda x: x[..., 1], "[:, :, a:b]": lambda x: x[:, :, 1:],
@@ -141,52 +141,52 @@ RANDOM = {"bernoulli", "rand_like", "randn_like", "randint_like", "normal_like",
 REFUSING = {name for name, rule in RULES.items() if rule in (refuse, refuse_loss)}
 
 
-def test_every_rule_has_its_line():
+def test_every_rule_has_a_case():
     assert set(RULES) - RANDOM - REFUSING - {"cuda"} <= set(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_on_packed_it_is_the_function_on_the_grid(row):
+def test_a_function_on_packed_equals_that_on_the_grid(row):
     function = ROWS[row]
     h = packed(4)
-    agree(function(h), function(h.unpack()))
+    check_grid(function(h), function(h.unpack()))
     assert all(part.gap_values is not None for part in flat(function(h)))
-    plain = h.with_values(h.values)  # the gaps of a Packed without a fill stay empty
-    agree(function(plain), function(h.unpack()))
-    assert all(part.gap_values is None for part in flat(function(plain)))
+    without_gap_values = h.with_values(h.values)
+    check_grid(function(without_gap_values), function(h.unpack()))
+    assert all(part.gap_values is None for part in flat(function(without_gap_values)))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in ("floordiv", "floor_divide", "rmod")])
-def test_gradients_are_those_of_the_grid(row):
+def test_gradients_equal_those_of_the_grid(row):
     grid = packed(4, dtype=torch.float64).unpack().requires_grad_()
-    theirs = [part[REAL] for part in flat(ROWS[row](grid.float())) if part.requires_grad]
-    mine = [part.values for part in flat(ROWS[row](pack(grid.float(), mask=MASK))) if part.requires_grad]
-    assert len(mine) == len(theirs)
-    if mine:
-        (wanted,) = torch.autograd.grad(sum(part.abs().sum() for part in theirs), grid)
-        (found,) = torch.autograd.grad(sum(part.abs().sum() for part in mine), grid)
-        torch.testing.assert_close(found[REAL], wanted[REAL], equal_nan=True)
-        assert not found[~REAL].any()
+    grid_results = [part[REAL] for part in flat(ROWS[row](grid.float())) if part.requires_grad]
+    results = [part.values for part in flat(ROWS[row](pack(grid.float(), mask=MASK))) if part.requires_grad]
+    assert len(results) == len(grid_results)
+    if results:
+        (expected,) = torch.autograd.grad(sum(part.abs().sum() for part in grid_results), grid)
+        (gradient,) = torch.autograd.grad(sum(part.abs().sum() for part in results), grid)
+        torch.testing.assert_close(gradient[REAL], expected[REAL], equal_nan=True)
+        assert not gradient[~REAL].any()
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in ("by_row", "reshape", *WITH_MODE)])
-def test_on_symbols_it_is_kept_for_the_data(row):
+def test_a_function_on_symbols_is_recorded(row):
     for masked in (True, False):
         x, data = Input((T, 4), masked=masked), packed(4)
         data = data if masked else data.unpack()
-        symbols, wanted = flat(ROWS[row](x)), flat(ROWS[row](data))
-        for symbol, value in zip(symbols, wanted, strict=True):
+        symbols, expected = flat(ROWS[row](x)), flat(ROWS[row](data))
+        for symbol, value in zip(symbols, expected, strict=True):
             assert symbol.masked == masked and symbol.dtype == value.dtype
             assert symbol.shape == (None, *value.shape[1:])
-        found = flat(Model(x, symbols)(data))
-        for mine, value in zip(found, wanted, strict=True):
-            assert isinstance(mine, Packed) == masked
-            assert torch.allclose(padless.unpack(mine), padless.unpack(value), equal_nan=True)
+        outputs = flat(Model(x, symbols)(data))
+        for output, value in zip(outputs, expected, strict=True):
+            assert isinstance(output, Packed) == masked
+            assert torch.allclose(padless.unpack(output), padless.unpack(value), equal_nan=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*degrees of freedom")  # of the standard deviation of nothing
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")  # of an empty standard deviation
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in ("by_row", "reshape", "view")])
-def test_a_batch_without_a_real_step_is_as_good_as_any(row):
+def test_a_batch_without_real_steps_is_valid(row):
     for shape in ((2, 3), (0, 3), (2, 0), (1, 1)):
         h = pack(torch.ones(*shape, 4), mask=np.zeros(shape, bool))
         for part in flat(ROWS[row](h)):
@@ -194,22 +194,22 @@ def test_a_batch_without_a_real_step_is_as_good_as_any(row):
 
 
 @pytest.mark.parametrize("row", ["rand_like", "randn_like", "normal_like", "empty_like", "randint_like", "bernoulli"])
-def test_noise_keeps_the_mask_and_is_not_drawn_for_masked_steps(row):
+def test_noise_keeps_the_mask_and_draws_nothing_for_masked_steps(row):
     function = {"bernoulli": lambda x: torch.bernoulli(x.sigmoid()), "randint_like": lambda x: torch.randint_like(x, 9)}
     if row == "normal_like":
-        return  # in torch's operators, but not in its names
+        return  # an operator of torch without a public name
     function = function.get(row, getattr(torch, row, None))
-    states = []
-    for fill in (True, False):
+    generator_states = []
+    for with_gap_values in (True, False):
         torch.manual_seed(1)
-        drawn = function(packed(4, fill=fill))
-        assert isinstance(drawn, Packed) and drawn.shape == (B, T, 4)
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+        noise = function(packed(4, with_gap_values=with_gap_values))
+        assert isinstance(noise, Packed) and noise.shape == (B, T, 4)
+        generator_states.append(torch.get_rng_state())
+    assert torch.equal(*generator_states)
 
 
 @pytest.mark.parametrize("function", [F.dropout, F.alpha_dropout, lambda x: torch.dropout(x, 0.5, True)])
-def test_dropout_lets_the_fill_pass(function):
+def test_dropout_keeps_the_gap_values(function):
     h = packed(400)
     torch.manual_seed(1)
     dropped = function(h, training=True) if function in (F.dropout, F.alpha_dropout) else function(h)
@@ -227,14 +227,14 @@ def test_dropout_lets_the_fill_pass(function):
 def test_a_plain_operand_broadcasts_against_the_grid(shape, function):
     h, y = packed(4), numbers(*shape)
     result = function(h, y)
-    agree(result, function(h.unpack(), y))
+    check_grid(result, function(h.unpack(), y))
     varies_in_time = len(shape) > 1 and shape[-2] == T
     assert (result.gap_values is None) == varies_in_time
-    agree(h * y.numpy(), h.unpack() * y)
+    check_grid(h * y.numpy(), h.unpack() * y)
 
 
 @pytest.mark.parametrize("shape", [(MASK.sum(), 4), (B, 4), (2, 1, 4), (B + 1, T, 4), (B, T + 1, 4)])
-def test_values_per_step_are_never_guessed(shape):
+def test_an_operand_that_does_not_broadcast_against_the_grid_is_refused(shape):
     with pytest.raises(ShapeError, match=r"does not broadcast against the grid.*like=packed"):
         packed(4) + torch.ones(*map(int, shape))
 
@@ -247,22 +247,22 @@ def test_a_plain_operand_with_an_outer_level():
         assert torch.equal((h * y).values, (h.unpack() * y)[torch.from_numpy(mask)])
 
 
-def test_two_masks_of_equal_steps_are_one_and_others_are_refused():
+def test_operands_must_have_the_same_real_steps():
     h = packed(4)
     again = pack(h.unpack(), mask=MASK.copy())
-    agree(h + again, h.unpack() * 2)
+    check_grid(h + again, h.unpack() * 2)
     other = pack(torch.ones(B, T, 4), mask=~MASK)
     with pytest.raises(MaskLost, match=r"(?s)different steps.*the test.*the given mask.*Add, Multiply.*like=y"):
         h + other
     with pytest.raises(ShapeError, match=r"\(4, 5, 4\).*\(4, 5\)"):
         h + h[..., 0]
-    agree(h + h[..., 0][..., None], h.unpack() + h.unpack()[..., :1])
+    check_grid(h + h[..., 0][..., None], h.unpack() + h.unpack()[..., :1])
 
 
-def test_a_plain_tensor_is_joined_if_it_has_the_grid():
+def test_a_plain_tensor_with_the_shape_of_the_grid_can_be_joined():
     h, y = packed(4), numbers(B, T, 2)
-    agree(torch.cat([h, y], -1), torch.cat([h.unpack(), y], -1))
-    agree(torch.stack([numbers(B, T, 4), h], 2), torch.stack([numbers(B, T, 4), h.unpack()], 2))
+    check_grid(torch.cat([h, y], -1), torch.cat([h.unpack(), y], -1))
+    check_grid(torch.stack([numbers(B, T, 4), h], 2), torch.stack([numbers(B, T, 4), h.unpack()], 2))
     empty = pack(torch.ones(1, 1, 4), mask=[[0]])
     assert torch.cat([empty, torch.ones(1, 1, 2)], -1).shape == (1, 1, 6)
     for wrong in (numbers(B, 1, 2), numbers(4), [1.0]):
@@ -270,10 +270,10 @@ def test_a_plain_tensor_is_joined_if_it_has_the_grid():
             torch.cat([h, wrong], -1) if isinstance(wrong, Tensor) else call_torch_function(torch.cat, ([h, wrong], -1), {})
 
 
-def test_gather_takes_its_ids_from_the_grid():
+def test_ids_of_gather_have_the_shape_of_the_grid():
     h, ids = packed(4), torch.randint(0, 4, (B, T, 2))
-    agree(torch.gather(h, -1, ids), torch.gather(h.unpack(), -1, ids))
-    agree(h.gather(dim=2, index=pack(ids, mask=MASK)), torch.gather(h.unpack(), -1, ids))
+    check_grid(torch.gather(h, -1, ids), torch.gather(h.unpack(), -1, ids))
+    check_grid(h.gather(dim=2, index=pack(ids, mask=MASK)), torch.gather(h.unpack(), -1, ids))
     with pytest.raises(ShapeError):
         torch.gather(h, -1, ids[REAL])
     with pytest.raises(MaskLost, match="time"):
@@ -282,11 +282,11 @@ def test_gather_takes_its_ids_from_the_grid():
         torch.gather(numbers(B, T, 4), -1, pack(ids, mask=MASK))
 
 
-def test_two_operands_of_a_similarity():
+def test_cosine_similarity_of_packed_and_plain_operands():
     h, y = packed(4), numbers(B, T, 4)
-    agree(F.cosine_similarity(h, y, dim=-1), F.cosine_similarity(h.unpack(), y, dim=-1))
-    agree(F.cosine_similarity(y, h, dim=-1), F.cosine_similarity(y, h.unpack(), dim=-1))
-    agree(torch.cosine_similarity(x1=h, x2=h.sin(), dim=-1), F.cosine_similarity(h.unpack(), h.unpack().sin(), dim=-1))
+    check_grid(F.cosine_similarity(h, y, dim=-1), F.cosine_similarity(h.unpack(), y, dim=-1))
+    check_grid(F.cosine_similarity(y, h, dim=-1), F.cosine_similarity(y, h.unpack(), dim=-1))
+    check_grid(torch.cosine_similarity(x1=h, x2=h.sin(), dim=-1), F.cosine_similarity(h.unpack(), h.unpack().sin(), dim=-1))
     with pytest.raises(MaskLost, match="time"):
         F.cosine_similarity(h, y)
 
@@ -296,20 +296,20 @@ def test_two_operands_of_a_similarity():
 
 @pytest.mark.parametrize("key", [np.s_[1:3], np.s_[:, 1:4], np.s_[:, -2:], np.s_[::2, 1:], np.s_[1:, 1:, 2:],
                                  np.s_[:2, ..., 0], np.s_[:], np.s_[2:2], np.s_[:, 3:3]])  # fmt: skip
-def test_slices_of_batch_and_time_cut_the_mask_too(key):
+def test_slices_of_batch_and_time_slice_the_mask(key):
     h = packed(4)
     keys = key if isinstance(key, tuple) else (key,)
-    cut, leading = h[key], tuple(k for k in keys[:2] if isinstance(k, slice))
-    np.testing.assert_array_equal(cut.index.mask, MASK[leading])
-    np.testing.assert_array_equal(cut.numpy(), h.numpy()[key])
-    assert "the test" in cut.index.mask_source
+    part, leading = h[key], tuple(k for k in keys[:2] if isinstance(k, slice))
+    np.testing.assert_array_equal(part.index.mask, MASK[leading])
+    np.testing.assert_array_equal(part.numpy(), h.numpy()[key])
+    assert "the test" in part.index.mask_source
 
 
-def test_a_step_size_may_join_gaps_and_those_show_zeros():
+def test_gaps_that_a_slice_joins_show_zeros():
     h = pack(torch.tensor([[1.0, 9, 2, 9, 9]]), mask=[[1, 0, 1, 0, 0]])
     h = h.with_values(h.values, torch.tensor([5.0, 6.0]))
     assert h[:, 1::2].numpy().tolist() == [[0, 0]] and h[:, 3:].numpy().tolist() == [[6, 6]]
-    with call_context("a layer that looks", may_use_grid=True):
+    with call_context("a layer that reads the grid", may_use_grid=True):
         assert h[:, 1::2].numpy().tolist() == [[5, 6]]
 
 
@@ -318,12 +318,12 @@ def test_a_step_size_may_join_gaps_and_those_show_zeros():
     [0, (slice(None), -1), (slice(None), 0, slice(None)), None, (slice(None), None), [0, 1], torch.tensor([0, 1]), True,
      (slice(None), torch.tensor([1])), REAL, (Ellipsis, 0, slice(None))],
 )  # fmt: skip
-def test_a_key_that_takes_steps_out_is_refused(key):
+def test_a_key_that_selects_single_steps_is_refused(key):
     with pytest.raises(MaskLost, match=r"LastStep.*sequences"):
         packed(4)[key]
 
 
-def test_other_keys_that_would_lose_the_steps():
+def test_boolean_keys_and_several_index_tensors_are_refused():
     h = packed(4, 3)
     with pytest.raises(MaskLost, match="several|Several"):
         h[..., torch.tensor([0, 1]), torch.tensor([0, 1])]
@@ -374,22 +374,22 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_mixes_steps_is_refused_and_the_way_out_is_told(what):
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_function_that_mixes_steps_is_refused_with_the_ways_out(name):
     with pytest.raises(MaskLost) as caught:
-        REFUSED[what](packed(4))
+        REFUSED[name](packed(4))
     message = str(caught.value)
     ways = ("GlobalAveragePooling1D", "DropMask()", "unpack()", "padless.pack(y, like=x)", "take `mask` in `call`")
     for part in ("the test", *ways):
         assert part in message
     assert isinstance(caught.value, TypeError) and isinstance(caught.value, ValueError)
-    has_mode = what in ("batch norm", "channels", "feature dropout")
+    has_mode = name in ("batch norm", "channels", "feature dropout")
     error, text = (ArgumentError, "depends on the mode") if has_mode else (MaskLost, "created by Input")
     with pytest.raises(error, match=text):  # while a model is built, too
-        REFUSED[what](Input((T, 4), batch_size=B, masked=True))
+        REFUSED[name](Input((T, 4), batch_size=B, masked=True))
 
 
-def test_the_message_names_the_layer_and_the_birth():
+def test_the_message_names_the_layer_and_the_mask_source():
     class Mixing(layers.Layer):
         def call(self, inputs):
             return inputs.sum(1)
@@ -403,7 +403,7 @@ def test_the_message_names_the_layer_and_the_birth():
         F.mse_loss(h, h)
 
 
-def test_a_symbol_has_no_size_on_an_open_axis():
+def test_an_open_axis_of_a_symbol_has_no_size():
     x = Input((None, 4))
     with pytest.raises(ArgumentError, match="Write -1 for it"):
         x.reshape(x.shape[0], -1, 2, 2)
@@ -434,7 +434,7 @@ def test_without_features_there_is_no_feature_axis():
             function(h)
 
 
-def test_a_shape_with_other_features_is_an_error_with_no_step_too():
+def test_a_shape_with_other_features_is_refused_without_real_steps_too():
     with pytest.raises(ShapeError, match="4 numbers"):
         pack(torch.ones(2, 3, 4), mask=np.zeros((2, 3))).reshape(2, 3, 5)
 
@@ -445,9 +445,9 @@ def test_wrong_arguments_are_a_type_error():
             function(packed(4))
 
 
-# ---------------------------------------------------------------------------------------------------- not to be fooled
+# ------------------------------------------------------------------------------------------------ in place, sweeps
 
-WRITING = [
+IN_PLACE = [
     lambda x, y: x.add_(1), lambda x, y: x.relu_(), lambda x, y: torch.relu_(x), lambda x, y: x.clamp_(min=0),
     lambda x, y: x.zero_(), lambda x, y: y.add_(x), lambda x, y: y.copy_(x), lambda x, y: torch.add(x, 1, out=y),
     lambda x, y: torch.sum(x, -1, out=y), lambda x, y: call_torch_function(Tensor.__iadd__, (y, x), {}),
@@ -455,26 +455,26 @@ WRITING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(WRITING)))
-def test_nothing_is_written_in_place(number):
+@pytest.mark.parametrize("number", range(len(IN_PLACE)))
+def test_functions_that_write_in_place_are_refused(number):
     h, y = packed(4), numbers(B, T, 4)
-    before, other = h.values.clone(), y.clone()
+    h_before, y_before = h.values.clone(), y.clone()
     with pytest.raises(ArgumentError, match="in place|into `out`"):
-        WRITING[number](h, y)
-    assert torch.equal(h.values, before) and torch.equal(y, other)
+        IN_PLACE[number](h, y)
+    assert torch.equal(h.values, h_before) and torch.equal(y, y_before)
     x = Input((T, 4))
     with pytest.raises(ArgumentError):
-        WRITING[number](x, h)
+        IN_PLACE[number](x, h)
 
 
-def test_h_plus_equals_is_a_new_one():
+def test_augmented_assignment_returns_a_new_packed():
     h = old = packed(4)
     before = h.values.clone()
     h += 1
     assert torch.equal(h.values, before + 1) and torch.equal(old.values, before)
 
 
-def test_in_place_modules_work_without_writing():
+def test_in_place_modules_return_a_new_packed():
     h = layers.Embedding(5, 4, mask_zero=True)(torch.tensor([[1, 2, 0]]))
     before = h.values.detach().clone()
     for module in (torch.nn.ReLU(inplace=True), torch.nn.Dropout(0.5, inplace=True), torch.nn.LeakyReLU(inplace=True)):
@@ -482,19 +482,19 @@ def test_in_place_modules_work_without_writing():
     assert isinstance(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.LayerNorm(2), torch.nn.GELU())(h), Packed)
 
 
-def test_what_is_not_about_steps_is_answered():
+def test_functions_about_dtype_and_device_return_plain_results():
     h = packed(4)
     assert h.is_floating_point() and not torch.is_complex(h) and h.element_size() == 4
     assert h.new_zeros(3).tolist() == [0, 0, 0] and h.new_tensor([1]).dtype == torch.float32
 
 
-def test_comparison_with_what_is_no_number_is_pythons():
+def test_comparison_with_none_is_that_of_python():
     h = packed(4)
     assert (h == None) is False and (h != None) is True  # noqa: E711
     assert len({h, h}) == 1
 
 
-# Extra arguments to try on every function of torch; `c(n)` is one more Packed, or its grid.
+# Arguments to try on every function of torch; `c(n)` is the n-th Packed, or its grid.
 VARIANTS = [
     lambda c: (c(0),), lambda c: (c(0), 2), lambda c: (c(0), -1), lambda c: (c(0), c(1)),
     lambda c: (c(0), numbers(B, T, 4)), lambda c: (numbers(B, T, 4), c(0)), lambda c: (c(0), W),
@@ -507,76 +507,75 @@ SAMPLES = {dtype: [(h, h.unpack()) for h in (packed(4, seed=seed, dtype=dtype) f
 DRAWS = RANDOM | {"dropout", "alpha_dropout", "rrelu", "cuda"}
 
 
-def known_functions():
-    """All that torch sends through `__torch_function__`, but what draws, writes or has no rule."""
-    for home in get_overridable_functions().values():
-        for function in home:
+def functions_with_a_rule():
+    """Yield the overridable functions of torch with a rule, without random and in-place functions."""
+    for functions in get_overridable_functions().values():
+        for function in functions:
             name = getattr(function, "__name__", "")
             if name and name not in {*DRAWS, "__getitem__"} and find_rule(name) is not None:
                 if not name.endswith("_") or name.endswith("__"):
                     yield name, function
 
 
-def tried(function, arguments, dtype):
-    """The function on Packed and on their grids; None where either refuses."""
+def results_on_packed_and_grid(function, arguments, dtype):
+    """Return the results of a function on Packed and on their grids; None if padless or torch refuses the call."""
     samples = SAMPLES[dtype]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            mine = call_torch_function(function, arguments(lambda seed: samples[seed][0]), {})
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, PadlessError):  # by padless or by torch
+            results = call_torch_function(function, arguments(lambda seed: samples[seed][0]), {})
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, PadlessError):
             return None
-        dims = function is torch.flip and isinstance(arguments(lambda seed: 0)[1], int)  # padless takes `flip(x, -1)` too
+        dims = function is torch.flip and isinstance(arguments(lambda seed: 0)[1], int)  # padless accepts `flip(x, -1)`, too
         function = Tensor.flip if dims else function
-        theirs = function(*arguments(lambda seed: samples[seed][1]))
-    return None if mine is NotImplemented else (mine, theirs)
+        grid_results = function(*arguments(lambda seed: samples[seed][1]))
+    return None if results is NotImplemented else (results, grid_results)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_whatever_torch_does_it_is_what_it_does_on_the_grid(dtype):
-    """The leak test: if any function of torch returns a Packed, it is the grid's result, at every position."""
-    kept = set()
-    for name, function in known_functions():
+def test_no_function_of_torch_returns_a_wrong_packed(dtype):
+    """If any function of torch returns a Packed, it equals the result on the grid."""
+    names = set()
+    for name, function in functions_with_a_rule():
         for arguments in VARIANTS:
-            found = tried(function, arguments, dtype)
-            if found is not None and any(isinstance(part, Packed) for part in flat(found[0])):
-                agree(*found)
-                kept.add(name)
-    assert len(kept) > (200 if dtype == torch.float32 else 100)
+            results = results_on_packed_and_grid(function, arguments, dtype)
+            if results is not None and any(isinstance(part, Packed) for part in flat(results[0])):
+                check_grid(*results)
+                names.add(name)
+    assert len(names) > (200 if dtype == torch.float32 else 100)
 
 
-def test_for_a_layer_that_looks_at_the_grid_everything_is_shown():
-    """There every result, Packed or plain, is the grid's, also at masked steps: a row for each masked cell, if need be."""
-    kept = set()
-    with call_context("a layer that looks", may_use_grid=True):
-        for name, function in known_functions():
+def test_in_a_layer_that_reads_the_grid_masked_steps_are_exact_too():
+    """Each result, Packed or plain, equals that on the grid, with a gap value for each masked cell where necessary."""
+    names = set()
+    with call_context("a layer that reads the grid", may_use_grid=True):
+        for name, function in functions_with_a_rule():
             for arguments in VARIANTS[:-1]:
-                found = tried(function, arguments, torch.float32)
-                if found is None or not isinstance(found[1], Tensor | tuple | list):
+                results = results_on_packed_and_grid(function, arguments, torch.float32)
+                if results is None or not isinstance(results[1], Tensor | tuple | list):
                     continue
-                for mine, theirs in zip(flat(found[0]), flat(found[1]), strict=True):
-                    jumps = any(part in name for part in ("mod", "remainder", "floor"))  # rounding shows
-                    assert jumps or torch.allclose(padless.unpack(mine), theirs, equal_nan=True, atol=1e-6), name
-                kept.add(name)
-    assert len(kept) > 200
+                for result, grid in zip(flat(results[0]), flat(results[1]), strict=True):
+                    is_discontinuous = any(part in name for part in ("mod", "remainder", "floor"))  # sensitive to rounding
+                    assert is_discontinuous or torch.allclose(padless.unpack(result), grid, equal_nan=True, atol=1e-6), name
+                names.add(name)
+    assert len(names) > 200
 
 
-# What the grid of the test refuses as well, for reasons of its own.
+# Functions that torch refuses for the grid of this test, too.
 IMPOSSIBLE = {"attention", "nll", "ce", "view dtype", "item", "tolist", "trace", "channels", "feature dropout",
               "too many axes", "ids of steps", "numpy ops", "glu over time", "batch norm", "conv", "bmm", "weights",
               "index_select", "from left"}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:reduction")
-@pytest.mark.parametrize("what", [name for name in REFUSED if name not in IMPOSSIBLE])
-def test_inside_a_layer_that_takes_the_mask_the_refused_act_on_the_grid(what):
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in IMPOSSIBLE])
+def test_in_a_layer_that_receives_the_mask_refused_functions_act_on_the_grid(name):
     h = packed(4)
-    with call_context("a layer that looks", may_use_grid=True):
-        mine = REFUSED[what](h)
-    theirs = REFUSED[what](h.unpack())
-    for one, other in zip(flat(mine), flat(theirs), strict=True):
-        assert not isinstance(one, Packed)
-        if isinstance(other, Tensor):
-            torch.testing.assert_close(one, other, equal_nan=True)
+    with call_context("a layer that reads the grid", may_use_grid=True):
+        results = REFUSED[name](h)
+    for result, expected in zip(flat(results), flat(REFUSED[name](h.unpack())), strict=True):
+        assert not isinstance(result, Packed)
+        if isinstance(expected, Tensor):
+            torch.testing.assert_close(result, expected, equal_nan=True)
         else:
-            assert one == other
+            assert result == expected

@@ -1,7 +1,7 @@
-"""Graphs: symbols found by probes, calls replayed in order, masks that are lost while the model is built, and fills
-that are made only where somebody looks.
-"""
+"""Graphs: shape inference by probes, replay of calls, lost masks, and gap values where the padded grid is read."""
 
+import sys
+import threading
 import time
 
 import numpy as np
@@ -12,6 +12,7 @@ import padless
 from padless import Input, Model, Packed, layers, pack
 from padless.errors import ArgumentError, MaskError, MaskLost, PadlessError
 from padless.graph.function import Function
+from padless.graph.node import auto_name
 from padless.graph.symbolic import SymbolicTensor, leaves, probe
 from padless.layers import LSTM, Dense, DropMask, Embedding, Flatten, Layer, LayerNormalization, Masking
 
@@ -20,13 +21,13 @@ MASK = IDS != 0
 
 
 def words(x=None, name=None):
-    """An input of ids and its embedding."""
+    """Return an input of ids and its embedding."""
     x = Input((None,), dtype="int64") if x is None else x
     return x, Embedding(5, 6, mask_zero=True, name=name)(x)
 
 
-class Table(Dense):
-    """A stepwise layer by the table, which counts the rows that enter it."""
+class CountingDense(Dense):
+    """A stepwise layer that counts the rows of its input, gap values included."""
 
     relation = "stepwise"
     rows = 0
@@ -36,8 +37,8 @@ class Table(Dense):
         return super().call(inputs)
 
 
-class Looking(Layer):
-    """A layer of a user's, which may look."""
+class ReadsGrid(Layer):
+    """A user-defined layer that receives the mask, and so may read the padded grid."""
 
     def call(self, inputs, mask=None):
         return inputs.cumsum(1)
@@ -46,7 +47,7 @@ class Looking(Layer):
 # ---------------------------------------------------------------------------------------------------- symbols
 
 
-def test_axes_that_change_with_the_data_are_open():
+def test_axes_that_depend_on_the_data_are_open():
     x = Input((None, 3))
     assert (x * 2).shape == (None, None, 3) and x.sum(1).shape == (None, 3) and x.transpose(1, 2).shape == (None, 3, None)
     assert x.reshape(-1, 3).shape == (None, 3) and x.mean().shape == () and (x > 0).dtype == torch.bool
@@ -57,7 +58,7 @@ def test_axes_that_change_with_the_data_are_open():
     assert not (x * 2).masked and repr(x).startswith("<Symbolic 'input_layer' shape=(None, None, 3) float32")
 
 
-def test_a_mask_is_known_with_its_birth():
+def test_a_symbol_has_a_mask_and_its_source():
     _, e = words(name="words")
     assert (
         e.masked
@@ -77,40 +78,39 @@ def test_a_mask_is_known_with_its_birth():
     assert [s.masked for s in outputs] == [True, False, False]
 
 
-def test_what_a_symbol_cannot_say():
+def test_a_symbol_has_no_values_and_no_length():
     x = Input((None, 3))
-    for ask in (bool, len, list, lambda x: x.shape[1] + 1):
+    for function in (bool, len, list, lambda x: x.shape[1] + 1):
         with pytest.raises(TypeError):
-            ask(x)
+            function(x)
     with pytest.raises(AttributeError):
         _ = x.foo
 
-    class Odd(Layer):
+    class NumAxesDependsOnBatch(Layer):
         def call(self, inputs):
             return inputs[0] if inputs.shape[0] == 2 else inputs
 
     with pytest.raises(PadlessError, match=r"\(29, 3\).*\(3, 61, 3\).*number of axes"):
-        Odd()(x)
+        NumAxesDependsOnBatch()(x)
 
-    class Many(Layer):
+    class NumOutputsDependsOnLength(Layer):
         def call(self, inputs):
             return list(inputs.unbind(1))
 
     with pytest.raises(PadlessError, match="29 results.*61"):
-        Many()(x)
+        NumOutputsDependsOnLength()(x)
 
 
-def test_probes_have_holes_padding_and_an_empty_row():
-    for shape, lead in (((None, None, 3), 2), ((None, 1), 2), ((None, 2), 2), ((None, 2, None, 3), 3), ((4, 3), 2)):
-        found = probe(SymbolicTensor(shape, torch.float32, num_step_axes=lead), (2, 9))
-        assert (
-            isinstance(found, Packed) and found.num_step_axes == lead and found.gap_values.shape[0] == found.index.num_gaps
-        )
-        assert 0 < found.index.num_steps < found.mask.numel() and not found.mask[-1].any()
+def test_probes_have_a_gap_padding_and_an_empty_sequence():
+    for shape, num_step_axes in (((None, None, 3), 2), ((None, 1), 2), ((None, 2), 2), ((None, 2, None, 3), 3), ((4, 3), 2)):
+        data = probe(SymbolicTensor(shape, torch.float32, num_step_axes=num_step_axes), (2, 9))
+        assert isinstance(data, Packed) and data.num_step_axes == num_step_axes
+        assert data.gap_values.shape[0] == data.index.num_gaps
+        assert 0 < data.index.num_steps < data.mask.numel() and not data.mask[-1].any()
 
 
-def test_probing_changes_no_state_and_draws_nothing():
-    class Counting(Layer):
+def test_shape_inference_changes_no_state_and_draws_no_random_number():
+    class WithNoise(Layer):
         def __init__(self):
             super().__init__()
             self.noise = layers.Dropout(0.5)
@@ -120,25 +120,25 @@ def test_probing_changes_no_state_and_draws_nothing():
             self.add_loss(padless.unpack(inputs).sum())
             return self.noise(inputs)
 
-    before = torch.get_rng_state()
-    layer = Counting()
+    generator = torch.get_rng_state()
+    layer = WithNoise()
     layer.train()
     layer(Input((None, 3)))
-    assert layer.training_seen is False and layer.losses == [] and torch.equal(before, torch.get_rng_state())
+    assert layer.training_seen is False and layer.losses == [] and torch.equal(generator, torch.get_rng_state())
 
 
-def test_constants_of_numpy_in_a_graph():
+def test_numpy_constants_in_a_graph():
     x = Input((3,))
     y = np.array([1.0, 2.0, 3.0], np.float32) * x + np.float32(2) * x - x * np.float64(1)
     assert torch.equal(Model(x, y)(torch.ones(2, 3)), torch.tensor([[2.0, 3, 4]] * 2))
 
 
-def test_a_model_on_another_device_is_probed_there():
+def test_shape_inference_runs_on_the_device_of_the_model():
     x = Input((None, 4))
     model = Model(x, Dense(2)(x)).to("meta")
     function = model._function
-    known = function.infer_with_input_masks([2])
-    assert known[id(model.output)].shape == (None, None, 2) and known[id(model.output)].masked
+    symbols = function.infer_with_input_masks([2])
+    assert symbols[id(model.output)].shape == (None, None, 2) and symbols[id(model.output)].masked
 
 
 # ---------------------------------------------------------------------------------------------------- replay
@@ -151,18 +151,18 @@ def test_shared_layers_branches_and_several_outputs():
     model = Model(x, {"sum": a + b, "last": LSTM(2)(a), "parts": [a, b.sum(-1)]})
     out = model(IDS)
     h = model.get_layer("embedding")(IDS)
-    one = dense(h)
-    torch.testing.assert_close(out["sum"].values, (one + dense(lstm(one))).values)
+    hidden = dense(h)
+    torch.testing.assert_close(out["sum"].values, (hidden + dense(lstm(hidden))).values)
     assert out["sum"].index is out["parts"][1].index and out["last"].shape == (3, 2)
     assert len(model.layers) == len({id(layer) for layer in model.layers}) and len(dense.weights) == 2
 
 
-def test_a_model_may_begin_and_end_anywhere():
+def test_a_model_may_end_at_an_inner_layer_or_return_its_input():
     x, e = words()
     y = Dense(2, name="d")(LSTM(3, return_sequences=True, name="lstm")(e))
     model = Model(x, y)
-    part = Model(model.input, model.get_layer("lstm").output)
-    assert part(IDS).values.shape == (5, 3) and part.get_layer("lstm") is model.get_layer("lstm")
+    inner = Model(model.input, model.get_layer("lstm").output)
+    assert inner(IDS).values.shape == (5, 3) and inner.get_layer("lstm") is model.get_layer("lstm")
     again = Model(x, [y, x])
     assert torch.equal(again(IDS)[1], IDS)
 
@@ -176,11 +176,11 @@ def test_a_model_in_a_model_keeps_the_mask():
     torch.testing.assert_close(outer(IDS).values, outer.layers[-1](inner(IDS)).values)
 
 
-@pytest.mark.parametrize("way", ["keyword", "position"])
-def test_an_explicit_mask_may_be_a_symbol(way):
+@pytest.mark.parametrize("passed_by", ["keyword", "position"])
+def test_an_explicit_mask_may_be_a_symbol(passed_by):
     x, m = Input((None, 6)), Input((None,), dtype="bool")
     lstm = LSTM(3, return_sequences=True)
-    y = lstm(x, mask=m) if way == "keyword" else lstm(x, None, m)
+    y = lstm(x, mask=m) if passed_by == "keyword" else lstm(x, None, m)
     assert y.masked and Dense(2)(x, mask=m).masked
     data = torch.randn(3, 4, 6)
     out = Model([x, m], y)([data, MASK])
@@ -188,7 +188,7 @@ def test_an_explicit_mask_may_be_a_symbol(way):
     torch.testing.assert_close(out.values, lstm(pack(data, mask=MASK)).values)
 
 
-def test_what_cannot_be_a_graph():
+def test_invalid_graphs_are_refused():
     x, e = words()
     y = Dense(2)(e)
     other = Input((None,), name="other")
@@ -220,7 +220,7 @@ def test_a_deep_graph_needs_no_recursion():
     assert time.perf_counter() - start < 30
 
 
-def test_replay_is_in_the_order_of_need():
+def test_calls_are_replayed_after_those_they_need():
     x = Input((2,))
     a = x + 1
     b = x * 2
@@ -236,16 +236,16 @@ def test_replay_is_in_the_order_of_need():
 
 
 @pytest.mark.parametrize(
-    "lose",
+    "function",
     [lambda e: e.sum(1), lambda e: e[:, -1], lambda e: torch.softmax(e, 1), lambda e: layers.Reshape((-1,))(e),
      lambda e: layers.Activation(lambda x: torch.softmax(x, 1))(e), lambda e: e.reshape(-1, 6),
      lambda e: torch.nn.functional.mse_loss(e, e)],
 )  # fmt: skip
-def test_a_mask_that_would_be_lost_is_an_error_while_the_model_is_built(lose):
+def test_a_lost_mask_is_an_error_while_the_model_is_built(function):
     for masked in (words(name="w")[1], Input((None, 6), masked=True, name="w")):
         with pytest.raises(MaskLost, match="'w'"):
-            lose(masked)
-    lose(Input((5, 6)))
+            function(masked)
+    function(Input((5, 6)))
 
 
 def test_an_input_may_declare_its_mask():
@@ -254,30 +254,30 @@ def test_an_input_may_declare_its_mask():
     assert model.output.masked
     out = model([[[1.0] * 3] * 2, [[2.0] * 3]])
     assert isinstance(out, Packed) and out.lengths.tolist() == [2, 1]
-    assert not isinstance(model(torch.ones(1, 2, 3)), Packed)  # data may come without one all the same
+    assert not isinstance(model(torch.ones(1, 2, 3)), Packed)  # the data may still have no mask
     with pytest.raises(ArgumentError, match="time axis"):
         Input((), masked=True)
 
 
-def test_a_mask_that_comes_with_the_data_meets_the_graph_before_any_weight_changes():
+def test_a_mask_of_the_data_that_would_be_lost_is_refused_before_weights_change():
     x = Input((None, 3))
     model = Model(x, Dense(1)(Dense(4)(x).mean(1)))
     model.compile(optimizer="sgd", loss="mse")
     plain = np.ones((2, 3, 3), np.float32)
     model.fit(plain, np.ones((2, 1)), verbose=0)
-    before = model.get_weights()
+    weights_before = model.get_weights()
     sequences = [np.ones((2, 3)), np.ones((1, 3))]
     y = np.ones((2, 1))
-    for use in (lambda: model.fit(sequences, y, verbose=0), lambda: model.predict(sequences, verbose=0),
+    for call in (lambda: model.fit(sequences, y, verbose=0), lambda: model.predict(sequences, verbose=0),
                 lambda: model(pack(sequences)), lambda: model.evaluate(pack(plain), y, verbose=0),
                 lambda: model.train_on_batch(sequences, y)):  # fmt: skip
         with pytest.raises(MaskLost, match="the data of input 'input_layer'"):
-            use()
-    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
-    model.fit(plain, np.ones((2, 1)), verbose=0)  # and the model is as good as before
+            call()
+    assert all((a == b).all() for a, b in zip(weights_before, model.get_weights(), strict=True))
+    model.fit(plain, np.ones((2, 1)), verbose=0)  # the model still works
 
 
-def test_masks_of_two_levels_that_come_with_the_data():
+def test_the_data_may_have_masks_of_two_levels():
     x = Input((None, None, 3))
     model = Model(x, layers.TimeDistributed(LSTM(2))(x))
     mask = np.array([[[1, 1], [1, 0]], [[0, 1], [0, 0]]], bool)
@@ -285,7 +285,7 @@ def test_masks_of_two_levels_that_come_with_the_data():
     assert isinstance(out, Packed) and out.mask.tolist() == mask.any(-1).tolist()
 
 
-def test_a_mask_given_to_a_call_of_a_model():
+def test_a_model_may_be_called_with_a_mask():
     x = Input((None, 3))
     model = Model(x, LSTM(2, return_sequences=True)(x))
     data = torch.randn(3, 4, 3)
@@ -294,24 +294,24 @@ def test_a_mask_given_to_a_call_of_a_model():
     torch.testing.assert_close(out.values, model(pack(data, mask=MASK)).values)
 
 
-# ---------------------------------------------------------------------------------------------------- who looks
+# ---------------------------------------------------------------------------------------------------- who reads gap values
 
 
-class Two:
-    """Two branches."""
+class Branches:
+    """Several layers that are called on the same input."""
 
-    def __init__(self, one, two):
-        self.both = one, two
+    def __init__(self, *layers):
+        self.layers = layers
 
     def __call__(self, h):
-        return [layer(h) for layer in self.both]
+        return [layer(h) for layer in self.layers]
 
 
 STEPS, GAPS = int(MASK.sum()), pack(IDS, mask=MASK).index.num_gaps
 
 
 @pytest.mark.parametrize(
-    ("after", "reads", "shows"),  # whether the layers after it read what it shows for themselves, and for an onlooker
+    ("later_layers", "always_read", "read_if_shown"),  # whether later layers read its gap values
     [
         (lambda: [], False, True),
         (lambda: [Dense(3), layers.Activation("relu"), layers.Dropout(0.5), LayerNormalization()], False, True),
@@ -326,84 +326,84 @@ STEPS, GAPS = int(MASK.sum()), pack(IDS, mask=MASK).index.num_gaps
         (lambda: [Dense(2), DropMask()], True, True),
         (lambda: [DropMask(), LSTM(2)], True, True),
         (lambda: [Dense(2), Flatten()], True, True),
-        (lambda: [Looking()], True, True),
-        (lambda: [torch.tanh, Looking(), Dense(2), LSTM(2)], True, True),
-        (lambda: [Two(LSTM(2), Flatten())], True, True),
-        (lambda: [Two(layers.Activation("relu"), LSTM(2))], False, True),
+        (lambda: [ReadsGrid()], True, True),
+        (lambda: [torch.tanh, ReadsGrid(), Dense(2), LSTM(2)], True, True),
+        (lambda: [Branches(LSTM(2), Flatten())], True, True),
+        (lambda: [Branches(layers.Activation("relu"), LSTM(2))], False, True),
     ],
 )
-def test_a_fill_is_made_only_where_somebody_looks(after, reads, shows):
-    embed, table, after = Embedding(5, 6, mask_zero=True), Table(4, activation="relu"), after()
+def test_gap_values_are_computed_only_where_they_are_read(later_layers, always_read, read_if_shown):
+    embed, dense, later_layers = Embedding(5, 6, mask_zero=True), CountingDense(4, activation="relu"), later_layers()
     x = Input((4,), dtype="int64")
 
     def run(h):
-        for function in (embed, table, *after):
+        for function in (embed, dense, *later_layers):
             h = function(h)
         return h
 
     model = Model(x, run(x))
     for _ in range(2):
         model._function([IDS], False)
-        assert table.rows == STEPS + GAPS * reads
-        found = model._function([IDS], True)
-        assert table.rows == STEPS + GAPS * shows
-    wanted = run(IDS)
-    for mine, theirs in zip(leaves(found), leaves(wanted), strict=True):
-        torch.testing.assert_close(padless.unpack(mine), padless.unpack(theirs))
-    without = model._function([IDS], False)
-    for mine, theirs in zip(leaves(without), leaves(wanted), strict=True):
-        if isinstance(mine, Packed):
-            assert mine.gap_values is None and torch.equal(mine.values, theirs.values)
+        assert dense.rows == STEPS + GAPS * always_read
+        outputs = model._function([IDS], True)
+        assert dense.rows == STEPS + GAPS * read_if_shown
+    expected = run(IDS)
+    for output, eager in zip(leaves(outputs), leaves(expected), strict=True):
+        torch.testing.assert_close(padless.unpack(output), padless.unpack(eager))
+    outputs = model._function([IDS], False)
+    for output, eager in zip(leaves(outputs), leaves(expected), strict=True):
+        if isinstance(output, Packed):
+            assert output.gap_values is None and torch.equal(output.values, eager.values)
         else:
-            torch.testing.assert_close(mine, theirs)
+            torch.testing.assert_close(output, eager)
 
 
-def test_fit_and_evaluate_make_no_fill_and_predict_does():
-    table = Table(2)
+def test_fit_and_evaluate_compute_no_gap_values_and_predict_does():
+    dense = CountingDense(2)
     x, e = words(Input((4,), dtype="int64"))
-    model = Model(x, table(e))
+    model = Model(x, dense(e))
     model.compile(optimizer="sgd", loss="mse")
     ids, y = IDS.numpy(), np.zeros((3, 4, 2), np.float32)
-    for use, wanted in [(lambda: model.fit(ids, y, verbose=0), STEPS), (lambda: model.evaluate(ids, y, verbose=0), STEPS),
+    for call, num_rows in [(lambda: model.fit(ids, y, verbose=0), STEPS), (lambda: model.evaluate(ids, y, verbose=0), STEPS),
                         (lambda: model.train_on_batch(ids, y), STEPS), (lambda: model.predict(ids, verbose=0), STEPS + GAPS),
                         (lambda: model(IDS), STEPS + GAPS)]:  # fmt: skip
-        use()
-        assert table.rows == wanted
+        call()
+        assert dense.rows == num_rows
 
 
-def test_a_subclassed_model_always_carries_the_fill():
-    class Mine(Model):
+def test_a_subclassed_model_always_computes_gap_values():
+    class Subclassed(Model):
         def __init__(self):
             super().__init__()
-            self.embed, self.table = Embedding(5, 6, mask_zero=True), Table(2)
+            self.embed, self.dense = Embedding(5, 6, mask_zero=True), CountingDense(2)
 
         def call(self, inputs):
-            return self.table(self.embed(inputs))
+            return self.dense(self.embed(inputs))
 
-    model = Mine()
+    model = Subclassed()
     model.compile(optimizer="sgd", loss="mse")
     model.fit(IDS.numpy(), np.zeros((3, 4, 2), np.float32), verbose=0)
-    assert model.table.rows == STEPS + GAPS
+    assert model.dense.rows == STEPS + GAPS
 
 
-@pytest.mark.parametrize("way", ["keyword", "position"])
-def test_an_explicit_mask_may_widen_so_it_reads(way):
+@pytest.mark.parametrize("passed_by", ["keyword", "position"])
+def test_an_explicit_mask_reads_gap_values_because_it_may_add_steps(passed_by):
     x, e = words()
-    m, table, lstm = Input((None,), dtype="bool"), Table(3), LSTM(2, return_sequences=True)
-    h = table(e)
-    model = Model([x, m], lstm(h, mask=m) if way == "keyword" else lstm(h, None, m))
-    everything = torch.ones(3, 4, dtype=torch.bool)
-    out = model._function([IDS, everything], False)
-    assert table.rows == STEPS + GAPS and out.index.full
+    m, dense, lstm = Input((None,), dtype="bool"), CountingDense(3), LSTM(2, return_sequences=True)
+    h = dense(e)
+    model = Model([x, m], lstm(h, mask=m) if passed_by == "keyword" else lstm(h, None, m))
+    all_real = torch.ones(3, 4, dtype=torch.bool)
+    out = model._function([IDS, all_real], False)
+    assert dense.rows == STEPS + GAPS and out.index.full
     model.compile(optimizer="sgd", loss="mse")
-    model.fit([IDS.numpy(), everything.numpy()], np.zeros((3, 4, 2), np.float32), verbose=0)
+    model.fit([IDS.numpy(), all_real.numpy()], np.zeros((3, 4, 2), np.float32), verbose=0)
     other = Input((None, 3))
-    data = pack(torch.ones(3, 4, 3), mask=MASK)  # which show nothing at masked steps
+    data = pack(torch.ones(3, 4, 3), mask=MASK)  # without gap values
     with pytest.raises(MaskError, match="step 2 of row 0.*the input has no value there"):
-        Model([other, m], LSTM(2)(other, mask=m))([data, everything])
+        Model([other, m], LSTM(2)(other, mask=m))([data, all_real])
 
 
-def test_the_steps_of_the_last_call_are_counted():
+def test_the_real_steps_of_the_last_call_are_counted():
     x, e = words()
     model = Model(x, LSTM(2)(e))
     model(IDS)
@@ -412,3 +412,23 @@ def test_the_steps_of_the_last_call_are_counted():
     other = Model(plain, LSTM(2)(plain))
     other(torch.ones(1, 2, 3))
     assert other._function.num_real_steps is None
+
+
+def test_eight_threads_get_different_names():
+    names, start = [], threading.Barrier(8)
+
+    def run():
+        start.wait()
+        names.extend([auto_name("thread_test") for _ in range(500)])
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set(names)) == 4000

@@ -1,4 +1,4 @@
-"""A mask that would end is refused while the model is built: which layer, where the mask was born, the ways out."""
+"""An operation that would lose a mask is refused while the model is built, with the layer, the mask source and ways out."""
 
 import re
 
@@ -84,19 +84,19 @@ LAYERS = {
     "Reshape": lambda: L.Reshape((-1, 2)),
     "LayerNormalization over time": lambda: L.LayerNormalization(axis=1),
 }
-BIRTHS = {
+SYMBOLS = {
     "Embedding 'words'": lambda: L.Embedding(5, 4, mask_zero=True, name="words")(Input((6,), dtype="int64")),
     "Masking 'steps'": lambda: L.Masking(name="steps")(Input((6, 4))),
     "Input 'given'": lambda: Input((6, 4), masked=True, name="given"),
-    "the Embedding behind a scan": lambda: L.LSTM(4, return_sequences=True)(BIRTHS["Embedding 'words'"]()),
-    "the Embedding behind a window": lambda: L.Conv1D(4, 2)(BIRTHS["Embedding 'words'"]()),
-    "the Embedding behind a sum": lambda: L.Add()([BIRTHS["Embedding 'words'"](), Input((6, 4))]),
-    "the Embedding behind attention": lambda: L.MultiHeadAttention(2, 2)(*[BIRTHS["Embedding 'words'"]()] * 2),
+    "the Embedding before an LSTM": lambda: L.LSTM(4, return_sequences=True)(SYMBOLS["Embedding 'words'"]()),
+    "the Embedding before a convolution": lambda: L.Conv1D(4, 2)(SYMBOLS["Embedding 'words'"]()),
+    "the Embedding before a sum": lambda: L.Add()([SYMBOLS["Embedding 'words'"](), Input((6, 4))]),
+    "the Embedding before attention": lambda: L.MultiHeadAttention(2, 2)(*[SYMBOLS["Embedding 'words'"]()] * 2),
 }
 
 
-class Mine(L.Layer):
-    """A layer of one function, which does not take the mask."""
+class Calls(L.Layer):
+    """A layer of one function that does not receive the mask."""
 
     def __init__(self, function, **kwargs):
         super().__init__(**kwargs)
@@ -106,8 +106,8 @@ class Mine(L.Layer):
         return self.function(inputs)
 
 
-def refused(build, *words):
-    """`build` raises MaskLost, whose message has all of these words and the ways out."""
+def assert_refused(build, *words):
+    """Assert that `build` raises MaskLost with all of these words and the ways out."""
     with pytest.raises(MaskLost) as lost:
         build()
     for word in (*words, "Ways out", "DropMask()", "unpack()", "padless.pack(y, like="):
@@ -119,58 +119,70 @@ def test_a_function_that_mixes_steps_is_refused_on_symbols_and_inside_a_layer(fu
     mix = FUNCTIONS[function]
     if function == "batch_norm":  # not recorded at all, because it depends on the mode
         with pytest.raises(ArgumentError, match="TorchModuleWrapper"):
-            mix(BIRTHS["Embedding 'words'"]())
+            mix(SYMBOLS["Embedding 'words'"]())
     else:
-        refused(lambda: mix(BIRTHS["Embedding 'words'"]()), "Embedding 'words'")
-    refused(lambda: Mine(mix, name="mine")(BIRTHS["Embedding 'words'"]()), "inside layer 'mine'", "Embedding 'words'")
+        assert_refused(lambda: mix(SYMBOLS["Embedding 'words'"]()), "Embedding 'words'")
+    assert_refused(
+        lambda: Calls(mix, name="mine")(SYMBOLS["Embedding 'words'"]()),
+        "inside layer 'mine'",
+        "Embedding 'words'",
+    )
 
 
-@pytest.mark.parametrize("birth", BIRTHS)
-def test_the_birth_is_named_wherever_the_mask_has_passed(birth):
-    born = "Embedding 'words'" if birth.startswith("the Embedding") else birth
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_the_mask_source_is_named_after_later_layers_too(symbol):
+    mask_source = "Embedding 'words'" if symbol.startswith("the Embedding") else symbol
     for function in ("sum", "[:, -1]", "flip"):
-        refused(lambda f=FUNCTIONS[function]: f(BIRTHS[birth]()), born)
-        refused(lambda f=FUNCTIONS[function]: Mine(f, name="mine")(BIRTHS[birth]()), born, "inside layer 'mine'")
+        assert_refused(lambda f=FUNCTIONS[function]: f(SYMBOLS[symbol]()), mask_source)
+        assert_refused(
+            lambda f=FUNCTIONS[function]: Calls(f, name="mine")(SYMBOLS[symbol]()),
+            mask_source,
+            "inside layer 'mine'",
+        )
 
 
-def test_two_births_are_both_named():
+def test_two_mask_sources_are_both_named():
     words, tags = (
         L.Embedding(5, 4, mask_zero=True, name=name)(Input((size,), dtype="int64"))
         for name, size in (("words", 6), ("tags", 5))
     )
-    refused(lambda: torch.flip(L.Concatenate(axis=1)([words, tags]), [1]), "Embedding 'words'", "Embedding 'tags'")
+    assert_refused(lambda: torch.flip(L.Concatenate(axis=1)([words, tags]), [1]), "Embedding 'words'", "Embedding 'tags'")
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_that_would_end_a_mask_is_refused(layer):
+def test_a_layer_that_would_lose_a_mask_is_refused(layer):
     with pytest.raises(MaskLost, match=r"(?s)Embedding 'words'"):
-        LAYERS[layer]()(BIRTHS["Embedding 'words'"]())
+        LAYERS[layer]()(SYMBOLS["Embedding 'words'"]())
 
 
 @pytest.mark.parametrize("function", ["sum", "[:, -1]", "transpose", "flip", "flatten", "conv1d"])
-def test_a_sequential_model_refuses_it_too(function):
-    def stack(*before):
-        return [*before, L.Embedding(5, 4, mask_zero=True, name="words"), Mine(FUNCTIONS[function], name="mine")]
+def test_a_sequential_model_refuses_a_lost_mask(function):
+    def stack(*first_layers):
+        return [
+            *first_layers,
+            L.Embedding(5, 4, mask_zero=True, name="words"),
+            Calls(FUNCTIONS[function], name="mine"),
+        ]
 
-    refused(lambda: Sequential(stack(Input((6,), dtype="int64"))), "inside layer 'mine'", "Embedding 'words'")
-    refused(lambda: Sequential(stack()).build((None, 6)), "inside layer 'mine'", "Embedding 'words'")
+    assert_refused(lambda: Sequential(stack(Input((6,), dtype="int64"))), "inside layer 'mine'", "Embedding 'words'")
+    assert_refused(lambda: Sequential(stack()).build((None, 6)), "inside layer 'mine'", "Embedding 'words'")
     model = Sequential(stack())
     model.compile("sgd", "mse")
-    with pytest.raises(MaskLost, match="inside layer 'mine'"):  # known only with the data, but before any step
+    with pytest.raises(MaskLost, match="inside layer 'mine'"):  # known with the data, before the first step
         model.fit(np.array([[1, 2, 0]]), np.zeros((1, 4)), verbose=0)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_torch_module_that_mixes_steps_is_refused(module):
     with pytest.raises(MaskLost, match=r"(?s)Embedding 'words'.*Ways out"):
-        L.TorchModuleWrapper(MODULES[module]())(BIRTHS["Embedding 'words'"]())
+        L.TorchModuleWrapper(MODULES[module]())(SYMBOLS["Embedding 'words'"]())
 
 
-def test_a_mask_that_is_lost_in_a_part_of_a_model_is_refused_where_the_model_is_called():
+def test_a_mask_that_is_lost_in_an_inner_model_is_refused_where_it_is_called():
     x = Input((6, 4))
-    part = Model(x, torch.flip(x, [1]), name="part")  # without a mask it is legal
+    inner = Model(x, torch.flip(x, [1]), name="inner")  # without a mask it is legal
     with pytest.raises(MaskLost, match="Embedding 'words'"):
-        part(BIRTHS["Embedding 'words'"]())
+        inner(SYMBOLS["Embedding 'words'"]())
 
 
 def test_without_a_mask_nothing_is_refused():
@@ -179,8 +191,8 @@ def test_without_a_mask_nothing_is_refused():
         assert not h.masked
 
 
-def test_the_ways_out_lead_out():
-    h = BIRTHS["Embedding 'words'"]()
+def test_the_ways_out_of_the_message_work():
+    h = SYMBOLS["Embedding 'words'"]()
     for layer in (L.GlobalAveragePooling1D(), L.LastStep(), L.FirstStep(), L.DropMask()):
         assert not layer(h).masked
     assert not torch.flip(L.DropMask()(h), [1]).masked

@@ -14,6 +14,8 @@ LABELS = torch.tensor([[1, 0, 9, 1], [1, 9, 9, 9], [9, 9, 9, 9]])
 
 
 class Net(nn.Module):
+    """A tagger with two outputs: one for each step and one for each sequence."""
+
     def __init__(self):
         super().__init__()
         self.embed = Embedding(5, 4, mask_zero=True)
@@ -25,7 +27,7 @@ class Net(nn.Module):
         return self.heads["step"](h), self.heads["row"](LastStep()(h))
 
 
-def test_a_module_that_holds_layers_trains_in_a_plain_loop():
+def test_a_module_of_layers_trains_in_a_torch_loop():
     net = Net()
     net(IDS)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
@@ -44,7 +46,7 @@ def test_a_module_that_holds_layers_trains_in_a_plain_loop():
 
 
 @pytest.mark.parametrize("y", [LABELS, LABELS.numpy(), [[1, 0, 1], [1], []], padless.pack(LABELS, mask=IDS != 0)])
-def test_a_loss_is_a_function_of_targets_in_any_container(y):
+def test_a_loss_accepts_targets_in_any_container(y):
     steps, _ = Net()(IDS)
     truth = torch.tensor([1, 0, 1, 1])
     expected = nn.functional.cross_entropy(steps.values, truth)
@@ -73,7 +75,7 @@ def test_gradients_are_those_of_one_sequence_at_a_time():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(packed, alone, strict=True))
 
 
-def test_the_layers_follow_torchs_mode_dtype_and_state():
+def test_layers_follow_train_eval_double_and_load_state_dict():
     net = Net()
     net(IDS)
     net.train()
@@ -88,13 +90,13 @@ def test_the_layers_follow_torchs_mode_dtype_and_state():
     assert sorted(net.state_dict())[:2] == ["embed.embeddings", "heads.row.bias"]
 
 
-def test_an_optimizer_cannot_miss_weights_that_are_not_there_yet():
+def test_an_optimizer_of_weights_that_do_not_exist_yet_is_refused():
     with pytest.raises(padless.errors.NotBuilt, match="would miss them"):
         torch.optim.Adam(Net().parameters())
 
 
-def test_modules_of_torch_stand_between_layers():
-    between = nn.Sequential(
+def test_torch_modules_between_layers_keep_the_mask():
+    model = nn.Sequential(
         Embedding(5, 4, mask_zero=True),
         nn.Linear(4, 3),
         nn.LayerNorm(3),
@@ -102,15 +104,15 @@ def test_modules_of_torch_stand_between_layers():
         nn.Dropout(0.5),
         GlobalAveragePooling1D(),
     )
-    out = between(IDS)
+    out = model(IDS)
     assert out.shape == (3, 3) and torch.equal(out[2], torch.zeros(3))
     out.sum().backward()
 
 
 def test_hooks_and_accumulated_gradients():
-    net, seen = Net(), []
+    net, step_counts = Net(), []
     net(IDS)
-    net.scan.register_forward_hook(lambda module, args, output: seen.append(output.index.num_steps))
+    net.scan.register_forward_hook(lambda module, args, output: step_counts.append(output.index.num_steps))
     loss_of = padless.losses.SparseCategoricalCrossentropy(from_logits=True)
     loss_of(LABELS, net(IDS)[0]).backward()
     whole = [p.grad.clone() for p in net.parameters() if p.grad is not None]
@@ -118,9 +120,9 @@ def test_hooks_and_accumulated_gradients():
     terms = [loss_of.weighted_sum(LABELS[rows], net(IDS[rows])[0]) for rows in (slice(0, 1), slice(1, 3))]
     sum(terms).value.backward()
     split = [p.grad for p in net.parameters() if p.grad is not None]
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, split, strict=True)) and seen == [4, 3, 1]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, split, strict=True)) and step_counts == [4, 3, 1]
 
 
 def test_the_example_learns(capsys):
     assert example.main(steps=120) > 0.9
-    assert "labelled right" in capsys.readouterr().out
+    assert "accuracy at" in capsys.readouterr().out

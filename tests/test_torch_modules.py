@@ -1,4 +1,4 @@
-"""Torch modules as layers: wrapped, in Sequential and TimeDistributed, and called on symbols."""
+"""Torch modules as layers: wrapped, in Sequential and TimeDistributed, and on symbols."""
 
 import copy
 import inspect
@@ -24,22 +24,22 @@ X = torch.from_numpy(numbers(*MASKS.shape, 3))
 
 
 class Probe(nn.Module):
-    """What it is given, in which mode, and what it makes of it."""
+    """Call a function, and record the mode and the arguments of each call."""
 
     def __init__(self, function=lambda x: x):
         super().__init__()
-        self.function, self.seen = function, []
+        self.function, self.calls = function, []
         self.drop = nn.Dropout(0.5)
 
     def forward(self, *args, **kwargs):
-        self.seen.append((self.training, *args))
+        self.calls.append((self.training, *args))
         return self.function(*args, **kwargs)
 
 
 # ------------------------------------------------------------------------------------------------ the wrapper
 
 
-def test_its_weights_are_the_layers():
+def test_the_weights_of_the_module_are_those_of_the_layer():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     layer = TorchModuleWrapper(module)
     assert list(layer.parameters()) == list(module.parameters()) and len(layer.weights) == 7
@@ -50,31 +50,36 @@ def test_its_weights_are_the_layers():
     model = Sequential([L.Dense(3), layer, L.Dense(2)])
     model.build((None, 3))
     assert [w.shape for w in model.get_weights()] == [(3, 3), (3,), (4, 3), (4,), (4,), (4,), (4,), (4,), (), (4, 2), (2,)]
-    text = []
-    model.summary(print_fn=text.append)
-    assert "sequential (TorchModuleWrapper)" in text[0] and " 33 " in text[0]
+    printed = []
+    model.summary(print_fn=printed.append)
+    assert "sequential (TorchModuleWrapper)" in printed[0] and " 33 " in printed[0]
     frozen = TorchModuleWrapper(nn.Linear(3, 4), trainable=False)
     assert not frozen.trainable_weights and len(frozen.non_trainable_weights) == 2
 
 
-def test_its_arguments_begin_with_kerass_and_its_numbers_are_torchs():
-    wanted = list(inspect.signature(keras.layers.TorchModuleWrapper.__init__).parameters)[:-1]
-    assert list(inspect.signature(TorchModuleWrapper.__init__).parameters)[: len(wanted)] == wanted
+def test_arguments_begin_with_those_of_keras_and_numbers_equal_those_of_keras():
+    keras_arguments = list(inspect.signature(keras.layers.TorchModuleWrapper.__init__).parameters)[:-1]
+    assert list(inspect.signature(TorchModuleWrapper.__init__).parameters)[: len(keras_arguments)] == keras_arguments
     module = nn.Sequential(nn.Conv1d(5, 4, 2), nn.Tanh())
-    mine, theirs = TorchModuleWrapper(module), keras.layers.TorchModuleWrapper(module)
-    torch.testing.assert_close(mine(X), theirs(X, training=False))
+    layer, keras_layer = TorchModuleWrapper(module), keras.layers.TorchModuleWrapper(module)
+    torch.testing.assert_close(layer(X), keras_layer(X, training=False))
     assert TorchModuleWrapper(module, output_shape=(9, 4)).compute_output_shape((None, 5, 3)) == (9, 4)
-    assert mine.compute_output_shape((None, 5, 3)) == (None, 4, 2)
+    assert layer.compute_output_shape((None, 5, 3)) == (None, 4, 2)
 
 
-def test_it_trains_when_the_layer_does_and_is_left_as_it_was():
+def test_the_module_has_the_mode_of_the_layer_and_gets_its_mode_back():
     module = Probe()
     module.drop.eval()
     layer = TorchModuleWrapper(module)
-    for given, own, wanted in [(True, False, True), (False, True, False), (None, True, True), (None, False, False)]:
-        layer.training = own
-        layer(X, training=given)
-        assert module.seen[-1][0] is wanted and module.training and not module.drop.training
+    for argument, layer_mode, expected in [
+        (True, False, True),
+        (False, True, False),
+        (None, True, True),
+        (None, False, False),
+    ]:
+        layer.training = layer_mode
+        layer(X, training=argument)
+        assert module.calls[-1][0] is expected and module.training and not module.drop.training
     module.function = lambda x: 1 / 0
     with pytest.raises(ZeroDivisionError):
         layer(X, training=False)
@@ -85,17 +90,17 @@ def test_it_trains_when_the_layer_does_and_is_left_as_it_was():
     assert not module.training and not module.drop.training
 
 
-def test_fit_trains_it_and_predict_does_not():
+def test_the_module_trains_in_fit_and_infers_in_predict():
     drop = Probe(lambda x: x)
     model = Sequential([Input((3,)), drop, nn.Dropout(0.5), L.Dense(1)])
     x = numbers(8, 3)
     model.compile("sgd", "mse")
-    drop.seen.clear()
+    drop.calls.clear()
     model.fit(x, x[:, :1], epochs=1, batch_size=4, verbose=0)
-    assert [mode for mode, *_ in drop.seen] == [True, True]
-    drop.seen.clear()
+    assert [mode for mode, *_ in drop.calls] == [True, True]
+    drop.calls.clear()
     assert np.array_equal(model.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert {mode for mode, *_ in drop.seen} == {False}
+    assert {mode for mode, *_ in drop.calls} == {False}
 
 
 def test_a_module_that_writes_into_its_input_gets_a_copy():
@@ -106,7 +111,7 @@ def test_a_module_that_writes_into_its_input_gets_a_copy():
     assert torch.equal(grid, X)
 
 
-def test_inputs_come_in_the_dtype_of_the_weights_but_ids_stay_ids():
+def test_floats_are_cast_to_the_dtype_of_the_weights_and_integers_are_not():
     layer = TorchModuleWrapper(nn.Linear(3, 2).double())
     assert layer(X).dtype == torch.float64 and layer(pack(X, MASKS)).dtype == torch.float64
     ids = torch.from_numpy(MASKS.astype(int))
@@ -114,10 +119,10 @@ def test_inputs_come_in_the_dtype_of_the_weights_but_ids_stay_ids():
     assert TorchModuleWrapper(nn.Embedding(2, 4))(pack(ids, MASKS)).shape == (*MASKS.shape, 4)
 
 
-def test_what_cannot_be_wrapped_is_refused():
-    for wrong, says in [(torch.tanh, "holds a torch.nn.Module"), (nn.LazyLinear(3), "without a shape yet")]:
-        with pytest.raises(ArgumentError, match=says):
-            TorchModuleWrapper(wrong)
+def test_functions_and_lazy_modules_are_refused():
+    for invalid, message in [(torch.tanh, "holds a torch.nn.Module"), (nn.LazyLinear(3), "without a shape yet")]:
+        with pytest.raises(ArgumentError, match=message):
+            TorchModuleWrapper(invalid)
     with pytest.raises(ArgumentError, match="None, 'stepwise' or 'padded_grid'; got 'reduce'"):
         TorchModuleWrapper(nn.ReLU(), relation="reduce")
 
@@ -138,7 +143,7 @@ def test_what_cannot_be_wrapped_is_refused():
         lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)),
     ],
 )
-def test_what_treats_each_step_alone_keeps_the_mask(make):
+def test_a_module_that_treats_each_step_alone_keeps_the_mask(make):
     module = make()
     for relation in (None, "stepwise"):
         layer = TorchModuleWrapper(module, relation=relation)
@@ -152,7 +157,7 @@ def test_what_treats_each_step_alone_keeps_the_mask(make):
 
 
 @pytest.mark.parametrize(
-    ("make", "name", "twin"),
+    ("make", "name", "padless_layer"),
     [
         (lambda: nn.Conv1d(3, 2, 1), "Conv1d", "Conv1D"),
         (lambda: nn.LSTM(3, 2, batch_first=True), "LSTM", "LSTM"),
@@ -168,27 +173,29 @@ def test_what_treats_each_step_alone_keeps_the_mask(make):
         (lambda: Probe(lambda x: x.mean(1)), "Probe", None),
     ],
 )
-def test_what_mixes_steps_is_refused_with_the_ways_out(make, name, twin):
+def test_a_module_that_mixes_steps_is_refused_with_the_ways_out(make, name, padless_layer):
     x = Input((None, 3), masked=True, name="steps")
-    for given, born in [(pack(X, MASKS), "the given mask"), (x, "Input 'steps'")]:
-        with pytest.raises(MaskLost, match=f"created by {born}.*It was torch's {name}, in the module of layer") as lost:
-            TorchModuleWrapper(make())(given)
-        for way in ("relation='stepwise'", "relation='padded_grid'", "DropMask()"):
-            assert way in str(lost.value)
-        assert twin is None or not hasattr(L, twin) or f"the layer {twin} of padless" in str(lost.value)
+    for inputs, mask_source in [(pack(X, MASKS), "the given mask"), (x, "Input 'steps'")]:
+        with pytest.raises(
+            MaskLost, match=f"created by {mask_source}.*It was torch's {name}, in the module of layer"
+        ) as lost:
+            TorchModuleWrapper(make())(inputs)
+        for advice in ("relation='stepwise'", "relation='padded_grid'", "DropMask()"):
+            assert advice in str(lost.value)
+        assert padless_layer is None or f"the layer {padless_layer} of padless" in str(lost.value)
     with pytest.raises(MaskLost, match=f"It was torch's {name}"):
         Sequential([Input((None, 3), masked=True), make()])
 
 
-def test_stepwise_gives_the_real_steps_as_examples():
+def test_a_stepwise_module_gets_the_real_steps_as_rows():
     module = Probe()
     layer = TorchModuleWrapper(module, relation="stepwise")
     packed = pack(X, MASKS)
     layer(packed)
-    ((_, rows),) = module.seen
-    assert rows is packed.values or rows.data_ptr() == packed.values.data_ptr()  # a free view
+    ((_, rows),) = module.calls
+    assert rows is packed.values or rows.data_ptr() == packed.values.data_ptr()  # not a copy
     layer(X)
-    assert torch.equal(module.seen[-1][1], X.reshape(-1, 3))
+    assert torch.equal(module.calls[-1][1], X.reshape(-1, 3))
     two = TorchModuleWrapper(Probe(lambda x, y, scale: (x * scale, {"sum": x + y})), relation="stepwise")
     product, both = two(packed, packed * 2, scale=3)
     torch.testing.assert_close(product.values, 3 * packed.values)
@@ -201,7 +208,7 @@ def test_stepwise_gives_the_real_steps_as_examples():
         TorchModuleWrapper(Probe(lambda x: x.sum(0)), relation="stepwise")(packed)
 
 
-def test_statistics_of_a_stepwise_module_are_of_real_steps():
+def test_a_stepwise_batch_normalization_has_the_statistics_of_real_steps():
     module, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     layer = TorchModuleWrapper(module, relation="stepwise")
     real = torch.from_numpy(MASKS)
@@ -209,13 +216,13 @@ def test_statistics_of_a_stepwise_module_are_of_real_steps():
     out = layer(pack(noise, MASKS), training=True)
     torch.testing.assert_close(out.values, other(X[real]))
     torch.testing.assert_close(module.running_mean, other.running_mean)
-    before = copy.deepcopy(module.state_dict())
+    state = copy.deepcopy(module.state_dict())
     for empty in (pack(torch.ones(2, 3, 3), lengths=[0, 0]), torch.ones(0, 3, 3), torch.ones(2, 0, 3)):
-        assert layer(empty, training=True).shape == empty.shape  # nothing to learn from
-    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+        assert layer(empty, training=True).shape == empty.shape  # the module infers
+    assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
 
 
-def test_gaps_show_what_the_module_makes_of_what_they_showed():
+def test_the_module_is_applied_to_gap_values():
     ids = torch.tensor([[1, 2, 0, 3], [0, 0, 1, 0]])
     h = L.Embedding(4, 3, mask_zero=True)(ids)
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -228,7 +235,7 @@ def test_gaps_show_what_the_module_makes_of_what_they_showed():
         assert torch.equal(noisy.gap_values, h.gap_values) and not torch.equal(noisy.values, h.values)
 
 
-def test_the_grid_ends_the_mask():
+def test_padded_grid_consumes_the_mask():
     module = nn.LSTM(3, 2, batch_first=True)
     layer = TorchModuleWrapper(module, relation="padded_grid")
     packed = pack(X, MASKS)
@@ -240,28 +247,28 @@ def test_the_grid_ends_the_mask():
     model = Model(ids, layer(L.Embedding(4, 3, mask_zero=True)(ids))[0])
     table = model.layers[1].embeddings
     grid = np.array([[1, 2, 0], [3, 0, 0]])
-    torch.testing.assert_close(model(grid), module(table[grid])[0])  # what gaps show is seen
+    torch.testing.assert_close(model(grid), module(table[grid])[0])  # gap values included
 
 
 def test_torch_modules_keep_their_mask():
     """Keras warns, drops the mask, and the padding counts."""
     module = nn.Linear(3, 2)
-    mine, theirs = L.TorchModuleWrapper(module), keras.layers.TorchModuleWrapper(module)
+    layer, keras_layer = L.TorchModuleWrapper(module), keras.layers.TorchModuleWrapper(module)
     ids = torch.tensor([[1, 2, 0]])
     table = numbers(4, 3)
-    a, b = (lib.layers.Embedding(4, 3, mask_zero=True, weights=[table])(ids) for lib in (padless, keras))
+    h, keras_h = (lib.layers.Embedding(4, 3, mask_zero=True, weights=[table])(ids) for lib in (padless, keras))
     with pytest.warns(UserWarning, match="does not support masking"):
-        kerass = theirs(b)
-    np.testing.assert_allclose(shown(mine(a)), shown(kerass), rtol=1e-5)
-    assert getattr(kerass, "_keras_mask", None) is None and mine(a).lengths.tolist() == [2]
+        keras_output = keras_layer(keras_h)
+    np.testing.assert_allclose(shown(layer(h)), shown(keras_output), rtol=1e-5)
+    assert getattr(keras_output, "_keras_mask", None) is None and layer(h).lengths.tolist() == [2]
     with losing(), pytest.raises(MaskLost):
-        mine_conv, keras_conv = (lib.layers.TorchModuleWrapper(nn.Conv1d(3, 2, 1)) for lib in (padless, keras))
-        assert keras_conv(b).shape == (1, 2, 3)
-        mine_conv(a)
+        conv, keras_conv = (lib.layers.TorchModuleWrapper(nn.Conv1d(3, 2, 1)) for lib in (padless, keras))
+        assert keras_conv(keras_h).shape == (1, 2, 3)
+        conv(h)
 
 
 def test_config_of_torch_modules():
-    """Keras pickles the module into the config, and does not read it back unless told that this is safe."""
+    """Keras pickles the module into the config, and reads it back in unsafe mode only."""
     assert isinstance(keras.layers.TorchModuleWrapper(nn.Linear(3, 2)).get_config()["module"], str)
     with pytest.raises(ArgumentError, match="torch module Linear has no config.*save_weights.*from_config"):
         TorchModuleWrapper(nn.Linear(3, 2)).get_config()
@@ -274,7 +281,7 @@ def test_config_of_torch_modules():
 # ------------------------------------------------------------------------------------------------ in models
 
 
-def test_sequential_takes_any_module():
+def test_sequential_wraps_modules():
     model = Sequential([L.Embedding(5, 3, mask_zero=True), nn.Linear(3, 4), nn.ReLU(), L.LSTM(2), nn.Linear(2, 1)])
     ids = np.array([[1, 2, 0, 0], [3, 0, 4, 1]])
     y = model.predict(ids, verbose=0)
@@ -282,9 +289,9 @@ def test_sequential_takes_any_module():
     assert [layer.name for layer in model.layers] == ["embedding", "linear", "re_lu", "lstm", "linear_1"]
     assert len(model.weights) == 8
     model.compile("adam", "mse")
-    before = [p.detach().clone() for p in model.parameters()]
+    weights_before = [p.detach().clone() for p in model.parameters()]
     model.fit(ids, np.ones((2, 1)), epochs=1, verbose=0)
-    assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), weights_before, strict=True))
     model.add(nn.Linear(1, 1))
     model.pop()
     act = nn.ReLU()
@@ -308,7 +315,7 @@ def encoder():
     ],
     ids=["TimeDistributed", "stepwise"],
 )
-def test_an_encoder_of_images_on_each_frame(wrap):
+def test_an_image_encoder_on_each_frame_ignores_padding(wrap):
     module = encoder()
     x = Input((None, 1, 4, 4), masked=True)
     h = wrap(module)(x)
@@ -331,7 +338,7 @@ def test_an_encoder_of_images_on_each_frame(wrap):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in fresh.layers[1].parameters())
 
 
-def test_an_encoder_runs_on_real_frames_only():
+def test_an_image_encoder_runs_on_real_frames_only():
     module, counts = encoder(), []
     module[0].register_forward_hook(lambda m, args, out: counts.append(len(args[0])))
     x = Input((None, 1, 4, 4), masked=True)
@@ -345,7 +352,7 @@ def test_an_encoder_runs_on_real_frames_only():
     assert counts == [MASKS.sum()] * 2
 
 
-def test_time_distributed_knows_the_module_inside():
+def test_time_distributed_wraps_a_module():
     module = nn.Sequential(nn.Conv1d(2, 4, 2), nn.Dropout(0.5))
     layer = L.TimeDistributed(module)
     assert layer.compute_output_shape((None, 7, 2, 5)) == (None, 7, 4, 4)
@@ -356,7 +363,7 @@ def test_time_distributed_knows_the_module_inside():
     assert layer(Input((None, 2, 5))).shape == (None, None, 4, 4)
 
 
-def test_weights_are_saved_and_a_whole_model_where_modules_have_configs(tmp_path):
+def test_weights_are_saved_and_whole_models_if_modules_have_configs(tmp_path):
     path = tmp_path / "model.safetensors"
 
     def build(module):
@@ -599,11 +606,11 @@ def test_an_error_of_the_module_itself_is_raised_as_it_is():
     assert TorchModuleWrapper(nn.Linear(3, 2))(x).shape == (None, None, 2)
 
 
-# ------------------------------------------------------------------------------------------------ inside layers of one's own
+# ------------------------------------------------------------------------------------------------ inside user-defined layers
 
 
-class Own(padless.Layer):
-    """Holds torch's modules as they are, in a list too."""
+class WithModules(padless.Layer):
+    """A layer with torch modules, one of them in a list."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -614,46 +621,46 @@ class Own(padless.Layer):
         return self.drop(self.more[0](inputs.flatten(0, 1)).reshape(inputs.shape))
 
 
-class OwnStep(Own):
+class StepwiseWithModules(WithModules):
     stepwise = True
 
     def call(self, inputs):
         return super().call(inputs)
 
 
-@pytest.mark.parametrize("kind", [Own, OwnStep])
+@pytest.mark.parametrize("kind", [WithModules, StepwiseWithModules])
 def test_modules_inside_a_layer_train_when_it_does(kind):
-    layer, norm = kind(), None
+    layer = kind()
     norm = layer.more[0][0]
     x = torch.randn(2, 5, 3)
-    assert layer(x).ne(0).all() and norm.num_batches_tracked == 0  # torch's modules are born in training
+    assert layer(x).ne(0).all() and norm.num_batches_tracked == 0  # though torch modules start in training mode
     assert layer(x, training=True).eq(0).any() and norm.num_batches_tracked == 1
     Model(symbol := Input((5, 3)), layer(symbol))
-    assert norm.num_batches_tracked == 1, "building counts no batch"
-    assert layer.drop.training, "as it was"
+    assert norm.num_batches_tracked == 1, "building a model counts no batch"
+    assert layer.drop.training, "the mode is restored"
 
 
-def test_what_gaps_show_trains_no_module_inside_a_step():
-    layer = OwnStep()
+def test_gap_values_train_no_module_in_a_stepwise_layer():
+    layer = StepwiseWithModules()
     packed = padless.pack(torch.randn(2, 5, 3), mask=np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]))
-    shown = packed.with_values(packed.values, torch.full((packed.index.num_gaps, 3), 100.0))
-    layer(shown, training=True)
+    with_gap_values = packed.with_values(packed.values, torch.full((packed.index.num_gaps, 3), 100.0))
+    layer(with_gap_values, training=True)
     assert layer.more[0][0].num_batches_tracked == 1 and layer.more[0][0].running_mean.abs().max() < 2
 
 
-def test_one_example_trains_no_batch_normalization():
+def test_a_single_row_trains_no_batch_normalization():
     layer = TorchModuleWrapper(nn.BatchNorm1d(3), relation="stepwise")
     packed = padless.pack(torch.randn(2, 2, 3), mask=np.array([[0, 1], [0, 0]]))
     assert layer(packed, training=True).values.isfinite().all()
     assert layer.module.num_batches_tracked == 0
 
 
-def test_a_module_that_stays_frozen_by_its_own_train_stays_so():
+def test_a_module_whose_train_keeps_it_frozen_stays_frozen():
     class Frozen(nn.BatchNorm1d):
         def train(self, mode=True):
             return super().train(False)
 
-    class Holds(padless.Layer):
+    class WithFrozen(padless.Layer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             self.norms = nn.ModuleList([Frozen(3)])
@@ -661,7 +668,7 @@ def test_a_module_that_stays_frozen_by_its_own_train_stays_so():
         def call(self, inputs):
             return self.norms[0](inputs)
 
-    wrapped, holds = TorchModuleWrapper(Frozen(3)), Holds()
-    for layer, norm in ((wrapped, wrapped.module), (holds, holds.norms[0])):
+    wrapped, layer_with_frozen = TorchModuleWrapper(Frozen(3)), WithFrozen()
+    for layer, norm in ((wrapped, wrapped.module), (layer_with_frozen, layer_with_frozen.norms[0])):
         layer(torch.randn(4, 3), training=True)
         assert norm.num_batches_tracked == 0
