@@ -14,8 +14,8 @@ from padless import Model, Packed, Sequential
 from padless.callbacks import EarlyStopping, History
 from padless.graph import SymbolicTensor
 from padless.layers import LSTM, Dense, Embedding
-from padless.losses import MeanSquaredError
-from padless.metrics import Accuracy
+from padless.losses import Loss, MeanSquaredError
+from padless.metrics import Accuracy, Metric
 from padless.optimizers import Adam
 from padless.optimizers.schedules import CosineDecay
 
@@ -31,23 +31,41 @@ def test_public_namespaces_are_modules():
     assert_type(padless.layers.Embedding(3, 2), Embedding)
 
 
-def test_pack_returns_packed():
+def test_packed_and_its_operators():
     packed = padless.pack([[1, 2], [3]])
     assert_type(packed, Packed)
-    assert_type(packed.values, Tensor)
-    assert_type(packed.unpack(), Tensor)
-
-
-def test_operators_return_the_type_of_their_operand():
-    packed = padless.pack([[1.0, 2.0], [3.0]])
+    assert_type(packed + 1, Packed)
     assert_type(packed * 2 + packed, Packed)
     assert_type(1 - packed, Packed)
-    assert_type(-packed > 0, Packed)
+    assert_type(-packed, Packed)
+    assert_type(packed > 0, Packed)
     assert_type(packed[:, 1:], Packed)
+    assert_type(packed.values, Tensor)
+    assert_type(packed.mask, Tensor)
+    assert_type(packed.lengths, Tensor)
+    assert_type(packed.shape, torch.Size)
+    assert_type(packed.sequences(), list[Tensor])
+    assert_type(packed.unpack(), Tensor)
+    assert_type(padless.unpack(packed), Tensor)
+    for sequence in packed:
+        assert_type(sequence, Tensor)
+
+
+def test_input_and_its_operators():
     x = padless.Input((None, 3))
     assert_type(x, SymbolicTensor)
     assert_type(2 * x, SymbolicTensor)
     assert_type(x[..., :2], SymbolicTensor)
+
+
+def test_losses_metrics_and_optimizers():
+    loss = padless.losses.get("mse")
+    assert_type(loss, Loss)
+    assert_type(loss(torch.zeros(1, 2), torch.zeros(1, 2)), Tensor)
+    assert_type(padless.losses.MeanSquaredError()(torch.zeros(1, 2), torch.zeros(1, 2)), Tensor)
+    assert_type(padless.metrics.get("mse"), Metric)
+    assert_type(padless.metrics.Mean().result(), Tensor)
+    assert_type(padless.optimizers.get("adam"), torch.optim.Optimizer)
 
 
 def test_models_are_constructed():
