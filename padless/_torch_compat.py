@@ -36,6 +36,7 @@ __all__ = [
     "FunctionContext",
     "LossModule",
     "disabled_torch_function",
+    "torch_foreach",
     "in_dispatch_mode",
     "in_functional_transform",
     "is_torch_compile_error",
@@ -44,6 +45,9 @@ __all__ = [
 
 FunctionContext: TypeAlias = Any
 """The `ctx` of a `torch.autograd.Function`: torch gives it no type to which attributes can be assigned."""
+
+torch_foreach: Any = torch
+"""torch's functions for a list of tensors in one call. They have private names (`_foreach_add_`) only."""
 
 # The documented way to switch `__torch_function__` off for a tensor subclass; it has this name only.
 disabled_torch_function: Any = torch._C._disabled_torch_function_impl

@@ -389,7 +389,7 @@ def test_a_mask_in_the_data_that_would_be_lost_is_found_before_training():
         (lambda: graph().compile("adam", "mse", metrics=["acuracy"]), "metric 'acuracy'.*accuracy"),
         (lambda: graph().compile("adam", "mse", weighted_metrics=[3]), "3 is not a metric"),
         (lambda: graph().compile("adam", 3), "3 is not a loss"),
-        (lambda: graph().compile(3, "mse"), "3 is no optimizer"),
+        (lambda: graph().compile(3, "mse"), "3 is not an optimizer"),
         (lambda: graph().compile("adam", {"tags": "mse"}), r"\['tags'\].*\['tag'\]"),
         (lambda: graph().compile("adam", ["mse", "mse"]), r"one entry for each.*\['tag'\]; got 2"),
         (lambda: graph().compile("adam", "mse", loss_weights=["x"]), "must be numbers; got 'x'"),

@@ -111,7 +111,7 @@ COMPILE = {
     "no step in an execution": ({"steps_per_execution": 0}, "steps_per_execution.*got 0"),
     "half a step in an execution": ({"steps_per_execution": 0.5}, "steps_per_execution.*got 0.5"),
     "a scale in the place of a flag": ({"auto_scale_loss": 1024}, "auto_scale_loss.*1024"),
-    "no optimizer": ({"optimizer": None}, "None is no optimizer"),
+    "no optimizer": ({"optimizer": None}, "None is not an optimizer"),
     "a coefficient that is no number": ({"loss_weights": [float("nan")]}, "loss_weights.*nan"),
     "an infinite coefficient": ({"loss_weights": [float("inf")]}, "loss_weights.*inf"),
 }
@@ -181,7 +181,7 @@ def test_more_outputs_than_there_were():
 
 def test_accumulation_said_twice():
     model = trained(graph)
-    model.optimizer._settings["gradient_accumulation_steps"] = 4
+    model.optimizer.gradient_accumulation_steps = 4
     refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, gradient_accumulation_steps=2), ArgumentError, "2 in fit and 4")
     own = trained(Step)
     refused(
@@ -190,7 +190,7 @@ def test_accumulation_said_twice():
         ArgumentError,
         "train_step.*gradient_accumulation_steps=3",
     )
-    own.optimizer._settings["gradient_accumulation_steps"] = 5
+    own.optimizer.gradient_accumulation_steps = 5
     refused(own, lambda m: m.fit(GOOD, CLASSES, verbose=0), ArgumentError, "train_step.*gradient_accumulation_steps=5")
 
 

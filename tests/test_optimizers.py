@@ -321,7 +321,7 @@ def test_what_get_takes():
     assert isinstance(get(SGD), SGD)
     with pytest.raises(ArgumentError, match="Did you mean 'adam'"):
         get("adm")
-    with pytest.raises(ArgumentError, match="7 is no optimizer"):
+    with pytest.raises(ArgumentError, match="7 is not an optimizer"):
         get(7)
 
 

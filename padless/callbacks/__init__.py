@@ -8,6 +8,7 @@ from padless.callbacks.backup_and_restore import BackupAndRestore as BackupAndRe
 from padless.callbacks.callback import Callback as Callback
 from padless.callbacks.callback import LambdaCallback as LambdaCallback
 from padless.callbacks.callback import Logs as Logs
+from padless.callbacks.callback import Results as Results
 from padless.callbacks.callback import as_floats as as_floats
 from padless.callbacks.callback_list import CallbackLike as CallbackLike
 from padless.callbacks.callback_list import CallbackList as CallbackList
@@ -34,6 +35,7 @@ __all__ = [
     "Logs",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
+    "Results",
     "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",

@@ -6,9 +6,9 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from padless.callbacks.callback import Callback, Logs, ResumableRun
+from padless.callbacks.callback import Callback, Logs, ResumableRun, State
 from padless.callbacks.model_checkpoint import SaveFrequency, check_save_frequency
 from padless.errors import ArgumentError, DataError, PadlessError
 from padless.registry import register
@@ -21,10 +21,10 @@ _FILE_NAME = re.compile(r"backup-(\d{10})\.safetensors")
 class BackupAndRestore(Callback):
     """Save the run of `fit`, so that the same call continues after an interruption of any kind.
 
-    A backup has everything that the rest of the run depends on: the model, the optimizer, the position in the data, the
-    sums of the epoch, the random states, the history and the states of the other callbacks. So the final weights are bit
-    for bit those of a run without interruption, if data, code and machine are the same. A backup is written completely
-    or not at all, and the one before it is kept.
+    A backup has everything that the rest of the run depends on. These are the model, the optimizer, the position in the
+    data, the sums of the epoch, the random states, the history and the states of the other callbacks. So the final
+    weights are bit for bit those of a run without interruption, if data, code and machine are the same. A backup is
+    written completely or not at all, and the one before it is kept.
 
     When training ends, the backups are deleted. With `delete_checkpoint=False` they are kept, and the next `fit` with
     more epochs continues from them.
@@ -115,7 +115,7 @@ class BackupAndRestore(Callback):
         for _, path in backups[1:]:
             path.unlink()
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> State | None:
         """Return the newest backup; None if there is none."""
         backups = self._backups()
         for position, (_, path) in enumerate(backups):

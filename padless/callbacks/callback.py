@@ -12,8 +12,17 @@ from padless.errors import ArgumentError, unknown_name
 from padless.ragged.packed import Packed
 from padless.registry import register
 
-Logs: TypeAlias = "dict[str, Any] | None"
-"""Losses and metrics by name, as floats; in the hooks of `predict` the outputs."""
+Results: TypeAlias = dict[str, Any]
+"""Losses and metrics by name: tensors, floats, or what a user-defined metric returns."""
+
+Logs: TypeAlias = "Results | None"
+"""The results so far that a hook receives, as floats. In the hooks of `predict` they are the outputs."""
+
+State: TypeAlias = dict[str, Any]
+"""Numbers, text, tensors, arrays, and lists, tuples and dictionaries of these, by name."""
+
+Params: TypeAlias = dict[str, Any]
+"""The parameters of a run: `epochs`, `steps`, `verbose`, `real_steps`."""
 
 Hook: TypeAlias = "Callable[..., object] | None"
 
@@ -34,12 +43,12 @@ class ResumableRun(Protocol):
     def set_resume_point(self, epoch: int, batch: int) -> None:
         """Set where the run would continue."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state of the run."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the run from a state."""
+    def load_state_dict(self, state: State) -> None:
+        """Restore the state, so that the run continues from it."""
 
 
 @register("callback")
@@ -62,13 +71,13 @@ class Callback:
         ...         self.model.stop_training = True
     """
 
-    params: dict[str, Any] | None = None
+    params: Params | None = None
     model: Any = None  # a model of padless or Keras, or what a test gives in its place
     raw_logs: bool = False
     runs_last: ClassVar[bool] = False
     state_attributes: ClassVar[tuple[str, ...]] = ()
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         """Receive the parameters of the run."""
         self.params = params
 
@@ -86,7 +95,7 @@ class Callback:
             return True
         return hook in vars(self) or getattr(type(self), hook) is not getattr(Callback, hook)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return what `BackupAndRestore` saves: the attributes in `state_attributes`.
 
         The values are numbers, text, tensors, arrays, and lists, tuples and dictionaries of these. For other values
@@ -94,7 +103,7 @@ class Callback:
         """
         return {name: getattr(self, name) for name in self.state_attributes}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the result of `state_dict`; called after `on_train_begin`."""
         for name in self.state_attributes:
             setattr(self, name, state[name])
@@ -202,7 +211,7 @@ class LambdaCallback(Callback):
         vars(self).update({name: function for name, function in functions.items() if function is not None})
 
 
-def as_floats(logs: Logs) -> dict[str, Any]:
+def as_floats(logs: Logs) -> Results:
     """Return logs with every number as a Python float; other values stay.
 
     >>> import torch

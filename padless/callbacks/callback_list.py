@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from padless.callbacks.callback import ALIASES, Callback, Logs, ResumableRun, as_floats
+from padless.callbacks.callback import ALIASES, Callback, Logs, Params, ResumableRun, as_floats
 from padless.callbacks.history import History
 from padless.errors import ArgumentError
 
@@ -81,7 +81,7 @@ class CallbackList(Callback):
     def _sort(self) -> None:
         self.callbacks.sort(key=lambda callback: isinstance(callback, Callback) and callback.runs_last)
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         self.params = params
         for callback in self.callbacks:
             callback.set_params(params)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch.optim import lr_scheduler
 
-from padless.callbacks.callback import Callback, Logs, as_float
+from padless.callbacks.callback import Callback, Logs, State, as_float
 from padless.callbacks.monitor import Monitor, check_count
 from padless.errors import ArgumentError
 from padless.optimizers.base import Optimizer
@@ -55,10 +55,10 @@ class LearningRateScheduler(Callback):
     def uses_hook(self, hook: str) -> bool:
         return super().uses_hook(hook) and (hook != "on_train_batch_end" or self.each == "batch")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return self.schedule.state_dict() if isinstance(self.schedule, lr_scheduler.LRScheduler) else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         if isinstance(self.schedule, lr_scheduler.LRScheduler):
             self.schedule.load_state_dict(state)
 

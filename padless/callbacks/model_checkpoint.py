@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from padless.callbacks.callback import Callback, Logs
+from padless.callbacks.callback import Callback, Logs, Results, State
 from padless.callbacks.monitor import Monitor
 from padless.errors import ArgumentError
 from padless.registry import register
@@ -56,10 +56,10 @@ class ModelCheckpoint(Monitor):
     def uses_hook(self, hook: str) -> bool:
         return super().uses_hook(hook) and (hook != "on_train_batch_end" or self.save_freq != "epoch")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"best": self.best, "_since": self._batches_since_save}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.best, self._batches_since_save = state["best"], state["_since"]
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -83,7 +83,7 @@ class ModelCheckpoint(Monitor):
             self._batches_since_save = 0
             self._save(logs or {}, epoch=self._epoch + 1, batch=batch + 1)
 
-    def _save(self, logs: dict[str, Any], **numbers: int) -> None:
+    def _save(self, logs: Results, **numbers: int) -> None:
         """Save the model if it is to be saved; `numbers` are the epoch and the batch."""
         if not self._is_due(logs):
             return
@@ -96,7 +96,7 @@ class ModelCheckpoint(Monitor):
         if self.verbose:
             print(f"Epoch {numbers['epoch']}: saved {path}")
 
-    def _is_due(self, logs: dict[str, Any]) -> bool:
+    def _is_due(self, logs: Results) -> bool:
         """Return whether to save the model; the best result so far is updated."""
         if not self.save_best_only:
             return True
@@ -108,7 +108,7 @@ class ModelCheckpoint(Monitor):
             self.best = value
         return improved
 
-    def _path(self, values: dict[str, Any]) -> Path:
+    def _path(self, values: Results) -> Path:
         """Return the path of the file, with these values for the names in it."""
         try:
             return Path(self.filepath.format(**values))

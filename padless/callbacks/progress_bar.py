@@ -7,7 +7,6 @@ a bar would fill a log file.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Any
 
 from rich import get_console
 from rich.columns import Columns
@@ -18,7 +17,7 @@ from rich.progress_bar import ProgressBar as RichBar
 from rich.table import Table
 from rich.text import Text
 
-from padless.callbacks.callback import Callback, Logs
+from padless.callbacks.callback import Callback, Logs, Params
 from padless.callbacks.history import format_number
 from padless.errors import ArgumentError
 from padless.registry import register
@@ -44,8 +43,8 @@ def as_verbose(verbose: object) -> int:
 class ProgressBar(Callback):
     """Show the epoch, the steps, the remaining time, the loss and the metrics.
 
-    It reads from `params`: `verbose`, `epochs`, `steps` (None until the first epoch has ended, if the number of steps is
-    not known), and `real_steps`, the real steps so far. Logs are read only when the bar is drawn.
+    It reads `verbose`, `epochs`, `steps` and `real_steps` (the real steps so far) from `params`. If `steps` is None, the
+    first epoch shows the number of steps. Logs are read only when the bar is drawn.
 
     Args:
         verbose: as in `fit`; by default the value in `params`.
@@ -66,7 +65,7 @@ class ProgressBar(Callback):
         self._steps, self._real_steps_at_start = 0, 0
         self._start_time = self._draw_time = 0.0
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         self.params = params
         self.verbose = as_verbose(params.get("verbose", 1)) if self._verbose_argument is None else self._verbose_argument
         self._epochs, self.target = params.get("epochs") or 1, params.get("steps")

@@ -15,8 +15,8 @@ class SwapEMAWeights(Callback):
     The optimizer must have `use_ema=True`.
 
     Args:
-        swap_on_epoch: whether the model has the averages between the end of an epoch and the beginning of the next, so
-            that callbacks which save the model at the end of an epoch save the averages.
+        swap_on_epoch: whether the model has the averages between two epochs. Then callbacks that save the model at the
+            end of an epoch save the averages.
 
     Raises:
         ArgumentError: when training begins, if the optimizer has no averages.

@@ -1,7 +1,7 @@
-"""Learning rates that follow the steps taken, with Keras's names, arguments and numbers.
+"""Learning rate schedules with Keras's names, arguments and numbers.
 
-A schedule is a function of the number of steps taken so far; an optimizer asks it before each step. Any function of one
-number will do.
+A schedule is a function of the number of steps so far, which an optimizer calls before each step. Any function of a
+number can be a schedule.
 
     Adam(ExponentialDecay(1e-2, decay_steps=1000, decay_rate=0.5))
 """
@@ -15,57 +15,67 @@ from typing import Any, Self
 
 from padless.errors import ArgumentError
 from padless.registry import register
-from padless.saving import serialization as saving
+from padless.saving import serialization
 
 
 class LearningRateSchedule:
-    """The base of schedules of one's own: `__call__(step)`, and `get_config` to be saved.
+    """The base of user-defined schedules: define `__call__(step)`, and `get_config` if the schedule must be saved.
 
-    >>> class Halving(LearningRateSchedule):
-    ...     def __call__(self, step):
-    ...         return 0.5 ** step
-    >>> Halving()(2)
-    0.25
+    Example:
+        >>> class Halving(LearningRateSchedule):
+        ...     def __call__(self, step):
+        ...         return 0.5 ** step
+        >>> Halving()(2)
+        0.25
     """
 
     def __call__(self, step: int) -> float:
-        """The learning rate of the step after `step` steps."""
+        """Return the learning rate after `step` steps."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, step).")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Return the arguments of the constructor."""
         raise NotImplementedError(f"{type(self).__name__} must define get_config() to be saved.")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The schedule with this config."""
+        """Return the schedule with this config."""
         return cls(**config)
 
 
-class _Known(LearningRateSchedule):
-    """A dataclass of its arguments, checked when it is made."""
+_NOT_NUMBERS = ("name", "staircase", "cycle", "boundaries", "values", "warmup_target")  # fields with other checks or none
+
+
+@dataclass
+class _BuiltinSchedule(LearningRateSchedule):
+    """The base of the schedules of this module: dataclasses of their arguments, which are checked."""
 
     def __post_init__(self) -> None:
-        for what, value in asdict(self).items():  # pyright: ignore[reportArgumentType] - its subclasses are dataclasses
-            if what in ("decay_steps", "first_decay_steps") and not (_is_number(value) and value > 0):
-                raise ArgumentError(f"`{what}` of {type(self).__name__} must be a number above 0; got {value!r}.")
-            if what not in _UNLIKE and not (_is_number(value) and math.isfinite(value)):
-                raise ArgumentError(f"`{what}` of {type(self).__name__} must be a finite number; got {value!r}.")
+        for argument, value in asdict(self).items():
+            if argument in ("decay_steps", "first_decay_steps") and not (_is_number(value) and value > 0):
+                raise ArgumentError(f"`{argument}` of {type(self).__name__} must be a number above 0; got {value!r}.")
+            if argument not in _NOT_NUMBERS and not (_is_number(value) and math.isfinite(value)):
+                raise ArgumentError(f"`{argument}` of {type(self).__name__} must be a finite number; got {value!r}.")
 
     def get_config(self) -> dict[str, Any]:
-        return asdict(self)  # pyright: ignore[reportArgumentType]
-
-
-_UNLIKE = ("name", "staircase", "cycle", "boundaries", "values", "warmup_target")  # arguments that are no plain numbers
+        return asdict(self)
 
 
 @register("schedule")
 @dataclass
-class ExponentialDecay(_Known):
-    """`initial_learning_rate * decay_rate ** (step / decay_steps)`; a `staircase` goes down once in `decay_steps`.
+class ExponentialDecay(_BuiltinSchedule):
+    """The learning rate `initial_learning_rate * decay_rate ** (step / decay_steps)`.
 
-    >>> ExponentialDecay(1.0, 10, 0.5)(20)
-    0.25
+    Args:
+        initial_learning_rate: the learning rate of the first step.
+        decay_steps: the number of steps for one factor `decay_rate`.
+        decay_rate: the factor.
+        staircase: whether the learning rate changes only after each `decay_steps` steps.
+        name: the name in the config.
+
+    Example:
+        >>> ExponentialDecay(1.0, 10, 0.5)(20)
+        0.25
     """
 
     initial_learning_rate: float
@@ -75,16 +85,24 @@ class ExponentialDecay(_Known):
     name: str = "ExponentialDecay"
 
     def __call__(self, step: int) -> float:
-        return self.initial_learning_rate * self.decay_rate ** _part(step, self.decay_steps, self.staircase)
+        return self.initial_learning_rate * self.decay_rate ** _num_periods(step, self.decay_steps, self.staircase)
 
 
 @register("schedule")
 @dataclass
-class InverseTimeDecay(_Known):
-    """`initial_learning_rate / (1 + decay_rate * step / decay_steps)`.
+class InverseTimeDecay(_BuiltinSchedule):
+    """The learning rate `initial_learning_rate / (1 + decay_rate * step / decay_steps)`.
 
-    >>> InverseTimeDecay(1.0, 10, 1.0)(10)
-    0.5
+    Args:
+        initial_learning_rate: the learning rate of the first step.
+        decay_steps: the number of steps of one period.
+        decay_rate: what is added to the divisor in each period.
+        staircase: whether the learning rate changes only after each period.
+        name: the name in the config.
+
+    Example:
+        >>> InverseTimeDecay(1.0, 10, 1.0)(10)
+        0.5
     """
 
     initial_learning_rate: float
@@ -94,16 +112,22 @@ class InverseTimeDecay(_Known):
     name: str = "InverseTimeDecay"
 
     def __call__(self, step: int) -> float:
-        return self.initial_learning_rate / (1 + self.decay_rate * _part(step, self.decay_steps, self.staircase))
+        return self.initial_learning_rate / (1 + self.decay_rate * _num_periods(step, self.decay_steps, self.staircase))
 
 
 @register("schedule")
 @dataclass
-class PiecewiseConstantDecay(_Known):
-    """`values[i]` up to and with step `boundaries[i]`, the last value after that.
+class PiecewiseConstantDecay(_BuiltinSchedule):
+    """The learning rate `values[i]` up to and including step `boundaries[i]`, and the last value after that.
 
-    >>> [PiecewiseConstantDecay([2], [1.0, 0.5])(step) for step in (2, 3)]
-    [1.0, 0.5]
+    Args:
+        boundaries: numbers of steps that rise.
+        values: learning rates, one more than boundaries.
+        name: the name in the config.
+
+    Example:
+        >>> [PiecewiseConstantDecay([2], [1.0, 0.5])(step) for step in (2, 3)]
+        [1.0, 0.5]
     """
 
     boundaries: Sequence[float]
@@ -125,13 +149,20 @@ class PiecewiseConstantDecay(_Known):
 
 @register("schedule")
 @dataclass
-class PolynomialDecay(_Known):
-    """From the initial rate to `end_learning_rate` in `decay_steps`, by a power of the part that is left.
+class PolynomialDecay(_BuiltinSchedule):
+    """The learning rate from the initial one to `end_learning_rate` in `decay_steps` steps, by a power.
 
-    With `cycle` the decay is stretched to the next multiple of `decay_steps` when it has ended.
+    Args:
+        initial_learning_rate: the learning rate of the first step.
+        decay_steps: the number of steps of the decay.
+        end_learning_rate: the learning rate after the decay.
+        power: the exponent of the part of the steps that remain.
+        cycle: whether the decay extends to the next multiple of `decay_steps` when it has ended.
+        name: the name in the config.
 
-    >>> PolynomialDecay(1.0, 10, 0.5)(5)
-    0.75
+    Example:
+        >>> PolynomialDecay(1.0, 10, 0.5)(5)
+        0.75
     """
 
     initial_learning_rate: float
@@ -142,20 +173,28 @@ class PolynomialDecay(_Known):
     name: str = "PolynomialDecay"
 
     def __call__(self, step: int) -> float:
-        whole = self.decay_steps * (max(1, math.ceil(step / self.decay_steps)) if self.cycle else 1)
-        left = 1 - min(step, whole) / whole
-        return (self.initial_learning_rate - self.end_learning_rate) * left**self.power + self.end_learning_rate
+        num_cycles = max(1, math.ceil(step / self.decay_steps)) if self.cycle else 1
+        decay_steps = self.decay_steps * num_cycles
+        remaining = 1 - min(step, decay_steps) / decay_steps
+        return (self.initial_learning_rate - self.end_learning_rate) * remaining**self.power + self.end_learning_rate
 
 
 @register("schedule")
 @dataclass
-class CosineDecay(_Known):
-    """Down half a cosine in `decay_steps`, to `alpha` of where it began (Loshchilov and Hutter, 2016).
+class CosineDecay(_BuiltinSchedule):
+    """The learning rate on half a cosine (Loshchilov and Hutter, 2016), after an optional warm-up.
 
-    With a `warmup_target` it first rises to it from the initial rate, in `warmup_steps` steps.
+    Args:
+        initial_learning_rate: the learning rate of the first step.
+        decay_steps: the number of steps of the decay.
+        alpha: the learning rate after the decay, as a part of that before it.
+        name: the name in the config.
+        warmup_target: the learning rate after the warm-up, which rises to it linearly; None for no warm-up.
+        warmup_steps: the number of steps of the warm-up.
 
-    >>> round(CosineDecay(1.0, 10)(5), 6)
-    0.5
+    Example:
+        >>> round(CosineDecay(1.0, 10)(5), 6)
+        0.5
     """
 
     initial_learning_rate: float
@@ -166,21 +205,30 @@ class CosineDecay(_Known):
     warmup_steps: float = 0
 
     def __call__(self, step: int) -> float:
-        top = self.initial_learning_rate
+        start_rate = self.initial_learning_rate
         if self.warmup_target is not None:
             if step < self.warmup_steps:
-                return top + (self.warmup_target - top) * step / self.warmup_steps
-            step, top = step - int(self.warmup_steps), self.warmup_target
-        return top * _half_cosine(min(step / self.decay_steps, 1.0), 1.0, self.alpha)
+                return start_rate + (self.warmup_target - start_rate) * step / self.warmup_steps
+            step, start_rate = step - int(self.warmup_steps), self.warmup_target
+        return start_rate * _half_cosine(min(step / self.decay_steps, 1.0), 1.0, self.alpha)
 
 
 @register("schedule")
 @dataclass
-class CosineDecayRestarts(_Known):
-    """Half a cosine again and again, each `t_mul` times as long and from `m_mul` times the height of the one before.
+class CosineDecayRestarts(_BuiltinSchedule):
+    """The learning rate on half a cosine that restarts (Loshchilov and Hutter, 2016).
 
-    >>> [round(CosineDecayRestarts(1.0, 10)(step), 6) for step in (5, 10, 20)]
-    [0.5, 1.0, 0.5]
+    Args:
+        initial_learning_rate: the learning rate of the first step.
+        first_decay_steps: the number of steps of the first decay.
+        t_mul: the factor between the lengths of two decays, at least 1.
+        m_mul: the factor between the first learning rates of two decays.
+        alpha: the learning rate after a decay, as a part of the initial one.
+        name: the name in the config.
+
+    Example:
+        >>> [round(CosineDecayRestarts(1.0, 10)(step), 6) for step in (5, 10, 20)]
+        [0.5, 1.0, 0.5]
     """
 
     initial_learning_rate: float
@@ -190,35 +238,42 @@ class CosineDecayRestarts(_Known):
     alpha: float = 0.0
     name: str = "SGDRDecay"
 
-    def __call__(self, step: int) -> float:
-        begun, period, restarts = 0.0, float(self.first_decay_steps), 0
-        while step >= begun + period:
-            begun, period, restarts = begun + period, period * self.t_mul, restarts + 1
-        return self.initial_learning_rate * _half_cosine((step - begun) / period, self.m_mul**restarts, self.alpha)
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.t_mul < 1:
             raise ArgumentError(f"`t_mul` of CosineDecayRestarts must be at least 1; got {self.t_mul!r}.")
 
-
-def serialize(learning_rate_schedule: Any) -> Any:
-    """The config of a schedule, as JSON has it."""
-    return saving.serialize(learning_rate_schedule, "schedule")
-
-
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """The schedule with this config."""
-    return saving.deserialize(config, "schedule", custom_objects)
+    def __call__(self, step: int) -> float:
+        first_step, length, restarts = 0.0, float(self.first_decay_steps), 0  # of the decay that contains `step`
+        while step >= first_step + length:
+            first_step, length, restarts = first_step + length, length * self.t_mul, restarts + 1
+        progress = (step - first_step) / length
+        return self.initial_learning_rate * _half_cosine(progress, self.m_mul**restarts, self.alpha)
 
 
-def _half_cosine(done: float, height: float, alpha: float) -> float:
-    return (1 - alpha) * 0.5 * height * (1 + math.cos(math.pi * done)) + alpha
+def serialize(learning_rate_schedule: LearningRateSchedule) -> dict[str, Any]:
+    """Return the config of a schedule, for JSON."""
+    return serialization.serialize(learning_rate_schedule, "schedule")
 
 
-def _part(step: int, decay_steps: float, staircase: bool) -> float:
+def deserialize(config: str | Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> LearningRateSchedule:
+    """Return the schedule with a config.
+
+    Args:
+        config: the result of `serialize`.
+        custom_objects: user-defined classes by name.
+    """
+    return serialization.deserialize(config, "schedule", custom_objects)
+
+
+def _half_cosine(progress: float, start: float, alpha: float) -> float:
+    """Return a number that goes from about `start` to `alpha` on half a cosine, for a progress from 0 to 1."""
+    return (1 - alpha) * 0.5 * start * (1 + math.cos(math.pi * progress)) + alpha
+
+
+def _num_periods(step: int, decay_steps: float, staircase: bool) -> float:
     return math.floor(step / decay_steps) if staircase else step / decay_steps
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

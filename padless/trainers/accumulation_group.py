@@ -1,8 +1,8 @@
 """The gradient of several batches that share one step of the optimizer.
 
-The loss of the group is the sum of `c * S / W` over the outputs: `c` is the coefficient of the output, `S` the sum of
-the loss over all batches and `W` its weight over all batches. Each batch adds `c * S_j / W`. So W is needed before the
-first backward pass. Where W is known only at the end, the gradient of the sums is kept separately (`DeferredGradient`).
+The loss of the group is the sum of `c * S / W` over the outputs. `c` is the coefficient of the output, `S` the sum of
+its loss over all batches and `W` the weight of this sum. Each batch adds `c * S_j / W`, so W is needed before the first
+backward pass. If W is known only at the end, the gradient of the sums is kept separately (`DeferredGradient`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`compile`: choose the optimizer, losses and metrics of a model; wrong arguments are refused before anything changes."""
+"""Choose the optimizer, losses and metrics of a model. Wrong arguments are refused before anything changes."""
 
 from __future__ import annotations
 

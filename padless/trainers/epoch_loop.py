@@ -6,12 +6,11 @@ What is done with one batch is defined in `train_step.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
 
-from padless.callbacks import CallbackList
+from padless.callbacks import CallbackList, Results
 from padless.data.batch import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
 from padless.errors import DataError
@@ -39,7 +38,7 @@ def train_epoch(
     callbacks: CallbackList | None = None,
     should_stop: Callable[[], bool] = _never,
     first_batch: int = 0,
-) -> dict[str, Any]:
+) -> Results:
     """Train on each batch once.
 
     Args:
@@ -72,7 +71,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def test_epoch(model: TrainableModel, batches: Iterable[Batch], callbacks: CallbackList | None = None) -> dict[str, Any]:
+def test_epoch(model: TrainableModel, batches: Iterable[Batch], callbacks: CallbackList | None = None) -> Results:
     """Evaluate each batch once; return the loss and the metrics over all batches."""
     with model._begin_epoch(training=False):
         model.reset_metrics()
@@ -109,7 +108,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return batch if device.type == "cpu" else batch.to(device)
 
 
-def _batch_logs(model: TrainableModel, batch: Batch, callbacks: CallbackList, logs: dict[str, Any] | None) -> dict[str, Any]:
+def _batch_logs(model: TrainableModel, batch: Batch, callbacks: CallbackList, logs: Results | None) -> Results:
     """Return the logs after a batch, and add its real steps to the count in the parameters of the callbacks."""
     real_steps = batch.rows if model.real_steps is None else model.real_steps
     params = callbacks.params or {}

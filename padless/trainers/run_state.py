@@ -113,7 +113,7 @@ class FitState:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from a state.
+        """Restore a state, so that the run continues from it.
 
         Raises:
             DataError: if the state is of another model, optimizer or data; nothing has changed then.

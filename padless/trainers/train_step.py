@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from padless.callbacks import Results
 from padless.data.batch_structure import flatten, num_examples, unpack_x_y_sample_weight
 from padless.errors import ArgumentError, NotBuilt
 from padless.graph.train_mode import training_mode
@@ -30,8 +31,6 @@ from padless.trainers.compile_utils import CompileArguments, CompiledObjective, 
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.mixed_precision import Precision
 from padless.types import BatchTree
-
-Logs = dict[str, Any]
 
 
 class TrainStepMixin(Layer):
@@ -48,7 +47,7 @@ class TrainStepMixin(Layer):
 
     # Methods that a subclass may override
 
-    def train_step(self, data: BatchTree) -> Logs:
+    def train_step(self, data: BatchTree) -> Results:
         """Train on one batch.
 
         Args:
@@ -60,7 +59,7 @@ class TrainStepMixin(Layer):
         logs = self._train_on_data(data)
         return self.get_metrics_result() if logs is None else logs
 
-    def test_step(self, data: BatchTree) -> Logs:
+    def test_step(self, data: BatchTree) -> Results:
         """Evaluate one batch; `data` and the result are as in `train_step`."""
         logs = self._test_on_data(data)
         return self.get_metrics_result() if logs is None else logs
@@ -93,7 +92,7 @@ class TrainStepMixin(Layer):
         objective.loss_tracker.pending = (parts, num_examples(y_pred if x is None else x))
         return parts.total
 
-    def compute_metrics(self, x: BatchTree, y: BatchTree, y_pred: BatchTree, sample_weight: BatchTree = None) -> Logs:
+    def compute_metrics(self, x: BatchTree, y: BatchTree, y_pred: BatchTree, sample_weight: BatchTree = None) -> Results:
         """Add a batch to the compiled metrics; return the loss and the metrics so far."""
         self._objective_of(y_pred).update_metrics(y, y_pred, sample_weight)
         return self.get_metrics_result()
@@ -114,9 +113,9 @@ class TrainStepMixin(Layer):
         for metric in self.metrics:
             metric.reset_state()
 
-    def get_metrics_result(self) -> Logs:
+    def get_metrics_result(self) -> Results:
         """Return the results of `metrics` by name; of a result that is a dictionary, return its entries."""
-        results: Logs = {}
+        results: Results = {}
         for metric in self.metrics:
             result = metric.result()
             results |= result if isinstance(result, dict) else {metric.name: result}
@@ -142,24 +141,24 @@ class TrainStepMixin(Layer):
         """Return the context in which layers run compiled by torch.compile."""
         return nullcontext()
 
-    def _run_train_step(self, data: BatchTree) -> Logs | None:
+    def _run_train_step(self, data: BatchTree) -> Results | None:
         """Run `train_step`; return its logs, None if the default did not compute them."""
         logs = self.train_step(data) if self._overridden("train_step") else self._train_on_data(data)
         return None if logs is None and not self._overridden("train_step") else flatten_logs(logs)
 
-    def _run_test_step(self, data: BatchTree) -> Logs | None:
+    def _run_test_step(self, data: BatchTree) -> Results | None:
         """Run `test_step`; return its logs, None if the default did not compute them."""
         logs = self.test_step(data) if self._overridden("test_step") else self._test_on_data(data)
         return None if logs is None and not self._overridden("test_step") else flatten_logs(logs)
 
-    def _epoch_results(self, logs: Logs | None) -> Logs:
+    def _epoch_results(self, logs: Results | None) -> Results:
         """Return the results of an epoch: all metrics, or as in Keras the last logs of a user's step."""
         results = self.get_metrics_result()
         return results if logs is None or set(logs) == set(results) else logs
 
     # The default steps
 
-    def _train_on_data(self, data: BatchTree) -> Logs | None:
+    def _train_on_data(self, data: BatchTree) -> Results | None:
         """Run the default `train_step`; return the logs of a user's `compute_metrics`, else None."""
         x, y, sample_weight = unpack_x_y_sample_weight(data)
         group = self._accumulation_group
@@ -179,7 +178,7 @@ class TrainStepMixin(Layer):
             self.apply_constraints()
         return self._update_metrics(loss, x, y, outputs, sample_weight)
 
-    def _test_on_data(self, data: BatchTree) -> Logs | None:
+    def _test_on_data(self, data: BatchTree) -> Results | None:
         """Run the default `test_step`; return the logs of a user's `compute_metrics`, else None."""
         x, y, sample_weight = unpack_x_y_sample_weight(data)
         outputs = self._forward(x)
@@ -196,7 +195,7 @@ class TrainStepMixin(Layer):
 
     def _update_metrics(
         self, loss: Tensor, x: BatchTree, y: BatchTree, outputs: BatchTree, sample_weight: BatchTree
-    ) -> Logs | None:
+    ) -> Results | None:
         """Add the loss and the metrics of a batch; return the logs of a user's `compute_metrics`, else None."""
         objective = self._objective_of(outputs)
         objective.loss_tracker.update_state(loss, num_examples(x))
@@ -258,7 +257,7 @@ def _accepts_training(compute_loss: Callable[..., Tensor]) -> bool:
     return "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def flatten_logs(logs: object) -> Logs:
+def flatten_logs(logs: object) -> Results:
     """Return logs with the entries of nested logs, as of `{m.name: m.result() for m in self.metrics}`.
 
     Raises:
@@ -266,7 +265,7 @@ def flatten_logs(logs: object) -> Logs:
     """
     if not isinstance(logs, Mapping):
         raise ArgumentError(f"A step must return a dictionary of logs such as {{'loss': 0.5}}; got {logs!r}.")
-    flat_logs: Logs = {}
+    flat_logs: Results = {}
     for name, value in logs.items():
         flat_logs |= value if isinstance(value, dict) else {name: value}
     return flat_logs

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from padless.callbacks import Results
 from padless.data.batch import Batch
 from padless.metrics.metric import Metric
+from padless.trainers.accumulation_group import AccumulationGroup
 from padless.trainers.compile_utils import CompiledObjective
 from padless.trainers.mixed_precision import Precision
 from padless.types import BatchTree
@@ -28,7 +30,7 @@ class TrainableModel(Protocol):
     _objective: CompiledObjective | None
     _precision: Precision
     _device: torch.device
-    _accumulation_group: Any  # the AccumulationGroup of the present batch; its module imports this one
+    _accumulation_group: AccumulationGroup | None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for a batch of inputs."""
@@ -41,7 +43,7 @@ class TrainableModel(Protocol):
         """Yield the trainable weights."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Results:
         """Return the weights by name."""
         ...
 
@@ -87,7 +89,7 @@ class TrainableModel(Protocol):
     def reset_metrics(self) -> None:
         """Reset the loss and the metrics."""
 
-    def get_metrics_result(self) -> dict[str, Any]:
+    def get_metrics_result(self) -> Results:
         """Return the loss and the metrics by name."""
         ...
 
@@ -95,13 +97,13 @@ class TrainableModel(Protocol):
         """Return the context in which the batches of an epoch run."""
         ...
 
-    def _run_train_step(self, data: BatchTree) -> dict[str, Any] | None:
+    def _run_train_step(self, data: BatchTree) -> Results | None:
         """Train on one batch; return the logs, None if nothing has computed them."""
 
-    def _run_test_step(self, data: BatchTree) -> dict[str, Any] | None:
+    def _run_test_step(self, data: BatchTree) -> Results | None:
         """Evaluate one batch; return the logs, None if nothing has computed them."""
 
-    def _epoch_results(self, logs: dict[str, Any] | None) -> dict[str, Any]:
+    def _epoch_results(self, logs: Results | None) -> Results:
         """Return the results of an epoch whose last step returned these logs."""
         ...
 

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate` and `predict`: Keras's methods of a model that train it and run it on data.
+"""Train a model and run it on data: Keras's methods `fit`, `evaluate` and `predict`.
 
 Data become batches here. `compile.py` chooses losses and metrics, `train_step.py` defines the steps, and `epoch_loop.py`
 runs them.
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from padless.callbacks import CallbackLike, CallbackList, History, as_floats
+from padless.callbacks import CallbackLike, CallbackList, History, Results, as_floats
 from padless.callbacks.progress_bar import ProgressBar
 from padless.data import batch_structure
 from padless.data.adapters import read, unpack_validation_data
@@ -454,7 +454,7 @@ class Trainer(CompileMixin):
             bar.set_params(callback_list.params or {})
         return callback_list, bar
 
-    def _evaluate(self, iterator: EpochIterator, callbacks: CallbackList) -> dict[str, Any]:
+    def _evaluate(self, iterator: EpochIterator, callbacks: CallbackList) -> Results:
         """Return the loss and the metrics over one epoch of the iterator."""
         callbacks.on_test_begin()
         with closing(iterator):
@@ -508,9 +508,9 @@ def _is_validation_epoch(frequency: int | Sequence[int], epoch: int) -> bool:
     return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
 
 
-def _format_results(results: Mapping[str, Any], return_dict: bool) -> Any:
+def _format_results(results: Results, return_dict: bool) -> Any:
     """Return results as `evaluate` does: a dictionary, a number or a list."""
-    values = as_floats(dict(results))
+    values = as_floats(results)
     if return_dict:
         return values
     numbers = list(values.values())
