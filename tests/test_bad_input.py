@@ -264,7 +264,7 @@ def test_the_number_and_size_of_inputs():
     model.fit([one, one], y, verbose=0)
     before = snapshot(model)
     for x, kind, message in (
-        (one, ArgumentError, r"x is one ndarray.*2 inputs \(a, b\)"),
+        (one, ArgumentError, r"x holds one ndarray.*2 inputs \(a, b\)"),
         ([one], ArgumentError, "x holds 1 arrays"),
         ([one, one, one], ArgumentError, "x holds 3 arrays"),
         ({"a": one}, ArgumentError, r"missing: \['b'\]"),
@@ -330,7 +330,7 @@ def test_arguments_of_fit(kwargs, message):
     [
         (np.ones((2, 4), bool), r"\(2, 4\) does not fit data of shape \(2, 3, 2\).*\(2, 3\)"),
         (np.ones((3, 3), bool), r"\(3, 3\)"),
-        (np.ones(3, bool), r"\(batch, steps\); got \(3,\)"),
+        (np.ones(3, bool), r"has shape \(3,\); expected \(batch, steps\)"),
         (np.full((2, 3), 2), "2 in it"),
         (np.full((2, 3), 0.5), "0.5 in it"),
         ([[True, False], [True]], "unequal length"),

@@ -324,7 +324,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def finalize_variable_values(self, var_list: object = None) -> None:
-        """With `use_ema`, set the parameters to their averages; called at the end of `fit`.
+        """Set the parameters to their averages if `use_ema` is True; called at the end of `fit`.
 
         Args:
             var_list: accepted because Keras has it; it is not used.
