@@ -39,7 +39,7 @@ class SparseCodes(Model):
         """Return the code of each step."""
         return self.code(self.recurrent(self.embed(inputs)))
 
-    def call(self, inputs: Packed | torch.Tensor) -> Packed:
+    def call(self, inputs: Packed | torch.Tensor) -> Packed | torch.Tensor:
         """Return for each step the probability that its symbol occurred before."""
         code = self.encode(inputs)
         self.add_loss(self.penalty * code.values.mean())  # real steps only

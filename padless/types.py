@@ -75,7 +75,7 @@ class BasicLayerOptions(TypedDict, total=False):
     name: str | None
     trainable: bool
     dtype: DTypeLike | None
-    input_shape: ShapeLike | None
+    input_shape: Shape | None
 
 
 class LayerOptions(BasicLayerOptions, total=False):

@@ -896,70 +896,62 @@ STEPWISE = [
     Fault(
         "an activity loss is divided by steps instead of rows",
         "layers/base/layer.py",
-        "self.activity_regularizer(values) / max(output.shape[0], 1)",
-        "self.activity_regularizer(values) / max(len(values), 1)",
+        "penalty(values) / max(output.shape[0], 1)",
+        "penalty(values) / max(len(values), 1)",
         PRESENCE,
         function="Layer._add_activity_loss",
     ),
     Fault(
         "an inner layer ignores the training mode of the outer layer",
-        "layers/layer.py",
-        "given if given is not None else self.training if enclosing is None else enclosing",
-        "given if given is not None else self.training",
+        "layers/base/layer.py",
+        "bool(self.training if enclosing_training is None else enclosing_training)",
+        "bool(self.training)",
         "tests/test_layer.py",
         function="Layer._resolve_training",
     ),
     Fault(
         "an explicit mask is ignored by a layer whose call does not name it",
-        "layers/layer.py",
+        "layers/base/layer.py",
         'arguments.get("mask", kwargs.get("mask"))',
         'arguments.get("mask")',
         RULE + " " + ABSENCE,
-        function="Layer._run",
+        function="Layer._call_on_data",
     ),
     Fault(
         "compute_mask of a built layer is not called",
-        "layers/rule.py",
-        """
-        if rule.overrides_mask:
-            given = layer.compute_mask(inputs, previous)
-            ...
-        """,
-        """
-        if rule.overrides_mask and not layer.built:
-            given = layer.compute_mask(inputs, previous)
-            ...
-        """,
+        "layers/base/mask_rule.py",
+        "if spec.overrides_compute_mask: ...",
+        "if spec.overrides_compute_mask and not layer.built: ...",
         RULE,
-        function="remask",
+        function="attach_output_masks",
     ),
     Fault(
         "a layer that reads the grid drops the mask of its output",
-        "layers/rule.py",
-        "fits and (strict or output.ndim == source.ndim)",
-        "fits and strict",
+        "layers/base/mask_rule.py",
+        "fits and (must_fit or output.ndim == source.ndim)",
+        "fits and must_fit",
         RULE,
-        function="_with_index",
+        function="_with_input_mask",
     ),
     Fault(
         "each mask of a list goes to the input before",
-        "layers/rule.py",
+        "layers/base/mask_rule.py",
         "zip(x, mask, strict=True)",
         "zip(x, [*mask[1:], mask[0]], strict=True)",
         RULE + " " + ABSENCE,
-        function="masked",
+        function="apply_explicit_mask",
     ),
     Fault(
         "a step is masked if one of its features equals the mask value",
-        "layers/birth.py",
+        "layers/core/masking.py",
         "differs.any(dim=-1)",
         "differs.all(dim=-1)",
         RULE,
-        function="Masking._real",
+        function="Masking._is_real",
     ),
     Fault(
         "masked steps show row 1 of the embedding table",
-        "layers/birth.py",
+        "layers/core/embedding.py",
         "self.embeddings[:1].expand(...)",
         "self.embeddings[1:2].expand(...)",
         KERAS,
@@ -967,11 +959,11 @@ STEPWISE = [
     ),
     Fault(
         "an outer step is real only if all masks created in it are real",
-        "layers/births.py",
-        "index.mask.reshape(self.count, -1).any(-1)",
-        "index.mask.reshape(self.count, -1).all(-1)",
+        "layers/base/mask_recorder.py",
+        "index.mask.reshape(self.batch_size, -1).any(-1)",
+        "index.mask.reshape(self.batch_size, -1).all(-1)",
         "tests/test_two_levels.py",
-        function="Notes.real",
+        function="MaskRecorder.real_examples",
     ),
 ]
 SCAN = [
@@ -1075,39 +1067,39 @@ SCAN = [
     ),
     Fault(
         "stateful states are not detached",
-        "layers/scan.py",
-        "_pytree.tree_map(lambda s: s.detach(), last)",
-        "_pytree.tree_map(lambda s: s, last)",
+        "layers/rnn/rnn.py",
+        "_pytree.tree_map(lambda state: state.detach(), last_states)",
+        "_pytree.tree_map(lambda state: state, last_states)",
         "tests/test_fit.py",
         function="RNN.run",
     ),
     Fault(
         "a probe changes the states of a stateful layer",
-        "layers/scan.py",
-        "if self.stateful and not probing(): ...",
+        "layers/rnn/rnn.py",
+        "if self.stateful and not in_shape_inference(): ...",
         "if self.stateful: ...",
         "tests/test_fit.py",
         function="RNN.run",
     ),
     Fault(
         "outputs of a backward layer are not reversed",
-        "layers/scan.py",
+        "layers/rnn/rnn.py",
         "sequence.rearrange_cells(cell_numbers[:, ::-1])",
         "sequence.rearrange_cells(cell_numbers)",
         _laws("backwards_is_forwards_on_the_mirror_image") + " " + PRESENCE,
-        function="RNN._sequence",
+        function="RNN._sequence_output",
     ),
     Fault(
         "the mask of a backward layer is not reversed",
-        "layers/scan.py",
-        "torch.as_tensor(own).flip(1)",
-        "torch.as_tensor(own)",
+        "layers/rnn/rnn.py",
+        "torch.as_tensor(output_mask).flip(1)",
+        "torch.as_tensor(output_mask)",
         PRESENCE,
         function="RNN.compute_mask",
     ),
     Fault(
         "gaps show zeros if they should repeat the output",
-        "layers/scan.py",
+        "layers/rnn/rnn.py",
         """
         if self.zero_output_for_mask:
             return sequence.values.new_zeros(...)
@@ -1117,41 +1109,41 @@ SCAN = [
             return sequence.values.new_zeros(...)
         """,
         KERAS,
-        function="RNN._fill",
+        function="RNN._gap_values",
     ),
     Fault(
         "the output for an empty sequence is the initial state",
-        "layers/scan.py",
-        "torch.where(there, states[0], 0)",
+        "layers/rnn/rnn.py",
+        "torch.where(has_steps, states[0], 0)",
         "states[0]",
         _laws("over_nothing_the_output_is_zero_and_the_state_the_initial_one"),
-        function="RNN._last",
+        function="RNN._last_output",
     ),
     Fault(
         "an initial state is ignored",
-        "layers/scan.py",
+        "layers/rnn/rnn.py",
         """
-        if given is not None: ...
-        if not self.stateful or self.states is None or probing(): ...
+        if argument is not None: ...
+        if not self.stateful or self.states is None or in_shape_inference(): ...
         """,
         """
-        if given is not None and self.stateful: ...
-        if not self.stateful or self.states is None or probing(): ...
+        if argument is not None and self.stateful: ...
+        if not self.stateful or self.states is None or in_shape_inference(): ...
         """,
         KERAS,
         function="RNN._first_states",
     ),
     Fault(
         "the last output of a backward layer with a user-defined cell is that of the last step",
-        "layers/scan.py",
+        "layers/rnn/rnn.py",
         "offsets[:-1] if self.go_backwards else offsets[1:] - 1",
         "offsets[1:] - 1",
         PRESENCE + " " + KERAS,
-        function="RNN._last",
+        function="RNN._last_output",
     ),
     Fault(
         "only one direction resets its states",
-        "layers/bidirectional.py",
+        "layers/rnn/bidirectional.py",
         """
         self.forward_layer.reset_state()
         self.backward_layer.reset_state()
@@ -1162,7 +1154,7 @@ SCAN = [
     ),
     Fault(
         "the bias of the input gate begins at 1 instead of the forget gate's",
-        "layers/cells.py",
+        "layers/rnn/cells.py",
         "bias[self.units : 2 * self.units] = 1",
         "bias[: self.units] = 1",
         KERAS + " tests/test_weights.py",
@@ -1186,67 +1178,59 @@ SCAN = [
     ),
     Fault(
         "the two directions get each other's initial states",
-        "layers/bidirectional.py",
-        """
-        half = len(given or ()) // 2
-        states = (None, None) if given is None else (given[:half], given[half:])
-        """,
-        """
-        half = len(given or ()) // 2
-        states = (None, None) if given is None else (given[half:], given[:half])
-        """,
+        "layers/rnn/bidirectional.py",
+        "return states[:half], states[half:]",
+        "return states[half:], states[:half]",
         KERAS,
-        function="Bidirectional.call",
+        function="Bidirectional._split_states",
     ),
     Fault(
         "dropout of inputs is applied at inference",
-        "layers/cells.py",
-        "dropped = training and self.dropout > 0",
-        "dropped = self.dropout > 0",
+        "layers/rnn/cells.py",
+        "if training and self.dropout > 0: ...",
+        "if self.dropout > 0: ...",
         KERAS + " tests/test_cells.py",
-        function="Cell.over",
+        function="Cell.run_packed",
     ),
     Fault(
         "dropout of inputs uses the pattern of another sequence",
-        "layers/cells.py",
+        "layers/rnn/cells.py",
         """
-        noise = self._noise(...)
-        values = values * noise.index_select(0, index.at(..., values.device))
+        pattern = self._dropout_pattern(...)
+        values = values * pattern.index_select(0, index.tensor(..., values.device))
         """,
         """
-        noise = self._noise(...)
-        values = values * noise.index_select(0, index.at(..., values.device).flip(0))
+        pattern = self._dropout_pattern(...)
+        values = values * pattern.index_select(0, index.tensor(..., values.device).flip(0))
         """,
         KERAS + " tests/test_cells.py",
-        function="Cell.over",
+        function="Cell.run_packed",
     ),
     Fault(
         "the upper cells of a stack always run forwards",
-        "layers/cells.py",
+        "layers/rnn/cells.py",
         """
         for cell, state in zip(self.cells, states, strict=True):
-            several = ...
-            values, new = over(cell, values, index, ..., reverse, training)
+            is_list = ...
+            values, new_states = run_cell(cell, values, index, ..., reverse, training)
             ...
         """,
         """
         for cell, state in zip(self.cells, states, strict=True):
-            several = ...
-            values, new = over(
-                cell, values, index, ..., reverse and cell is self.cells[0], training
-            )
+            is_list = ...
+            values, new_states = run_cell(cell, values, index, ..., reverse and cell is self.cells[0], training)
             ...
         """,
         KERAS,
-        function="StackedRNNCells.over",
+        function="StackedRNNCells.run_packed",
     ),
     Fault(
         "the input gate and the forget gate of a convolutional LSTM are swapped",
-        "layers/conv_lstm.py",
-        "i, f, g, o = (x + of_state).chunk(4, axis)",
-        "f, i, g, o = (x + of_state).chunk(4, axis)",
+        "layers/rnn/conv_lstm1d.py",
+        "i, f, g, o = (x + from_state).chunk(4, gate_axis)",
+        "f, i, g, o = (x + from_state).chunk(4, gate_axis)",
         "tests/test_conv_lstm.py",
-        function="ConvLSTM1DCell.over.step",
+        function="ConvLSTM1DCell.run_packed.step",
     ),
 ]
 WINDOW = [

@@ -81,7 +81,7 @@ def make_page() -> str:
 
 def relation_of(cls: type[Layer]) -> str:
     """Return which other steps a step of this layer may see; for a cell, the relation of its layer."""
-    relation = call_spec_of(cls, Layer).relation
+    relation = call_spec_of(cls).relation
     return relation or ("recurrent" if issubclass(cls, Cell | StackedRNNCells) else "padded_grid")
 
 

@@ -87,6 +87,23 @@ def test_a_torch_cell_in_a_model():
     assert all(not torch.equal(p, b) for p, b in zip(cell.parameters(), before, strict=True))
 
 
+def test_the_last_output_of_a_cell_that_changes_its_output_is_the_changed_output():
+    class Doubled(L.LSTMCell):
+        def run_packed(self, values, index, states, reverse, training):
+            outputs, last = super().run_packed(values, index, states, reverse, training)
+            return 2 * outputs, last
+
+    class Negated(L.GRUCell):
+        def call(self, inputs, states, training=False):
+            output, new = super().call(inputs, states, training)
+            return -output, new
+
+    for cell in (Doubled(4), Negated(4)):
+        last, all_steps = L.RNN(cell), L.RNN(cell, return_sequences=True)
+        rows = [row[-1] if len(row) else torch.zeros(4) for row in all_steps(pack(X, MASKS)).sequences()]
+        torch.testing.assert_close(last(pack(X, MASKS)), torch.stack(rows))
+
+
 class Noisy(nn.Module):
     """A cell with dropout, which also notes the mode it ran in."""
 

@@ -9,9 +9,24 @@ import torch
 import padless
 from padless import Input, Model, Packed, Sequential
 from padless.errors import ArgumentError, NotBuilt, ShapeError
-from padless.layers import LSTM, Dense, Dropout, Embedding, Flatten, GlobalAveragePooling1D, Reshape, TimeDistributed
+from padless.layers import (
+    LSTM,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    GlobalAveragePooling1D,
+    Reshape,
+    SimpleRNN,
+    TimeDistributed,
+)
 
 IDS = np.array([[1, 2, 0, 0], [3, 0, 4, 1]])
+
+
+def test_the_argument_input_shape_of_a_recurrent_layer_builds_the_model():
+    for layer in (LSTM(3, input_shape=(None, 4)), SimpleRNN(3, input_shape=(None, 4))):
+        assert Sequential([layer]).input_shape == (None, None, 4)
 
 
 def test_an_input_in_front_builds_it_at_once():

@@ -9,6 +9,7 @@ from keras_parity import close, keras, losing, mask_on, shown, table, twins
 
 import padless
 from padless import layers as L
+from padless.callbacks import Callback
 from padless.errors import DataError, MaskLost, ShapeError
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack
@@ -433,6 +434,79 @@ READING = {
     "made float": lambda: padless.Sequential([
         L.Lambda(lambda x: x[..., None].float()), L.Masking(), L.LSTM(3)]),
 }  # fmt: skip
+
+
+class Steps(Callback):
+    """Note the training steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps.append(batch)
+
+
+class Nonzero(L.MaskCreatingLayer):
+    """A user-defined layer that masks id 0 and returns a padded tensor."""
+
+    def real_steps(self, inputs):
+        return Index.from_mask((inputs != 0).numpy())
+
+    def call(self, inputs):
+        return inputs.float()[..., None]
+
+    def compute_mask(self, inputs, mask=None):
+        return inputs != 0
+
+
+def test_the_mask_of_a_user_defined_mask_creating_layer_is_seen_as_that_of_an_embedding():
+    ids = torch.from_numpy(DOCUMENTS)
+    inner = padless.Sequential([Nonzero(), L.LSTM(3)])
+    result = L.TimeDistributed(inner)(ids)
+    assert np.array_equal(result.mask, REAL.any(-1)) and "compute_mask of layer 'nonzero" in result.index.mask_source
+    expected = inner(ids.reshape(-1, 4)).reshape(4, 3, 3)[torch.from_numpy(REAL.any(-1))]
+    torch.testing.assert_close(result.values, expected)
+    torch.testing.assert_close(L.TimeDistributed(Nonzero())(ids).values, ids[ids != 0].float()[:, None])
+
+
+def test_labels_are_checked_before_training_on_the_mask_of_a_user_defined_layer():
+    steps = []
+    model = padless.Sequential([Nonzero(), L.Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    labels = np.array([[0, 1, 7], [0, 7, 1]])  # the 7 of the second row is at a real step
+    with pytest.raises(DataError, match="holds 7 at a real step"):
+        model.fit(np.array([[1, 2, 0], [3, 4, 0]]), labels, batch_size=1, verbose=0, callbacks=[Steps(steps)])
+    assert not steps
+    model.fit(np.array([[1, 2, 0]]), labels[:1], verbose=0, callbacks=[Steps(steps)])
+    assert steps == [0]
+
+
+def test_a_layer_with_a_method_index_of_keeps_the_mask_of_the_sentences():
+    class Encoder(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.encode = L.Embedding(V, D, mask_zero=True), L.LSTM(3)
+
+        def index_of(self, word):
+            return word
+
+        def call(self, inputs):
+            return self.encode(self.embed(inputs))
+
+    assert np.array_equal(L.TimeDistributed(Encoder())(torch.from_numpy(DOCUMENTS)).mask, REAL.any(-1))
+
+
+def test_a_call_that_catches_every_exception_does_not_change_the_masks():
+    class Careful(L.Embedding):
+        def call(self, inputs):
+            try:
+                return super().call(inputs)
+            except Exception:
+                return super().call(inputs)
+
+    inner = padless.Sequential([Careful(V, D, mask_zero=True), L.LSTM(3)])
+    assert np.array_equal(L.TimeDistributed(inner)(torch.from_numpy(DOCUMENTS)).mask, REAL.any(-1))
 
 
 @pytest.mark.parametrize("name", READING)

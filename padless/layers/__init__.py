@@ -17,6 +17,7 @@ from padless.layers.attention.position_embedding import TokenAndPositionEmbeddin
 from padless.layers.attention.transformer import TransformerDecoder as TransformerDecoder
 from padless.layers.attention.transformer import TransformerEncoder as TransformerEncoder
 from padless.layers.base.layer import Layer as Layer
+from padless.layers.base.mask_creation import MaskCreatingLayer as MaskCreatingLayer
 from padless.layers.convolutional.conv1d import Conv1D as Conv1D
 from padless.layers.convolutional.conv1d import Conv1DTranspose as Conv1DTranspose
 from padless.layers.convolutional.conv1d import Convolution1D as Convolution1D
@@ -141,6 +142,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "MaskCreatingLayer",
     "Masking",
     "MaxPool1D",
     "MaxPooling1D",

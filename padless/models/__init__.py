@@ -1,4 +1,4 @@
-"""Models: graphs, stacks, and a `call` of one's own."""
+"""Models: graphs of layers, `Sequential`, and models with a user-defined `call`."""
 
 from padless.models.model import Model as Model
 from padless.models.model import load_model as load_model

@@ -1,7 +1,7 @@
-"""torch.compile for layers that see each step alone: Dense, Activation, and those of one's own with `stepwise = True`.
+"""Compile layers that treat each step alone with torch.compile: Dense, Activation, and layers with `stepwise = True`.
 
-They run on rows `(N, ...)`, whose number changes from batch to batch, so they are compiled once for any number. Whatever
-has masked steps to show, no step at all, or a symbol instead of numbers, runs as it is written.
+They run on rows `(N, ...)`, whose number changes from batch to batch, so each layer is compiled once for any number of
+rows. The uncompiled `call` runs on inputs with gap values, on inputs without a step, and on symbolic tensors.
 """
 
 from __future__ import annotations
@@ -24,60 +24,64 @@ from padless.ragged.packed import Packed
 
 
 @contextmanager
-def compiled_layers(model: Layer) -> Iterator[None]:
-    """While this lasts, the stepwise layers of a model run compiled."""
-    made: dict[int, Callable[..., Any]] = model.__dict__.setdefault("_jit", {})
+def compiled_layers(model: Layer, compiled_calls: dict[int, Callable[..., Any]]) -> Iterator[None]:
+    """Run the stepwise layers of a model compiled in this context.
+
+    Args:
+        model: the model.
+        compiled_calls: the compiled `call` of each layer, by the identity of the layer. Missing ones are added.
+    """
     layers = [layer for layer in model._containers() if isinstance(layer, Layer) and _is_compilable(layer)]
     for layer in layers:
-        if id(layer) not in made:
-            made[id(layer)] = _compile_call(layer)
-        layer.__dict__["call"] = made[id(layer)]
+        if id(layer) not in compiled_calls:
+            compiled_calls[id(layer)] = _compile_call(layer)
+        layer._compiled_call = compiled_calls[id(layer)]
     try:
         yield
     finally:
         for layer in layers:
-            del layer.__dict__["call"]
+            layer._compiled_call = None
 
 
 def _is_compilable(layer: Layer) -> bool:
-    """Whether the `call` of a layer treats each step alone, and does nothing else."""
-    rule = call_spec_of(type(layer), Layer)
-    if "call" in layer.__dict__ or any(True for _ in layer.children()):
+    """Return whether `call` is the class's own, treats each step alone, and is not compiled by an outer context."""
+    if layer._compiled_call is not None or "call" in vars(layer) or any(True for _ in layer.children()):
         return False
-    return rule.stepwise or type(layer).call in (Dense.call, Activation.call)
+    return call_spec_of(type(layer)).stepwise or type(layer).call in (Dense.call, Activation.call)
 
 
 def _compile_call(layer: Layer) -> Callable[..., Any]:
-    """The `call` of a layer, compiled for rows of any number."""
-    plain = type(layer).call
+    """Return the `call` of a layer, compiled for any number of rows."""
+    uncompiled = type(layer).call
 
-    def rows_of_any_number(*args: Any, **kwargs: Any) -> Any:
-        return plain(layer, *args, **kwargs)
+    def call_on_rows(*args: Any, **kwargs: Any) -> Any:
+        return uncompiled(layer, *args, **kwargs)
 
-    # torch counts what it compiled by code, and stops at eight: each layer has code of its own
-    own = rows_of_any_number.__code__.replace(co_name=f"{layer.name}_{id(layer)}")
-    fast = torch.compile(FunctionType(own, globals(), own.co_name, closure=rows_of_any_number.__closure__), dynamic=True)
+    # torch.compile counts by code object and stops after eight versions, so each layer gets a code object.
+    code = call_on_rows.__code__.replace(co_name=f"{layer.name}_{id(layer)}")
+    function = FunctionType(code, globals(), code.co_name, closure=call_on_rows.__closure__)
+    compiled = torch.compile(function, dynamic=True)
 
-    first = call_spec_of(type(layer), Layer).names[0]
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        inputs = args[0] if args else kwargs[first]
-        others = {name: value for name, value in kwargs.items() if name != first}
-        if len(args) < 2 and isinstance(inputs, Packed) and inputs.gap_values is None and len(inputs.values):
-            return inputs.with_values(run(inputs.values, **others))
-        if len(args) < 2 and isinstance(inputs, Tensor) and inputs.numel() and not inputs.is_meta:
-            return run(inputs, **others)
-        return plain(layer, *args, **kwargs)
-
-    def run(rows: Tensor, **kwargs: Any) -> Any:
+    def run_compiled(rows: Tensor, **kwargs: Any) -> Any:
         try:
-            return fast(rows, **kwargs)
-        except RuntimeError as wrong:
-            if not is_torch_compile_error(wrong):
-                raise  # by the layer itself
+            return compiled(rows, **kwargs)
+        except RuntimeError as error:
+            if not is_torch_compile_error(error):
+                raise  # from the layer itself
             raise ArgumentError(
                 f"jit_compile=True, but torch.compile could not compile layer {layer.name!r}: "
-                f"{str(wrong).strip().splitlines()[0]}. Use jit_compile=False."
-            ) from wrong
+                f"{str(error).strip().splitlines()[0]}. Use jit_compile=False."
+            ) from error
+
+    first_name = call_spec_of(type(layer)).names[0]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inputs = args[0] if args else kwargs[first_name]
+        other_kwargs = {name: value for name, value in kwargs.items() if name != first_name}
+        if len(args) < 2 and isinstance(inputs, Packed) and inputs.gap_values is None and len(inputs.values):
+            return inputs.with_values(run_compiled(inputs.values, **other_kwargs))
+        if len(args) < 2 and isinstance(inputs, Tensor) and inputs.numel() and not inputs.is_meta:
+            return run_compiled(inputs, **other_kwargs)
+        return uncompiled(layer, *args, **kwargs)
 
     return call

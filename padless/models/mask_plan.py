@@ -1,11 +1,12 @@
-"""What is known of a model before its data run through it: where masks are born, and which mask each output will have.
+"""Find out which masks a model creates and which mask each output has, before data run through the model.
 
-A graph knows it from its nodes. A `call` of one's own is watched once, on the first example, while nothing changes.
+For a graph the answer follows from its nodes. A user-defined `call` is observed once, on the first example, in a
+call that changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,84 +15,134 @@ from torch import Tensor, nn
 from padless.graph.function import Function
 from padless.graph.node import Node, TorchFunction
 from padless.graph.symbolic import SymbolicTensor, is_symbolic, leaves, shape_inference_mode
-from padless.layers.core.embedding import Embedding
-from padless.layers.core.masking import Masking
+from padless.layers.base.layer import Layer
+from padless.layers.base.mask_creation import MaskCreatingLayer
+from padless.models.inputs import inputs_in_order
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.trainers.data_checks import MaskOrigin, ModelMaskInfo, OutputInfo
+from padless.types import StepTensor
 
 
-def mask_info_of_graph(function: Function, leads: Sequence[int]) -> ModelMaskInfo:
-    """The plan of a graph whose inputs come with masks over so many axes; raises where a layer would lose one."""
-    known = function.infer_with_input_masks(leads)
-    births = [_of_data(place, function.mask_source_of_input(place)) for place, lead in enumerate(leads) if lead]
-    places = {id(source): place for place, source in enumerate(function.input_symbols)}
-    origins: dict[int, int] = {
-        id(function.input_symbols[birth.input_position]): number for number, birth in enumerate(births)
-    }
+def mask_info_of_graph(function: Function, num_step_axes: Sequence[int]) -> ModelMaskInfo:
+    """Return the mask origins and the outputs of a graph.
+
+    Args:
+        function: the graph.
+        num_step_axes: for each input the number of axes that the mask of the data covers, 0 if there is no mask.
+
+    Raises:
+        MaskLost: a layer of the graph would lose a mask of the data.
+    """
+    symbols = function.infer_with_input_masks(num_step_axes)
+    origins = [
+        _origin_in_data(position, function.mask_source_of_input(position))
+        for position, count in enumerate(num_step_axes)
+        if count
+    ]
+    input_positions = {id(symbol): position for position, symbol in enumerate(function.input_symbols)}
+    origin_numbers = {id(function.input_symbols[origin.input_position]): number for number, origin in enumerate(origins)}
     for node in function.nodes:
-        inner = _mask_origins(node, places)
-        born = {birth.mask_source: len(births) + number for number, birth in enumerate(inner) if birth.creates_mask}
-        births += inner
+        new_origins = _origins_in_node(node, input_positions)
+        new_numbers = {
+            origin.mask_source: number for number, origin in enumerate(new_origins, len(origins)) if origin.creates_mask
+        }
+        origins += new_origins
         for symbol in filter(is_symbolic, leaves(node.outputs)):
-            origin = _origin(node, symbol, known, origins, born if len(born) == 1 else {})
-            if origin is not None:
-                origins[id(symbol)] = origin
+            number = _origin_of_output(node, symbol, symbols, origin_numbers, new_numbers)
+            if number is not None:
+                origin_numbers[id(symbol)] = number
     return ModelMaskInfo(
-        births,
+        origins,
         [
-            OutputInfo(known[id(symbol)].shape, known[id(symbol)].num_step_axes, origins.get(id(symbol)))
+            OutputInfo(symbols[id(symbol)].shape, symbols[id(symbol)].num_step_axes, origin_numbers.get(id(symbol)))
             for symbol in function.output_symbols
         ],
     )
 
 
-def _origin(
-    node: Node, symbol: Any, known: dict[int, SymbolicTensor], origins: dict[int, int], origin_of_source: dict[str, int]
+def _origin_of_output(
+    node: Node,
+    output: SymbolicTensor,
+    symbols: Mapping[int, SymbolicTensor],
+    origin_numbers: Mapping[int, int],
+    new_numbers: Mapping[str, int],
 ) -> int | None:
-    """The birth that the mask on an output of this call is of; None where there is no mask, or no single birth."""
-    own = known[id(symbol)]
-    if own.mask_source in origin_of_source:
-        return origin_of_source[own.mask_source]
-    masked = [s for s in node.inputs() if known[id(s)].masked]
-    if not own.masked or not any(
-        known[id(s)].mask_source == own.mask_source and known[id(s)].num_step_axes == own.num_step_axes for s in masked
-    ):
+    """Return the number of the origin of the mask on an output of a call.
+
+    Args:
+        node: the call.
+        output: one of its outputs.
+        symbols: each symbol of the graph, by identity, with the masks of the data.
+        origin_numbers: the origins of the symbols so far, by identity.
+        new_numbers: the origins inside this call, by the mask source.
+
+    Returns:
+        The number, or None if there is no mask, or if no single origin is certain.
+    """
+    symbol = symbols[id(output)]
+    if len(new_numbers) == 1 and symbol.masked:
+        source, number = next(iter(new_numbers.items()))
+        if symbol.mask_source == source or isinstance(node.operation, MaskCreatingLayer):
+            return number
+    masked_inputs = [x for x in node.inputs() if symbols[id(x)].masked]
+    passes_mask = any(
+        symbols[id(x)].mask_source == symbol.mask_source and symbols[id(x)].num_step_axes == symbol.num_step_axes
+        for x in masked_inputs
+    )
+    if not symbol.masked or not passes_mask:
         return None
-    found = [origins.get(id(s)) for s in masked]
-    alike = len(set(found)) == 1 or isinstance(node.operation, TorchFunction)  # whose operands have equal masks
-    return found[0] if alike else None
+    candidates = [origin_numbers.get(id(x)) for x in masked_inputs]
+    if isinstance(node.operation, TorchFunction):  # all its operands have equal masks
+        return candidates[0]
+    return candidates[0] if len(set(candidates)) == 1 else None
 
 
-def _mask_origins(node: Node, places: dict[int, int]) -> list[MaskOrigin]:
-    """The births directly of an input in this call, also inside a model that the input is handed to."""
-    if node.kwargs or not any(id(symbol) in places for symbol in node.inputs()):
+def _origins_in_node(node: Node, input_positions: Mapping[int, int]) -> list[MaskOrigin]:
+    """Return the origins of masks that a call creates directly from inputs of the graph.
+
+    If the call is that of a model, its nodes are searched, too.
+
+    Args:
+        node: the call.
+        input_positions: the positions of the inputs of the graph, by the identity of their symbols.
+    """
+    if node.kwargs or not any(id(symbol) in input_positions for symbol in node.inputs()):
         return []
-    operation: Any = node.operation
-    if isinstance(operation, Embedding | Masking):
-        return [_of_layer(operation, places[id(symbol)]) for symbol in node.inputs()]
-    if not isinstance(getattr(operation, "_function", None), Function):
+    operation = node.operation
+    if isinstance(operation, MaskCreatingLayer):
+        return [_origin_in_layer(operation, input_positions[id(symbol)]) for symbol in node.inputs()]
+    function = operation._function if isinstance(operation, Layer) else None
+    if function is None:
         return []
-    inner = {
-        id(own): places[id(given)]
-        for own, given in zip(operation._function.input_symbols, operation._inputs_in_order(node.args[0]), strict=True)
-        if isinstance(given, SymbolicTensor) and id(given) in places and given.ndim == own.ndim
+    values = inputs_in_order(function, node.args[0], operation.name)
+    inner_positions = {
+        id(inner): input_positions[id(value)]
+        for inner, value in zip(function.input_symbols, values, strict=True)
+        if isinstance(value, SymbolicTensor) and id(value) in input_positions and value.ndim == inner.ndim
     }
-    return [birth for own in operation._function.nodes for birth in _mask_origins(own, inner)]
+    return [origin for inner_node in function.nodes for origin in _origins_in_node(inner_node, inner_positions)]
 
 
 def mask_info_of_call(module: nn.Module, inputs: Any) -> ModelMaskInfo:
-    """The plan of a module that says by its `call` what it does, from a call on these inputs."""
+    """Return the mask origins and the outputs of a model with a user-defined `call`, from a call on `inputs`."""
     values = leaves(inputs)
-    places = {id(value): place for place, value in enumerate(values)}
-    found: list[tuple[MaskOrigin, Index | None]] = []  # with the steps that it gave
+    positions = {id(value): position for position, value in enumerate(values)}
+    origins: list[tuple[MaskOrigin, Index | None]] = [
+        (_origin_in_data(position, value.index.mask_source), value.index)
+        for position, value in enumerate(values)
+        if isinstance(value, Packed)
+    ]
 
-    def watch(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if len(args) == 1 and not kwargs and id(args[0]) in places:
-            found.append((_of_layer(layer, places[id(args[0])]), output.index if isinstance(output, Packed) else None))
+    def add_origin(layer: MaskCreatingLayer, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        if len(args) == 1 and not kwargs and id(args[0]) in positions:
+            index = output.index if isinstance(output, Packed) else None
+            origins.append((_origin_in_layer(layer, positions[id(args[0])]), index))
 
     hooks = [
-        m.register_forward_hook(watch, with_kwargs=True) for m in module.modules() if isinstance(m, Embedding | Masking)
+        layer.register_forward_hook(add_origin, with_kwargs=True)
+        for layer in module.modules()
+        if isinstance(layer, MaskCreatingLayer)
     ]
     try:
         with torch.no_grad(), shape_inference_mode():
@@ -99,27 +150,31 @@ def mask_info_of_call(module: nn.Module, inputs: Any) -> ModelMaskInfo:
     finally:
         for hook in hooks:
             hook.remove()
-    found[:0] = [(_of_data(place, v.index.mask_source), v.index) for place, v in enumerate(values) if isinstance(v, Packed)]
-    return ModelMaskInfo([birth for birth, _ in found], [_end(output, found) for output in leaves(outputs)])
+    return ModelMaskInfo([origin for origin, _ in origins], [_output_info(output, origins) for output in leaves(outputs)])
 
 
-def _end(output: Any, found: list[tuple[MaskOrigin, Index | None]]) -> OutputInfo:
-    if not isinstance(output, Packed):
-        return OutputInfo((None, *output.shape[1:]) if isinstance(output, Tensor) else ())
-    same = [number for number, (_, index) in enumerate(found) if index is output.index]
-    sources = {birth.input_position for birth, index in found if index is not None and index.equals(output.index)}
-    # where the masks of two inputs are equal by chance, a merge of both would look like one of them
-    return OutputInfo((None, *output.shape[1:]), output.num_step_axes, same[0] if same and len(sources) == 1 else None)
+def _output_info(output: object, origins: Sequence[tuple[MaskOrigin, Index | None]]) -> OutputInfo:
+    """Return the shape and the mask origin of an observed output."""
+    if not isinstance(output, Tensor | Packed):
+        return OutputInfo(())
+    shape = (None, *output.shape[1:])
+    if isinstance(output, Tensor):
+        return OutputInfo(shape)
+    numbers = [number for number, (_, index) in enumerate(origins) if index is output.index]
+    # The masks of two inputs may be equal by chance. A merge of both then looks like one of them.
+    inputs = {origin.input_position for origin, index in origins if index is not None and index.equals(output.index)}
+    return OutputInfo(shape, output.num_step_axes, numbers[0] if numbers and len(inputs) == 1 else None)
 
 
-def _of_layer(layer: Any, place: int) -> MaskOrigin:
-    """What this layer, called on the input at this place, knows of the steps."""
-    return MaskOrigin(place, f"{type(layer).__name__} {layer.name!r}", layer.index_of, getattr(layer, "mask_zero", True))
+def _origin_in_layer(layer: MaskCreatingLayer, position: int) -> MaskOrigin:
+    """Return the mask that a layer creates from the input at this position."""
+    return MaskOrigin(position, f"{type(layer).__name__} {layer.name!r}", layer.real_steps, layer.creates_mask)
 
 
-def _of_data(place: int, mask_source: str) -> MaskOrigin:
-    return MaskOrigin(place, mask_source, _own_index)
+def _origin_in_data(position: int, mask_source: str) -> MaskOrigin:
+    """Return the mask that comes with the data of the input at this position."""
+    return MaskOrigin(position, mask_source, _index_of_packed)
 
 
-def _own_index(value: Any) -> Index:
-    return value.index
+def _index_of_packed(value: StepTensor) -> Index | None:
+    return value.index if isinstance(value, Packed) else None

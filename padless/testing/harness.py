@@ -224,13 +224,13 @@ class LayerHarness:
     def has_window_layer(self) -> bool:
         """Whether a layer sees neighbors in true time, so that gaps between real steps change the result."""
         layers = [module for module in self.layer.modules() if isinstance(module, Layer)]
-        return any(call_spec_of(type(layer), Layer).relation == "window" for layer in layers)
+        return any(call_spec_of(type(layer)).relation == "window" for layer in layers)
 
     @property
     def reads_grid(self) -> bool:
         """Whether a layer may compute on the padded grid, so that results are equal to rounding only."""
         layers = [module for module in self.layer.modules() if isinstance(module, Layer)]
-        return any(call_spec_of(type(layer), Layer).takes_mask(layer) for layer in layers)
+        return any(call_spec_of(type(layer)).may_use_grid(layer) for layer in layers)
 
     @property
     def label(self) -> str:

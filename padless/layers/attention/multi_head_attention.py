@@ -236,7 +236,8 @@ class _AttentionWithHeads(Layer):
 
 def _project(projection: EinsumDense, x: StepTensor) -> Tensor:
     """Return the projected steps `(N, heads, size)`, without gap values."""
-    return projection(x.with_values(x.values)).values if isinstance(x, Packed) else projection(x).flatten(0, 1)
+    projected = projection(x.with_values(x.values) if isinstance(x, Packed) else x)
+    return projected.values if isinstance(projected, Packed) else projected.flatten(0, 1)
 
 
 @register("layer")

@@ -1,17 +1,17 @@
-"""The base of all layers: weights, build, call, config, names.
+"""The base class of all layers: weights, build, call, config and names.
 
-A layer is a `torch.nn.Module`. `forward` builds its weights at the first call, finds the masks (rule.py) and calls
-`call`; on symbols it records the call in a graph instead.
+A layer is a `torch.nn.Module`. `forward` builds the weights at the first call, finds the masks (mask_rule.py)
+and calls `call`. A call on symbolic tensors is recorded as a node of a graph instead.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from padless import regularizers
 from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
+from padless.graph.function import Function
 from padless.graph.node import Node, auto_name
 from padless.graph.symbolic import (
     SymbolicTensor,
@@ -31,50 +32,63 @@ from padless.graph.symbolic import (
 )
 from padless.graph.train_mode import training_mode
 from padless.layers.base.mask_rule import (
+    CallInterface,
     CallSpec,
     apply_explicit_mask,
     as_data,
     attach_output_masks,
     call_spec_of,
+    check_same_steps,
     is_data,
     mask_of,
-    same_steps,
 )
 from padless.layers.base.weights import UnbuiltParameters, WeightContainer, as_dtype, non_padless_children
-from padless.ragged.broadcast import NotElementwise, align, call_context, gap_values_by_operand
+from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, call_context, gap_values_by_operand
 from padless.ragged.packed import Packed, computing_gap_values
 from padless.registry import register, snake_case
 from padless.saving.serialization import deserialize, serialize
+from padless.types import ConfigLike, DTypeLike, RegularizerLike, Shape, StepTensor
 
-_training: ContextVar[bool | None] = ContextVar("training", default=None)  # what the enclosing call runs in
+_training_of_enclosing_call: ContextVar[bool | None] = ContextVar("training", default=None)
 
 
 @register("layer")
-class Layer(WeightContainer):
-    """The base of layers, built in and your own: define `call`, and `build` if there are weights to make.
+class Layer(CallInterface, WeightContainer):
+    """The base of built-in and user-defined layers: Keras's `Layer`.
 
-    `name`, `trainable`, `dtype` and `activity_regularizer` are Keras's. A class may say `stepwise = True`: its `call`
-    treats each step alone and then gets the real steps as one row `(1, N, ...)`.
+    A subclass defines `call`, and `build` if it has weights. If the class sets `stepwise = True`, it promises that
+    `call` treats each step alone, and `call` then receives the real steps as one row `(1, N, ...)`.
 
-    >>> class Double(Layer):
-    ...     def call(self, inputs):
-    ...         return inputs * 2
-    >>> Double()(torch.ones(1, 2)).tolist()
-    [[2.0, 2.0]]
+    Args:
+        name: the name of the layer; by default the class name in snake case with a number.
+        trainable: whether an optimizer changes the weights.
+        dtype: the dtype of the weights, to which floating inputs are cast.
+        activity_regularizer: a penalty on the outputs at real steps.
+        input_shape: the shape of the inputs without the batch, for the first layer of a `Sequential`.
+
+    Example:
+        >>> class Double(Layer):
+        ...     def call(self, inputs):
+        ...         return inputs * 2
+        >>> Double()(torch.ones(1, 2)).tolist()
+        [[2.0, 2.0]]
     """
 
-    relation: str | None = None
-    stepwise: bool = False
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
     stateful: bool = False  # whether a call continues from the states of the previous batch, as Keras's RNN(stateful=True)
     states: Any = None  # of a stateful layer: tensors, or lists and tuples of them; backups contain them
-    _class_supports_masking: bool | None = None  # what the class says by `supports_masking = True`
+    _arguments: dict[str, Any]  # of the constructor, by name
+    _building: bool = False  # whether `build` runs
+    _class_supports_masking: bool | None = None  # the class attribute `supports_masking` of a user-defined layer
+    _compiled_call: Callable[..., Any] | None = None  # runs in the place of `call`, for `jit_compile=True`
+    _function: Function | None = None  # the graph of a model
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         layer = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind(layer, *args, **kwargs)
-        except TypeError:  # copy and pickle make the object without arguments; __init__ reports a user's mistake
+        except TypeError:  # copy and pickle call this without arguments; __init__ reports a mistake of the user
+            layer.__dict__["_arguments"] = {}
             return layer
         bound.apply_defaults()
         layer.__dict__["_arguments"] = _constructor_arguments(bound)
@@ -84,7 +98,7 @@ class Layer(WeightContainer):
         super().__init_subclass__(**kwargs)
         if isinstance(vars(cls).get("supports_masking"), bool):
             cls._class_supports_masking = vars(cls)["supports_masking"]
-            del cls.supports_masking  # pyright: ignore - the property of the base stays in force
+            delattr(cls, "supports_masking")  # the property of Layer stays in force
         if "build" in vars(cls):
             cls.build = _build_once(cls.build)
 
@@ -93,10 +107,10 @@ class Layer(WeightContainer):
         *,
         name: str | None = None,
         trainable: bool = True,
-        dtype: Any = None,
-        activity_regularizer: Any = None,
-        input_shape: Any = None,
-        **kwargs: Any,
+        dtype: DTypeLike | None = None,
+        activity_regularizer: RegularizerLike = None,
+        input_shape: Shape | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__(trainable, type(self).build is not Layer.build)
         if kwargs:
@@ -104,13 +118,13 @@ class Layer(WeightContainer):
                 f"{type(self).__name__} got unknown arguments {sorted(kwargs)}. Expected its own and "
                 f"name, trainable, dtype, activity_regularizer."
             )
-        self.training = False  # Keras's default: a layer infers unless somebody trains
+        self.training = False  # as in Keras, a layer alone does not train
         self.name = name or auto_name(snake_case(type(self).__name__))
         self.built = False
         self.dtype = as_dtype(dtype)
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self._supports_masking = self._class_supports_masking
-        self._input_shape_argument = input_shape  # the old way to say what comes into the first layer of a Sequential
+        self._input_shape_argument = input_shape
         self._inbound_nodes: list[Node] = []
         if isinstance(self._parameters, UnbuiltParameters):
             self._parameters.owner = f"Layer {self.name!r}"
@@ -118,260 +132,303 @@ class Layer(WeightContainer):
     # ------------------------------------------------------------------------------------------------ for subclasses
 
     def build(self, *shapes: Any) -> None:
-        """Make the weights for inputs of this shape `(None, ..., features)`; override where there are any."""
+        """Create the weights. A subclass with weights overrides this method.
+
+        Args:
+            shapes: the shape of each input with the batch, `(None, ..., features)`.
+        """
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
-        """What the layer does. Override it."""
-        raise NotImplementedError(f"{type(self).__name__} must define `call(self, inputs)`.")
-
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Which steps of the output are real, given those of the input: a boolean grid, or None."""
-        return mask
-
     def compute_output_shape(self, *shapes: Any) -> Any:
-        """The shape of the output for inputs of this shape, found by a call on small probes."""
+        """Return the shape of the output. The default calls the layer on small probes.
+
+        Args:
+            shapes: the shape of each input with the batch, None for an open size.
+
+        Returns:
+            A shape, or a nest of shapes for several outputs.
+        """
         symbols = [_symbols_of_shapes(shape, self.dtype) for shape in shapes]
         if not self.built:
             self.build(*shapes)
-        return map_leaves(
-            lambda symbol: symbol.shape,
-            infer(lambda *inputs: self._call_on_data(inputs, {}), tuple(symbols), {}, device_of_weights(self)),
-        )
+        return map_leaves(lambda symbol: symbol.shape, self._infer_outputs(symbols, {}))
+
+    def needs_gap_values(self, outputs_needed: bool) -> bool:
+        """Return whether a call reads what its input shows at masked steps.
+
+        A stepwise layer reads it for the gap values of its own output. A recurrent layer and a reduction never do.
+        A user-defined layer may always do so.
+
+        Args:
+            outputs_needed: whether the gap values of the output are read.
+        """
+        spec = call_spec_of(type(self))
+        if spec.stepwise or spec.relation in ("stepwise", "merge"):
+            return outputs_needed
+        return spec.relation not in ("recurrent", "reduce", "attention", "window")
 
     # ------------------------------------------------------------------------------------------------ calling
 
+    if TYPE_CHECKING:  # torch declares that a call returns Any
+
+        @overload
+        def __call__(self, inputs: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor: ...
+        @overload
+        def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+        @overload
+        def __call__(self, inputs: Packed, *args: Any, **kwargs: Any) -> StepTensor: ...
+        @overload
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Build, find the mask, call; on symbols, remember the call."""
+        """Run `call` on data, or record the call if an argument is symbolic. A layer is called as `layer(inputs)`."""
         if any(is_symbolic(leaf) for leaf in leaves((args, kwargs))):
             return self._record(args, kwargs)
         return self._call_on_data(args, kwargs)
 
-    def _record(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """A call on symbols: the outputs as symbols, the call kept as a node."""
-        rule = call_spec_of(type(self), Layer)
-        arguments = _bind_arguments(self, rule, args, kwargs)
-        self._ensure_built(rule, {k: v for k, v in arguments.items() if any(map(is_symbolic, leaves(v)))})
-        if "mask" in rule.names[: len(args)]:  # by name, so that the graph sees that a mask was given
-            place = rule.names.index("mask")
-            args, kwargs = args[:place], {**kwargs, **dict(zip(rule.names[place:], args[place:], strict=False))}
-        node = Node(
-            self, args, kwargs, infer(lambda *a, **k: self._call_on_data(a, k), args, kwargs, device_of_weights(self))
-        )
+    def _record(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Record a call on symbolic tensors as a node, and return its symbolic outputs."""
+        spec = call_spec_of(type(self))
+        arguments = _bind_arguments(self, spec, args, kwargs)
+        self._ensure_built(spec, {name: x for name, x in arguments.items() if any(map(is_symbolic, leaves(x)))})
+        if "mask" in spec.names[: len(args)]:  # by name, so that the graph sees that a mask was given
+            position = spec.names.index("mask")
+            kwargs = {**kwargs, **dict(zip(spec.names[position:], args[position:], strict=False))}
+            args = args[:position]
+        node = Node(self, tuple(args), kwargs, self._infer_outputs(args, kwargs))
         self._inbound_nodes.append(node)
         return node.outputs
 
-    def _call_on_data(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        rule = call_spec_of(type(self), Layer)
-        arguments = _bind_arguments(self, rule, args, kwargs)
+    def _infer_outputs(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return the symbolic outputs for symbolic arguments, from calls on small probes."""
+        return infer(lambda *a, **k: self._call_on_data(a, k), tuple(args), kwargs, device_of_weights(self))
+
+    def _call_on_data(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Convert the arguments, apply explicit masks, build the weights, and run `call`."""
+        spec = call_spec_of(type(self))
+        arguments = _bind_arguments(self, spec, args, kwargs)
         for name in arguments:
-            if name not in rule.mask_names:
+            if name not in spec.mask_names:
                 arguments[name] = as_data(arguments[name], self._float_dtype)
-        data = [name for name, value in arguments.items() if name not in rule.mask_names and is_data(value)]
-        explicit = arguments.get("mask", kwargs.get("mask"))
-        for position, name in enumerate(data):
-            own = arguments.get(f"{name}_mask") if f"{name}_mask" in rule.mask_names else None
-            own = explicit if own is None and position == 0 else own
-            arguments[name] = self._cast_floats(apply_explicit_mask(arguments[name], own, "mask"))
-        self._ensure_built(rule, {name: arguments[name] for name in data})
-        first = arguments[data[0]] if data else None
-        if rule.relation is not None:
-            for name in rule.mask_names:
+        data_names = [name for name, value in arguments.items() if name not in spec.mask_names and is_data(value)]
+        for position, name in enumerate(data_names):
+            mask = arguments.get(f"{name}_mask") if f"{name}_mask" in spec.mask_names else None
+            if mask is None and position == 0:
+                mask = arguments.get("mask", kwargs.get("mask"))
+            arguments[name] = self._cast_floats(spec, apply_explicit_mask(arguments[name], mask, "mask"))
+        self._ensure_built(spec, {name: arguments[name] for name in data_names})
+        first_input = arguments[data_names[0]] if data_names else None
+        for name in spec.mask_names:
+            if spec.relation is not None:  # a built-in layer finds the mask in the Packed
                 arguments.pop(name, None)
-        else:
-            for name in rule.mask_names:
-                source = first if name == "mask" else arguments.get(name.removesuffix("_mask"))
-                arguments[name] = mask_of(source)
+            else:
+                arguments[name] = mask_of(first_input if name == "mask" else arguments.get(name.removesuffix("_mask")))
         training = self._resolve_training(arguments.get("training", kwargs.get("training")))
-        if "training" in rule.names:
+        if "training" in spec.names:
             arguments["training"] = training
-        return self._call_in_context(rule, arguments, data, first, training)
+        return self._call_in_context(spec, arguments, data_names, first_input, training)
 
     def _call_in_context(
-        self, rule: CallSpec, arguments: dict[str, Any], data: list[str], first: Any, training: bool
+        self, spec: CallSpec, arguments: dict[str, Any], data_names: Sequence[str], first_input: object, training: bool
     ) -> Any:
-        """`call`, with everything around it that inner layers and functions need to know."""
-        outermost = _training.get() is None
-        if outermost and not in_shape_inference():
-            for state in self._containers():
-                state._losses.clear()
-        token = _training.set(training)
+        """Run `call` where sublayers and torch functions can ask for the training mode and the calling layer."""
+        is_outermost = _training_of_enclosing_call.get() is None
+        if is_outermost and not in_shape_inference():
+            for container in self._containers():
+                container._losses.clear()
+        may_use_grid = spec.may_use_grid(self)
+        token = _training_of_enclosing_call.set(training)
         try:
-            with call_context(self.name, rule.takes_mask(self) and not rule.stepwise):
-                if rule.stepwise:
-                    outputs = self._call_on_row_of_steps(arguments, data, training)
-                elif rule.relation is not None:
-                    outputs = self._invoke(arguments, training)
+            with call_context(self.name, may_use_grid and not spec.stepwise):
+                if spec.stepwise:
+                    outputs = self._call_on_row_of_steps(spec, arguments, data_names, training)
+                elif spec.relation is not None:
+                    outputs = self._invoke(spec, arguments, training)
                 else:
                     with computing_gap_values(True):
-                        outputs = self._invoke(arguments, training)
-                if rule.takes_mask(self):
-                    outputs = attach_output_masks(self, rule, first, mask_of(first), outputs)
+                        outputs = self._invoke(spec, arguments, training)
+                if may_use_grid:
+                    outputs = attach_output_masks(self, spec, first_input, mask_of(first_input), outputs)
         finally:
-            _training.reset(token)
+            _training_of_enclosing_call.reset(token)
         if self.activity_regularizer is not None and not in_shape_inference():
             self._add_activity_loss(outputs)
         return outputs
 
-    def _invoke(self, arguments: dict[str, Any], training: bool) -> Any:
-        """`call` by its own signature; modules of torch's that it holds train if it does."""
-        rule = call_spec_of(type(self), Layer)
-        if rule.by_name:
-            args, named = (), arguments
-        else:
-            bound = inspect.BoundArguments(rule.signature, arguments)  # pyright: ignore[reportArgumentType]
-            args, named = bound.args, bound.kwargs
-        others = non_padless_children(self)
-        if not others:
-            return self.call(*args, **named)
-        with training_mode(training, *others):
-            return self.call(*args, **named)
+    def _invoke(self, spec: CallSpec, arguments: dict[str, Any], training: bool) -> Any:
+        """Run `call` with these arguments; torch modules inside the layer run in the same mode."""
+        call = self._compiled_call or self.call
+        args: tuple[Any, ...] = ()
+        if not spec.accepts_keywords:
+            bound = inspect.BoundArguments(spec.signature, arguments)  # pyright: ignore[reportArgumentType] - any dict
+            args, arguments = bound.args, bound.kwargs
+        modules = non_padless_children(self)
+        if not modules:
+            return call(*args, **arguments)
+        with training_mode(training, *modules):
+            return call(*args, **arguments)
 
-    def _call_on_row_of_steps(self, arguments: dict[str, Any], data: list[str], training: bool) -> Any:
-        """`call` on the real steps as one row `(1, N, ...)`, and once more, inferring, on the fill."""
-        packed = next((x for name in data for x in leaves(arguments[name]) if isinstance(x, Packed)), None)
+    # ------------------------------------------------------------------------------------------------ stepwise layers
+
+    def _call_on_row_of_steps(
+        self, spec: CallSpec, arguments: dict[str, Any], data_names: Sequence[str], training: bool
+    ) -> Any:
+        """Run `call` on the real steps as one row `(1, N, ...)`, and again, without training, on the gap values."""
+        inputs = [x for name in data_names for x in leaves(arguments[name])]
+        packed = next((x for x in inputs if isinstance(x, Packed)), None)
         if packed is None:
-            return self._invoke(arguments, training)
-        meets = {}
-        for name in data:
-            for x in leaves(arguments[name]):
-                if isinstance(x, Packed):
-                    same_steps(self.name, packed, x)
-                    meets[id(x)] = x
-                elif isinstance(x, Tensor):
-                    meets[id(x)] = self._align_plain_input(packed, x)
-        operands = [met for met in meets.values() if not isinstance(met, Tensor)]
-        masks = [name for name in call_spec_of(type(self), Layer).mask_names if arguments.get(name) is not None]
+            return self._invoke(spec, arguments, training)
+        operands = {id(x): self._operand_of_row(packed, x) for x in inputs if isinstance(x, Tensor | Packed)}
+        operands_with_rows = [x for x in operands.values() if not isinstance(x, Tensor)]
+        mask_names = [name for name in spec.mask_names if arguments.get(name) is not None]
 
-        def on(rows: dict[int, Tensor], real: bool, **more: Any) -> Any:
-            def view(x: Any) -> Any:
-                met = meets.get(id(x), x)
-                return rows[id(met)][None] if id(met) in rows else met
+        def call_on_rows(rows: dict[int, Tensor], are_real: bool, training: bool) -> Any:
+            def as_row(x: object) -> object:
+                operand = operands.get(id(x), x)
+                return rows[id(operand)][None] if id(operand) in rows else operand
 
-            inner = {name: map_leaves(view, arguments[name]) if name in data else arguments[name] for name in arguments}
-            row = torch.full((1, len(next(iter(rows.values())))), real, device=packed.device)
-            inner = {**inner, **{k: v for k, v in more.items() if k in inner}, **dict.fromkeys(masks, row)}
-            return self._invoke(inner, more.get("training", training))
+            row_arguments = dict(arguments)
+            for name in data_names:
+                row_arguments[name] = map_leaves(as_row, arguments[name])
+            num_rows = len(next(iter(rows.values())))
+            for name in mask_names:
+                row_arguments[name] = torch.full((1, num_rows), are_real, device=packed.device)
+            if "training" in row_arguments:
+                row_arguments["training"] = training
+            return self._invoke(spec, row_arguments, training)
 
-        outputs = on({id(x): x.values for x in operands}, True)
-        rows = gap_values_by_operand(packed.index, operands)
-        fills = map_leaves(lambda _: None, outputs) if rows is None else on(rows, False, training=False)
-        return pytree.tree_map(lambda v, f: self._unstack_row(packed, v, f), outputs, fills, is_leaf=lambda x: x is None)
+        outputs = call_on_rows({id(x): x.values for x in operands_with_rows}, True, training)
+        gap_rows = gap_values_by_operand(packed.index, operands_with_rows)
+        if gap_rows is None:
+            return map_leaves(lambda row: self._packed_from_row(packed, row, None), outputs)
+        gap_outputs = call_on_rows(gap_rows, False, False)
+        return pytree.tree_map(functools.partial(self._packed_from_row, packed), outputs, gap_outputs)
 
-    def _align_plain_input(self, packed: Packed, x: Tensor) -> Any:
-        """A plain input of a stepwise layer, as it meets the one row of steps."""
+    def _operand_of_row(self, packed: Packed, x: StepTensor) -> StepTensor | AlignedOperand:
+        """Return an input as it is combined with the row of steps of `packed`."""
+        if isinstance(x, Packed):
+            check_same_steps(self.name, packed, x)
+            return x
         try:
-            met = align(packed, x)
-        except NotElementwise as why:
+            operand = align(packed, x)
+        except NotElementwise as error:
             raise ShapeError(
                 f"Layer {self.name!r} works step by step on {packed!r}, which an input of shape "
-                f"{tuple(x.shape)} does not fit. {why}"
+                f"{tuple(x.shape)} does not fit. {error}"
             ) from None
-        return met[None] if isinstance(met, Tensor) and x.ndim == packed.ndim else met
+        return operand[None] if isinstance(operand, Tensor) and x.ndim == packed.ndim else operand
 
-    def _unstack_row(self, packed: Packed, row: Tensor, fill: Tensor | None) -> Packed:
+    def _packed_from_row(self, packed: Packed, row: Tensor, gap_row: Tensor | None) -> Packed:
+        """Return an output row `(1, N, ...)` on the steps of `packed`."""
         if tuple(row.shape[:2]) != (1, packed.index.num_steps):
             raise ShapeError(
                 f"Layer {self.name!r} is stepwise, so for an input of one row {(1, packed.index.num_steps)} its "
                 f"output must begin with the same; got {tuple(row.shape)}. A layer that mixes steps must "
                 f"not say `stepwise = True`."
             )
-        return packed.with_values(row[0], None if fill is None else fill[0])
+        return packed.with_values(row[0], None if gap_row is None else gap_row[0])
 
-    def _resolve_training(self, given: Any) -> bool:
-        enclosing = _training.get()
-        if isinstance(given, Tensor | Packed):
+    # ------------------------------------------------------------------------------------------------ training, dtype
+
+    def _resolve_training(self, argument: object) -> bool:
+        """Return the training mode: the argument, else that of the enclosing call, else `self.training`."""
+        if isinstance(argument, Tensor | Packed):
             raise ArgumentError(
-                f"Layer {self.name!r} got data of shape {tuple(given.shape)} for `training`, which is True "
+                f"Layer {self.name!r} got data of shape {tuple(argument.shape)} for `training`, which is True "
                 f"or False. Several inputs go into one list: layer([x, y])."
             )
         if in_shape_inference():
             return False
-        return bool(given if given is not None else self.training if enclosing is None else enclosing)
+        if argument is not None:
+            return bool(argument)
+        enclosing_training = _training_of_enclosing_call.get()
+        return bool(self.training if enclosing_training is None else enclosing_training)
 
-    def _cast_floats(self, x: Any) -> Any:
-        """Floating inputs in the dtype of the layer's own weights, as Keras casts; autocast keeps its own order.
+    def _cast_floats(self, spec: CallSpec, x: Any) -> Any:
+        """Cast floating inputs to the dtype of the layer, as Keras does.
 
-        Integers are cast for built-in layers only: in a layer of the user's they may be ids.
+        Integers are cast for built-in layers only, since in a user-defined layer they may be ids. Under autocast
+        a layer with weights casts nothing: torch chooses the dtypes of each operation.
         """
         dtype = self._input_dtype()
-        if dtype is None or not dtype.is_floating_point:
+        if dtype is None or not dtype.is_floating_point or isinstance(x, Tensor | Packed) and x.dtype == dtype:
             return x
-        without = (
-            type(self)._input_dtype is Layer._input_dtype and self._first_weight_dtype() is None
-        )  # then it was asked for
-        whole = call_spec_of(type(self), Layer).relation is not None and not without
+        only_by_argument = type(self)._input_dtype is Layer._input_dtype and self._first_weight_dtype() is None
+        casts_integers = spec.relation is not None and not only_by_argument
 
-        def cast(leaf: Any) -> Any:
+        def cast(leaf: object) -> object:
             if not isinstance(leaf, Tensor | Packed) or leaf.dtype == dtype:
                 return leaf
-            if not leaf.dtype.is_floating_point and (leaf.dtype.is_complex or not whole):
+            if not leaf.dtype.is_floating_point and (leaf.dtype.is_complex or not casts_integers):
                 return leaf
-            return leaf if torch.is_autocast_enabled(leaf.device.type) and not without else leaf.to(dtype)
+            if torch.is_autocast_enabled(leaf.device.type) and not only_by_argument:
+                return leaf
+            return leaf.to(dtype)
 
         return map_leaves(cast, x)
 
     def _input_dtype(self) -> torch.dtype | None:
-        """The dtype that inputs are brought to: that of the layer's own weights, else the one that it was given, or None."""
-        given = self.__dict__.get("_arguments", {}).get("dtype")
-        asked = given is not None and not str(given).startswith("mixed_") and not isinstance(given, dict)
-        return self._first_weight_dtype() or (self.dtype if asked and type(self).build is Layer.build else None)
+        """Return the dtype of floating inputs: that of the weights, else the argument `dtype`, else None (any)."""
+        weight_dtype = self._first_weight_dtype()
+        if weight_dtype is not None or type(self).build is not Layer.build:
+            return weight_dtype
+        argument = self._arguments.get("dtype")
+        if argument is None or isinstance(argument, dict) or str(argument).startswith("mixed_"):  # default, Keras policy
+            return None
+        return self.dtype
 
     def _first_weight_dtype(self) -> torch.dtype | None:
+        """Return the dtype of the layer's own weights; None if it has none, also not after a build."""
         if not self.built:
             return self.dtype if type(self).build is not Layer.build else None
-        return next((w.dtype for w in self._parameters.values() if w is not None), None)
+        return next((weight.dtype for weight in self._parameters.values() if weight is not None), None)
 
     def _float_dtype(self) -> torch.dtype:
-        """The dtype that floats of NumPy and Python are brought to: that of the weights, of a model's layers too."""
-        known = (
-            w.dtype
-            for m in self.modules()
-            if not isinstance(m._parameters, UnbuiltParameters)
-            for w in m._parameters.values()
-            if w is not None and w.dtype.is_floating_point
-        )
-        return next(known, self.dtype if self.dtype.is_floating_point else torch.float32)
+        """Return the dtype for floats of NumPy and Python: that of the first floating weight, of sublayers too."""
+        for module in self.modules():
+            if isinstance(module._parameters, UnbuiltParameters):
+                continue
+            for weight in module._parameters.values():
+                if weight is not None and weight.dtype.is_floating_point:
+                    return weight.dtype
+        return self.dtype if self.dtype.is_floating_point else torch.float32
 
-    def _add_activity_loss(self, outputs: Any) -> None:
-        """The activity loss of real steps, per row of the batch as in Keras."""
+    def _add_activity_loss(self, outputs: object) -> None:
+        """Add the activity regularization of the real steps, divided by the number of sequences as in Keras."""
+        penalty = self.activity_regularizer
+        if penalty is None:
+            return
         for output in leaves(outputs):
             values = output.values if isinstance(output, Packed) else output
-            values = values.to(torch.promote_types(values.dtype, torch.float32))  # sums are never of half precision
-            self._losses.append(self.activity_regularizer(values) / max(output.shape[0], 1))  # pyright: ignore
-
-    def needs_gap_values(self, shown: bool) -> bool:
-        """Whether a call looks at what its input shows at masked steps; `shown`: whether its output is looked at.
-
-        A scan and a segment never do, a stepwise layer for its own output's sake, a layer of the user's may.
-        """
-        rule = call_spec_of(type(self), Layer)
-        if rule.stepwise or rule.relation in ("stepwise", "merge"):
-            return shown
-        return rule.relation not in ("recurrent", "reduce", "attention", "window")
+            values = values.to(torch.promote_types(values.dtype, torch.float32))  # half precision is too coarse for sums
+            self._losses.append(penalty(values) / max(output.shape[0], 1))
 
     # ------------------------------------------------------------------------------------------------ building
 
-    def _ensure_built(self, rule: CallSpec, data: dict[str, Any]) -> None:
+    def _ensure_built(self, spec: CallSpec, data: Mapping[str, Any]) -> None:
+        """Build the weights for these data arguments, on the device of the data."""
         if self.built:
             return
         shapes = {name: map_leaves(lambda x: None if x is None else tuple(x.shape), x) for name, x in data.items()}
-        wanted = list(inspect.signature(self.build).parameters)
-        first = next((x for x in leaves(data) if isinstance(x, Tensor | Packed)), None)
-        elsewhere = first is not None and first.device.type != "cpu"
-        with first.device if elsewhere and first is not None else nullcontext():
-            if len(wanted) > 1 and all(name.removesuffix("_shape") in rule.names for name in wanted):
-                self.build(**{name: shapes.get(name.removesuffix("_shape")) for name in wanted})
+        parameters = list(inspect.signature(self.build).parameters)
+        named = len(parameters) > 1 and all(name.removesuffix("_shape") in spec.names for name in parameters)
+        device = next((x.device for x in leaves(data) if isinstance(x, Tensor | Packed)), None)
+        with nullcontext() if device is None or device.type == "cpu" else device:
+            if named:  # build(query_shape, value_shape), as Keras's layers with several inputs
+                self.build(**{name: shapes.get(name.removesuffix("_shape")) for name in parameters})
             else:
                 self.build(next(iter(shapes.values()), None))
 
-    # ------------------------------------------------------------------------------------------------ who it is
+    # ------------------------------------------------------------------------------------------------ public facts
 
     @property
     def supports_masking(self) -> bool:
-        """Whether masks reach the layer's outputs; setting it to True lets `call` look at the padded grid."""
-        rule = call_spec_of(type(self), Layer)
-        return rule.relation is not None or rule.overrides_mask if self._supports_masking is None else self._supports_masking
+        """Whether the layer handles masks, as in Keras. A user-defined layer that sets True may use the padded grid."""
+        if self._supports_masking is not None:
+            return self._supports_masking
+        spec = call_spec_of(type(self))
+        return spec.relation is not None or spec.overrides_compute_mask
 
     @supports_masking.setter
     def supports_masking(self, value: bool) -> None:
@@ -379,59 +436,68 @@ class Layer(WeightContainer):
 
     @property
     def input(self) -> Any:
-        """The symbol that the layer was called on, if it was called once."""
-        node = self._single_node("input")
-        symbols = list(node.inputs())
+        """The symbolic input of the only call on symbolic tensors, or a list of inputs.
+
+        Raises:
+            ArgumentError: there is no such call, or more than one.
+        """
+        symbols = list(self._single_node("input").inputs())
         return symbols[0] if len(symbols) == 1 else symbols
 
     @property
     def output(self) -> Any:
-        """The symbol that the layer gave, if it was called once."""
+        """The symbolic output of the only call on symbolic tensors, or a nest of outputs.
+
+        Raises:
+            ArgumentError: there is no such call, or more than one.
+        """
         return self._single_node("output").outputs
 
-    def _single_node(self, what: str) -> Node:
+    def _single_node(self, attribute: str) -> Node:
         if len(self._inbound_nodes) != 1:
             raise ArgumentError(
-                f"Layer {self.name!r} has {len(self._inbound_nodes)} calls on symbols, so `{what}` means "
+                f"Layer {self.name!r} has {len(self._inbound_nodes)} calls on symbols, so `{attribute}` means "
                 f"{'nothing yet' if not self._inbound_nodes else 'no single one'}. Keep the symbol that a call "
                 f"returns instead."
             )
         return self._inbound_nodes[0]
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make the same layer again, as JSON has them."""
-        own = {k: serialize(v) for k, v in self.__dict__.get("_arguments", {}).items() if k not in _NOT_IN_ARGUMENTS}
-        free = type(self).build is Layer.build and self._input_dtype() is None  # takes floats of any dtype
-        dtype = None if free else str(self.dtype).removeprefix("torch.")
-        base = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
+        """Return the constructor arguments that create the same layer, as JSON values."""
+        arguments = {name: serialize(value) for name, value in self._arguments.items() if name not in _NOT_IN_ARGUMENTS}
+        accepts_any_dtype = type(self).build is Layer.build and self._input_dtype() is None
+        dtype = None if accepts_any_dtype else str(self.dtype).removeprefix("torch.")
+        config = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
         if self.activity_regularizer is not None:
-            base["activity_regularizer"] = serialize(self.activity_regularizer, "regularizer")
-        return {**base, **own}
+            config["activity_regularizer"] = serialize(self.activity_regularizer, "regularizer")
+        return {**config, **arguments}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The layer that has this config, with new weights."""
+        """Create the layer that has this config, with new weights."""
         return cls(**config)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: calls on symbols belong to the graphs, which bring them along (`Function`)."""
-        inbound = [node for node in self._inbound_nodes if not any(True for _ in node.inputs())]
-        arguments = self.__dict__.get("_arguments", {})
-        arguments = {name: value for name, value in arguments.items() if not any(map(is_symbolic, leaves(value)))}
-        own = {name: value for name, value in self.__dict__.items() if name not in _TRANSIENT}
-        return {**own, "_inbound_nodes": inbound, "_arguments": arguments, "_losses": []}  # losses are of a call
+        """Return what copy and pickle keep. Calls on symbolic tensors are kept by their graph (`Function`)."""
+        state = {name: value for name, value in self.__dict__.items() if name not in _TRANSIENT}
+        state["_inbound_nodes"] = [node for node in self._inbound_nodes if not any(True for _ in node.inputs())]
+        state["_arguments"] = {
+            name: value for name, value in self._arguments.items() if not any(map(is_symbolic, leaves(value)))
+        }
+        state["_losses"] = []
+        return state
 
     def extra_repr(self) -> str:
-        """What `print(layer)` shows."""
+        """Return what `print(layer)` shows between the parentheses."""
         return f"name={self.name!r}" + ("" if self.built else ", not built")
 
 
-_TRANSIENT = ("_known", "_jit", "call")  # what a run remembers, and what it calls in the place of `call`
-_NOT_IN_ARGUMENTS = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # first weights are no setting
+_TRANSIENT = ("_container_cache", "_compiled_call", "_compiled_calls")  # exist only while a model trains or predicts
+_NOT_IN_ARGUMENTS = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # `weights` are initial values
 
 
-def get(identifier: Any) -> Layer:
-    """A layer from itself or from its config."""
+def get(identifier: Layer | ConfigLike) -> Layer:
+    """Return a layer, or create the layer that a config describes."""
     if isinstance(identifier, dict):
         return deserialize(identifier, "layer")
     if not isinstance(identifier, Layer):
@@ -439,33 +505,35 @@ def get(identifier: Any) -> Layer:
     return identifier
 
 
-def _bind_arguments(layer: Layer, rule: CallSpec, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name; any layer may be called with `mask` and `training`, whether its `call` takes them or not."""
-    if len(args) == 1 and not kwargs and rule.one_suffices:  # as nearly always; `bind` takes its time
-        return {rule.names[0]: args[0]}
-    unasked = {"mask", "training"} - set(rule.names)
+def _bind_arguments(layer: Layer, spec: CallSpec, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name.
+
+    Every layer may be called with `mask` and `training`; here they are left out if `call` does not declare them.
+    """
+    if len(args) == 1 and not kwargs and spec.accepts_one_positional:  # the usual call; `bind` is slow
+        return {spec.names[0]: args[0]}
+    undeclared = {"mask", "training"} - set(spec.names)
     try:
-        return rule.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in unasked}).arguments
-    except TypeError as wrong:
+        return spec.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in undeclared}).arguments
+    except TypeError as error:
         raise TypeError(
-            f"Layer {layer.name!r} is called as {type(layer).__name__}()({', '.join(rule.names)}): {wrong}."
+            f"Layer {layer.name!r} is called as {type(layer).__name__}()({', '.join(spec.names)}): {error}."
         ) from None
 
 
 def _constructor_arguments(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Constructor arguments by name, those of `**kwargs` among them, without self."""
-    kinds = bound.signature.parameters
-    named = {}
-    for position, (name, value) in enumerate(bound.arguments.items()):
-        if position and kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
-            named.update(value)
-        elif position:
-            named[name] = value
-    return named
+    """Return constructor arguments by name, without `self`; those of `**kwargs` are at the same level."""
+    arguments: dict[str, Any] = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        else:
+            arguments[name] = value
+    return arguments
 
 
 def _symbols_of_shapes(shape: Any, dtype: torch.dtype) -> Any:
-    """A symbol for a shape, a nest of them for a nest of shapes."""
+    """Return a symbolic tensor for a shape, or a nest of them for a nest of shapes."""
     if isinstance(shape, dict):
         return {key: _symbols_of_shapes(inner, dtype) for key, inner in shape.items()}
     if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple | dict):
@@ -473,22 +541,25 @@ def _symbols_of_shapes(shape: Any, dtype: torch.dtype) -> Any:
     return SymbolicTensor(tuple(shape), dtype)
 
 
-def _build_once(build: Callable[..., Any]) -> Callable[..., Any]:
-    """`build` that runs once and then says so."""
+def _build_once(build: Callable[..., None]) -> Callable[..., None]:
+    """Wrap `build`: it runs once, sets `built`, and leaves the layer unbuilt if it fails."""
 
     @functools.wraps(build)
-    def once(self: Layer, *args: Any, **kwargs: Any) -> None:
-        if self.__dict__.get("_building") or not self.built:
-            outer, self.__dict__["_building"] = self.__dict__.get("_building", False), True
-            before = self._parameters
-            self._replace_unbuilt_parameters()
-            try:
-                build(self, *args, **kwargs)
-            except BaseException:
-                self.__dict__["_parameters"] = before  # as if it had not been tried
-                raise
-            finally:
-                self.__dict__["_building"] = outer
-            self.built = True
+    def build_if_needed(self: Layer, *args: Any, **kwargs: Any) -> None:
+        is_super_call = self._building
+        if self.built and not is_super_call:
+            return
+        self._building = True
+        parameters = self._parameters
+        self._replace_unbuilt_parameters()
+        is_complete = False
+        try:
+            build(self, *args, **kwargs)
+            is_complete = True
+        finally:
+            self._building = is_super_call
+            if not is_complete:
+                self.__dict__["_parameters"] = parameters
+        self.built = True
 
-    return once
+    return build_if_needed

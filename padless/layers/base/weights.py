@@ -1,28 +1,35 @@
-"""What a layer knows about its weights: made, counted, read, set, frozen, regularized.
+"""The weights of a layer: create, list, count, read, set, freeze, regularize and constrain.
 
-Weights are `Parameter`s (buffers, if not trainable) with Keras's names, shapes and order. Until they exist, asking for
-them is an error, since an optimizer would miss them.
+Weights are `Parameter`s (buffers, if not trainable) with Keras's names, shapes and order. A request for the
+weights of an unbuilt layer raises `NotBuilt`, since an optimizer would miss the weights that `build` creates later.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike as NumPyArrayLike
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padless import constraints, initializers, regularizers
+from padless.constraints import ConstraintFunction
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph.symbolic import in_shape_inference, leaves
-from padless.types import Shape
+from padless.regularizers import RegularizerFunction
+from padless.types import ConstraintLike, DTypeLike, InitializerLike, RegularizerLike, Shape
 
-_HELD, _NESTS = (list, dict), (list, tuple, dict)
-_NO_LAYERS = frozenset(
+_MUTABLE_CONTAINERS = (list, dict)  # tuples, since `isinstance` with a union is slow and runs for every attribute
+_CONTAINERS = (list, tuple, dict)
+
+# Lists and dictionaries among the attributes that hold no layers, or that hold layers which torch registers itself.
+_ATTRIBUTES_WITHOUT_LAYERS = frozenset(
     (
         "_parameters",
         "_modules",
@@ -34,49 +41,66 @@ _NO_LAYERS = frozenset(
         "_constrained",
         "_compiled",
     )
-)  # attributes that hold no layers, or hold them as torch does
-_made = [0]  # how many modules have become attributes
+)
 
 
 class UnbuiltParameters(dict[str, Any]):
-    """Stands in for a module's parameters until they exist, so that nobody iterates over what would be missing."""
+    """The parameters of an unbuilt layer: a dictionary that refuses iteration, since weights would be missing."""
 
     owner = "A layer"
 
-    def _refuse(self) -> Any:
+    def _refuse(self) -> NoReturn:
         raise NotBuilt(
             f"{self.owner} has no weights yet, so an optimizer or a file would miss them. Call the layer on "
             f"data, or build(input_shape), first."
         )
 
-    items = values = keys = __iter__ = _refuse  # pyright: ignore[reportAssignmentType]
+    items = values = keys = __iter__ = _refuse  # pyright: ignore[reportAssignmentType] - it never returns
 
-    def __reduce__(self) -> Any:
-        return _unbuilt, (self.owner, dict(dict.items(self)))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unbuilt_parameters, (self.owner, dict(dict.items(self)))
 
-    def __deepcopy__(self, memo: Any) -> UnbuiltParameters:
-        return _unbuilt(self.owner, copy.deepcopy(dict(dict.items(self)), memo))
-
-
-def _unbuilt(owner: str, held: dict[str, Any] | None = None) -> UnbuiltParameters:
-    parameters = UnbuiltParameters(held or {})
-    parameters.owner = owner
-    return parameters
+    def __deepcopy__(self, memo: dict[int, Any]) -> UnbuiltParameters:
+        return _unbuilt_parameters(self.owner, copy.deepcopy(dict(dict.items(self)), memo))
 
 
-def as_dtype(dtype: Any) -> torch.dtype:
-    """A dtype by torch's object, by name, or by a Keras policy such as "mixed_bfloat16" (whose weights are float32)."""
-    if isinstance(dtype, dict):
+def _unbuilt_parameters(owner: str, parameters: Mapping[str, Any] | None = None) -> UnbuiltParameters:
+    unbuilt = UnbuiltParameters(parameters or {})
+    unbuilt.owner = owner
+    return unbuilt
+
+
+def as_dtype(dtype: DTypeLike | None) -> torch.dtype:
+    """Return torch's dtype for a name or a Keras policy. The weights of a policy "mixed_..." are float32.
+
+    Raises:
+        ArgumentError: there is no such dtype.
+    """
+    if isinstance(dtype, Mapping):
         dtype = dtype.get("config", {}).get("name")
     if dtype is None:
         return torch.get_default_dtype()
     if isinstance(dtype, torch.dtype):
         return dtype
     name = "float32" if str(dtype).startswith("mixed_") else str(dtype)
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
+    torch_dtype = getattr(torch, name, None)
+    if not isinstance(torch_dtype, torch.dtype):
         raise ArgumentError(f"Unknown dtype {dtype!r}. Expected a torch.dtype or its name, such as 'float32'.")
-    return found
+    return torch_dtype
+
+
+class _ModuleAssignments:
+    """Count how many modules became attributes, in all layers, so that a cached list of sublayers can expire."""
+
+    count = 0
+
+
+@dataclass
+class _ContainerCache:
+    """The layers inside a layer, as found when `count` modules had become attributes."""
+
+    count: int
+    containers: list[WeightContainer]
 
 
 class WeightContainer(nn.Module):
@@ -85,131 +109,165 @@ class WeightContainer(nn.Module):
     name: str
     built: bool
     dtype: torch.dtype
+    _container_cache: _ContainerCache | None = None  # set while a model trains or predicts
 
     def __init__(self, trainable: bool, has_weights: bool) -> None:
         super().__init__()
         self._trainable = bool(trainable)
-        self._regularized: dict[str, Any] = {}
-        self._constrained: dict[str, Any] = {}
+        self._regularized: dict[str, RegularizerFunction] = {}
+        self._constrained: dict[str, ConstraintFunction] = {}
         self._losses: list[Tensor] = []
         if has_weights:
-            self.__dict__["_parameters"] = _unbuilt(type(self).__name__)
+            self.__dict__["_parameters"] = _unbuilt_parameters(type(self).__name__)
 
     def add_weight(
         self,
         shape: Shape = (),
-        initializer: Any = None,
-        dtype: Any = None,
+        initializer: InitializerLike = None,
+        dtype: DTypeLike | None = None,
         trainable: bool = True,
-        regularizer: Any = None,
-        constraint: Any = None,
+        regularizer: RegularizerLike = None,
+        constraint: ConstraintLike = None,
         name: str | None = None,
     ) -> Tensor:
-        """A new weight: a Parameter if trainable, else a buffer; also an attribute of its `name`."""
+        """Create a weight, as Keras's `add_weight`. The weight becomes the attribute `name` of the layer.
+
+        Args:
+            shape: the shape of the weight; every size must be known.
+            initializer: the initial values, by default "glorot_uniform".
+            dtype: the dtype, by default that of the layer.
+            trainable: whether the weight is a Parameter, else a buffer.
+            regularizer: a penalty on the weight, added to the loss.
+            constraint: a function applied to the weight after each step of the optimizer.
+            name: the name of the attribute, by default `weight_0`, `weight_1`, and so on.
+
+        Returns:
+            The Parameter or buffer.
+
+        Raises:
+            ShapeError: a size of `shape` is not an integer.
+        """
         name = name or f"weight_{len(self._parameters) + len(self._buffers)}"
-        initial: Any = initializers.get(initializer or "glorot_uniform")
-        dtype = self.dtype if dtype is None else as_dtype(dtype)
-        if initial is None or any(not isinstance(size, int) for size in shape):
+        initialize = initializers.get(initializer or "glorot_uniform")
+        weight_dtype = self.dtype if dtype is None else as_dtype(dtype)
+        if initialize is None or any(not isinstance(size, int) for size in shape):
             raise ShapeError(
                 f"Weight {name!r} of layer {self.name!r} needs a shape of integers; got {tuple(shape)}. An "
                 f"axis of the input that decides the size of a weight must be known."
             )
         with torch.no_grad():
-            value = initial(tuple(shape), dtype=dtype).to(torch.get_default_device())
+            value = initialize(tuple(shape), dtype=weight_dtype).to(torch.get_default_device())
         if trainable:
-            self.register_parameter(name, nn.Parameter(value, requires_grad=self._trainable and dtype.is_floating_point))
+            requires_grad = self._trainable and weight_dtype.is_floating_point
+            self.register_parameter(name, nn.Parameter(value, requires_grad=requires_grad))
         else:
             self.register_buffer(name, value)
-        if regularizer is not None:
-            self._regularized[name] = regularizers.get(regularizer)
-        if constraint is not None:
-            self._constrained[name] = constraints.get(constraint)
+        penalty, projection = regularizers.get(regularizer), constraints.get(constraint)
+        if penalty is not None:
+            self._regularized[name] = penalty
+        if projection is not None:
+            self._constrained[name] = projection
         return getattr(self, name)
 
     def add_loss(self, loss: Any) -> None:
-        """A term for the total loss of the present step: a scalar."""
-        added = leaves(loss)
-        for term in added:
+        """Add a scalar, or a nest of scalars, to the loss of the current step, as Keras's `add_loss`."""
+        terms = leaves(loss)
+        for term in terms:
             if not isinstance(term, Tensor | int | float):
                 raise ArgumentError(f"add_loss of {self.name!r} takes a scalar tensor; got {loss!r}.")
         if not in_shape_inference():
-            self._losses.extend(torch.as_tensor(term) if isinstance(term, int | float) else term for term in added)
+            self._losses.extend(torch.as_tensor(term) if isinstance(term, int | float) else term for term in terms)
 
     # ------------------------------------------------------------------------------------------------ reading
 
     def _direct_weights(self, trainable: bool) -> list[Tensor]:
-        own = (self._parameters if trainable else self._buffers).values()
-        return [weight for weight in own if weight is not None]
+        """Return the parameters or the buffers of this layer, without those of sublayers."""
+        weights = (self._parameters if trainable else self._buffers).values()
+        return [weight for weight in weights if weight is not None]
 
     def _containers(self) -> list[WeightContainer]:
-        known = self.__dict__.get("_known")
-        if known is not None and known[0] == _made[0]:
-            return known[1]
+        """Return this layer and all layers inside it."""
+        cache = self._container_cache
+        if cache is not None and cache.count == _ModuleAssignments.count:
+            return cache.containers
         self._register_nested_layers()
-        found = [m for m in self.modules() if isinstance(m, WeightContainer)]
-        if known is not None:
-            self.__dict__["_known"] = (_made[0], found)
-        return found
+        containers = [module for module in self.modules() if isinstance(module, WeightContainer)]
+        if cache is not None:
+            self._container_cache = _ContainerCache(_ModuleAssignments.count, containers)
+        return containers
 
     @contextmanager
     def _cached_sublayers(self) -> Iterator[None]:
-        """While this lasts, what is inside is looked for again only after some module has become an attribute."""
-        outer = self.__dict__.get("_known")
-        self.__dict__["_known"] = outer or (-1, [])
+        """Search for sublayers in this context only after some module has become an attribute."""
+        outer = self._container_cache
+        self._container_cache = outer or _ContainerCache(-1, [])
         try:
             yield
         finally:
             if outer is None:
-                del self.__dict__["_known"]
+                self._container_cache = None
 
     @property
     def weights(self) -> list[Tensor]:
-        """All weights: of each layer first the trainable, then the others."""
-        found = {id(w): w for m in self._containers() for w in (*m._direct_weights(True), *m._direct_weights(False))}
-        found |= {id(w): w for w in (*self.parameters(), *self.buffers()) if id(w) not in found}
-        return list(found.values())
+        """All weights: of each layer first the trainable ones, then the others. A shared weight is listed once."""
+        weights = {
+            id(weight): weight
+            for container in self._containers()
+            for trainable in (True, False)
+            for weight in container._direct_weights(trainable)
+        }
+        for weight in (*self.parameters(), *self.buffers()):
+            weights.setdefault(id(weight), weight)
+        return list(weights.values())
 
     @property
     def trainable_weights(self) -> list[Tensor]:
-        """The weights that an optimizer would change."""
-        return [w for w in self.weights if w.requires_grad]
+        """The weights that an optimizer changes."""
+        return [weight for weight in self.weights if weight.requires_grad]
 
     @property
     def non_trainable_weights(self) -> list[Tensor]:
-        """The weights that an optimizer leaves alone: frozen ones, and statistics."""
-        return [w for w in self.weights if not w.requires_grad]
+        """The weights that an optimizer does not change: frozen ones, and statistics."""
+        return [weight for weight in self.weights if not weight.requires_grad]
 
     variables = weights
     trainable_variables = trainable_weights
     non_trainable_variables = non_trainable_weights
 
     def get_weights(self) -> list[NDArray[Any]]:
-        """The weights as NumPy arrays, copied."""
-        return [w.detach().cpu().numpy().copy() for w in self.weights]
+        """Return copies of the weights as NumPy arrays, in the order of `weights`."""
+        return [weight.detach().cpu().numpy().copy() for weight in self.weights]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set all weights, in the order of `get_weights`; raises `ShapeError` before any has changed."""
-        own = self.weights
-        if len(weights) != len(own):
-            raise ShapeError(f"{self.name!r} has {len(own)} weights; got {len(weights)} arrays.")
-        values = [torch.as_tensor(np.asarray(w) if not isinstance(w, Tensor) else w) for w in weights]
-        for number, (old, new) in enumerate(zip(own, values, strict=True)):
-            if old.shape != new.shape:
+    def set_weights(self, weights: Sequence[NumPyArrayLike | Tensor]) -> None:
+        """Set all weights.
+
+        Args:
+            weights: one array for each weight, in the order of `get_weights`.
+
+        Raises:
+            ShapeError: the number or a shape is wrong; then no weight has changed.
+        """
+        targets = self.weights
+        if len(weights) != len(targets):
+            raise ShapeError(f"{self.name!r} has {len(targets)} weights; got {len(weights)} arrays.")
+        values = [w if isinstance(w, Tensor) else torch.as_tensor(np.asarray(w)) for w in weights]
+        for number, (target, value) in enumerate(zip(targets, values, strict=True)):
+            if target.shape != value.shape:
                 raise ShapeError(
-                    f"Weight {number} of {self.name!r} has shape {tuple(old.shape)}; got an array of shape "
-                    f"{tuple(new.shape)}."
+                    f"Weight {number} of {self.name!r} has shape {tuple(target.shape)}; got an array of shape "
+                    f"{tuple(value.shape)}."
                 )
         with torch.no_grad():
-            for old, new in zip(own, values, strict=True):
-                old.copy_(new)
+            for target, value in zip(targets, values, strict=True):
+                target.copy_(value)
 
     def count_params(self) -> int:
-        """How many numbers the weights are."""
-        return sum(w.numel() for w in self.weights)
+        """Return the number of scalars in all weights."""
+        return sum(weight.numel() for weight in self.weights)
 
     @property
     def trainable(self) -> bool:
-        """Whether the weights take part in training; setting it speaks for all layers inside."""
+        """Whether an optimizer changes the weights. Setting it sets it for all layers inside, too."""
         return self._trainable
 
     @trainable.setter
@@ -217,74 +275,78 @@ class WeightContainer(nn.Module):
         for module in self.modules():
             if isinstance(module, WeightContainer):
                 module._trainable = bool(value)
-            for weight in dict.values(module._parameters):  # of torch's own modules too, and before the rest is built
+            for weight in dict.values(module._parameters):  # also works before all of them are built
                 if weight is not None and weight.is_floating_point():
                     weight.requires_grad_(bool(value))
 
     @property
     def losses(self) -> list[Tensor]:
-        """Regularization of the weights, and what layers added during the last call."""
+        """The regularization of the weights, and the losses that layers added during the last call."""
         return [*self.weight_losses, *self.call_losses]
 
     @property
     def call_losses(self) -> list[Tensor]:
-        """What layers added during the last call, by `add_loss` or as activity regularization."""
-        return [loss for m in self._containers() for loss in m._losses]
+        """The losses that layers added during the last call: `add_loss` and activity regularization."""
+        return [loss for container in self._containers() for loss in container._losses]
 
     @property
     def weight_losses(self) -> list[Tensor]:
-        """Regularization of the weights: these terms count once per step, whatever the data."""
-        found = {
-            id(m._parameters[n]): (m, n)
-            for m in self._containers()
-            for n in m._regularized
-            if m._trainable and n in m._parameters
-        }
-        return [m._regularized[n](m._parameters[n]) for m, n in found.values()]
+        """The regularization of the weights, one term for each weight. It counts once for each training step."""
+        terms = {}
+        for container in self._containers():
+            for name, regularizer in container._regularized.items():
+                if container._trainable and name in container._parameters:
+                    weight = container._parameters[name]
+                    terms[id(weight)] = (regularizer, weight)
+        return [regularizer(weight) for regularizer, weight in terms.values()]
 
     @torch.no_grad()
     def apply_constraints(self) -> None:
-        """Bring constrained weights back to where they may be; training does this after every step."""
-        for module in self._containers():
-            for name, constraint in module._constrained.items():
-                weight = getattr(module, name)
+        """Apply the constraints to the weights; training does this after every step of the optimizer."""
+        for container in self._containers():
+            for name, constraint in container._constrained.items():
+                weight = getattr(container, name)
                 weight.copy_(constraint(weight))
 
-    # ------------------------------------------------------------------------------------------------ what is inside
+    # ------------------------------------------------------------------------------------------------ sublayers
 
     def _replace_unbuilt_parameters(self) -> None:
-        """From now on the layer's parameters may be asked for."""
+        """Replace `UnbuiltParameters` by an ordinary dictionary, which may be iterated over."""
         if isinstance(self._parameters, UnbuiltParameters):
             self.__dict__["_parameters"] = dict(dict.items(self._parameters))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, _NESTS):
+        if isinstance(value, _CONTAINERS):
             value = _as_module_container(value)
         if isinstance(value, nn.Module):
-            _made[0] += 1
-        super().__setattr__(name, value)  # pyright: ignore[reportArgumentType] - torch takes anything
+            _ModuleAssignments.count += 1
+        super().__setattr__(name, value)
 
     def _register_nested_layers(self) -> None:
         """Register layers that were put into a list or dictionary after it became an attribute."""
-        found = [(n, v) for n, v in self.__dict__.items() if isinstance(v, _HELD) and v and n not in _NO_LAYERS]
-        for name, value in found:
-            held = _as_module_container(value)
-            if held is not value:
+        candidates = [
+            (name, value)
+            for name, value in self.__dict__.items()
+            if isinstance(value, _MUTABLE_CONTAINERS) and value and name not in _ATTRIBUTES_WITHOUT_LAYERS
+        ]
+        for name, value in candidates:
+            container = _as_module_container(value)
+            if container is not value:
                 del self.__dict__[name]
-                setattr(self, name, held)
+                setattr(self, name, container)
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """As in torch; layers held in lists count, here and in what follows."""
+        """Return what torch's method returns; layers in lists and dictionaries are included."""
         self._register_nested_layers()
         return super().named_modules(*args, **kwargs)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """As in torch."""
+        """Return what torch's method returns; layers in lists and dictionaries are included."""
         self._register_nested_layers()
         return super().named_children()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As in torch."""
+        """Return what torch's method returns; layers in lists and dictionaries are included."""
         self._register_nested_layers()
         return super().state_dict(*args, **kwargs)
 
@@ -294,22 +356,25 @@ class WeightContainer(nn.Module):
 
 
 def _as_module_container(value: Any) -> Any:
-    """A list or dictionary of nothing but layers, or of such lists, as torch's container; anything else as it is."""
-    inside = list(value.values()) if isinstance(value, dict) else value
-    inside = [_as_module_container(v) if isinstance(v, list | tuple) else v for v in inside]
-    if not inside or not all(isinstance(v, nn.Module) for v in inside):
+    """Convert a list, tuple or dictionary that holds only modules, or lists of modules, to torch's container of modules.
+
+    Any other value is returned as it is.
+    """
+    items = list(value.values()) if isinstance(value, dict) else value
+    modules = [_as_module_container(item) if isinstance(item, list | tuple) else item for item in items]
+    if not modules or not all(isinstance(module, nn.Module) for module in modules):
         return value
-    return nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(inside)
+    return nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(modules)
 
 
-def non_padless_children(holder: nn.Module) -> list[nn.Module]:
-    """The modules that a layer holds and that are no layers, in lists and dictionaries too."""
-    if isinstance(holder, WeightContainer):
-        holder._register_nested_layers()
-    found = []
-    for child in holder._modules.values():
+def non_padless_children(module: nn.Module) -> list[nn.Module]:
+    """Return the child modules that are not padless layers; children in lists and dictionaries are included."""
+    if isinstance(module, WeightContainer):
+        module._register_nested_layers()
+    children = []
+    for child in module._modules.values():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
-            found += non_padless_children(child)
+            children += non_padless_children(child)
         elif not isinstance(child, WeightContainer):
-            found.append(child)
-    return found
+            children.append(child)
+    return children

@@ -125,7 +125,7 @@ class TemporalLayer(Layer):
         The shape is computed: with a stride the lengths of two probes do not show that the length is open.
         """
         outputs = super()._record(args, kwargs)
-        if isinstance(outputs, SymbolicTensor) and call_spec_of(type(self), Layer).relation == "window":
+        if isinstance(outputs, SymbolicTensor) and call_spec_of(type(self)).relation == "window":
             input_shape = next(self._inbound_nodes[-1].inputs()).shape
             outputs.shape = tuple(self.compute_output_shape(input_shape))
             if 0 in outputs.shape and 0 not in input_shape:

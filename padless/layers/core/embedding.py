@@ -1,37 +1,59 @@
-"""Where masks are born: Input, Embedding and Masking.
-
-The law: a mask born on something already masked narrows it.
-"""
+"""The layer Embedding."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, DataError
-from padless.layers.base.layer import Layer
-from padless.layers.base.mask_creation import create_mask
+from padless.layers.base.mask_creation import MaskCreatingLayer, create_mask
 from padless.layers.base.mask_rule import as_data
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
+from padless.types import (
+    ArrayLike,
+    ConstraintLike,
+    InitializerLike,
+    LayerOptions,
+    MaskLike,
+    RegularizerLike,
+    Shape,
+    StepTensor,
+)
 
 
 @register("layer")
-class Embedding(Layer):
-    """Rows of a table for ids `(B, T)` from 0 to `input_dim - 1`; with `mask_zero`, id 0 is no step.
+class Embedding(MaskCreatingLayer):
+    """Look up a row of a table for each id: Keras's `Embedding`.
 
-    Keras's `Embedding`. Weight: `embeddings` `(input_dim, output_dim)`. Masked steps show row 0, an ordinary row. Ids may
-    be floats with integral values. Raises `DataError` for a real id that is not integral or not in the table.
+    Ids are integers, or floats with integral values, from 0 to `input_dim - 1`. With `mask_zero`, steps with id 0
+    are masked. The padded output has row 0 of the table there, as in Keras. A mask that the ids have already is
+    narrowed. Weight: `embeddings` `(input_dim, output_dim)`.
 
-    >>> embed = Embedding(5, 3, mask_zero=True)
-    >>> embed.compute_mask(torch.tensor([[1, 0, 2, 0]])).tolist()
-    [[True, False, True, False]]
-    >>> embed(torch.tensor([[1, 0, 2, 0]]))
-    Packed(shape=(1, 4, 3), 2 real steps, torch.float32, cpu)
+    Args:
+        input_dim: the number of rows of the table.
+        output_dim: the number of features of a row.
+        embeddings_initializer: the initial values of the table.
+        embeddings_regularizer: a penalty on the table.
+        embeddings_constraint: a constraint on the table.
+        mask_zero: whether id 0 masks a step.
+        weights: the initial table, an array, or a list with the array.
+        kwargs: name, trainable, dtype, activity_regularizer, input_shape.
+
+    Raises:
+        DataError: at the call, for a real id that is not integral or not in the table.
+
+    Example:
+        >>> embed = Embedding(5, 3, mask_zero=True)
+        >>> embed.compute_mask(torch.tensor([[1, 0, 2, 0]])).tolist()
+        [[True, False, True, False]]
+        >>> embed(torch.tensor([[1, 0, 2, 0]]))
+        Packed(shape=(1, 4, 3), 2 real steps, torch.float32, cpu)
     """
 
     relation = "creates_mask"
@@ -41,12 +63,12 @@ class Embedding(Layer):
         self,
         input_dim: int,
         output_dim: int,
-        embeddings_initializer: Any = "uniform",
-        embeddings_regularizer: Any = None,
-        embeddings_constraint: Any = None,
+        embeddings_initializer: InitializerLike = "uniform",
+        embeddings_regularizer: RegularizerLike = None,
+        embeddings_constraint: ConstraintLike = None,
         mask_zero: bool = False,
-        weights: Any = None,
-        **kwargs: Any,
+        weights: ArrayLike | None = None,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
         if not isinstance(input_dim, int) or input_dim <= 0 or not isinstance(output_dim, int) or output_dim <= 0:
@@ -63,8 +85,13 @@ class Embedding(Layer):
             self.build(None)
             self.set_weights(weights if isinstance(weights, list) else [weights])
 
-    def build(self, input_shape: Any) -> None:
-        """The table."""
+    @property
+    def creates_mask(self) -> bool:
+        """Whether id 0 masks a step: the argument `mask_zero`."""
+        return self.mask_zero
+
+    def build(self, input_shape: Shape | None) -> None:
+        """Create the table."""
         self.add_weight(
             (self.input_dim, self.output_dim),
             self.embeddings_initializer,
@@ -73,67 +100,76 @@ class Embedding(Layer):
             constraint=self.embeddings_constraint,
         )
 
-    def call(self, inputs: Any) -> Any:
-        """The rows of the real ids, `(N, output_dim)`; with `mask_zero`, on the steps whose id is not 0."""
-        packed, seen = (
-            create_mask(inputs, lambda x: x != 0, f"Embedding {self.name!r}") if self.mask_zero else (inputs, None)
-        )
-        if not isinstance(packed, Packed):
-            return self._rows(packed)
-        values = self._rows(packed.values, packed.index)
-        fill = None
-        if not seen and packed.gap_values is not None:
-            fill = self._rows(packed.gap_values)
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Look up the rows of the ids `(B, T)`: `(B, T, output_dim)`, a Packed if there is a mask."""
+        ids = self._pack_nonzero(inputs)
+        if not isinstance(ids, Packed):
+            return self._rows_of(ids)
+        values = self._rows_of(ids.values, ids.index)
+        gap_values = None
+        if ids.gap_values is not None:
+            gap_values = self._rows_of(ids.gap_values)
         elif self.mask_zero and gap_values_needed():
-            fill = self.embeddings[:1].expand(packed.index.num_gaps, -1)
-        return Packed(values, packed.index, fill)
+            gap_values = self.embeddings[:1].expand(ids.index.num_gaps, -1)
+        return Packed(values, ids.index, gap_values)
 
-    def index_of(self, inputs: Any) -> Index | None:
-        """The real steps of these ids, which are checked; None if every step is real."""
-        packed = create_mask(inputs, lambda x: x != 0, f"Embedding {self.name!r}")[0] if self.mask_zero else inputs
-        index = packed.index if isinstance(packed, Packed) else None
-        _checked(packed.values if isinstance(packed, Packed) else packed, self.input_dim, self.name, index)
-        return index
+    def real_steps(self, inputs: StepTensor) -> Index | None:
+        """Return the index of the real ids, after a check of these ids. None if every step is real."""
+        ids = self._pack_nonzero(inputs)
+        if not isinstance(ids, Packed):
+            _check_ids(ids, self.input_dim, self.name, None)
+            return None
+        _check_ids(ids.values, self.input_dim, self.name, ids.index)
+        return ids.index
 
-    def _rows(self, ids: Tensor, index: Index | None = None) -> Tensor:
-        return torch.nn.functional.embedding(_checked(ids, self.input_dim, self.name, index), self.embeddings)
+    def _pack_nonzero(self, ids: StepTensor) -> StepTensor:
+        """Pack the ids that are not 0, if `mask_zero` is set."""
+        return create_mask(ids, lambda x: x != 0, f"Embedding {self.name!r}") if self.mask_zero else ids
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """`inputs != 0` with `mask_zero`, narrowed by a mask that the ids have already; else None."""
+    def _rows_of(self, ids: Tensor, index: Index | None = None) -> Tensor:
+        return functional.embedding(_check_ids(ids, self.input_dim, self.name, index), self.embeddings)
+
+    def compute_mask(self, inputs: ArrayLike, mask: MaskLike | None = None) -> Any:
+        """Return `inputs != 0` with `mask_zero`, narrowed by the mask of the ids; else the mask of the ids."""
         if not self.mask_zero:
             return mask
-        real = as_data(inputs, self._float_dtype) != 0
-        real = real.unpack(padding=0) if isinstance(real, Packed) else real
-        return real if mask is None else real & torch.as_tensor(mask, dtype=torch.bool)
+        is_real = as_data(inputs, self._float_dtype) != 0
+        is_real = is_real.unpack(padding=0) if isinstance(is_real, Packed) else is_real
+        return is_real if mask is None else is_real & torch.as_tensor(mask, dtype=torch.bool)
 
     def _input_dtype(self) -> None:
-        """Ids are not brought to the dtype of the table."""
+        """Leave ids as they are: they are not cast to the dtype of the table."""
 
-    def needs_gap_values(self, shown: bool) -> bool:
-        """Only ids that keep a fill of their own are shown through the table."""
-        return shown
+    def needs_gap_values(self, outputs_needed: bool) -> bool:
+        """Return whether the output needs them: ids in gaps are looked up, too."""
+        return outputs_needed
 
 
-def _checked(ids: Tensor, size: int, name: str, index: Index | None) -> Tensor:
-    """Ids as integers that stand in the table; on a device the lookup itself checks, without a copy to the host."""
-    odd = None
-    if ids.dtype.is_floating_point and ids.device.type == "cpu":
-        odd = ids != ids.round()  # NaN is not equal to itself
-    elif ids.dtype == torch.bool or ids.dtype.is_complex:
-        raise DataError(f"Embedding {name!r} expected integer ids; got {ids.dtype}.")
-    whole = ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
-    if ids.device.type == "cpu" and ids.numel():
-        wrong = (whole < 0) | (whole >= size)
-        wrong = wrong if odd is None else wrong | odd
-        if bool(wrong.any()):
-            at = int(wrong.reshape(-1).nonzero()[0])
-            where = ""
-            if index is not None:
-                where = f" at step {index.positions[at]} of row {index.rows[at]}"
-            elif ids.ndim == 2:
-                where = f" at step {at % ids.shape[1]} of row {at // ids.shape[1]}"
-            raise DataError(
-                f"Embedding {name!r} has rows 0 to {size - 1}; got id {ids.reshape(-1)[at].item()!r}{where}. "
-                f"Give ids of the vocabulary, or a larger input_dim."
-            )
-    return whole
+def _check_ids(ids: Tensor, num_rows: int, layer_name: str, index: Index | None) -> Tensor:
+    """Return ids as integers.
+
+    On a CPU every id is checked. On another device the lookup itself checks, since a check here would wait for it.
+
+    Raises:
+        DataError: an id is not integral, or is not in a table of `num_rows` rows.
+    """
+    if ids.dtype == torch.bool or ids.dtype.is_complex:
+        raise DataError(f"Embedding {layer_name!r} expected integer ids; got {ids.dtype}.")
+    integers = ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
+    if ids.device.type != "cpu" or not ids.numel():
+        return integers
+    is_wrong = (integers < 0) | (integers >= num_rows)
+    if ids.dtype.is_floating_point:
+        is_wrong |= ids != ids.round()  # also for NaN, which is not equal to itself
+    if bool(is_wrong.any()):
+        position = int(is_wrong.reshape(-1).nonzero()[0])
+        place = ""
+        if index is not None:
+            place = f" at step {index.positions[position]} of row {index.rows[position]}"
+        elif ids.ndim == 2:
+            place = f" at step {position % ids.shape[1]} of row {position // ids.shape[1]}"
+        raise DataError(
+            f"Embedding {layer_name!r} has rows 0 to {num_rows - 1}; got id {ids.reshape(-1)[position].item()!r}{place}. "
+            f"Give ids of the vocabulary, or a larger input_dim."
+        )
+    return integers

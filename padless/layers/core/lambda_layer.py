@@ -77,7 +77,7 @@ class Lambda(Layer):
             outputs = self.function(inputs, **more)
             if not looks:
                 return outputs
-            rule = replace(call_spec_of(type(self), Layer), overrides_mask=self.mask is not None)
+            rule = replace(call_spec_of(type(self)), overrides_compute_mask=self.mask is not None)
             fixed = self.mask is not None and not callable(self.mask)
             source = leaves(outputs)[0] if fixed else inputs  # a mask that is given has the output's shape
             return attach_output_masks(self, rule, source, mask_of(source), outputs)

@@ -16,7 +16,7 @@ from padless.graph.node import auto_name
 from padless.graph.symbolic import leaves, map_leaves
 from padless.graph.train_mode import training_mode
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import same_steps
+from padless.layers.base.mask_rule import check_same_steps
 from padless.ragged.packed import Packed, computing_gap_values, unpack
 from padless.registry import entries, register, snake_case
 from padless.saving.serialization import deserialize
@@ -114,7 +114,7 @@ class TorchModuleWrapper(Layer):
         first, *others = [x for x in leaves((args, kwargs)) if _is_array(x)]
         for other in (first, *others):
             if isinstance(first, Packed) and isinstance(other, Packed):
-                same_steps(self.name, first, other)
+                check_same_steps(self.name, first, other)
             elif type(first) is not type(other) or first.ndim < 2 or first.shape[:2] != other.shape[:2]:
                 raise ShapeError(
                     f"Layer {self.name!r} works step by step, so all its inputs begin with the same (batch, "

@@ -1,13 +1,14 @@
 """A layer applied to every step: TimeDistributed.
 
-Of packed steps `(N, ...)` the inner layer sees a batch of N examples. Of sequences of sequences it sees the inner
-sequences that have a real step, and the outer mask says which those are; also where it finds the inner steps itself.
+Of packed steps `(N, ...)` the inner layer receives a batch of N examples. Of sequences of sequences it receives the
+inner sequences that have a real step. The outer mask says which those are, also if the inner layer creates the mask.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -16,195 +17,230 @@ from torch import Tensor, nn
 from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves, shape_inference_mode
-from padless.layers.base import mask_recorder as births
 from padless.layers.base.layer import Layer, get
-from padless.layers.base.mask_rule import apply_explicit_mask, call_spec_of
+from padless.layers.base.mask_creation import MaskCreatingLayer, dry_run_masks
+from padless.layers.base.mask_recorder import record_mask
+from padless.layers.base.mask_rule import CallSpec, apply_explicit_mask, call_spec_of
 from padless.layers.core.torch_module_wrapper import as_layer
 from padless.ragged.device import to_device
 from padless.ragged.gather import scatter_rows
-from padless.ragged.index import Index
+from padless.ragged.index import Index, Ints
 from padless.ragged.mask import intersect_with_mask
-from padless.ragged.packed import Packed, gather_real_steps, unpack
+from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
+from padless.types import ConfigLike, LayerOptions, Shape, StepTensor
 
 
 @register("layer")
 class TimeDistributed(Layer):
-    """`layer` on each step of `(B, T, ...)` alone; the mask passes.
+    """Apply a layer to each step of `(B, T, ...)` alone: Keras's `TimeDistributed`. The mask passes.
 
-    Keras's `TimeDistributed`. If the layer gives a mask for each step (an Embedding with `mask_zero` on words of
-    sentences), the result is masked on both levels; if it makes such a mask inside and gives one vector for each step, those
-    without anything inside are no steps.
+    If the inner layer creates a mask for each step (an Embedding with `mask_zero` on the words of sentences) and returns
+    sequences, the result has a mask on both levels. If it returns one vector for each step, a step without a real inner
+    step is masked.
 
-    >>> from padless.layers.core.dense import Dense
-    >>> import torch
-    >>> TimeDistributed(Dense(2))(torch.ones(4, 7, 3)).shape
-    torch.Size([4, 7, 2])
+    Args:
+        layer: a layer or a torch module for one step.
+        kwargs: name, trainable, dtype, activity_regularizer, input_shape.
+
+    Example:
+        >>> from padless.layers.core.dense import Dense
+        >>> import torch
+        >>> TimeDistributed(Dense(2))(torch.ones(4, 7, 3)).shape
+        torch.Size([4, 7, 2])
     """
 
     relation = "per_step"
 
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
+    def __init__(self, layer: nn.Module | ConfigLike, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**kwargs)
         if not isinstance(layer, nn.Module | dict):
             raise ArgumentError(f"TimeDistributed applies a layer to each step; got {layer!r}.")
         self.layer: Layer = as_layer(get(layer) if isinstance(layer, dict) else layer)
-        self._replace_unbuilt_parameters()  # its weights are the inner layer's, which speaks for itself
+        self._replace_unbuilt_parameters()  # the weights belong to the inner layer, which reports itself if unbuilt
 
-    def build(self, input_shape: Any) -> None:
-        """The inner layer, for one step as an example."""
+    if TYPE_CHECKING:  # unlike most layers it returns a Packed for a tensor, if it finds masked steps
+
+        @overload
+        def __call__(self, inputs: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor: ...
+        @overload
+        def __call__(self, inputs: StepTensor, *args: Any, **kwargs: Any) -> StepTensor: ...
+        @overload
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the weights of the inner layer, for one step as an example."""
         if not self.layer.built:
-            self.layer.build((None, *self._steps_of(input_shape)[2:]))
+            self.layer.build((None, *self._check_shape(input_shape)[2:]))
 
-    def _steps_of(self, shape: Any) -> tuple[Any, ...]:
+    def _check_shape(self, shape: object) -> tuple[Any, ...]:
+        """Return the shape of the only input `(batch, steps, ...)`."""
         if not isinstance(shape, list | tuple) or len(shape) < 3 or isinstance(shape[0], list | tuple):
             raise ShapeError(f"TimeDistributed {self.name!r} expected one input (batch, steps, ...); got {shape}.")
         return tuple(shape)
 
-    def _ensure_built(self, rule: Any, data: dict[str, Any]) -> None:
-        """By a symbol of one step. From data the inner layer builds itself: it knows which of their axes are open."""
+    def _ensure_built(self, spec: CallSpec, data: Mapping[str, Any]) -> None:
+        """Build the inner layer for a symbolic step. On data it builds itself, and so knows which sizes are open."""
         x = data.get("inputs")
         if isinstance(x, SymbolicTensor) and not self.layer.built:
-            shape = (None, *self._steps_of(x.shape)[2:])
+            shape = (None, *self._check_shape(x.shape)[2:])
             step = SymbolicTensor(shape, x.dtype, num_step_axes=max(x.num_step_axes - 1, 0), mask_source=x.mask_source)
-            own = call_spec_of(type(self.layer), Layer)
-            self.layer._ensure_built(own, {own.names[0]: step})
+            inner_spec = call_spec_of(type(self.layer))
+            self.layer._ensure_built(inner_spec, {inner_spec.names[0]: step})
         self.built = True
 
-    def call(self, inputs: Any, training: bool = False, mask: Any = None) -> Any:
-        """The inner layer on all steps at once."""
+    def call(self, inputs: StepTensor, training: bool = False, mask: Any = None) -> Any:
+        """Apply the inner layer to each step, and put its results on the grid of the steps."""
         if not isinstance(inputs, Tensor | Packed):
             raise ShapeError(
                 f"TimeDistributed {self.name!r} takes one input (batch, steps, ...); got "
                 f"{type(inputs).__name__}. Several go through it one by one, or joined by Concatenate."
             )
-        self._steps_of(tuple(inputs.shape))
-        inputs = self._apply_inner_masks(inputs)
-        if isinstance(inputs, Packed):
-            return self._on_inner(inputs, training) if inputs.num_step_axes > 2 else self._on_packed(inputs, training)
-        outputs = self.layer(inputs.flatten(0, 1), training=training)
-        return map_leaves(lambda x: _regrid(x, tuple(inputs.shape[:2])), outputs)
+        self._check_shape(tuple(inputs.shape))
+        steps = self._apply_inner_masks(inputs)
+        if not isinstance(steps, Packed):
+            outputs = self.layer(steps.flatten(0, 1), training=training)
+            return map_leaves(lambda x: _unflatten_steps(x, tuple(steps.shape[:2])), outputs)
+        if steps.num_step_axes == 2:
+            return self._call_on_steps(steps, training)
+        return self._call_on_inner_sequences(steps, training)
 
-    def _apply_inner_masks(self, inputs: Any) -> Any:
-        """The inputs without steps in which the inner layer would find nothing."""
-        if births.creates_mask(self.layer):
-            return inputs  # it says itself what of each step is real
-        notes = births.dry_run_masks(self.layer, _examples(inputs))
-        if notes is None or notes.real is None:
+    def _apply_inner_masks(self, inputs: StepTensor) -> StepTensor:
+        """Mask the steps in which the inner layer finds no real inner step."""
+        if isinstance(self.layer, MaskCreatingLayer) and self.layer.creates_mask:
+            return inputs  # its outputs have the inner mask, from which the outer mask follows
+        recorder = dry_run_masks(self.layer, _as_examples(inputs))
+        is_real = None if recorder is None else recorder.real_examples()
+        if recorder is None or is_real is None:
             return inputs
         if not isinstance(inputs, Packed):
-            index = Index.from_mask(notes.real.reshape(tuple(inputs.shape[:2])), notes.mask_source)
-            births.record_mask(index)
+            index = Index.from_mask(is_real.reshape(tuple(inputs.shape[:2])), recorder.mask_source)
+            record_mask(index)
             return Packed(gather_real_steps(inputs, index), index)
-        index = inputs.index
-        mask = index.mask.copy()
-        mask.reshape(len(index.outermost.step_of_cell), -1)[index.outermost.flat[~notes.real]] = False
-        index = intersect_with_mask(index, mask, notes.mask_source)
-        births.record_mask(index, narrowed=inputs.index)
+        outermost = inputs.index.outermost
+        mask = inputs.index.mask.copy()
+        mask.reshape(len(outermost.step_of_cell), -1)[outermost.flat[~is_real]] = False
+        index = intersect_with_mask(inputs.index, mask, recorder.mask_source)
+        record_mask(index, narrowed=inputs.index)
         return inputs.reindex(index)
 
-    def _on_packed(self, inputs: Packed, training: bool) -> Any:
-        """N examples; what gaps show goes through the layer too."""
-        outputs = self.layer(inputs.values, training=training)
-        fills = map_leaves(lambda _: None, outputs)
-        if inputs.gap_values is not None and any(isinstance(x, Tensor) for x in leaves(outputs)):
-            with shape_inference_mode():  # a gap is no example: it changes no state and adds no loss
-                fills = self.layer(inputs.gap_values, training=False)
+    def _call_on_steps(self, steps: Packed, training: bool) -> Any:
+        """Apply the inner layer to the real steps `(N, ...)`, and to the gap values."""
+        outputs = self.layer(steps.values, training=training)
+        gap_outputs = map_leaves(lambda _: None, outputs)
+        if steps.gap_values is not None and any(isinstance(x, Tensor) for x in leaves(outputs)):
+            with shape_inference_mode():  # a gap is not an example: it changes no state and adds no loss
+                gap_outputs = self.layer(steps.gap_values, training=False)
 
-        def put(x: Any, fill: Any) -> Any:
-            return _nested(x, inputs.index) if isinstance(x, Packed) else inputs.with_values(x, fill)
+        def on_steps(x: StepTensor, gap_values: Tensor | None) -> Packed:
+            return _nest(x, steps.index) if isinstance(x, Packed) else steps.with_values(x, gap_values)
 
-        return pytree.tree_map(put, outputs, fills, is_leaf=lambda x: x is None or isinstance(x, Packed))
+        return pytree.tree_map(on_steps, outputs, gap_outputs, is_leaf=lambda x: x is None or isinstance(x, Packed))
 
-    def _on_inner(self, inputs: Packed, training: bool) -> Any:
-        """The inner sequences that have a step, as a batch."""
+    def _call_on_inner_sequences(self, inputs: Packed, training: bool) -> Any:
+        """Apply the inner layer to the inner sequences of real steps, as a batch."""
         index = inputs.index
-        outputs = self.layer(_examples(inputs), training=training)
-        return map_leaves(
-            lambda x: _nested(x, index.outermost, index) if isinstance(x, Packed) else Packed(x, index.outermost), outputs
-        )
+        outputs = self.layer(_as_examples(inputs), training=training)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """The mask of the steps, and of what they hold if the layer gives sequences."""
-        grid = unpack(inputs)
-        batch, rest = grid.shape[0] * grid.shape[1], grid.shape[2:]
-        given = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
-        met = self._apply_inner_masks(apply_explicit_mask(grid, given, "mask"))
-        steps = torch.from_numpy(met.index.outermost.mask) if isinstance(met, Packed) else None
-        inner = None if given is None or given.ndim == 2 else given.reshape(batch, *given.shape[2:])
-        found = self.layer.compute_mask(grid.reshape(batch, *rest), inner)
+        def on_steps(x: StepTensor) -> Packed:
+            return _nest(x, index.outermost, index) if isinstance(x, Packed) else Packed(x, index.outermost)
 
-        def both(own: Any) -> Any:
-            if own is None:
-                return steps
-            own = torch.as_tensor(own).reshape(*grid.shape[:2], *own.shape[1:])
-            return own if steps is None else own & steps.reshape(*steps.shape, *(1,) * (own.ndim - 2))
+        return map_leaves(on_steps, outputs)
 
-        return map_leaves(both, found)
+    def compute_mask(self, inputs: StepTensor, mask: Any = None) -> Any:
+        """Return the mask of the steps, combined with the inner mask if the inner layer returns sequences."""
+        grid = inputs.unpack() if isinstance(inputs, Packed) else inputs
+        batch_size = grid.shape[0] * grid.shape[1]
+        outer_mask = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
+        steps = self._apply_inner_masks(apply_explicit_mask(grid, outer_mask, "mask"))
+        step_mask = torch.from_numpy(steps.index.outermost.mask) if isinstance(steps, Packed) else None
+        inner_mask = None
+        if outer_mask is not None and outer_mask.ndim > 2:
+            inner_mask = outer_mask.reshape(batch_size, *outer_mask.shape[2:])
+        result = self.layer.compute_mask(grid.reshape(batch_size, *grid.shape[2:]), inner_mask)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The inner layer's, with the steps back in."""
-        batch, steps, *rest = self._steps_of(input_shape)
-        return _with_steps(self.layer.compute_output_shape((batch, *rest)), steps)
+        def on_steps(output_mask: Any) -> Tensor | None:
+            if output_mask is None:
+                return step_mask
+            nested = torch.as_tensor(output_mask)
+            nested = nested.reshape(*grid.shape[:2], *nested.shape[1:])
+            if step_mask is None:
+                return nested
+            return nested & step_mask.reshape(*step_mask.shape, *(1,) * (nested.ndim - 2))
 
-    def needs_gap_values(self, shown: bool) -> bool:
-        """The inner layer may."""
-        return shown or self.layer.needs_gap_values(shown)
+        return map_leaves(on_steps, result)
+
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        """Return the output shape of the inner layer with the axis of the steps."""
+        batch_size, num_steps, *rest = self._check_shape(input_shape)
+        return _insert_steps(self.layer.compute_output_shape((batch_size, *rest)), num_steps)
+
+    def needs_gap_values(self, outputs_needed: bool) -> bool:
+        """Return whether the output or the inner layer needs them."""
+        return outputs_needed or self.layer.needs_gap_values(outputs_needed)
 
     def _input_dtype(self) -> None:
-        """The inner layer brings inputs to its own dtype; to it they may be ids."""
+        """Leave inputs as they are: the inner layer casts them, or they are ids to it."""
 
 
-def _with_steps(shape: Any, steps: int | None) -> Any:
-    """A shape, or each of several, with the steps behind the batch."""
+def _insert_steps(shape: Any, num_steps: int | None) -> Any:
+    """Return a shape, or each of a nest of shapes, with an axis of steps after the batch."""
     if shape and isinstance(shape[0], list | tuple):
-        return type(shape)(_with_steps(own, steps) for own in shape)
-    return (shape[0], steps, *shape[1:])
+        return type(shape)(_insert_steps(inner, num_steps) for inner in shape)
+    return (shape[0], num_steps, *shape[1:])
 
 
-def _regrid(x: Any, grid: tuple[int, int]) -> Any:
-    """The results for B*T examples as a grid of steps; masked ones become inner sequences of two levels."""
+def _unflatten_steps(x: StepTensor, grid: Sequence[int]) -> StepTensor:
+    """Return results for `B * T` examples on the grid `(B, T)` of steps; a Packed then has two levels."""
     if not isinstance(x, Packed):
         return x.reshape(*grid, *x.shape[1:])
     index = Index.from_mask(x.index.mask.reshape(*grid, *x.index.grid[1:]), x.index.mask_source)
     return Packed(x.values, index, x.gap_values)
 
 
-def _nested(x: Packed, outer: Index, whole: Index | None = None) -> Packed:
-    """Inner sequences, one for each step of `outer`, on a grid of both levels; `whole`, if they are its inner ones still.
+def _nest(x: Packed, outer: Index, nested_index: Index | None = None) -> Packed:
+    """Return inner sequences, one for each step of `outer`, as sequences of sequences.
 
-    A step of `outer` that holds nothing shows 0.
+    Gap values in a masked step of `outer` are 0.
+
+    Args:
+        x: one sequence for each step of `outer`.
+        outer: the steps.
+        nested_index: an index of both levels, which is used if its inner level is that of `x`.
     """
-    if whole is not None and x.index.equals(whole.inner):
-        index = whole
+    if nested_index is not None and x.index.equals(nested_index.inner):
+        index = nested_index
     else:
         mask = np.zeros((len(outer.step_of_cell), *x.index.grid[1:]), dtype=bool)
         mask[outer.flat] = x.index.mask
         index = Index.from_mask(mask.reshape(*outer.grid, *x.index.grid[1:]), x.index.mask_source)
     if x.gap_values is None or len(x.gap_values) != x.index.num_gaps:
         return Packed(x.values, index)
-    kept = np.flatnonzero(outer.step_of_cell[index.row_of_gap // _size(index)] >= 0)
-    return Packed(x.values, index, scatter_rows(x.gap_values, to_device(kept, x.device), index.num_gaps))
+    gaps_in_steps = np.flatnonzero(outer.step_of_cell[index.row_of_gap // _rows_per_step(index)] >= 0)
+    gap_values = scatter_rows(x.gap_values, to_device(gaps_in_steps, x.device), index.num_gaps)
+    return Packed(x.values, index, gap_values)
 
 
-def _examples(inputs: Any) -> Any:
-    """The real steps of the outermost level, as a batch."""
+def _as_examples(inputs: StepTensor) -> StepTensor:
+    """Return the steps of the outermost level as a batch: all steps of a grid, the real steps of a Packed."""
     if not isinstance(inputs, Packed):
         return inputs.flatten(0, 1)
-    index, fill = inputs.index, None
     if inputs.num_step_axes == 2:
         return inputs.values
+    index, gap_values = inputs.index, None
     if inputs.gap_values is not None:
-        rows = index.row_of_gap if len(inputs.gap_values) == index.num_gaps else index.masked_cells // max(index.shape[1], 1)
-        fill = inputs.gap_values[to_device(_held(index, rows), inputs.device)]
-    return Packed(inputs.values, index.inner, fill)
+        one_for_each_gap = len(inputs.gap_values) == index.num_gaps
+        rows = index.row_of_gap if one_for_each_gap else index.masked_cells // max(index.shape[1], 1)
+        gap_values = inputs.gap_values[to_device(_in_real_steps(index, rows), inputs.device)]
+    return Packed(inputs.values, index.inner, gap_values)
 
 
-def _held(index: Index, rows: np.ndarray) -> np.ndarray:
-    """Which of these innermost rows belong to a step of the outermost level that is real."""
-    return np.flatnonzero(index.outermost.step_of_cell[rows // _size(index)] >= 0)
+def _in_real_steps(index: Index, rows: Ints) -> Ints:
+    """Return the positions of those innermost rows that belong to a real step of the outermost level."""
+    return np.flatnonzero(index.outermost.step_of_cell[rows // _rows_per_step(index)] >= 0)
 
 
-def _size(index: Index) -> int:
-    """How many innermost rows a step of the outermost level has."""
+def _rows_per_step(index: Index) -> int:
+    """Return how many innermost rows a step of the outermost level has."""
     return max(math.prod(index.grid[2:-1]), 1)
