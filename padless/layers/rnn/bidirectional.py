@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,10 @@ class Bidirectional(Layer):
                     f"them with go_backwards; got {in_forward!r} and {in_backward!r}, go_backwards "
                     f"{forward.go_backwards} and {backward.go_backwards}."
                 )
+
+    if TYPE_CHECKING:  # a nest with `return_state`, or without `merge_mode`
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def build(self, sequences_shape: Shape, initial_state_shape: object = None) -> None:
         """Create the weights of both layers."""

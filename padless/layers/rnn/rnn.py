@@ -8,7 +8,7 @@ sequences, and is consumed by the last output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -115,6 +115,10 @@ class RNN(Layer):
         self.unroll = unroll
         self.zero_output_for_mask = zero_output_for_mask
         self.states: CellStates | None = None
+
+    if TYPE_CHECKING:  # a nest with `return_state`
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def build(self, sequences_shape: Shape, initial_state_shape: object = None) -> None:
         """Create the weights of the cell."""
