@@ -275,7 +275,7 @@ def test_loaders_and_generators():
     assert history["loss"] + history["val_loss"] == [pytest.approx(expected, rel=1e-5)] * 4
     with pytest.raises(ArgumentError, match="steps_per_epoch"):
         model.fit(stream(), epochs=2, verbose=0)
-    with pytest.raises(ArgumentError, match="y must come in them"):
+    with pytest.raises(ArgumentError, match="y must come in its batches"):
         model.fit(stream(), CLASSES, verbose=0)
 
 
