@@ -779,12 +779,12 @@ SEGMENT = [
         "the features of a gap are normalized by another row",
         "layers/normalization/group_normalization.py",
         """
-        rows = index.at(..., inputs.device)
-        if len(fill) != len(rows): ...
+        rows = index.tensor(..., inputs.device)
+        if len(inputs.gap_values) != len(rows): ...
         """,
         """
-        rows = index.at(..., inputs.device).flip(0)
-        if len(fill) != len(rows): ...
+        rows = index.tensor(..., inputs.device).flip(0)
+        if len(inputs.gap_values) != len(rows): ...
         """,
         _laws("independent_of_batch"),
         function="GroupNormalization.call",
@@ -795,12 +795,12 @@ STEPWISE = [
         "batch statistics include the values of gaps",
         "layers/normalization/batch_normalization.py",
         """
-        tiny = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
-        mean, variance = batch_moments(values.to(wide), axis, tiny)
+        count_epsilon = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
+        mean, variance = batch_moments(values.to(dtype), axis, count_epsilon)
         """,
         """
-        tiny = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
-        mean, variance = batch_moments((inputs.unpack() if tiny else values).to(wide), axis, tiny)
+        count_epsilon = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
+        mean, variance = batch_moments((inputs.unpack() if count_epsilon else values).to(dtype), axis, count_epsilon)
         """,
         "tests/test_normalization.py " + ABSENCE,
         function="BatchNormalization.call",
@@ -825,21 +825,21 @@ STEPWISE = [
         "BatchNormalization at inference uses batch statistics",
         "layers/normalization/batch_normalization.py",
         """
-        if learns:
-            tiny = ...
-            mean, variance = batch_moments(values.to(wide), axis, tiny)
+        if uses_batch:
+            count_epsilon = ...
+            mean, variance = batch_moments(values.to(dtype), axis, count_epsilon)
             ...
         else:
-            mean, variance = self.moving_mean.to(wide), self.moving_variance.to(wide)
+            mean, variance = self.moving_mean.to(dtype), self.moving_variance.to(dtype)
         """,
         """
-        if learns:
-            tiny = ...
-            mean, variance = batch_moments(values.to(wide), axis, tiny)
+        if uses_batch:
+            count_epsilon = ...
+            mean, variance = batch_moments(values.to(dtype), axis, count_epsilon)
             ...
         else:
             mean, variance = (
-                batch_moments(values.to(wide), axis)
+                batch_moments(values.to(dtype), axis)
                 if values.numel()
                 else (self.moving_mean,) * 2
             )
@@ -877,7 +877,7 @@ STEPWISE = [
         "np.arange(index.steps) - index.offsets[index.rows]",
         "index.positions",
         "tests/test_stepwise_layers.py " + ABSENCE,
-        function="_places",
+        function="_step_coordinates",
     ),
     Fault(
         "activity regularization includes the values of gaps",

@@ -428,7 +428,7 @@ def test_averages_and_adapted_numbers_are_saved(tmp_path):
         ({"renorm": True, "renorm_clipping": {"rmx": 1}}, "rmax"),
         ({"renorm": True, "renorm_clipping": {"rmax": 1.0, "rmin": 2.0}}, "rmin <= rmax"),
         ({"renorm": True, "renorm_clipping": {"dmax": -1.0}}, "dmax >= 0"),
-        ({"synchronized": True}, "own steps"),
+        ({"synchronized": True}, "steps of this process"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(wrong, what):

@@ -1,9 +1,9 @@
-"""BatchNormalization: each feature with mean 0 and variance 1 over the real steps of a batch."""
+"""BatchNormalization: each feature is normalized over the real steps of the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -11,28 +11,59 @@ from torch import Tensor
 from padless import initializers
 from padless.errors import ArgumentError, unknown_name
 from padless.kernels.moments import COUNT_EPSILON, batch_moments, batch_normalize
-from padless.layers.normalization.layer_normalization import Affine, check_weight_sizes, feature_axes, normalize_axes
+from padless.layers.normalization.layer_normalization import (
+    AffineNormalization,
+    check_weight_sizes,
+    feature_axes,
+    normalize_axes,
+)
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import ConstraintLike, InitializerLike, LayerOptions, RegularizerLike, Shape, StepTensor
 
-_CLIPPING = ("rmax", "rmin", "dmax")
+_CLIPPING_KEYS = ("rmax", "rmin", "dmax")
 
 
 @register("layer")
-class BatchNormalization(Affine):
-    """Each place on `axis` normalized over everything else: in training over the real steps of the batch.
+class BatchNormalization(AffineNormalization):
+    """Normalize each feature over the batch, as Keras's `BatchNormalization` (Ioffe and Szegedy, 2015).
 
-    Keras's `BatchNormalization` (Ioffe and Szegedy 2015), with `renorm` (Ioffe 2017). Weights: `gamma`, `beta`, and the
-    moving averages `moving_mean` and `moving_variance` (with `renorm` also `moving_stddev`, `renorm_mean`,
-    `renorm_stddev`), which inference uses, and which each call in training moves towards the batch by `1 - momentum`.
-    The variance is the biased one. A frozen layer infers. A batch without a step moves nothing. What gaps show is
-    normalized by the same numbers as the steps. In training a sequence depends on its batch.
+    In training a feature gets mean 0 and variance 1 over the real steps of the batch, so a sequence depends on its batch.
+    The variance is the biased one. The moving averages move towards the batch by `1 - momentum`. Without a real step they
+    stay as they are. At inference, and if the layer is frozen, the moving averages are used.
 
-    Raises `MaskLost` if `axis` is batch or time of a masked input.
+    Input and output have the same shape. The mask passes. Gap values are normalized with the same mean and variance.
 
-    >>> layer = BatchNormalization(epsilon=0.0)
-    >>> layer(torch.tensor([[1.], [3.]]), training=True).tolist(), layer.moving_mean
-    ([[-1.0], [1.0]], tensor([0.0200]))
+    The weights are `gamma`, `beta`, `moving_mean` and `moving_variance`, each with the size of `axis`. With `renorm`
+    (Ioffe, 2017) there are also `moving_stddev`, `renorm_mean` and `renorm_stddev`.
+
+    Args:
+        axis: The axis of the features.
+        momentum: The share of the moving averages that a training step keeps.
+        epsilon: The number added to the variance.
+        center: Whether `beta` is added.
+        scale: Whether the result is multiplied by `gamma`.
+        beta_initializer: The initializer of `beta`.
+        gamma_initializer: The initializer of `gamma`.
+        moving_mean_initializer: The initializer of `moving_mean`.
+        moving_variance_initializer: The initializer of `moving_variance`.
+        beta_regularizer: The regularizer of `beta`.
+        gamma_regularizer: The regularizer of `gamma`.
+        beta_constraint: The constraint of `beta`.
+        gamma_constraint: The constraint of `gamma`.
+        renorm: Whether training uses batch renormalization.
+        renorm_clipping: Bounds of its correction: "rmin" and "rmax" of the scale, "dmax" of the shift.
+        renorm_momentum: The momentum of `renorm_mean` and `renorm_stddev`.
+        synchronized: Only False.
+
+    Raises:
+        ArgumentError: An argument is not valid.
+        MaskLost: `axis` is the batch or the time of a masked input.
+
+    Example:
+        >>> layer = BatchNormalization(epsilon=0.0)
+        >>> layer(torch.tensor([[1.], [3.]]), training=True).tolist(), layer.moving_mean
+        ([[-1.0], [1.0]], tensor([0.0200]))
     """
 
     relation = "stepwise"
@@ -49,151 +80,159 @@ class BatchNormalization(Affine):
         epsilon: float = 0.001,
         center: bool = True,
         scale: bool = True,
-        beta_initializer: Any = "zeros",
-        gamma_initializer: Any = "ones",
-        moving_mean_initializer: Any = "zeros",
-        moving_variance_initializer: Any = "ones",
-        beta_regularizer: Any = None,
-        gamma_regularizer: Any = None,
-        beta_constraint: Any = None,
-        gamma_constraint: Any = None,
+        beta_initializer: InitializerLike = "zeros",
+        gamma_initializer: InitializerLike = "ones",
+        moving_mean_initializer: InitializerLike = "zeros",
+        moving_variance_initializer: InitializerLike = "ones",
+        beta_regularizer: RegularizerLike = None,
+        gamma_regularizer: RegularizerLike = None,
+        beta_constraint: ConstraintLike = None,
+        gamma_constraint: ConstraintLike = None,
         renorm: bool = False,
-        renorm_clipping: dict[str, float] | None = None,
+        renorm_clipping: Mapping[str, float] | None = None,
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(
-            float(epsilon),
-            center,
-            scale,
-            (beta_initializer, beta_regularizer, beta_constraint),
-            (gamma_initializer, gamma_regularizer, gamma_constraint),
+            epsilon=float(epsilon),
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
             **kwargs,
         )
         if synchronized:
             raise ArgumentError(
-                "BatchNormalization(synchronized=True) exists on Keras's TensorFlow backend only: here the "
-                "statistics are those of the process's own steps. Leave it out."
+                "BatchNormalization(synchronized=True) exists on Keras's TensorFlow backend only. Here the "
+                "statistics are those of the steps of this process. Leave it out."
             )
         self.axis = int(axis)
         self.momentum = float(momentum)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
         self.renorm = renorm
-        self.renorm_clipping = _checked(renorm_clipping or {}) if renorm else renorm_clipping
+        self.renorm_clipping = _check_clipping(renorm_clipping or {}) if renorm else renorm_clipping
         self.renorm_momentum = float(renorm_momentum)
         self.synchronized = synchronized
 
-    def build(self, input_shape: Any) -> None:
-        """Scale and shift, and the moving averages."""
+    def build(self, input_shape: Shape) -> None:
+        """Create `gamma`, `beta` and the moving averages."""
         shape = (input_shape[normalize_axes(self, self.axis, len(input_shape))[0]],)
-        self.add_scale_and_shift(shape)
+        self.add_gamma_and_beta(shape)
         self.add_weight(shape, self.moving_mean_initializer, trainable=False, name="moving_mean")
         self.add_weight(shape, self.moving_variance_initializer, trainable=False, name="moving_variance")
         if self.renorm:
-            for name in ("moving_stddev", "renorm_mean", "renorm_stddev"):
-                first = self.moving_mean if name == "renorm_mean" else self.moving_variance.sqrt()
-                self.add_weight(shape, "zeros", trainable=False, name=name).copy_(first)
+            stddev = self.moving_variance.sqrt()
+            self.add_weight(shape, "zeros", trainable=False, name="moving_stddev").copy_(stddev)
+            self.add_weight(shape, "zeros", trainable=False, name="renorm_mean").copy_(self.moving_mean)
+            self.add_weight(shape, "zeros", trainable=False, name="renorm_stddev").copy_(stddev)
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """The inputs, normalized by the batch's numbers in training, else by the moving ones."""
+    def call(self, inputs: StepTensor, training: bool = False) -> StepTensor:
+        """Normalize the inputs: with the statistics of the batch in training, else with the moving averages."""
         (axis,) = feature_axes(self, self.axis, inputs)
         check_weight_sizes(self, self.moving_mean, inputs, (self.axis,))
         values = inputs.values if isinstance(inputs, Packed) else inputs
-        wide = torch.promote_types(values.dtype, torch.float32)
-        gamma, beta = (None if weight is None else weight.to(wide) for weight in (self.gamma, self.beta))
-        learns = training and self.trainable and values.numel() > 0
-        if learns and axis == -1 and wide == torch.float32 and not self.renorm:
-            return self._together(inputs, values, gamma, beta)
-        if learns:
-            tiny = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
-            mean, variance = batch_moments(values.to(wide), axis, tiny)
-            moved = mean.detach(), variance.detach()
+        dtype = torch.promote_types(values.dtype, torch.float32)  # of the computation
+        gamma = None if self.gamma is None else self.gamma.to(dtype)
+        beta = None if self.beta is None else self.beta.to(dtype)
+        uses_batch = training and self.trainable and values.numel() > 0
+        if uses_batch and axis == -1 and dtype == torch.float32 and not self.renorm:
+            return self._normalize_fused(inputs, values, gamma, beta)
+        if uses_batch:
+            count_epsilon = COUNT_EPSILON if isinstance(inputs, Packed) else 0.0
+            mean, variance = batch_moments(values.to(dtype), axis, count_epsilon)
             if self.renorm:
-                gamma, beta = self._corrected(*moved, gamma, beta)
-            self._move(*moved)
+                gamma, beta = self._renorm_gamma_and_beta(mean.detach(), variance.detach(), gamma, beta)
+            self._update_moving_averages(mean.detach(), variance.detach())
         else:
-            mean, variance = self.moving_mean.to(wide), self.moving_variance.to(wide)
-        by = self._by(axis, mean, variance, gamma, beta)
-        return inputs.map_values(by) if isinstance(inputs, Packed) else by(inputs)
+            mean, variance = self.moving_mean.to(dtype), self.moving_variance.to(dtype)
+        normalize = self._normalizer(axis, mean, variance, gamma, beta)
+        return inputs.map_values(normalize) if isinstance(inputs, Packed) else normalize(inputs)
 
-    def _by(
+    def _normalizer(
         self, axis: int, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None
     ) -> Callable[[Tensor], Tensor]:
-        """The function that normalizes by these numbers, of the values and of what gaps show."""
+        """Return the function that normalizes values and gap values; `axis` is negative."""
+        shape = (-1, *(1,) * (-1 - axis))  # broadcasts along the features
+        inverse_stddev = torch.rsqrt(variance + self.epsilon)
+        factor = (inverse_stddev if gamma is None else inverse_stddev * gamma).reshape(shape)
+        center = mean.reshape(shape)
+        shift = None if beta is None else beta.reshape(shape)
 
-        def along(x: Tensor) -> Tensor:
-            return x.reshape(-1, *(1,) * (-1 - axis))
+        def normalize(x: Tensor) -> Tensor:
+            centered = x.to(center.dtype) - center
+            outputs = centered * factor if shift is None else torch.addcmul(shift, centered, factor)
+            return outputs.to(x.dtype)
 
-        scale = torch.rsqrt(variance + self.epsilon)
-        scale, mean = along(scale if gamma is None else scale * gamma), along(mean)
-        shift = None if beta is None else along(beta)
+        return normalize
 
-        def by(x: Tensor) -> Tensor:
-            apart = x.to(mean.dtype) - mean
-            return (apart * scale if shift is None else torch.addcmul(shift, apart, scale)).to(x.dtype)
-
-        return by
-
-    def _together(self, inputs: Any, values: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Any:
-        """Statistics of the batch and what follows them, in one kernel."""
-        outputs, *moved = batch_normalize(values, gamma, beta, self.epsilon)
-        self._move(*moved)
+    def _normalize_fused(self, inputs: StepTensor, values: Tensor, gamma: Tensor | None, beta: Tensor | None) -> StepTensor:
+        """Compute statistics and normalized values of the batch in one kernel."""
+        outputs, batch_mean, batch_variance = batch_normalize(values, gamma, beta, self.epsilon)
+        self._update_moving_averages(batch_mean, batch_variance)
         if not isinstance(inputs, Packed):
             return outputs
         if inputs.gap_values is None:
             return inputs.with_values(outputs)
-        mean, variance = batch_moments(values.float(), -1, COUNT_EPSILON)  # once more, with gradients
-        return inputs.with_values(outputs, self._by(-1, mean, variance, gamma, beta)(inputs.gap_values))
+        mean, variance = batch_moments(values.float(), -1, COUNT_EPSILON)  # the kernel's have no gradients
+        normalize = self._normalizer(-1, mean, variance, gamma, beta)
+        return inputs.with_values(outputs, normalize(inputs.gap_values))
 
-    # ------------------------------------------------------------------------------------------------ the averages
+    # ------------------------------------------------------------------------------------------- moving averages
 
     @torch.no_grad()
-    def _move(self, mean: Tensor, variance: Tensor) -> None:
-        """The moving averages, a little towards these numbers."""
+    def _update_moving_averages(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the averages towards the statistics of a batch."""
         if not self.renorm:
-            _towards(self.moving_mean, mean, self.momentum)
-            _towards(self.moving_variance, variance, self.momentum)
+            _update_average(self.moving_mean, mean, self.momentum)
+            _update_average(self.moving_variance, variance, self.momentum)
             return
-        deviation = (variance + self.epsilon).sqrt()
-        _towards(self.renorm_mean, mean, self.renorm_momentum)
-        _towards(self.renorm_stddev, deviation, self.renorm_momentum)
-        _towards(self.moving_mean, mean, self.momentum)
-        moved = _towards(self.moving_stddev, deviation, self.momentum)
-        self.moving_variance.copy_((moved * moved - self.epsilon).clamp(min=0))
+        stddev = (variance + self.epsilon).sqrt()
+        _update_average(self.renorm_mean, mean, self.renorm_momentum)
+        _update_average(self.renorm_stddev, stddev, self.renorm_momentum)
+        _update_average(self.moving_mean, mean, self.momentum)
+        moving_stddev = _update_average(self.moving_stddev, stddev, self.momentum)
+        self.moving_variance.copy_((moving_stddev * moving_stddev - self.epsilon).clamp(min=0))
 
-    def _corrected(self, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Scale and shift that bring what the batch normalized to where the averages would have."""
-        clip = self.renorm_clipping or {}
-        expected = self.renorm_stddev.to(mean.dtype).clamp(min=self.epsilon**0.5)
-        ratio = (variance + self.epsilon).sqrt() / expected
-        offset = (mean - self.renorm_mean.to(mean.dtype)) / expected
-        if clip.get("rmin") is not None or clip.get("rmax") is not None:
-            ratio = ratio.clamp(clip.get("rmin"), clip.get("rmax"))
-        if clip.get("dmax") is not None:
-            offset = offset.clamp(-clip["dmax"], clip["dmax"])
+    def _renorm_gamma_and_beta(
+        self, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return scale and shift with which values normalized by the batch are those normalized by the averages."""
+        clipping = self.renorm_clipping or {}
+        expected_stddev = self.renorm_stddev.to(mean.dtype).clamp(min=self.epsilon**0.5)
+        scale = (variance + self.epsilon).sqrt() / expected_stddev
+        shift = (mean - self.renorm_mean.to(mean.dtype)) / expected_stddev
+        rmin, rmax, dmax = (clipping.get(key) for key in ("rmin", "rmax", "dmax"))
+        if rmin is not None or rmax is not None:
+            scale = scale.clamp(rmin, rmax)
+        if dmax is not None:
+            shift = shift.clamp(-dmax, dmax)
         if gamma is not None:
-            ratio, offset = ratio * gamma, offset * gamma
-        return ratio, offset if beta is None else offset + beta
+            scale, shift = scale * gamma, shift * gamma
+        return scale, shift if beta is None else shift + beta
 
     def _input_dtype(self) -> torch.dtype | None:
         return self.moving_mean.dtype if self.built else self.dtype
 
 
-def _towards(average: Tensor, number: Tensor, momentum: float) -> Tensor:
-    """The average after it has moved, before it is rounded to its own dtype."""
-    moved = average.to(number.dtype) * momentum + number * (1 - momentum)
-    average.copy_(moved)
-    return moved
+def _update_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:
+    """Update a moving average in place; return it in the dtype of the value, before it is rounded."""
+    updated = average.to(value.dtype) * momentum + value * (1 - momentum)
+    average.copy_(updated)
+    return updated
 
 
-def _checked(clipping: dict[str, float]) -> dict[str, float]:
-    """Bounds of the correction; raises `ArgumentError` if they cannot be."""
-    for name in clipping:
-        if name not in _CLIPPING:
-            raise ArgumentError(unknown_name("key of renorm_clipping", name, _CLIPPING))
-    low, high, far = clipping.get("rmin"), clipping.get("rmax"), clipping.get("dmax")
-    if low is not None and high is not None and high < low or far is not None and far < 0:
+def _check_clipping(clipping: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the bounds of the correction; raise `ArgumentError` if they contradict each other."""
+    for key in clipping:
+        if key not in _CLIPPING_KEYS:
+            raise ArgumentError(unknown_name("key of renorm_clipping", key, _CLIPPING_KEYS))
+    rmin, rmax, dmax = clipping.get("rmin"), clipping.get("rmax"), clipping.get("dmax")
+    if rmin is not None and rmax is not None and rmax < rmin or dmax is not None and dmax < 0:
         raise ArgumentError(f"renorm_clipping expected rmin <= rmax and dmax >= 0; got {clipping}.")
     return clipping

@@ -1,32 +1,52 @@
-"""GroupNormalization: each group of features with mean 0 and variance 1 over the real steps of a sequence."""
+"""GroupNormalization: each group of features is normalized over the real steps of its sequence."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.kernels.moments import moments_of_rows, moments_of_sequences
-from padless.layers.normalization.layer_normalization import Affine, as_float, feature_axes, normalize_axes
+from padless.layers.normalization.layer_normalization import AffineNormalization, as_float, feature_axes, normalize_axes
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import ConstraintLike, InitializerLike, LayerOptions, RegularizerLike, Shape, StepTensor
 
 
 @register("layer")
-class GroupNormalization(Affine):
-    """Groups of features, each normalized over the real steps of its sequence; the mask passes.
+class GroupNormalization(AffineNormalization):
+    """Normalize groups of features over each sequence, as Keras's `GroupNormalization` (Wu and He, 2018).
 
-    Keras's `GroupNormalization` (Wu and He 2018), which counts padding. The `groups` part `axis`; -1 makes a group of
-    each feature (instance normalization). All other axes but the batch are normalized over. Weights: `gamma`, `beta`,
-    of the axis. What a gap shows is normalized by its sequence's numbers. Raises `MaskLost` if `axis` is batch or time of
-    a masked input.
+    A group gets mean 0 and variance 1 over its features, over the real steps of the sequence, and over all other axes but
+    the batch. Keras counts padding. Input and output have the same shape. The mask passes. Gap values are normalized with
+    the mean and variance of their sequence. The weights `gamma` and `beta` have the size of `axis`.
 
-    >>> from padless import pack
-    >>> x = pack([[[1.], [3.]], [[5.], [5.], [8.]]])
-    >>> GroupNormalization(1, epsilon=0.0)(x).values.detach().flatten()
-    tensor([-1.0000, 1.0000, -0.7071, -0.7071, 1.4142])
+    Args:
+        groups: The number of groups, a divisor of the size of `axis`. -1 makes a group of each feature (instance
+            normalization).
+        axis: The axis of the features.
+        epsilon: The number added to the variance.
+        center: Whether `beta` is added.
+        scale: Whether the result is multiplied by `gamma`.
+        beta_initializer: The initializer of `beta`.
+        gamma_initializer: The initializer of `gamma`.
+        beta_regularizer: The regularizer of `beta`.
+        gamma_regularizer: The regularizer of `gamma`.
+        beta_constraint: The constraint of `beta`.
+        gamma_constraint: The constraint of `gamma`.
+
+    Raises:
+        ArgumentError: `groups` is not valid, or `axis` is the batch.
+        ShapeError: The size of `axis` is not a multiple of `groups`.
+        MaskLost: `axis` is the batch or the time of a masked input.
+
+    Example:
+        >>> from padless import pack
+        >>> x = pack([[[1.], [3.]], [[5.], [5.], [8.]]])
+        >>> GroupNormalization(1, epsilon=0.0)(x).values.detach().flatten()
+        tensor([-1.0000, 1.0000, -0.7071, -0.7071, 1.4142])
     """
 
     relation = "reduce"
@@ -38,20 +58,24 @@ class GroupNormalization(Affine):
         epsilon: float = 0.001,
         center: bool = True,
         scale: bool = True,
-        beta_initializer: Any = "zeros",
-        gamma_initializer: Any = "ones",
-        beta_regularizer: Any = None,
-        gamma_regularizer: Any = None,
-        beta_constraint: Any = None,
-        gamma_constraint: Any = None,
-        **kwargs: Any,
+        beta_initializer: InitializerLike = "zeros",
+        gamma_initializer: InitializerLike = "ones",
+        beta_regularizer: RegularizerLike = None,
+        gamma_regularizer: RegularizerLike = None,
+        beta_constraint: ConstraintLike = None,
+        gamma_constraint: ConstraintLike = None,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(
-            epsilon,
-            center,
-            scale,
-            (beta_initializer, beta_regularizer, beta_constraint),
-            (gamma_initializer, gamma_regularizer, gamma_constraint),
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
             **kwargs,
         )
         if not isinstance(groups, int) or isinstance(groups, bool) or groups <= 0 and groups != -1:
@@ -62,8 +86,8 @@ class GroupNormalization(Affine):
         self.groups = groups
         self.axis = axis
 
-    def build(self, input_shape: Any) -> None:
-        """Scale and shift."""
+    def build(self, input_shape: Shape) -> None:
+        """Create `gamma` and `beta`."""
         axis = normalize_axes(self, self.axis, len(input_shape))[0]
         size = input_shape[axis]
         if not axis:
@@ -71,18 +95,18 @@ class GroupNormalization(Affine):
                 f"GroupNormalization {self.name!r} has axis={self.axis}, which is the batch. Each sequence "
                 f"is normalized alone, so `axis` must be another one."
             )
-        if not isinstance(size, int) or size % self._groups(size):
+        if not isinstance(size, int) or size % self._num_groups(size):
             raise ShapeError(
-                f"GroupNormalization {self.name!r} parts axis {self.axis} into {self.groups} groups, so its "
+                f"GroupNormalization {self.name!r} divides axis {self.axis} into {self.groups} groups, so its "
                 f"size must be a multiple of that; got an input of shape {tuple(input_shape)}."
             )
-        self.add_scale_and_shift((size,))
+        self.add_gamma_and_beta((size,))
 
-    def _groups(self, size: int) -> int:
+    def _num_groups(self, size: int) -> int:
         return size if self.groups == -1 else self.groups
 
-    def call(self, inputs: Any) -> Any:
-        """The normalized inputs."""
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Normalize the inputs."""
         (axis,) = feature_axes(self, self.axis, inputs)
         inputs, size = as_float(self, inputs), inputs.shape[axis]
         if isinstance(inputs, Packed) and inputs.num_step_axes > 2:
@@ -97,41 +121,44 @@ class GroupNormalization(Affine):
                     f"{self.axis}; got inputs of shape {tuple(inputs.shape)}."
                 )
         if not isinstance(inputs, Packed):
-            return self._by(inputs, axis, *self._scaled(*moments_of_rows(self._in_groups(inputs, axis))))
-        index, fill = inputs.index, inputs.gap_values
-        numbers = self._scaled(*moments_of_sequences(self._in_groups(inputs.values, axis), index))
+            mean, variance = moments_of_rows(self._split_into_groups(inputs, axis))
+            return self._normalize(inputs, axis, mean, torch.rsqrt(variance + self.epsilon))
+        index = inputs.index
+        mean, variance = moments_of_sequences(self._split_into_groups(inputs.values, axis), index)
+        inverse_stddev = torch.rsqrt(variance + self.epsilon)
 
-        def of(x: Tensor, rows: Tensor) -> Tensor:
-            return self._by(x, axis, *(number.index_select(0, rows) for number in numbers))
+        def normalize(x: Tensor, rows: Tensor) -> Tensor:
+            """Normalize steps `(N, ...)` that belong to these sequences `(N,)`."""
+            return self._normalize(x, axis, mean.index_select(0, rows), inverse_stddev.index_select(0, rows))
 
-        values = of(inputs.values, index.tensor("rows", inputs.device))
-        if fill is None:
+        values = normalize(inputs.values, index.tensor("rows", inputs.device))
+        if inputs.gap_values is None:
             return inputs.with_values(values)
         rows = index.tensor("row_of_gap", inputs.device)
-        if len(fill) != len(rows):  # a row for each masked cell
+        if len(inputs.gap_values) != len(rows):  # one row of gap values for each masked cell
             rows = rows.index_select(0, index.tensor("gap_of_cell", inputs.device))
-        return inputs.with_values(values, of(fill, rows))
+        return inputs.with_values(values, normalize(inputs.gap_values, rows))
 
-    def _in_groups(self, x: Tensor, axis: int) -> Tensor:
-        """`(rows, groups, numbers)`, wide enough to sum up."""
-        groups = self._groups(x.shape[axis])
-        wide = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(axis, 1)
-        return wide.unflatten(1, (groups, wide.shape[1] // groups)).flatten(2)
+    def _split_into_groups(self, x: Tensor, axis: int) -> Tensor:
+        """Return the numbers of each group in each row, `(rows, groups, numbers)`, in float32 at least."""
+        num_groups = self._num_groups(x.shape[axis])
+        features_first = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(axis, 1)
+        return features_first.unflatten(1, (num_groups, features_first.shape[1] // num_groups)).flatten(2)
 
-    def _scaled(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """What is taken away from each group, and what it is multiplied by."""
-        return mean, torch.rsqrt(variance + self.epsilon)
+    def _normalize(self, x: Tensor, axis: int, mean: Tensor, inverse_stddev: Tensor) -> Tensor:
+        """Normalize rows with the statistics of their groups `(rows, groups)`, then scale and shift; `axis` is negative."""
+        size, inner_axes = x.shape[axis], (1,) * (-1 - axis)
+        shape = (len(x), *(1,) * (x.ndim + axis - 1), size, *inner_axes)
+        features_per_group = size // mean.shape[1]
+        mean = mean.repeat_interleave(features_per_group, 1)
+        factor = inverse_stddev.repeat_interleave(features_per_group, 1)
+        if self.gamma is not None:
+            factor = factor * self.gamma.to(factor.dtype)
+        outputs = (x.to(mean.dtype) - mean.reshape(shape)) * factor.reshape(shape)
+        if self.beta is not None:
+            outputs = outputs + self.beta.to(mean.dtype).reshape(-1, *inner_axes)
+        return outputs.to(x.dtype)
 
-    def _by(self, x: Tensor, axis: int, mean: Tensor, scale: Tensor) -> Tensor:
-        """Rows normalized by the numbers of their groups, `(rows, groups)`, scaled and shifted."""
-        size, after = x.shape[axis], (1,) * (-1 - axis)
-        around = (len(x), *(1,) * (x.ndim + axis - 1), size, *after)
-        mean, scale = (number.repeat_interleave(size // number.shape[1], 1) for number in (mean, scale))
-        scale = scale if self.gamma is None else scale * self.gamma.to(scale.dtype)
-        apart = (x.to(mean.dtype) - mean.reshape(around)) * scale.reshape(around)
-        shifted = apart if self.beta is None else apart + self.beta.to(mean.dtype).reshape(-1, *after)
-        return shifted.to(x.dtype)
-
-    def needs_gap_values(self, shown: bool) -> bool:
-        """For its own output's sake, as a stepwise layer."""
-        return shown
+    def needs_gap_values(self, outputs_read: bool, /) -> bool:
+        """Return whether the layer needs the gap values of its input: only to compute its own."""
+        return outputs_read

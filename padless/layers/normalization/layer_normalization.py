@@ -1,11 +1,9 @@
-"""Layers that normalize each step by its own numbers: the mask passes.
-
-Those that look at more than a step stand in batch_normalization.py and group_normalization.py.
-"""
+"""Normalization of each step by itself, and what the normalization layers share. The mask passes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -16,72 +14,100 @@ from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.layers.base.layer import Layer
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import ConstraintLike, InitializerLike, LayerOptions, RegularizerLike, Shape, StepTensor
+
+Axes: TypeAlias = int | list[int] | tuple[int, ...]
 
 
-class Affine(Layer):
-    """The base of layers that end in `gamma` and `beta`, either of which may be left out."""
+class AffineNormalization(Layer):
+    """Base class of layers whose normalized values are multiplied by `gamma` and shifted by `beta`.
+
+    Either weight can be left out, and is None then.
+    """
 
     gamma: Tensor | None
     beta: Tensor | None
 
     def __init__(
         self,
+        *,
         epsilon: float,
         center: bool,
         scale: bool,
-        beta: tuple[Any, Any, Any],
-        gamma: tuple[Any, Any, Any],
-        **kwargs: Any,
+        beta_initializer: InitializerLike,
+        gamma_initializer: InitializerLike,
+        beta_regularizer: RegularizerLike,
+        gamma_regularizer: RegularizerLike,
+        beta_constraint: ConstraintLike,
+        gamma_constraint: ConstraintLike,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.center = center
         self.scale = scale
-        self.beta_initializer, self.gamma_initializer = (initializers.get(made_by[0]) for made_by in (beta, gamma))
-        self.beta_regularizer, self.gamma_regularizer = (regularizers.get(made_by[1]) for made_by in (beta, gamma))
-        self.beta_constraint, self.gamma_constraint = (constraints.get(made_by[2]) for made_by in (beta, gamma))
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
 
-    def add_scale_and_shift(self, shape: tuple[int, ...]) -> None:
-        """The weights `gamma` and `beta`, None where they are left out."""
-        for name, wanted in (("gamma", self.scale), ("beta", self.center)):
-            if wanted:
-                self.add_weight(
-                    shape,
-                    getattr(self, f"{name}_initializer"),
-                    name=name,
-                    regularizer=getattr(self, f"{name}_regularizer"),
-                    constraint=getattr(self, f"{name}_constraint"),
-                )
-            else:
-                setattr(self, name, None)
+    def add_gamma_and_beta(self, shape: Shape) -> None:
+        """Create the weights `gamma` and `beta`, as far as `scale` and `center` ask for them."""
+        if self.scale:
+            self.add_weight(
+                shape,
+                self.gamma_initializer,
+                name="gamma",
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        else:
+            self.gamma = None
+        if self.center:
+            self.add_weight(
+                shape,
+                self.beta_initializer,
+                name="beta",
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
+        else:
+            self.beta = None
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape of the input."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input."""
         return tuple(input_shape)
 
 
-def check_weight_sizes(layer: Layer, weight: Tensor | None, inputs: Any, axes: Any) -> None:
-    """Raises `ShapeError` unless the inputs have, on these axes, the sizes that a weight was made for."""
-    sizes = tuple(inputs.shape[axis] for axis in axes)
-    if weight is not None and tuple(weight.shape) != sizes:
+def check_weight_sizes(layer: Layer, weight: Tensor | None, inputs: StepTensor, axes: Sequence[int]) -> None:
+    """Raise `ShapeError` unless the inputs have on these axes the sizes of a weight."""
+    if weight is not None and tuple(weight.shape) != tuple(inputs.shape[axis] for axis in axes):
         raise ShapeError(
             f"{type(layer).__name__} {layer.name!r} was built for {tuple(weight.shape)} features; got inputs "
             f"of shape {tuple(inputs.shape)}."
         )
 
 
-def normalize_axes(layer: Layer, axis: Any, rank: int) -> list[int]:
-    """Axes of a grid counted from its front, in order; raises `ArgumentError` where there is no such axis."""
+def normalize_axes(layer: Layer, axis: Axes, ndim: int) -> list[int]:
+    """Return axes counted from the front, in order.
+
+    Raises:
+        ArgumentError: An axis is not an integer, or the input does not have it.
+    """
     axes = list(axis) if isinstance(axis, list | tuple) else [axis]
-    if any(not isinstance(a, int) or not -rank <= a < rank for a in axes):
-        raise ArgumentError(f"{type(layer).__name__} {layer.name!r} has axis={axis!r}, but its input has {rank} axes.")
-    return sorted(a % rank for a in axes)
+    if any(not isinstance(a, int) or not -ndim <= a < ndim for a in axes):
+        raise ArgumentError(f"{type(layer).__name__} {layer.name!r} has axis={axis!r}, but its input has {ndim} axes.")
+    return sorted(a % ndim for a in axes)
 
 
-def feature_axes(layer: Layer, axis: Any, inputs: Any) -> list[int]:
-    """The same counted from the end, where the axes of a grid and those of its real steps agree.
+def feature_axes(layer: Layer, axis: Axes, inputs: StepTensor) -> list[int]:
+    """Return axes counted from the end: there a padded grid and its packed values have the same axes.
 
-    Raises `MaskLost` if one is the batch or the time of a masked input.
+    Raises:
+        ArgumentError: An axis is not an integer, or the input does not have it.
+        MaskLost: An axis is the batch or the time of a masked input.
     """
     axes = normalize_axes(layer, axis, inputs.ndim)
     if isinstance(inputs, Packed) and any(a < inputs.num_step_axes for a in axes):
@@ -93,139 +119,183 @@ def feature_axes(layer: Layer, axis: Any, inputs: Any) -> list[int]:
     return [a - inputs.ndim for a in axes]
 
 
-def as_float(layer: Layer, inputs: Any) -> Any:
-    """Inputs as floats, integers in the dtype of the layer."""
+def as_float(layer: Layer, inputs: StepTensor) -> StepTensor:
+    """Return floating inputs as they are, and integers in the dtype of the layer."""
     return inputs if inputs.dtype.is_floating_point else inputs.to(layer.dtype)
 
 
-def _trailing(axes: list[int], rank: int) -> bool:
-    return axes == list(range(rank - len(axes), rank))
+def _are_last_axes(axes: list[int], ndim: int) -> bool:
+    return axes == list(range(ndim - len(axes), ndim))
+
+
+class _LayerNormalizationOptions(LayerOptions, total=False):
+    rms_scaling: bool
 
 
 @register("layer")
-class LayerNormalization(Affine):
-    """Each step with mean 0 and variance 1 over `axis`, then `gamma` and `beta`.
+class LayerNormalization(AffineNormalization):
+    """Normalize each step to mean 0 and variance 1, as Keras's `LayerNormalization` (Ba et al., 2016).
 
-    Keras's `LayerNormalization` (Ba et al. 2016). Weights: `gamma`, `beta`, of the normalized axes. `rms_scaling=True`
-    divides by the deviation without taking away the mean, and has no `beta`. Raises `MaskLost` if `axis` reaches into
-    the time of a masked input.
+    Input and output have the same shape. The mask passes. The weights `gamma` and `beta` have the sizes of the normalized
+    axes.
 
-    >>> LayerNormalization()(torch.tensor([[1., 3.]])).round(decimals=2).tolist()
-    [[-1.0, 1.0]]
+    Args:
+        axis: The axis to normalize over, or several axes.
+        epsilon: The number added to the variance.
+        center: Whether `beta` is added.
+        scale: Whether the result is multiplied by `gamma`.
+        beta_initializer: The initializer of `beta`.
+        gamma_initializer: The initializer of `gamma`.
+        beta_regularizer: The regularizer of `beta`.
+        gamma_regularizer: The regularizer of `gamma`.
+        beta_constraint: The constraint of `beta`.
+        gamma_constraint: The constraint of `gamma`.
+        rms_scaling: Whether the mean is not subtracted. There is no `beta` then.
+
+    Raises:
+        ArgumentError: The input does not have that axis.
+        MaskLost: The axis is the batch or the time of a masked input.
+
+    Example:
+        >>> LayerNormalization()(torch.tensor([[1., 3.]])).round(decimals=2).tolist()
+        [[-1.0, 1.0]]
     """
 
     relation = "stepwise"
 
     def __init__(
         self,
-        axis: int | list[int] | tuple[int, ...] = -1,
+        axis: Axes = -1,
         epsilon: float = 0.001,
         center: bool = True,
         scale: bool = True,
-        beta_initializer: Any = "zeros",
-        gamma_initializer: Any = "ones",
-        beta_regularizer: Any = None,
-        gamma_regularizer: Any = None,
-        beta_constraint: Any = None,
-        gamma_constraint: Any = None,
-        **kwargs: Any,
+        beta_initializer: InitializerLike = "zeros",
+        gamma_initializer: InitializerLike = "ones",
+        beta_regularizer: RegularizerLike = None,
+        gamma_regularizer: RegularizerLike = None,
+        beta_constraint: ConstraintLike = None,
+        gamma_constraint: ConstraintLike = None,
+        **kwargs: Unpack[_LayerNormalizationOptions],
     ) -> None:
         rms_scaling = bool(kwargs.pop("rms_scaling", False))
+        options = cast("LayerOptions", kwargs)
         super().__init__(
-            epsilon,
-            center,
-            scale,
-            (beta_initializer, beta_regularizer, beta_constraint),
-            (gamma_initializer, gamma_regularizer, gamma_constraint),
-            **kwargs,
+            epsilon=epsilon,
+            center=center and not rms_scaling,
+            scale=scale or rms_scaling,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            **options,
         )
         self.axis = list(axis) if isinstance(axis, list | tuple) else axis
         self.rms_scaling = rms_scaling
-        if self.rms_scaling:
-            self.center, self.scale = False, True
 
-    def build(self, input_shape: Any) -> None:
-        """Scale and shift for the normalized axes."""
-        self.add_scale_and_shift(tuple(input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape))))
+    def build(self, input_shape: Shape) -> None:
+        """Create `gamma` and `beta` for the normalized axes."""
+        self.add_gamma_and_beta([input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape))])
 
-    def call(self, inputs: Any) -> Any:
-        """The normalized inputs."""
-        inputs, rank = as_float(self, inputs), inputs.ndim
-        axes = normalize_axes(self, self.axis, rank)
-        check_weight_sizes(self, self.gamma if self.gamma is not None else self.beta, inputs, axes)
-        if _trailing(axes, rank) and not self.rms_scaling:
-            shape = [inputs.shape[axis] for axis in axes]
-            return functional.layer_norm(inputs, shape, self.gamma, self.beta, self.epsilon)
-        centred = inputs - inputs.mean(dim=axes, keepdim=True)
-        variance = (centred * centred).mean(dim=axes, keepdim=True)
-        broadcast = [inputs.shape[axis] if axis in axes else 1 for axis in range(rank)]
-        outputs = (inputs if self.rms_scaling else centred) * torch.rsqrt(variance + self.epsilon)
-        outputs = outputs if self.gamma is None else outputs * self.gamma.reshape(broadcast)
-        return outputs if self.beta is None else outputs + self.beta.reshape(broadcast)
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Normalize the inputs."""
+        x, ndim = cast("Tensor", as_float(self, inputs)), inputs.ndim
+        axes = normalize_axes(self, self.axis, ndim)
+        check_weight_sizes(self, self.gamma if self.gamma is not None else self.beta, x, axes)
+        if _are_last_axes(axes, ndim) and not self.rms_scaling:
+            return functional.layer_norm(x, [x.shape[axis] for axis in axes], self.gamma, self.beta, self.epsilon)
+        centered = x - x.mean(dim=axes, keepdim=True)
+        variance = (centered * centered).mean(dim=axes, keepdim=True)
+        outputs = (x if self.rms_scaling else centered) * torch.rsqrt(variance + self.epsilon)
+        weight_shape = [x.shape[axis] if axis in axes else 1 for axis in range(ndim)]
+        if self.gamma is not None:
+            outputs = outputs * self.gamma.reshape(weight_shape)
+        if self.beta is not None:
+            outputs = outputs + self.beta.reshape(weight_shape)
+        return outputs
 
 
 @register("layer")
 class RMSNormalization(Layer):
-    """Each step divided by the root of the mean of its squares over `axis`, times `scale`.
+    """Divide each step by its root mean square, as Keras's `RMSNormalization` (Zhang and Sennrich, 2019).
 
-    Keras's `RMSNormalization` (Zhang and Sennrich 2019), which loses the mask. Weight: `scale`, of the normalized axes.
+    Input and output have the same shape. The mask passes; Keras loses it. The weight `scale` has the sizes of the
+    normalized axes.
 
-    >>> RMSNormalization()(torch.tensor([[1., 7.]])).detach()
-    tensor([[0.2000, 1.4000]])
+    Args:
+        axis: The axis to normalize over, or several axes.
+        epsilon: The number added to the mean square.
+
+    Raises:
+        ArgumentError: The input does not have that axis.
+        MaskLost: The axis is the batch or the time of a masked input.
+
+    Example:
+        >>> RMSNormalization()(torch.tensor([[1., 7.]])).detach()
+        tensor([[0.2000, 1.4000]])
     """
 
     relation = "stepwise"
     scale: Tensor
 
-    def __init__(self, axis: int | list[int] | tuple[int, ...] = -1, epsilon: float = 1e-6, **kwargs: Any) -> None:
+    def __init__(self, axis: Axes = -1, epsilon: float = 1e-6, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**kwargs)
         self.axis = list(axis) if isinstance(axis, list | tuple) else axis
         self.epsilon = epsilon
 
-    def build(self, input_shape: Any) -> None:
-        """The scale of the normalized axes."""
-        shape = tuple(input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape)))
+    def build(self, input_shape: Shape) -> None:
+        """Create `scale` for the normalized axes."""
+        shape = [input_shape[axis] for axis in normalize_axes(self, self.axis, len(input_shape))]
         self.add_weight(shape, "ones", name="scale")
 
-    def call(self, inputs: Any) -> Any:
-        """The normalized inputs."""
-        rank = inputs.ndim
-        axes = normalize_axes(self, self.axis, rank)
-        check_weight_sizes(self, self.scale, inputs, axes)
-        if _trailing(axes, rank):
-            return functional.rms_norm(inputs, [inputs.shape[axis] for axis in axes], self.scale, self.epsilon)
-        square = (inputs * inputs).mean(dim=axes, keepdim=True)
-        broadcast = [inputs.shape[axis] if axis in axes else 1 for axis in range(rank)]
-        return inputs * torch.rsqrt(square + self.epsilon) * self.scale.reshape(broadcast)
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Normalize the inputs."""
+        x, ndim = cast("Tensor", inputs), inputs.ndim
+        axes = normalize_axes(self, self.axis, ndim)
+        check_weight_sizes(self, self.scale, x, axes)
+        if _are_last_axes(axes, ndim):
+            return functional.rms_norm(x, [x.shape[axis] for axis in axes], self.scale, self.epsilon)
+        mean_square = (x * x).mean(dim=axes, keepdim=True)
+        weight_shape = [x.shape[axis] if axis in axes else 1 for axis in range(ndim)]
+        return x * torch.rsqrt(mean_square + self.epsilon) * self.scale.reshape(weight_shape)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape of the input."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input."""
         return tuple(input_shape)
 
 
 @register("layer")
 class UnitNormalization(Layer):
-    """Each step divided by its length, the root of the sum of its squares over `axis`; zeros stay zeros.
+    """Divide each step by its L2 norm, as Keras's `UnitNormalization`.
 
-    Keras's `UnitNormalization`.
+    A step of zeros stays 0. Input and output have the same shape. The mask passes.
 
-    >>> UnitNormalization()(torch.tensor([[3., 4.]]))
-    tensor([[0.6000, 0.8000]])
+    Args:
+        axis: The axis of the norm, or several axes.
+
+    Raises:
+        ArgumentError: The axis is not an integer, or the input does not have it.
+        MaskLost: The axis is the batch or the time of a masked input.
+
+    Example:
+        >>> UnitNormalization()(torch.tensor([[3., 4.]]))
+        tensor([[0.6000, 0.8000]])
     """
 
     relation = "stepwise"
 
-    def __init__(self, axis: int | list[int] | tuple[int, ...] = -1, **kwargs: Any) -> None:
+    def __init__(self, axis: Axes = -1, **kwargs: Unpack[LayerOptions]) -> None:
         super().__init__(**kwargs)
         if not isinstance(axis, int) and not (isinstance(axis, list | tuple) and all(isinstance(a, int) for a in axis)):
             raise ArgumentError(f"UnitNormalization expected `axis` to be an integer or a list of them; got {axis!r}.")
         self.axis = list(axis) if isinstance(axis, list | tuple) else axis
 
-    def call(self, inputs: Any) -> Any:
-        """The normalized inputs."""
-        axes: Any = normalize_axes(self, self.axis, inputs.ndim)
-        return functional.normalize(as_float(self, inputs), dim=axes, eps=1e-12)
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Normalize the inputs."""
+        axes: Any = normalize_axes(self, self.axis, inputs.ndim)  # torch's stub knows one axis only
+        return functional.normalize(cast("Tensor", as_float(self, inputs)), dim=axes, eps=1e-12)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape of the input."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input."""
         return tuple(input_shape)
