@@ -1,4 +1,4 @@
-"""A case of the laws run on the CPU and on a device: how far outputs and the gradients of weights are apart."""
+"""Run a layer on the CPU and on a device, and compare outputs and the gradients of weights."""
 
 import copy
 import math
@@ -12,41 +12,45 @@ from padless.ragged.packed import Packed
 MASK = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "00011", "01100", "11111")], dtype=bool)
 
 
-def apart(case, device, dtype=torch.float32):
-    """The largest difference between the CPU and a device, in inference; infinite where shapes differ."""
-    subject = case.harness()
-    sample = subject.sample(MASK)
-    given, more = subject.arguments(sample, "mask_created" if subject.creates_mask else "packed")
-    found = [
-        run(copy.deepcopy(subject.layer), where, moved(given, where, dtype), moved(more, where, dtype), dtype)
-        for where in (torch.device("cpu"), device)
-    ]
-    pairs = list(zip(*found, strict=True))
-    return max((difference(a, b) for a, b in pairs), default=0.0)
+def largest_difference(case, device, dtype=torch.float32):
+    """Return the largest difference between the CPU and a device, in inference; infinity if shapes differ."""
+    harness = case.harness()
+    sample = harness.sample(MASK)
+    inputs, options = harness.arguments(sample, "mask_created" if harness.creates_mask else "packed")
+    results = []
+    for target in (torch.device("cpu"), device):
+        layer, arguments = copy.deepcopy(harness.layer), move((inputs, options), target, dtype)
+        results.append(outputs_and_gradients(layer, target, *arguments, dtype))
+    return max((difference(a, b) for a, b in zip(*results, strict=True)), default=0.0)
 
 
-def moved(tree, device, dtype):
-    """Arguments on a device, numbers in a dtype."""
+def move(tree, device, dtype):
+    """Return the arguments of a call on a device, floats in a dtype."""
 
-    def one(x):
+    def move_tensor(x):
+        if not isinstance(x, torch.Tensor | Packed):
+            return x
         return x.to(dtype).to(device) if x.is_floating_point() else x.to(device)
 
-    return map_leaves(lambda x: one(x) if isinstance(x, torch.Tensor | Packed) else x, tree)
+    return map_leaves(move_tensor, tree)
 
 
-def run(layer, device, given, more, dtype):
-    """Outputs as grids, gaps and all, and the gradients of weights."""
+def outputs_and_gradients(layer, device, inputs, options, dtype):
+    """Return the outputs as grids with gap values, and the gradients of the weights."""
     layer.to(dtype).to(device)
-    outputs = [x.unpack() if isinstance(x, Packed) else x for x in leaves(layer(given, **more))]
+    outputs = [x.unpack() if isinstance(x, Packed) else x for x in leaves(layer(inputs, **options))]
     assert all(x.device.type == device.type for x in outputs)
-    floats = [x for x in outputs if x.is_floating_point()]
-    total = sum(
-        (x * torch.linspace(0.5, 1.5, max(x.numel(), 1), device=device, dtype=x.dtype)[: x.numel()].reshape(x.shape)).sum()
-        for x in floats
-    )
+    total = sum((x * ramp_like(x)).sum() for x in outputs if x.is_floating_point())
     weights = [w for w in layer.parameters() if w.requires_grad]
-    grads = torch.autograd.grad(total, weights, allow_unused=True) if weights and total.requires_grad else ()
-    return [*outputs, *(torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=bool(grads)))]
+    if not weights or not total.requires_grad:
+        return outputs
+    gradients = torch.autograd.grad(total, weights, allow_unused=True)
+    return [*outputs, *(torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True))]
+
+
+def ramp_like(x):
+    """Return numbers from 0.5 to 1.5 in the shape of a tensor."""
+    return torch.linspace(0.5, 1.5, max(x.numel(), 1), device=x.device, dtype=x.dtype)[: x.numel()].reshape(x.shape)
 
 
 def difference(a, b):

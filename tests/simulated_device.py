@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from cases import LAYERS, MODELS
-from on_device import apart
+from on_device import largest_difference
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -431,7 +431,7 @@ def cases():
             for change in (CreateOnDevice(), patch.object(api, "_choose_path", choose_cuda_path), *map(opaque, CELLS)):
                 simulation.enter_context(change)
             waits.clear()
-            difference = apart(case, DEVICE)
+            difference = largest_difference(case, DEVICE)
         report[case.name] = {"difference": difference, "mixed": [w for w in dict.fromkeys(waits) if "mixes" in w]}
     return report
 

@@ -775,7 +775,9 @@ def test_the_gradient_is_that_of_the_function():
     inputs = leaves_of((4, 2, 3), (6, 1, 3), (6, 1, 2))
     for sight in (AttentionMask(), AttentionMask(True), AttentionMask(window=2)):
         assert torch.autograd.gradcheck(lambda *x, s=sight: attend(*x, queries, keys, s, 0.5)[0], inputs)
-        assert torch.autograd.gradcheck(lambda *x, s=sight: attend(*x, queries, keys, s, show="before")[1], inputs)
+        assert torch.autograd.gradcheck(
+            lambda *x, s=sight: attend(*x, queries, keys, s, return_weights="before_dropout")[1], inputs
+        )
 
 
 def test_layers_are_copied_and_frozen_with_their_parts():

@@ -1,7 +1,7 @@
-"""The cost is that of the real steps: padding, however much and wherever, adds no floating-point operation.
+"""The cost is that of the real steps: padding adds no floating-point operation, however much there is and wherever.
 
-Counted are the multiplications of matrix products and every number of floating type that an operation writes; also
-inside autograd functions, forward and backward. Nothing here measures time.
+Two numbers are counted, in the forward and the backward pass, also inside autograd functions: the multiplications of matrix
+products, and the floats that operations write. No test here measures time.
 """
 
 import numpy as np
@@ -21,131 +21,110 @@ from padless.ragged.packed import Packed, computing_gap_values, pack
 
 
 @pytest.fixture(autouse=True)
-def counted(monkeypatch):
-    """The native kernels is out of sight of torch's counters; it takes what the path in torch takes."""
+def without_native_kernels(monkeypatch):
+    """Use the paths in torch, because torch's counters do not see the compiled kernels."""
     monkeypatch.setattr(library, "get_library", lambda: None)
 
 
-ROWS = [6, 0, 3, 1]  # the real steps of each row
-N, LONGEST = sum(ROWS), max(ROWS)
-PRODUCTS = {"mm": (0, 1), "addmm": (1, 2), "addmm_": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
-LAYOUT = {
-    "view",
-    "t",
-    "expand",
-    "slice",
-    "select",
-    "as_strided",
-    "split",
-    "split_with_sizes",
-    "unsqueeze",
-    "squeeze",
-    "detach",
-    "alias",
-    "transpose",
-    "permute",
-    "_unsafe_view",
-    "unbind",
-    "empty",
-    "empty_like",
-    "new_empty",
-}
+LENGTHS = [6, 0, 3, 1]
+NUM_STEPS, LONGEST = sum(LENGTHS), max(LENGTHS)
+OPERANDS = {"mm": (0, 1), "addmm": (1, 2), "addmm_": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}  # of matrix products
+VIEWS = set("view t expand slice select as_strided split split_with_sizes unsqueeze squeeze detach alias".split())
+VIEWS |= set("transpose permute _unsafe_view unbind".split())
+WITHOUT_NUMBERS = VIEWS | {"empty", "empty_like", "new_empty"}
 
 
 class Count(TorchDispatchMode):
-    """Counts multiplications of matrix products and the floats that operations write."""
+    """Count the multiplications of matrix products, and the floats that operations write."""
 
     def __init__(self):
         super().__init__()
-        self.products = self.written = 0
+        self.multiplications = self.floats_written = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name in PRODUCTS:
-            left, right = (args[k] for k in PRODUCTS[name])
-            self.products += left.numel() * right.shape[-1]
-        if name not in LAYOUT:
-            self.written += sum(
-                x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.is_floating_point()
-            )
+        if name in OPERANDS:
+            left, right = (args[k] for k in OPERANDS[name])
+            self.multiplications += left.numel() * right.shape[-1]
+        if name not in WITHOUT_NUMBERS:
+            tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+            self.floats_written += sum(x.numel() for x in tensors if x.is_floating_point())
         return result
 
-
-def layouts():
-    """The same real steps with a little padding, and with ten times as much: right, left, in holes."""
-
-    def grid(width, place):
-        mask = np.zeros((len(ROWS), width), dtype=bool)
-        for row, length in enumerate(ROWS):
-            mask[row, place(width, length)] = True
-        return mask
-
-    wide = 10 * LONGEST
-    right, left = (lambda w, n: np.arange(n)), (lambda w, n: np.arange(w - n, w))
-    holes = lambda w, n: np.arange(n) * (w // LONGEST)  # noqa: E731
-    return {"little": grid(LONGEST, right), "right": grid(wide, right), "left": grid(wide, left), "holes": grid(wide, holes)}
+    @property
+    def cost(self):
+        return self.multiplications, self.floats_written
 
 
-MASKS = layouts()
+def make_mask(width, columns_of):
+    """Return a mask of a width; `columns_of` gives the columns of the real steps of a row."""
+    mask = np.zeros((len(LENGTHS), width), dtype=bool)
+    for row, length in enumerate(LENGTHS):
+        mask[row, columns_of(length)] = True
+    return mask
 
 
-def numbers(draw, seed=0):
-    """The real steps: the same, wherever they stand."""
-    return draw(torch.Generator().manual_seed(seed), (1, N))[0]
+WIDE = 10 * LONGEST
+MASKS = {  # of the same real steps
+    "narrow": make_mask(LONGEST, np.arange),
+    "right": make_mask(WIDE, np.arange),
+    "left": make_mask(WIDE, lambda length: np.arange(WIDE - length, WIDE)),
+    "gaps": make_mask(WIDE, lambda length: np.arange(length) * (WIDE // LONGEST)),
+}
 
 
-def entered(subject, mask):
-    """The subject's inputs, packed before anything is counted."""
+def packed_inputs(harness, mask):
+    """Return the inputs of a layer, packed before anything is counted, and its arguments for each sequence."""
     index = pack(np.zeros(mask.shape), mask).index
-    rows = [numbers(draw, k) for k, draw in enumerate(subject.inputs)]
-    rows = [r.to(subject.dtype).requires_grad_() if r.is_floating_point() else r for r in rows]
-    packed = [Packed(r, index) for r in rows]
-    more = {
-        name: [torch.ones(mask.shape[0], *shape, dtype=subject.dtype) for shape in shapes]
-        for name, shapes in subject.rows.items()
+    steps = [draw(torch.Generator().manual_seed(k), (1, NUM_STEPS))[0] for k, draw in enumerate(harness.inputs)]
+    steps = [x.to(harness.dtype).requires_grad_() if x.is_floating_point() else x for x in steps]
+    packed = [Packed(x, index) for x in steps]
+    arguments = {
+        name: [torch.ones(mask.shape[0], *shape, dtype=harness.dtype) for shape in shapes]
+        for name, shapes in harness.sequence_arguments.items()
     }
-    return (packed if len(packed) > 1 else packed[0]), more
+    return (packed if len(packed) > 1 else packed[0]), arguments
 
 
-def spent(subject, mask):
-    """Multiplications and written floats of one pass forward and backward."""
-    inputs, more = entered(subject, mask)
-    subject.layer.zero_grad(set_to_none=True)
-    subject.forget()
+def cost_of_layer(harness, mask):
+    """Return the cost of a forward and a backward pass."""
+    inputs, arguments = packed_inputs(harness, mask)
+    harness.layer.zero_grad(set_to_none=True)
     with computing_gap_values(False):
-        subject.layer(inputs, **more, training=subject.training)  # derived parts of the index are kept from here on
+        harness.call(inputs, arguments)  # from here on, what the index derives from its mask is cached
         with Count() as count:
-            outputs = leaves(subject.layer(inputs, **more, training=subject.training))
+            outputs = leaves(harness.call(inputs, arguments))
             total = sum((x.values if isinstance(x, Packed) else x).sum() for x in outputs)
             if total.requires_grad:
                 total.backward()
-    return count.products, count.written
+    return count.cost
 
 
-GRID = {"DropMask", "Flatten", "Lambda-grid", "TorchModuleWrapper-grid"}  # they make the grid, that is what they are for
-PACKED = [case for case in (*LAYERS, *MODELS) if not {case.layer, case.name} & GRID and not case.options.get("creates_mask")]
+GRID_LAYERS = {"DropMask", "Flatten", "Lambda-grid", "TorchModuleWrapper-grid"}  # their purpose is the padded grid
+CASES = [
+    case for case in (*LAYERS, *MODELS) if not {case.layer, case.name} & GRID_LAYERS and not case.options.get("creates_mask")
+]
 
 
-@pytest.mark.parametrize("case", PACKED, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_ten_times_the_padding_costs_nothing(case):
-    subject = case.harness()
-    little = spent(subject, MASKS["little"])
-    spans = getattr(subject.layer, "relation", None) == "window"  # its clock runs through the holes of a row
-    for name in ("right", "left") if spans else ("right", "left", "holes"):
-        assert spent(subject, MASKS[name]) == little, name
+    harness = case.harness()
+    cost = cost_of_layer(harness, MASKS["narrow"])
+    for name in ("right", "left") if harness.layer.relation == "window" else ("right", "left", "gaps"):
+        assert cost_of_layer(harness, MASKS[name]) == cost, name  # windows also slide over gaps
 
 
-def test_the_count_sees_inside_autograd_functions():
+def test_operations_inside_autograd_functions_are_counted():
     x = torch.randn(2, 5, 3, requires_grad=True)
     layer = L.LSTM(4, return_sequences=True)
     layer(x)
     with Count() as forward:
         output = layer(x)
-    assert forward.products == 10 * 3 * 16 + 10 * 4 * 16  # inputs and states, each step once
+    assert forward.multiplications == 10 * 3 * 16 + 10 * 4 * 16  # inputs and states, each step once
     with Count() as backward:
         output.sum().backward()
-    assert backward.products == 2 * forward.products
+    assert backward.multiplications == 2 * forward.multiplications
 
 
 def test_torch_counts_the_same_operations_for_dense():
@@ -155,87 +134,86 @@ def test_torch_counts_the_same_operations_for_dense():
         layer(h)
         with FlopCounterMode(display=False) as flops:
             layer(h).values.sum().backward()
-        assert flops.get_total_flops() == 3 * 2 * N * 3 * 2  # forward, and two products backward, 2 per multiplication
+        assert flops.get_total_flops() == 3 * 2 * NUM_STEPS * 3 * 2  # three products, two operations for each multiplication
 
 
-def test_the_count_would_see_a_layer_that_works_on_the_grid():
+def test_a_layer_that_works_on_the_grid_would_be_noticed():
     class OnGrid(L.Layer):
         def call(self, inputs, mask=None):
             return inputs.unpack().tanh()
 
-    with Count() as little:
-        OnGrid()(pack(np.zeros((*MASKS["little"].shape, 3), "float32"), MASKS["little"]))
-    with Count() as much:
-        OnGrid()(pack(np.zeros((*MASKS["right"].shape, 3), "float32"), MASKS["right"]))
-    assert much.written > 5 * little.written
+    costs = []
+    for mask in (MASKS["narrow"], MASKS["right"]):
+        with Count() as count:
+            OnGrid()(pack(np.zeros((*mask.shape, 3), "float32"), mask))
+        costs.append(count.floats_written)
+    assert costs[1] > 5 * costs[0]
 
 
-# ------------------------------------------------------------------------------------------------ training
+# Training
 
 
-def tagger(zero=True):
+def make_tagger():
     x = L.Input((None,))
-    h = L.Bidirectional(L.LSTM(4, return_sequences=True))(L.Embedding(7, 3, mask_zero=zero)(x))
+    h = L.Bidirectional(L.LSTM(4, return_sequences=True))(L.Embedding(7, 3, mask_zero=True)(x))
     h = L.Add()([L.Dense(8)(h), L.LayerNormalization()(h)])
     model = Model(x, L.Dense(5)(L.Dropout(0.1)(h)))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
-def examples(mask):
-    """Ids and labels, the same at the real steps of any layout."""
+def ids_and_labels(mask):
+    """Return ids and labels, the same at the real steps of any mask."""
     ids, labels = np.zeros(mask.shape, dtype=np.int64), np.zeros(mask.shape, dtype=np.int64)
-    ids[mask] = 1 + np.arange(N) % 6
-    labels[mask] = np.arange(N) % 5
+    ids[mask] = 1 + np.arange(NUM_STEPS) % 6
+    labels[mask] = np.arange(NUM_STEPS) % 5
     return ids, labels
 
 
-def watched(model, entries):
-    """Notes of each layer behind the birth what enters it."""
+def record_inputs(model, records):
+    """Record the packed inputs of each layer as (name of the layer, input), and return the hooks."""
 
-    def note(layer, args, kwargs):
-        entries.extend((layer.name, x) for x in leaves((args, kwargs)) if isinstance(x, Packed))
+    def record(layer, args, kwargs):
+        records.extend((layer.name, x) for x in leaves((args, kwargs)) if isinstance(x, Packed))
 
-    return [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in model.modules() if isinstance(layer, Layer)]
+    layers = [layer for layer in model.modules() if isinstance(layer, Layer)]
+    return [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
 
 
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "train_on_batch"])
-def test_training_with_ten_times_the_padding_costs_nothing(verb):
-    model = tagger()
-    costs = []
+def test_training_and_evaluation_with_ten_times_the_padding_cost_nothing():
+    options = {"fit": {"shuffle": False, "verbose": 0}, "evaluate": {"verbose": 0}, "train_on_batch": {}}
+    for method in ("fit", "evaluate", "train_on_batch"):
+        model, costs = make_tagger(), []
+        for mask in MASKS.values():
+            run = getattr(model, method)
+            run(*ids_and_labels(mask), **options[method])
+            with Count() as count:
+                run(*ids_and_labels(mask), **options[method])
+            costs.append(count.cost)
+        assert costs[0][0] > 0 and len(set(costs)) == 1, method
+
+
+def test_layers_get_real_steps_only_and_no_gap_values():
+    model = make_tagger()
     for mask in MASKS.values():
-        ids, labels = examples(mask)
-        options = {"shuffle": False} if verb == "fit" else {}
-        options = options if verb == "train_on_batch" else {**options, "verbose": 0}
-        getattr(model, verb)(ids, labels, **options)
-        with Count() as count:
-            getattr(model, verb)(ids, labels, **options)
-        costs.append((count.products, count.written))
-    assert costs[0][0] > 0
-    assert costs == costs[:1] * len(costs)
-
-
-def test_only_real_steps_enter_the_layers_and_nobody_carries_what_gaps_show():
-    model = tagger()
-    for mask in MASKS.values():
-        entries = []
-        model.predict(examples(mask)[0], verbose=0)
-        hooks = watched(model, entries)
-        model.fit(*examples(mask), verbose=0)
+        records = []
+        model.predict(ids_and_labels(mask)[0], verbose=0)
+        hooks = record_inputs(model, records)
+        model.fit(*ids_and_labels(mask), verbose=0)
         for hook in hooks:
             hook.remove()
-        assert {name for name, _ in entries} >= {"bidirectional", "dense", "add", "layer_normalization", "dropout"}
-        assert {len(x.values) for _, x in entries} == {N}
-        assert all(x.gap_values is None for _, x in entries)
-        assert model.real_steps == N
+        assert {name for name, _ in records} >= {"bidirectional", "dense", "add", "layer_normalization", "dropout"}
+        assert {len(x.values) for _, x in records} == {NUM_STEPS}
+        assert all(x.gap_values is None for _, x in records)
+        assert model.real_steps == NUM_STEPS
 
 
-def test_a_reader_of_the_grid_behind_makes_gaps_shown():
+def test_layers_get_gap_values_if_a_later_layer_reads_the_grid():
     x = L.Input((4,))
     h = L.Dense(2)(L.Embedding(7, 3, mask_zero=True)(x))
     model = Model(x, L.Dense(1)(L.Flatten()(h)))
     model.compile("sgd", "mse")
-    entries = []
-    watched(model, entries)
+    records = []
+    record_inputs(model, records)
     model.fit(np.array([[1, 0, 2, 0]]), np.ones((1, 1)), verbose=0)
-    assert entries and all(x.gap_values is not None for _, x in entries)
+    assert records and all(x.gap_values is not None for _, x in records)

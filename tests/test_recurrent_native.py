@@ -62,7 +62,7 @@ def test_it_equals_the_reference_for_any_steps(level, cell, index, features, uni
 
 @pytest.mark.parametrize("cell", STANDARD_CELLS)
 def test_many_long_sequences_equal_the_reference(cell):
-    """So many that each thread has several tiles of rows."""
+    """There are several tiles of rows for each thread."""
     index = Index(np.random.default_rng(0).random((29, 40)) < np.linspace(0, 1, 29)[:, None])
     for reverse in (False, True):
         tensors = make_float32_tensors(cell, index, 7, 48)
