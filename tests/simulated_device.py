@@ -236,7 +236,7 @@ def opaque(cell):
 
 def assign(variable, value):
     """Assign the state of a metric: it moves to the device of the value. Replaces `Variable.assign`."""
-    new_value = variable._fitting(value, variable.shape)
+    new_value = variable._to_tensor(value, variable.shape)
     variable.pretends = isinstance(new_value, DeviceTensor)
     variable.data = map_inner(new_value).to(variable.dtype, copy=True)
     return variable
