@@ -1728,4 +1728,77 @@ GRAPH = [
         function="Layer.get_config",
     ),
 ]
-FAULTS = [*RAGGED, *SEGMENT, *STEPWISE, *SCAN, *WINDOW, *ATTEND, *COMPILED, *COMBINE, *TRAINING, *GRAPH]
+DATA = [
+    Fault(
+        "a Sequential that is not built reads lists of equal lengths as an array",
+        "trainers/trainer.py",
+        "return data if spec is UNKNOWN_SPEC else data.for_spec(spec)",
+        "return data",
+        "tests/test_adapters.py",
+        function="Trainer._read_and_build",
+    ),
+    Fault(
+        "the first example of a Dataset is read each time that it is needed",
+        "data/map_dataset.py",
+        "self._head is None or len(self._head) < num_rows",
+        "True",
+        "tests/test_adapters.py",
+        function="MapDatasetAdapter.head",
+    ),
+    Fault(
+        "a generator loses the batch that was read to build the model",
+        "data/iterable_dataset.py",
+        """
+        if self._peeked is None:
+            self._peeked = self._read_next()
+        return self._peeked
+        """,
+        "return self._read_next()",
+        "tests/test_iterable_dataset.py",
+        function="BatchReader.peek",
+    ),
+    Fault(
+        "a part for validation begins at the first example",
+        "data/data_adapter.py",
+        "return self._read(slice(self._first + start, self._first + max(start, stop)))",
+        "return self._read(slice(start, max(start, stop)))",
+        "tests/test_in_memory.py",
+        function="NumberedExamples.batch",
+    ),
+    Fault(
+        "each pass of an epoch has the same order",
+        "data/epoch_iterator.py",
+        "self._passes_in_epoch += 1",
+        "pass",
+        "tests/test_epoch_iterator.py",
+        function="EpochIterator._begin_another_pass",
+    ),
+    Fault(
+        "batches by tokens may be one example too large",
+        "data/batch_sampler.py",
+        "max(start + 1, int(np.searchsorted(total, total[start] + tokens, side='right')) - 1)",
+        "max(start + 1, int(np.searchsorted(total, total[start] + tokens, side='right')))",
+        "tests/test_batch_sampler.py",
+        function="_fill_batches",
+    ),
+    Fault(
+        "sequences are not as wide as their padded targets",
+        "data/columns.py",
+        "replace(self, width=min((width for width in widths if width >= longest), default=0))",
+        "self",
+        "tests/test_fit.py tests/test_containers.py tests/test_batch_sampler.py",
+        function="RaggedColumn.with_width_of",
+    ),
+    Fault(
+        "a missing value is reported with the row of an inner list",
+        "data/ragged_formats.py",
+        """
+        for lengths in reversed(lengths_of_levels):
+            row = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
+        """,
+        "pass",
+        "tests/test_containers.py",
+        function="_check_missing",
+    ),
+]
+FAULTS = [*RAGGED, *SEGMENT, *STEPWISE, *SCAN, *WINDOW, *ATTEND, *COMPILED, *COMBINE, *TRAINING, *GRAPH, *DATA]

@@ -1,4 +1,4 @@
-"""Bad data in every container, at every door: the error names what is wrong, and no bit of the model has changed."""
+"""Bad data in every container raise an error that names what is wrong, and the model does not change."""
 
 import copy
 
@@ -144,9 +144,9 @@ FIT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", FIT)
-def test_fit_refuses_before_anything_has_changed(what):
-    make, kwargs, kind, message = FIT[what]
+@pytest.mark.parametrize("case", FIT)
+def test_fit_raises_before_the_model_changes(case):
+    make, kwargs, kind, message = FIT[case]
     model = trained(graph)
     data = make()
     before = snapshot(model)
@@ -162,9 +162,9 @@ OTHER = ["arrow: an id outside the table", "polars: a missing step", "arrow: tex
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
-@pytest.mark.parametrize("what", OTHER)
-def test_evaluate_and_predict_refuse_the_same(what, verb):
-    make, kwargs, kind, message = FIT[what]
+@pytest.mark.parametrize("case", OTHER)
+def test_evaluate_and_predict_raise_for_the_same_data(case, verb):
+    make, kwargs, kind, message = FIT[case]
     model = trained(graph)
     data = make()
     before = snapshot(model)
@@ -187,17 +187,17 @@ LATER = {
 }
 
 
-@pytest.mark.parametrize("what", LATER)
-def test_what_goes_wrong_in_the_middle_leaves_the_weights_of_the_steps_before(what):
-    make, kind, message = LATER[what]
+@pytest.mark.parametrize("case", LATER)
+def test_an_error_in_a_later_batch_keeps_the_weights_of_the_steps_before(case):
+    make, kind, message = LATER[case]
     model = trained(graph)
     want = copy.deepcopy(model)
     torch.manual_seed(5)
     with pytest.raises(kind, match=message) as caught:
         model.fit(make(), verbose=0)
-    assert what != "raises" or any("instead of batch 2" in note for note in caught.value.__notes__)
+    assert case != "raises" or any("instead of batch 2" in note for note in caught.value.__notes__)
     torch.manual_seed(5)
-    y = grid(CLASSES) if what == "raises" else X * 0
+    y = grid(CLASSES) if case == "raises" else X * 0
     want.fit(iter([(X, y), (X, y)]), verbose=0)
     for a, b in zip(model.get_weights(), want.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -215,7 +215,7 @@ def test_a_generator_that_ends_early_ends_the_epoch_with_a_warning():
         model.fit(spent, steps_per_epoch=2, verbose=0)
 
 
-def test_parquet_columns_and_files_are_refused_before_anything_has_changed(tmp_path):
+def test_bad_parquet_columns_and_files_raise_before_the_model_changes(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"ids": BAD, "tag": CLASSES}), tmp_path / "bad.parquet")
     model = trained(graph)

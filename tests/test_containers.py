@@ -1,4 +1,4 @@
-"""Everybody's containers train a model to the same weights, and predict answers in kind."""
+"""Every container trains a model to the same weights, and `predict` answers in the container of its data."""
 
 import importlib
 import sys
@@ -59,7 +59,7 @@ def test_a_ragged_column_of_any_library_is_the_same_sequences(make):
 
 
 @pytest.mark.parametrize("make", [pa.array, pl.Series, ak.Array])
-def test_vectors_in_columns_and_empty_rows(make):
+def test_columns_may_hold_vectors_and_empty_rows(make):
     assert [row.tolist() for row in read_all(read_column("x", make(VECTORS)))] == VECTORS
     empty = read_all(read_column("x", make(IDS)))
     assert [row.tolist() for row in empty] == IDS and len(empty) == 5
@@ -77,7 +77,7 @@ def test_fixed_sizes_and_rectangles_are_arrays_unless_they_are_sequences():
     assert [row.tolist() for row in read_all(read_column("x", inner))] == [[[1, 2]], []]
 
 
-def test_torchs_own_ragged_tensors():
+def test_packed_sequences_and_nested_tensors_are_read():
     rows = [torch.tensor(row) for row in IDS[:4]]
     unsorted = read_column("x", pack_sequence(rows, enforce_sorted=False))
     assert [row.tolist() for row in read_all(unsorted)] == IDS[:4] and unsorted.kind == "packed"
@@ -128,7 +128,7 @@ def table(**more):
     return {"ids": IDS, "tags": TAGS, **more}
 
 
-WAYS = {
+CONTAINERS = {
     "arrow columns": lambda: ((pa.array(IDS), pa.array(TAGS)), {}),
     "polars columns": lambda: ((pl.Series(IDS), pl.Series(TAGS)), {}),
     "awkward": lambda: ((ak.Array(IDS), ak.Array(TAGS)), {}),
@@ -148,9 +148,9 @@ WAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_every_container_trains_to_the_same_weights(way, want):
-    args, kwargs = way()
+@pytest.mark.parametrize("make", CONTAINERS.values(), ids=CONTAINERS)
+def test_every_container_trains_to_the_same_weights(make, want):
+    args, kwargs = make()
     np.testing.assert_allclose(loss_of(*args, batch_size=2, **kwargs), want, rtol=1e-5)
 
 
@@ -225,7 +225,7 @@ def test_keras_sequences_of_batches():
     assert Pairs.ended == 2
 
 
-# predict answers in the container that the data came in
+# Outputs of predict
 
 
 @pytest.mark.parametrize(("make", "kind"), [
@@ -236,7 +236,7 @@ def test_keras_sequences_of_batches():
     (lambda: {"input_ids": IDS}, list), (lambda: Rows(IDS), list),
     (lambda: DataLoader(IDS, 2, collate_fn=padless.collate), Packed),
 ])  # fmt: skip
-def test_predict_answers_in_kind(make, kind):
+def test_predict_answers_in_the_container_of_its_data(make, kind):
     model = tagger()
     whole = model.predict(IDS, verbose=0)
     data = make()
@@ -257,7 +257,7 @@ def test_predict_keeps_the_order_with_batches_by_tokens():
 # Masks given with the data
 
 
-def test_a_mask_narrows_what_is_real_in_every_container():
+def test_a_mask_removes_steps_in_every_container():
     model = tagger()
     mask = [[1, 0, 1], [1], [0, 1], [1, 1, 0, 1], []]
     chosen = [[i for i, m in zip(row, own, strict=True) if m] for row, own in zip(IDS, mask, strict=True)]
@@ -286,7 +286,7 @@ def test_a_mask_narrows_what_is_real_in_every_container():
     assert held == pytest.approx(model.evaluate(chosen, tags, verbose=0)[0], rel=1e-5)
 
 
-def test_a_mask_gives_plain_inputs_steps_and_floats_may_be_nan_where_it_is_false():
+def test_masked_steps_of_a_plain_input_may_be_nan():
     x = Input((None, 2))
     model = Model(x, Dense(1)(x))
     model.compile("sgd", "mse")
@@ -311,7 +311,7 @@ def test_masks_of_several_inputs():
         model.predict([x, x], mask={"c": mask}, verbose=0)
 
 
-def test_the_mask_of_a_tokenizer_holds_for_every_input_that_it_fits():
+def test_an_attention_mask_holds_for_every_input_that_it_fits():
     ids, kinds, size = Input((None,), name="input_ids"), Input((None,), name="token_type_ids"), Input((2,), name="size")
     model = Model([ids, kinds, size], [Embedding(5, 2)(ids), Embedding(5, 2)(kinds), Dense(1)(size)])
     x = {
@@ -324,7 +324,7 @@ def test_the_mask_of_a_tokenizer_holds_for_every_input_that_it_fits():
     assert not one[1, 1:].any() and not two[1, 1:].any() and three.shape == (5, 1)
 
 
-def test_encodings_of_a_tokenizer_are_their_ids_without_padding():
+def test_encodings_of_a_tokenizer_are_read_without_padding():
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1, "b": 2, "c": 3}, unk_token="?"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -358,12 +358,12 @@ def test_collate_makes_sequences_of_x_and_arrays_of_the_rest():
     ([{"a": 1}, {"b": 1}], r"a dict of \['a'\], another is a dict of \['b'\]"), ([(1, 2, 3, 4)], "got 4 parts"),
     ([("a", 1), ("b", 2)], "'a'"), ([([1], 0), ([[1, 2]], 1)], "different features"),
 ])  # fmt: skip
-def test_examples_that_are_not_alike_are_refused(examples, message):
+def test_examples_of_different_forms_raise(examples, message):
     with pytest.raises(DataError, match=message):
         padless.collate(examples)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(("given", "message"), [
@@ -375,7 +375,7 @@ def test_examples_that_are_not_alike_are_refused(examples, message):
     (pa.array([[[1], [2, 3]]]), "lists of 1 and of 2 numbers"), (pl.Series([[[1], [2, 3]]]), "lists of 1 and of 2"),
     (ak.Array([[[1], [2, 3]]]), "lists of 1 and of 2"), (pa.array([{"a": 1}]), "a"),
 ])  # fmt: skip
-def test_columns_that_hold_no_numbers(given, message):
+def test_columns_without_numbers_raise(given, message):
     with pytest.raises(DataError, match=message):
         Examples(given)
 
@@ -388,7 +388,7 @@ def test_columns_that_hold_no_numbers(given, message):
     ([[1, 2], [3]], np.ones((2, 3)), r"\(2, 3\)"), ([[1, 2], [3]], [["a", "b"], ["c"]], "'a'"),
     ([[1, 2], [3]], [[2, 1], [1]], "2 in it"),
 ])  # fmt: skip
-def test_masks_that_do_not_fit(x, mask, message):
+def test_masks_that_do_not_fit_raise(x, mask, message):
     with pytest.raises(MaskError, match=message):
         Examples(x, mask=mask)
 
@@ -401,6 +401,6 @@ def test_masks_that_do_not_fit(x, mask, message):
     (pl.LazyFrame(table()), None, {}, "collect"),
     ({"input_ids": IDS, "attention_mask": IDS}, None, {"mask": IDS}, "mask= is given as well"),
 ])  # fmt: skip
-def test_tables_without_the_columns_that_are_asked_for(x, y, more, message):
+def test_missing_columns_of_tables_raise(x, y, more, message):
     with pytest.raises(ArgumentError, match=message):
         read(x, y, mask=more.get("mask"), spec=DataSpec(1, more.get("input_names", ["ids"]), 1, ["tags"]))

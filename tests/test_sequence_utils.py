@@ -1,4 +1,4 @@
-"""Keras's helpers for lists and labels, number by number."""
+"""`pad_sequences`, `to_categorical` and `set_random_seed` give Keras's results."""
 
 import random
 
@@ -53,7 +53,7 @@ def test_to_categorical_of_a_tensor_is_a_tensor():
     assert found.tolist() == [[0, 1, 0], [1, 0, 0]] and found.dtype == torch.float32
 
 
-def test_a_seed_rules_all_generators():
+def test_a_seed_is_for_all_generators():
     def drawn():
         set_random_seed(7)
         return random.random(), np.random.rand(), torch.rand(1).item()
@@ -73,10 +73,10 @@ def test_a_seed_rules_all_generators():
     (lambda: to_categorical([-1, 2]), DataError, "class -1"),
     (lambda: to_categorical(["a"]), DataError, "'a'"),
 ])  # fmt: skip
-def test_what_is_no_sequence_or_class_is_refused(call, kind, message):
+def test_bad_sequences_classes_and_arguments_raise(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
 
 
-def test_they_stand_where_keras_users_look():
+def test_utils_has_keras_names():
     assert padless.utils.custom_object_scope and padless.utils.pad_sequences is pad_sequences

@@ -1,4 +1,4 @@
-"""Parquet files are read a window at a time, each example once, begun anywhere, to the numbers of data in memory."""
+"""Parquet files are read one window at a time, each row once, with the results of data in memory."""
 
 import importlib
 
@@ -52,7 +52,7 @@ BATCHINGS = [Batching(7), Batching(7, shuffle=True), Batching(7, shuffle="batch"
 
 @pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("window", [1, 13, 1000])
-def test_each_row_comes_once_and_an_epoch_begins_anywhere(folder, batching, window):
+def test_each_row_is_in_one_batch_and_an_epoch_can_begin_at_any_batch(folder, batching, window):
     data = source(folder, window=window)
     data.lengths = np.array([len(row) for row in IDS])
     torch.manual_seed(1)
@@ -72,7 +72,7 @@ def test_each_row_comes_once_and_an_epoch_begins_anywhere(folder, batching, wind
     assert (another == whole) == (not batching.shuffle)
 
 
-def test_only_a_window_is_held_and_only_what_is_needed_is_read(folder, monkeypatch):
+def test_one_window_is_in_memory_and_skipped_windows_are_not_read(folder, monkeypatch):
     data = source(folder, window=13)
     seen = []
     table = data.table
@@ -132,12 +132,12 @@ def test_columns_are_found_by_name_or_given_by_input(folder):
     (lambda f: tagger().fit(padless.data.parquet(f, "ids", "ids"), batch_tokens=9, verbose=0), DataError, "not a class"),
     (lambda f: padless.data.parquet(f, window=0), ArgumentError, "`window`.*got 0"),
 ])  # fmt: skip
-def test_files_and_columns_that_are_none(folder, make, kind, message):
+def test_missing_files_and_columns_raise(folder, make, kind, message):
     with pytest.raises(kind, match=message):
         make(folder)
 
 
-def test_what_is_no_parquet_file(tmp_path):
+def test_files_in_another_format_or_without_rows_raise(tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="text.parquet' cannot be read as a Parquet file"):
         padless.data.parquet(tmp_path)

@@ -1,4 +1,4 @@
-"""Batches by real steps: full, alike, each example once, ruled by one seed; class weights on top."""
+"""Batches by number of rows or of real steps, and class weights."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def numbers(plan, rows):
 
 @settings(deadline=None, max_examples=200)
 @given(lengths=lengths_, tokens=st.integers(1, 50), shuffle=st.sampled_from([True, False, "batch"]), seed=st.integers(0, 9))
-def test_each_example_comes_once_and_no_batch_holds_more(lengths, tokens, shuffle, seed):
+def test_each_example_is_in_one_batch_of_at_most_the_given_tokens(lengths, tokens, shuffle, seed):
     plan = numbers(Batching(tokens=tokens, shuffle=shuffle).plan(len(lengths), seed, lengths), len(lengths))
     assert sorted(n for rows in plan for n in rows) == list(range(len(lengths)))
     for rows in plan:
@@ -45,7 +45,7 @@ def test_batches_in_order_are_as_full_as_they_can_be(lengths, tokens):
         assert cost[one].sum() + cost[following][0] > tokens
 
 
-def test_sequences_of_like_lengths_come_together_and_the_seed_mixes_them():
+def test_batches_have_similar_lengths_and_the_seed_decides_their_order():
     lengths = np.random.default_rng(0).integers(1, 200, 5000)
     batching = Batching(tokens=2000, shuffle=True)
     plans = [batching.plan(len(lengths), seed, lengths) for seed in (1, 2)]
@@ -69,7 +69,7 @@ def tagger(loss="sparse_categorical_crossentropy", units=2, **more):
     return model
 
 
-def test_fit_counts_real_steps_and_says_what_padding_would_have_cost(capsys):
+def test_fit_counts_real_steps_and_reports_the_cost_of_padding(capsys):
     seen = []
 
     class Watch(padless.callbacks.Callback):
@@ -98,7 +98,7 @@ def test_documents_are_counted_by_their_words():
     assert model.fit(ids, np.zeros(3), batch_tokens=6, verbose=0).padding.steps == 12
 
 
-def test_plain_arrays_count_all_their_steps():
+def test_arrays_without_a_mask_count_all_steps():
     x = Input((4, 2))
     model = Model(x, Dense(1)(x))
     model.compile("sgd", "mse")
@@ -181,7 +181,7 @@ def test_class_weights_by_output_and_on_one_batch():
     assert model.train_on_batch(IDS, TAGS, class_weight={0: 2.0, 1: 0.5}) == pytest.approx(want, rel=1e-5)
 
 
-# What is refused, before anything has changed
+# Errors, before anything changes
 
 
 @pytest.mark.parametrize(("kwargs", "message"), [
@@ -197,7 +197,7 @@ def test_class_weights_by_output_and_on_one_batch():
     ({"steps_per_epoch": -1}, "got -1"), ({"validation_data": (IDS, TAGS, None, None, 1)}, "got 5 entries"),
     ({"validation_batch_size": 0}, "got 0"), ({"validation_data": (IDS, TAGS), "validation_steps": 0}, "got 0"),
 ])  # fmt: skip
-def test_arguments_that_mean_nothing(kwargs, message):
+def test_bad_arguments_raise(kwargs, message):
     model = tagger()
     before, state = [w.copy() for w in model.get_weights()], torch.get_rng_state()
     with pytest.raises(ArgumentError, match=message):
@@ -206,7 +206,7 @@ def test_arguments_that_mean_nothing(kwargs, message):
     assert torch.equal(state, torch.get_rng_state()) and not model.optimizer.built
 
 
-def test_a_stateful_layer_refuses_batches_that_are_mixed():
+def test_shuffled_batches_of_a_stateful_layer_raise():
     model = Sequential([Input(batch_shape=(2, None, 1)), GRU(2, stateful=True, name="memory")])
     model.compile("sgd", "mse")
     x, y = np.ones((4, 3, 1)), np.zeros((4, 2))
@@ -224,7 +224,7 @@ def test_a_stateful_layer_refuses_batches_that_are_mixed():
     model.fit(x, y, batch_size=2, shuffle=False, verbose=0)
 
 
-def test_keras_mixes_the_rows_of_each_batch_with_shuffle_batch():
+def test_shuffle_batch_changes_the_order_of_rows_in_each_batch():
     torch.manual_seed(0)
     feed = EpochIterator(Examples(np.arange(10)), Batching(4, shuffle="batch"))
     parts = [batch.x.tolist() for batch in feed.epoch()]

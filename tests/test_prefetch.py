@@ -1,4 +1,4 @@
-"""Batches made ahead in a thread: the same ones, errors at their place, and no thread that stays."""
+"""A thread reads batches in advance: the same batches, errors in place of their batch, and the thread ends."""
 
 import threading
 
@@ -44,22 +44,22 @@ def test_the_same_batches_in_the_same_order(depth, count):
     assert list(prefetch(iter(range(1, count + 1)), depth)) == list(range(1, count + 1)) and not threads()
 
 
-def test_the_next_batch_is_made_before_anybody_asks():
-    made = [threading.Event() for _ in range(4)]
+def test_the_next_batches_are_read_before_they_are_needed():
+    was_read = [threading.Event() for _ in range(4)]
 
     def source():
-        for number, event in enumerate(made):
+        for number, event in enumerate(was_read):
             event.set()
             yield number + 1
 
     reading = prefetch(source(), 2)
     assert next(reading) == 1
-    assert made[1].wait(5) and made[2].wait(5) and not made[3].wait(0.05)  # and no more than it was told
+    assert was_read[1].wait(5) and was_read[2].wait(5) and not was_read[3].wait(0.05)  # `depth` batches, not more
     reading.close()
     assert not threads()
 
 
-def test_an_error_comes_out_where_its_batch_would_have():
+def test_an_error_is_raised_in_place_of_its_batch():
     def source():
         yield 1
         yield 2
@@ -72,7 +72,7 @@ def test_an_error_comes_out_where_its_batch_would_have():
     assert not threads()
 
 
-def test_numbers_are_those_without_a_thread(data, monkeypatch):
+def test_results_are_those_without_a_thread(data, monkeypatch):
     first, second = tagger(), tagger()
     torch.manual_seed(1)
     want = first.fit(data, batch_size=4, epochs=3, validation_data=data, verbose=0).history
@@ -94,7 +94,7 @@ def failing(kind, when=2):
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("verb", ["fit", "evaluate", "predict"])
-def test_no_thread_stays_when_a_run_fails(data, kind, verb):
+def test_the_thread_ends_when_a_run_fails(data, kind, verb):
     model = tagger()
     with pytest.raises(kind, match="enough"):
         getattr(model, verb)(data, batch_size=4, verbose=0, callbacks=[failing(kind)])
@@ -102,7 +102,7 @@ def test_no_thread_stays_when_a_run_fails(data, kind, verb):
     model.fit(data, batch_size=4, verbose=0)
 
 
-def test_no_thread_stays_when_training_stops(data):
+def test_the_thread_ends_when_training_stops(data):
     class Stop(padless.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = batch == 1
@@ -126,7 +126,7 @@ def test_a_new_epoch_ends_the_thread_of_the_old_one(data):
     assert not threads()
 
 
-def test_an_error_of_the_files_comes_out_in_the_middle_of_an_epoch(data, monkeypatch):
+def test_an_error_of_the_files_is_raised_in_the_middle_of_an_epoch(data, monkeypatch):
     model, read, calls = tagger(), Parquet.table, []
 
     def table(self, groups):
