@@ -1786,7 +1786,7 @@ DATA = [
         "data/columns.py",
         "replace(self, width=min((width for width in widths if width >= longest), default=0))",
         "self",
-        "tests/test_fit.py tests/test_containers.py tests/test_batch_sampler.py",
+        "tests/test_in_memory.py",
         function="RaggedColumn.with_width_of",
     ),
     Fault(

@@ -142,6 +142,12 @@ def test_equal_lists_are_sequences_for_an_input_that_takes_sequences():
     assert isinstance(part.x, Packed) and isinstance(part.y, torch.Tensor)
 
 
+def test_sequences_are_as_wide_as_padded_targets_that_they_fit_in():
+    assert Examples([[1], [2, 3]], np.zeros((2, 5))).head().x.shape == (1, 5)
+    assert Examples([[1], [2, 3]], np.zeros((2, 1))).head().x.shape == (1, 1)
+    assert Examples([[1], [2, 3]], [0, 1], np.zeros((2, 4))).head().x.shape == (1, 4)
+
+
 def test_an_empty_sequence_does_not_decide_the_dtype():
     part = Examples([[], [[1, 2]], np.zeros((0, 2))]).head(3).x
     assert part.values.tolist() == [[1, 2]] and part.dtype == torch.int64
