@@ -382,7 +382,8 @@ def test_columns_without_numbers_raise(given, message):
 
 @pytest.mark.parametrize(("x", "mask", "message"), [
     (np.ones((2, 3)), np.ones((2, 4)), r"\(2, 4\) does not fit data of shape \(2, 3\)"),
-    (np.ones((2, 3)), np.ones((3, 3)), r"\(3, 3\)"), (np.ones((2, 3)), np.ones(2), r"shape \(2,\); expected \(batch, steps\)"),
+    (np.ones((2, 3)), np.ones((3, 3)), r"\(3, 3\)"),
+    (np.ones((2, 3)), np.ones(2), r"shape \(2,\); expected \(batch, steps\)"),
     (np.ones((2, 3)), np.full((2, 3), 0.5), "0.5 in it"), (np.ones((2, 3)), [[1, 1], [1]], "2 entries in row 0.*3 steps"),
     ([[1, 2], [3]], [[1, 1]], "1 rows for 2"),
     ([[1, 2], [3]], np.ones((2, 3)), r"\(2, 3\)"), ([[1, 2], [3]], [["a", "b"], ["c"]], "'a'"),
