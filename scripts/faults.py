@@ -628,18 +628,18 @@ RAGGED = [
         "ragged/mask.py",
         """
         both = index.mask & mask
-        return index if both.sum() == index.steps else ...
+        return index if both.sum() == index.num_steps else ...
         """,
         """
         both = mask | (index.mask & mask)
         return index if both.sum() == index.steps else ...
         """,
         PRESENCE + " " + RULE + " tests/test_packed.py",
-        function="narrow",
+        function="intersect_with_mask",
     ),
     Fault(
         "the gradient of a permutation is permuted again",
-        "ragged/moves.py",
+        "ragged/gather.py",
         "_GatherRows.apply(grads[0], inverse, row_numbers)",
         "_GatherRows.apply(grads[0], row_numbers, inverse)",
         GRADCHECK,
@@ -647,25 +647,25 @@ RAGGED = [
     ),
     Fault(
         "a function over time is accepted as a function over features",
-        "ragged/axes.py",
-        "if axis < packed.lead: ...",
-        "if axis < packed.lead - 1: ...",
+        "ragged/axis_rules.py",
+        "if axis < packed.num_step_axes: ...",
+        "if axis < packed.num_step_axes - 1: ...",
         LOST + " tests/test_functions.py",
         function="_feature",
     ),
     Fault(
         "a plain operand is read in reversed order",
-        "ragged/operands.py",
-        "values = _picked(operand, packed.index.coordinates(operand.device))",
-        "values = _picked(operand, packed.index.coordinates(operand.device)).flip(0)",
+        "ragged/broadcast.py",
+        "values = _gather_cells(operand, packed.index.coordinates(operand.device))",
+        "values = _gather_cells(operand, packed.index.coordinates(operand.device)).flip(0)",
         "tests/test_functions.py",
         function="align",
     ),
     Fault(
         "all steps that widening adds show the first gap",
         "ragged/packed.py",
-        "getattr(self.index, self._shown(self.fill))[index.flat]",
-        "np.minimum(getattr(self.index, self._shown(self.fill))[index.flat], self.index.num_steps)",
+        "getattr(self.index, self._cell_source_name(self.gap_values))[index.flat]",
+        "np.minimum(getattr(self.index, self._cell_source_name(self.gap_values))[index.flat], self.index.num_steps)",
         RULE + " tests/test_packed.py",
         function="Packed.reindex",
     ),
@@ -694,7 +694,7 @@ RAGGED = [
     Fault(
         "merged gaps show the first of them",
         "ragged/packed.py",
-        "shown[index.gap_of_cell[mixed]] = -1",
+        "old_gaps[index.gap_of_cell[mixed]] = -1",
         "pass",
         "tests/test_packed.py tests/test_functions.py",
         function="Packed.rearrange_cells",
@@ -702,8 +702,8 @@ RAGGED = [
     Fault(
         "a step that widening adds shows zeros",
         "ragged/packed.py",
-        "torch.cat([self.values, self.fill])[...]",
-        "torch.cat([self.values, torch.zeros_like(self.fill)])[...]",
+        "torch.cat([self.values, self.gap_values])[...]",
+        "torch.cat([self.values, torch.zeros_like(self.gap_values)])[...]",
         RULE + " tests/test_packed.py",
         function="Packed.reindex",
     ),
@@ -1703,9 +1703,9 @@ TRAINING = [
     ),
     Fault(
         "sample weights of sequences are applied to other sequences",
-        "training/align.py",
-        "index.coordinates(found.device)[: len(shape)]",
-        "[place.flip(0) for place in index.coordinates(found.device)[: len(shape)]]",
+        "ragged/alignment.py",
+        "index.coordinates(weights.device)[: len(shape)]",
+        "[place.flip(0) for place in index.coordinates(weights.device)[: len(shape)]]",
         "tests/test_losses.py",
         function="step_weights",
     ),
@@ -1714,10 +1714,10 @@ GRAPH = [
     Fault(
         "the values of gaps are dropped before a layer that reads them",
         "graph/function.py",
-        "node.operation.needs_gap_values(shown)",
-        "shown",
+        "node.operation.needs_gap_values(outputs_read)",
+        "outputs_read",
         "tests/test_graph.py tests/test_model.py",
-        function="_reads",
+        function="_reads_gap_values",
     ),
     Fault(
         "a frozen layer is saved as trainable",
