@@ -1,15 +1,11 @@
-"""Layers in which a step sees itself: the mask passes.
-
-They are written with torch functions that keep a mask, so the table in ragged/torch_function.py maps values and fill, and a
-user's activation that mixes steps is refused there.
-"""
+"""The layer Dense."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
 from padless import activations, constraints, initializers, regularizers
 from padless.errors import ArgumentError, ShapeError
@@ -17,17 +13,39 @@ from padless.kernels.half_precision import linear
 from padless.layers.base.layer import Layer
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import (
+    ActivationLike,
+    BasicLayerOptions,
+    ConstraintLike,
+    InitializerLike,
+    RegularizerLike,
+    Shape,
+    StepTensor,
+)
 
 
 @register("layer")
 class Dense(Layer):
-    """`activation(inputs @ kernel + bias)` over the last axis.
+    """Compute `activation(inputs @ kernel + bias)` over the last axis: Keras's `Dense`. The mask passes.
 
-    Keras's `Dense`. Weights: `kernel` `(in, units)`, `bias` `(units,)`.
+    Weights: `kernel` `(features, units)`, `bias` `(units,)`.
 
-    >>> import torch
-    >>> Dense(2)(torch.ones(4, 7, 3)).shape
-    torch.Size([4, 7, 2])
+    Args:
+        units: the number of features of the output.
+        activation: the activation, by default none.
+        use_bias: whether there is a bias.
+        kernel_initializer: the initial values of the kernel.
+        bias_initializer: the initial values of the bias.
+        kernel_regularizer: a penalty on the kernel.
+        bias_regularizer: a penalty on the bias.
+        activity_regularizer: a penalty on the outputs.
+        kernel_constraint: a constraint on the kernel.
+        bias_constraint: a constraint on the bias.
+        kwargs: name, trainable, dtype, input_shape.
+
+    Example:
+        >>> Dense(2)(torch.ones(4, 7, 3)).shape
+        torch.Size([4, 7, 2])
     """
 
     relation = "stepwise"
@@ -37,16 +55,16 @@ class Dense(Layer):
     def __init__(
         self,
         units: int,
-        activation: Any = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
+        kernel_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Unpack[BasicLayerOptions],
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         if not isinstance(units, int) or units <= 0:
@@ -61,8 +79,8 @@ class Dense(Layer):
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
 
-    def build(self, input_shape: Any) -> None:
-        """Kernel and bias, for the size of the last axis."""
+    def build(self, input_shape: Shape) -> None:
+        """Create kernel and bias for the size of the last axis."""
         features = last_axis_size(self, input_shape)
         self.add_weight(
             (features, self.units),
@@ -82,27 +100,33 @@ class Dense(Layer):
         else:
             self.bias = None
 
-    def call(self, inputs: Any) -> Any:
-        """The product, each step alone."""
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Compute the output `(..., units)` for inputs `(..., features)`."""
         if inputs.shape[-1] != self.kernel.shape[0]:
             raise ShapeError(
                 f"Dense {self.name!r} was built for {self.kernel.shape[0]} features; got inputs of shape "
                 f"{tuple(inputs.shape)}."
             )
         if isinstance(inputs, Packed) and inputs.values.ndim > 1:
-            return activations.apply_in_place(
-                self.activation, inputs.map_values(lambda x: linear(x, self.kernel, self.bias))
-            )
-        product: Any = functional.linear
-        return activations.apply_in_place(self.activation, product(inputs, self.kernel.t(), self.bias))
+            outputs = inputs.map_values(self._project_steps)
+        else:  # torch's function raises MaskLost for a Packed `(B, T)`, whose last axis is time
+            outputs = torch.nn.functional.linear(inputs, self.kernel.t(), self.bias)  # pyright: ignore[reportArgumentType]
+        return activations.apply_in_place(self.activation, outputs)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's with `units` as the last axis."""
+    def _project_steps(self, steps: Tensor) -> Tensor:
+        return linear(steps, self.kernel, self.bias)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input with `units` as the last axis."""
         return (*input_shape[:-1], self.units)
 
 
-def last_axis_size(layer: Layer, shape: Any) -> int:
-    """The size of the last axis, which must be known before weights can be made."""
+def last_axis_size(layer: Layer, shape: object) -> int:
+    """Return the size of the last axis.
+
+    Raises:
+        ShapeError: the size is not known, or there is only one axis.
+    """
     if not isinstance(shape, list | tuple) or len(shape) < 2 or not isinstance(shape[-1], int):
         raise ShapeError(
             f"{type(layer).__name__} {layer.name!r} makes weights for the last axis of its input, so it must "

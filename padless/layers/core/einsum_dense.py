@@ -1,11 +1,12 @@
-"""EinsumDense: a product with a kernel, along any axes; over features the mask passes."""
+"""The layer EinsumDense."""
 
 from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable, Sequence
 from string import ascii_letters
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -17,8 +18,17 @@ from padless.kernels.half_precision import linear
 from padless.layers.base.layer import Layer
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.types import (
+    ActivationLike,
+    ConstraintLike,
+    InitializerLike,
+    LayerOptions,
+    RegularizerLike,
+    Shape,
+    StepTensor,
+)
 
-_FORM = re.compile(r"(\.\.\.)?([a-zA-Z]+)(\.\.\.)?,([a-zA-Z]+)->(\.\.\.)?([a-zA-Z]+)(\.\.\.)?")
+_EQUATION = re.compile(r"(\.\.\.)?([a-zA-Z]+)(\.\.\.)?,([a-zA-Z]+)->(\.\.\.)?([a-zA-Z]+)(\.\.\.)?")
 
 
 class _Axes(NamedTuple):
@@ -31,14 +41,28 @@ class _Axes(NamedTuple):
 
 @register("layer")
 class EinsumDense(Layer):
-    """`activation(einsum(equation, inputs, kernel) + bias)`.
+    """Compute `activation(einsum(equation, inputs, kernel) + bias)`: Keras's `EinsumDense`.
 
-    Keras's `EinsumDense`, which loses the mask. `output_shape` leaves out the batch and what `...` stands for; a None in it
-    is found in the input. `bias_axes` are letters of the output. Weights: `kernel`, `bias`. The mask stays where batch
-    and time begin input and output alike and meet neither kernel nor bias; elsewhere a masked input raises `MaskLost`.
+    The mask passes if the axes of batch and time come first in input and output, and occur in neither kernel nor bias.
+    Otherwise a masked input raises `MaskLost`. Keras loses the mask. Weights: `kernel`, `bias`.
 
-    >>> EinsumDense("abc,cde->abde", (None, 2, 5), bias_axes="de")(torch.ones(4, 7, 3)).shape
-    torch.Size([4, 7, 2, 5])
+    Args:
+        equation: the equation of inputs and kernel, such as "abc,cd->abd" or "...x,xy->...y".
+        output_shape: the sizes of the output's axes, without the batch and what `...` stands for. None for a size that
+            follows from the input.
+        activation: the activation, by default none.
+        bias_axes: the letters of the output's axes along which the bias differs, by default no bias.
+        kernel_initializer: the initial values of the kernel.
+        bias_initializer: the initial values of the bias.
+        kernel_regularizer: a penalty on the kernel.
+        bias_regularizer: a penalty on the bias.
+        kernel_constraint: a constraint on the kernel.
+        bias_constraint: a constraint on the bias.
+        kwargs: name, trainable, dtype, activity_regularizer, input_shape.
+
+    Example:
+        >>> EinsumDense("abc,cde->abde", (None, 2, 5), bias_axes="de")(torch.ones(4, 7, 3)).shape
+        torch.Size([4, 7, 2, 5])
     """
 
     relation = "stepwise"
@@ -48,33 +72,33 @@ class EinsumDense(Layer):
     def __init__(
         self,
         equation: str,
-        output_shape: Any,
-        activation: Any = None,
+        output_shape: int | Sequence[int | None],
+        activation: ActivationLike = None,
         bias_axes: str | None = None,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        kernel_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
-        found = _FORM.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
-        if found is None or found[1] and found[3] or (found[1], found[3]) != (found[5], found[7]):
+        match = _EQUATION.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
+        if match is None or match[1] and match[3] or (match[1], match[3]) != (match[5], match[7]):
             raise ArgumentError(
                 f"EinsumDense expected an equation such as 'abc,cd->abd', '...x,xy->...y' or "
                 f"'ab...,bc->ac...'; got {equation!r}."
             )
         self.equation = equation
-        self._before, self._after = bool(found[1]), bool(found[3])
-        self._letters = _Axes(found[2], found[4], found[6])
+        self._starts_with_ellipsis, self._ends_with_ellipsis = bool(match[1]), bool(match[3])
+        self._letters = _Axes(match[2], match[4], match[6])
         self.partial_output_shape = (output_shape,) if isinstance(output_shape, int) else tuple(output_shape)
         self.bias_axes = bias_axes
         for letter in bias_axes or "":
             if letter not in self._letters.output:
                 raise ArgumentError(
-                    f"EinsumDense has bias_axes={bias_axes!r}, but {letter!r} is no axis of the output in {equation!r}."
+                    f"EinsumDense has bias_axes={bias_axes!r}, but {letter!r} is not an axis of the output in {equation!r}."
                 )
         for letter in self._letters.kernel:
             if letter not in self._letters.input + self._letters.output:
@@ -90,52 +114,54 @@ class EinsumDense(Layer):
         self.kernel_constraint = constraints.get(kernel_constraint)
         self.bias_constraint = constraints.get(bias_constraint)
 
-    def _axes(self, shape: Any) -> _Axes:
-        """The equation with letters for what `...` stands for."""
+    def _axes(self, shape: Shape) -> _Axes:
+        """Return the equation with letters in the place of `...`, for an input of this shape."""
         letters = self._letters
-        more = len(shape) - len(letters.input)
-        if more < 0 or more and not self._before and not self._after:
+        num_elided = len(shape) - len(letters.input)
+        has_ellipsis = self._starts_with_ellipsis or self._ends_with_ellipsis
+        if num_elided < 0 or num_elided and not has_ellipsis:
             raise ShapeError(
                 f"EinsumDense {self.name!r} reads {len(letters.input)} axes by {self.equation!r}; got an input "
                 f"of shape {tuple(shape)}."
             )
-        free = "".join(letter for letter in ascii_letters if letter not in "".join(letters))[:more]
-        if self._after:
-            return _Axes(letters.input + free, letters.kernel, letters.output + free)
-        return _Axes(free + letters.input, letters.kernel, free + letters.output)
+        unused_letters = [letter for letter in ascii_letters if letter not in "".join(letters)]
+        elided = "".join(unused_letters[:num_elided])
+        if self._ends_with_ellipsis:
+            return _Axes(letters.input + elided, letters.kernel, letters.output + elided)
+        return _Axes(elided + letters.input, letters.kernel, elided + letters.output)
 
-    def _sizes(self, shape: Any) -> tuple[_Axes, dict[str, Any]]:
-        """The size of each axis by its letter: of the input, and of the output where that is said."""
+    def _axes_and_sizes(self, shape: Shape) -> tuple[_Axes, dict[str, int | None]]:
+        """Return the axes, and the size of each axis by its letter, from the input and the argument `output_shape`."""
         axes = self._axes(shape)
         sizes = dict(zip(axes.input, shape, strict=True))
-        elided = len(axes.input) - len(self._letters.input)
-        start = elided if self._before and elided else 1  # the batch is not said
-        said = axes.output[start : len(axes.output) - (elided if self._after else 0)]
-        if len(said) != len(self.partial_output_shape):
+        num_elided = len(axes.input) - len(self._letters.input)
+        start = num_elided if self._starts_with_ellipsis and num_elided else 1  # output_shape leaves out the batch
+        stop = len(axes.output) - (num_elided if self._ends_with_ellipsis else 0)
+        declared_axes = axes.output[start:stop]
+        if len(declared_axes) != len(self.partial_output_shape):
             raise ShapeError(
-                f"EinsumDense {self.name!r} needs the sizes of the axes {said!r} of {self.equation!r} as "
+                f"EinsumDense {self.name!r} needs the sizes of the axes {declared_axes!r} of {self.equation!r} as "
                 f"output_shape for an input of shape {tuple(shape)}; got {self.partial_output_shape}."
             )
-        for letter, size in zip(said, self.partial_output_shape, strict=True):
-            known = sizes.get(letter)
-            if known is not None and size is not None and known != size:
+        for letter, declared_size in zip(declared_axes, self.partial_output_shape, strict=True):
+            input_size = sizes.get(letter)
+            if input_size is not None and declared_size is not None and input_size != declared_size:
                 raise ShapeError(
                     f"EinsumDense {self.name!r} has output_shape={self.partial_output_shape}, but axis "
-                    f"{letter!r} of {self.equation!r} has the size {known} in an input of shape "
+                    f"{letter!r} of {self.equation!r} has the size {input_size} in an input of shape "
                     f"{tuple(shape)}."
                 )
-            sizes[letter] = known if size is None else size
+            sizes[letter] = input_size if declared_size is None else declared_size
         return axes, sizes
 
-    def build(self, input_shape: Any) -> None:
-        """Kernel and bias, of the sizes that input and output say."""
-        axes, sizes = self._sizes(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        """Create kernel and bias, with sizes from the input and the argument `output_shape`."""
+        axes, sizes = self._axes_and_sizes(input_shape)
         initializer = self.kernel_initializer
         if isinstance(initializer, VarianceScaling) and None in (initializer.input_axes, initializer.output_axes):
             initializer = copy.copy(initializer)
-            outer = [letter in axes.output for letter in axes.kernel]
-            initializer.input_axes = [k for k, is_output in enumerate(outer) if not is_output]
-            initializer.output_axes = [k for k, is_output in enumerate(outer) if is_output]
+            initializer.input_axes = [k for k, letter in enumerate(axes.kernel) if letter not in axes.output]
+            initializer.output_axes = [k for k, letter in enumerate(axes.kernel) if letter in axes.output]
         self.add_weight(
             tuple(sizes[letter] for letter in axes.kernel),
             initializer,
@@ -152,53 +178,68 @@ class EinsumDense(Layer):
         else:
             self.bias = None
 
-    def call(self, inputs: Any) -> Any:
-        """The product."""
+    def call(self, inputs: StepTensor) -> StepTensor:
+        """Compute the output."""
         axes = self._axes(inputs.shape)
         sizes = dict(zip(axes.input, inputs.shape, strict=True))
-        wanted = {letter: size for letter, size in zip(axes.kernel, self.kernel.shape, strict=True) if letter in sizes}
-        if any(sizes[letter] != size for letter, size in wanted.items()):
+        kernel_sizes = {letter: size for letter, size in zip(axes.kernel, self.kernel.shape, strict=True) if letter in sizes}
+        if any(sizes[letter] != size for letter, size in kernel_sizes.items()):
             raise ShapeError(
-                f"EinsumDense {self.name!r} with the equation {self.equation!r} was built for {wanted}; got "
+                f"EinsumDense {self.name!r} with the equation {self.equation!r} was built for {kernel_sizes}; got "
                 f"inputs of shape {tuple(inputs.shape)}."
             )
         if isinstance(inputs, Packed):
-            return self.activation(inputs.map_values(self._of(self._merged_step_axes(axes, inputs))))
-        return self.activation(self._of(axes)(inputs))
+            return self.activation(inputs.map_values(self._product(self._merge_step_axes(axes, inputs))))
+        return self.activation(self._product(axes)(inputs))
 
-    def _of(self, axes: _Axes) -> Any:
-        """The product of plain data; where the last axes become others, as one of matrices that adds the bias too."""
-        equation = f"{axes.input},{axes.kernel}->{axes.output}"
-        bound = sum(letter in axes.kernel for letter in axes.input)
-        kept = len(axes.input) - bound
-        new = axes.output[kept:]
-        matrices = axes.output[:kept] == axes.input[:kept] and axes.kernel == axes.input[kept:] + new
-        if matrices and bound and new and (self.bias is None or self.bias_axes == new):
-            sizes = self.kernel.shape[bound:]
-            weight = self.kernel.reshape(-1, sizes.numel())
+    def _product(self, axes: _Axes) -> Callable[[Tensor], Tensor]:
+        """Return the function that computes the product and adds the bias.
+
+        If the kernel replaces the last axes of the input, it is one matrix product.
+        """
+        num_contracted = sum(letter in axes.kernel for letter in axes.input)
+        num_outer = len(axes.input) - num_contracted
+        new_axes = axes.output[num_outer:]
+        is_matrix_product = (
+            axes.output[:num_outer] == axes.input[:num_outer]
+            and axes.kernel == axes.input[num_outer:] + new_axes
+            and num_contracted > 0
+            and new_axes != ""
+            and (self.bias is None or self.bias_axes == new_axes)
+        )
+        if is_matrix_product:
+            output_sizes = self.kernel.shape[num_contracted:]
+            matrix = self.kernel.reshape(-1, output_sizes.numel())
             bias = None if self.bias is None else self.bias.flatten()
-            return lambda x: linear(x.flatten(kept), weight, bias).unflatten(-1, sizes)
+            return lambda x: linear(x.flatten(num_outer), matrix, bias).unflatten(-1, output_sizes)
+        equation = f"{axes.input},{axes.kernel}->{axes.output}"
 
-        def of(x: Tensor) -> Tensor:
+        def multiply(x: Tensor) -> Tensor:
             product = torch.einsum(equation, x, self.kernel)
             return product if self.bias is None else product + self.bias
 
-        return of
+        return multiply
 
-    def _merged_step_axes(self, axes: _Axes, inputs: Packed) -> _Axes:
-        """The equation for real steps, with one letter for batch and time; refused if it touches these."""
-        head, rest = axes.input[: inputs.num_step_axes], axes.input[inputs.num_step_axes :]
-        others = rest + axes.kernel + axes.output[inputs.num_step_axes :] + (self.bias_axes or "")
-        if axes.output[: inputs.num_step_axes] != head or set(head) & set(others) or len(set(head)) < len(head):
+    def _merge_step_axes(self, axes: _Axes, inputs: Packed) -> _Axes:
+        """Return the equation for real steps `(N, ...)`, with one letter for batch and time.
+
+        Raises:
+            MaskLost: kernel or bias have these axes, or the output has them at another place.
+        """
+        count = inputs.num_step_axes
+        step_axes, feature_axes = axes.input[:count], axes.input[count:]
+        other_letters = feature_axes + axes.kernel + axes.output[count:] + (self.bias_axes or "")
+        passes = axes.output[:count] == step_axes and not set(step_axes) & set(other_letters)
+        if not passes or len(set(step_axes)) < count:
             raise MaskLost(
                 f"EinsumDense {self.name!r} with the equation {self.equation!r} would mix or move the steps of "
                 f"{inputs!r}, masked by {inputs.index.mask_source}. Ways out: an equation that leaves batch and time "
                 f"alone, such as 'abc,cd->abd'; DropMask() or `unpack()` before it, after which padding "
                 f"counts as data."
             )
-        return _Axes(head[0] + rest, axes.kernel, head[0] + axes.output[inputs.num_step_axes :])
+        return _Axes(step_axes[0] + feature_axes, axes.kernel, step_axes[0] + axes.output[count:])
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The sizes of the output's axes."""
-        axes, sizes = self._sizes(input_shape)
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the sizes of the output's axes."""
+        axes, sizes = self._axes_and_sizes(input_shape)
         return tuple(sizes[letter] for letter in axes.output)

@@ -1,10 +1,10 @@
-"""Any torch module as a layer."""
+"""The layer TorchModuleWrapper, which calls a torch module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from padless.layers.base.mask_rule import check_same_steps
 from padless.ragged.packed import Packed, computing_gap_values, unpack
 from padless.registry import entries, register, snake_case
 from padless.saving.serialization import deserialize
+from padless.types import ConfigLike, DTypeLike, RegularizerLike, Shape, StepTensor
 
 _RELATIONS = (None, "stepwise", "padded_grid")
-_TWINS = {
+_EQUIVALENT_LAYERS = {
     "RNN": "SimpleRNN",
     "BatchNorm1d": "BatchNormalization",
     "MultiheadAttention": "MultiHeadAttention",
@@ -33,32 +34,57 @@ _TWINS = {
     "TransformerEncoderLayer": "TransformerEncoder",
     "TransformerDecoderLayer": "TransformerDecoder",
     "Conv1d": "Conv1D",
-}  # torch's name: the one here
+}  # the name in torch: the name in padless
+
+
+class WrapperOptions(TypedDict, total=False):
+    """Further keyword arguments of the wrapper."""
+
+    trainable: bool
+    dtype: DTypeLike | None
+    activity_regularizer: RegularizerLike
+    input_shape: Shape | None
 
 
 @register("layer")
 class TorchModuleWrapper(Layer):
-    """A torch module as a layer: its weights are the layer's, and it trains when the layer does.
+    """Call a torch module as a layer: Keras's `TorchModuleWrapper`. The module trains when the layer does.
 
-    Keras's `TorchModuleWrapper`. `relation` says what the module gets of a masked input:
+    `relation` decides what the module receives of a masked input:
 
-    - None: the masked steps themselves. What treats each step alone keeps the mask (Linear, LayerNorm, ReLU, Dropout, a
-      Sequential of them); what mixes steps raises `MaskLost`.
-    - "stepwise": the real steps as examples `(N, ...)`, of a plain input all steps `(B * T, ...)`; the mask passes.
+    - None: the Packed. A module that treats each step alone keeps the mask (Linear, LayerNorm, ReLU, Dropout, a Sequential
+      of them). A module that mixes steps raises `MaskLost`.
+    - "stepwise": the real steps as examples `(N, ...)`; of a plain input all steps, `(B * T, ...)`. The mask passes.
     - "padded_grid": the padded grid `(B, T, ...)`, on purpose. The mask ends, as with `DropMask`.
 
-    Over no example at all the module infers, since there is nothing to learn from; one with torch's batch normalization
-    also over a single one, which has no variance. A module without `get_config` and
-    `from_config` can be saved by its weights only.
+    Without an example the module runs in inference mode, since there is nothing to learn from. So does a module with batch
+    normalization on a single example, which has no variance. A module without `get_config` and `from_config` can be saved
+    by its weights only.
 
-    >>> TorchModuleWrapper(nn.BatchNorm1d(3), relation="stepwise")(torch.ones(2, 5, 3)).shape
-    torch.Size([2, 5, 3])
+    Args:
+        module: the torch module, or its config.
+        name: the name of the layer, by default that of the module's class.
+        output_shape: the shape of the output with the batch, by default found by a call on small probes.
+        relation: None, "stepwise" or "padded_grid".
+        kwargs: trainable, dtype, activity_regularizer, input_shape.
+
+    Raises:
+        ArgumentError: `module` is not a torch module, or has weights without a shape.
+
+    Example:
+        >>> TorchModuleWrapper(nn.BatchNorm1d(3), relation="stepwise")(torch.ones(2, 5, 3)).shape
+        torch.Size([2, 5, 3])
     """
 
     relation = "module"
 
     def __init__(
-        self, module: Any, name: str | None = None, output_shape: Any = None, relation: str | None = None, **kwargs: Any
+        self,
+        module: nn.Module | ConfigLike,
+        name: str | None = None,
+        output_shape: Shape | None = None,
+        relation: Literal["stepwise", "padded_grid"] | None = None,
+        **kwargs: Unpack[WrapperOptions],
     ) -> None:
         if isinstance(module, dict):
             module = deserialize(module, "layer")
@@ -80,83 +106,101 @@ class TorchModuleWrapper(Layer):
             self.trainable = False  # the weights are there already
 
     def call(self, inputs: Any, *args: Any, training: bool = False, **kwargs: Any) -> Any:
-        """What the module gives."""
-        args, kwargs = map_leaves(self._fitted, ((inputs, *args), kwargs))
+        """Return what the module returns. Further arguments are passed on to it."""
+        module_args, module_kwargs = map_leaves(self._prepare_input, ((inputs, *args), kwargs))
         if self.relation == "stepwise":
-            return self._by_step(args, kwargs, training)
+            return self._call_stepwise(module_args, module_kwargs, training)
         if self.relation == "padded_grid":
-            args, kwargs = map_leaves(unpack, (args, kwargs))
-        inner = any(isinstance(m, Layer) for m in self.module.modules())
+            module_args, module_kwargs = map_leaves(unpack, (module_args, module_kwargs))
         try:
-            with computing_gap_values(True) if inner else nullcontext():
-                return self._run_module(args, kwargs, training)
-        except MaskLost as lost:
-            raise MaskLost(f"{lost} {self._ways_out(self._innermost_running(args, kwargs))}") from lost
+            with computing_gap_values(True) if self._contains_layer() else nullcontext():
+                return self._run_module(module_args, module_kwargs, training)
+        except MaskLost as error:
+            module = self._innermost_running(module_args, module_kwargs)
+            raise MaskLost(f"{error} {self._ways_out(module)}") from error
 
-    def _fitted(self, x: Any) -> Any:
-        """Floats in the dtype of the weights; what a module may write into is its own copy."""
-        if not _is_array(x):
+    def _contains_layer(self) -> bool:
+        """Return whether the module has a padless layer inside, which may read gap values."""
+        return any(isinstance(module, Layer) for module in self.module.modules())
+
+    def _prepare_input(self, x: Any) -> Any:
+        """Return floats in the dtype of the weights, and a copy if the module may write into its input."""
+        if not isinstance(x, Tensor | Packed):
             return x
         if x.dtype.is_floating_point and not torch.is_autocast_enabled(x.device.type):
-            own = (w.dtype for m in self.module.modules() for w in dict.values(m._parameters) if w is not None)
-            x = x.to(next((dtype for dtype in own if dtype.is_floating_point), x.dtype))
-        writes = isinstance(x, Tensor) and any(getattr(m, "inplace", False) for m in self.module.modules())
-        return x.clone() if writes else x
+            weights = (w for module in self.module.modules() for w in dict.values(module._parameters) if w is not None)
+            x = x.to(next((weight.dtype for weight in weights if weight.dtype.is_floating_point), x.dtype))
+        # `inplace` is the name that torch's modules give to this option.
+        writes_into_input = any(getattr(module, "inplace", False) for module in self.module.modules())
+        return x.clone() if isinstance(x, Tensor) and writes_into_input else x
 
-    def _run_module(self, args: Any, kwargs: Any, training: bool) -> Any:
-        examples = next((x.shape[0] for x in leaves((args, kwargs)) if _is_array(x)), 1)
-        alone = examples == 1 and any(isinstance(m, BatchNormModule) for m in self.module.modules())
-        with training_mode(training and examples > 0 and not alone, self.module):
+    def _run_module(self, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool) -> Any:
+        """Call the module in the training mode that the number of examples allows."""
+        num_examples = next((x.shape[0] for x in _arrays_in((args, kwargs))), 1)
+        too_few_examples = num_examples == 0 or (
+            num_examples == 1 and any(isinstance(module, BatchNormModule) for module in self.module.modules())
+        )
+        with training_mode(training and not too_few_examples, self.module):
             return self.module(*args, **kwargs)
 
-    def _by_step(self, args: Any, kwargs: Any, training: bool) -> Any:
-        """The module on rows, one for each step; once more, inferring, on what gaps show."""
-        first, *others = [x for x in leaves((args, kwargs)) if _is_array(x)]
-        for other in (first, *others):
-            if isinstance(first, Packed) and isinstance(other, Packed):
-                check_same_steps(self.name, first, other)
-            elif type(first) is not type(other) or first.ndim < 2 or first.shape[:2] != other.shape[:2]:
-                raise ShapeError(
-                    f"Layer {self.name!r} works step by step, so all its inputs begin with the same (batch, "
-                    f"steps) and bear the same mask; got shapes {tuple(first.shape)} and "
-                    f"{tuple(other.shape)}. Bring one to the other's steps with padless.pack(x, like=y)."
-                )
+    def _call_stepwise(self, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool) -> Any:
+        """Call the module on rows, one for each step, and again, without training, on the gap values."""
+        arrays = _arrays_in((args, kwargs))
+        first = arrays[0]
+        for array in arrays:
+            self._check_same_steps(first, array)
         if isinstance(first, Tensor):
-            outputs = self._on_rows(lambda x: x.flatten(0, 1), args, kwargs, training)
+            outputs = self._call_on_rows(lambda x: x.flatten(0, 1), args, kwargs, training)
             return map_leaves(lambda x: x.unflatten(0, first.shape[:2]) if isinstance(x, Tensor) else x, outputs)
-        outputs = self._on_rows(lambda x: x.values, args, kwargs, training)
-        shown = all(x.gap_values is not None and len(x.gap_values) == first.index.num_gaps for x in (first, *others))
-        fills = self._on_rows(lambda x: x.gap_values, args, kwargs, False) if shown else map_leaves(lambda _: None, outputs)
+        outputs = self._call_on_rows(lambda x: x.values, args, kwargs, training)
+        gap_outputs = map_leaves(lambda _: None, outputs)
+        if all(x.gap_values is not None and len(x.gap_values) == first.index.num_gaps for x in arrays):
+            gap_outputs = self._call_on_rows(lambda x: x.gap_values, args, kwargs, False)
 
-        def masked(values: Any, fill: Any) -> Any:
-            return first.with_values(values, fill) if isinstance(values, Tensor) else values
+        def on_steps(values: Any, gap_values: Any) -> Any:
+            return first.with_values(values, gap_values) if isinstance(values, Tensor) else values
 
-        return pytree.tree_map(masked, outputs, fills)
+        return pytree.tree_map(on_steps, outputs, gap_outputs)
 
-    def _on_rows(self, rows: Callable[[Any], Tensor], args: Any, kwargs: Any, training: bool) -> Any:
-        """What the module makes of the rows of its inputs: as many rows."""
-        args, kwargs = map_leaves(lambda x: rows(x) if _is_array(x) else x, (args, kwargs))
-        outputs = self._run_module(args, kwargs, training)
-        count = next(x.shape[0] for x in leaves((args, kwargs)) if _is_array(x))
+    def _check_same_steps(self, first: StepTensor, other: StepTensor) -> None:
+        """Check that two inputs have the same steps: one mask, or the same first two axes of plain tensors."""
+        if isinstance(first, Packed) and isinstance(other, Packed):
+            check_same_steps(self.name, first, other)
+        elif type(first) is not type(other) or first.ndim < 2 or first.shape[:2] != other.shape[:2]:
+            raise ShapeError(
+                f"Layer {self.name!r} works step by step, so all its inputs begin with the same (batch, "
+                f"steps) and have the same mask; got shapes {tuple(first.shape)} and "
+                f"{tuple(other.shape)}. Bring one to the other's steps with padless.pack(x, like=y)."
+            )
+
+    def _call_on_rows(
+        self, rows_of: Callable[[Any], Tensor], args: Sequence[Any], kwargs: Mapping[str, Any], training: bool
+    ) -> Any:
+        """Call the module on the rows of its inputs, and check that it returns the same number of rows."""
+        row_args, row_kwargs = map_leaves(
+            lambda x: rows_of(x) if isinstance(x, Tensor | Packed) else x, (tuple(args), dict(kwargs))
+        )
+        outputs = self._run_module(row_args, row_kwargs, training)
+        num_rows = _arrays_in((row_args, row_kwargs))[0].shape[0]
         for x in leaves(outputs):
-            if isinstance(x, Tensor) and x.shape[:1] != (count,):
+            if isinstance(x, Tensor) and x.shape[:1] != (num_rows,):
                 raise ShapeError(
-                    f"Layer {self.name!r} is stepwise, so of {count} steps its module must give as many rows; "
+                    f"Layer {self.name!r} is stepwise, so of {num_rows} steps its module must give as many rows; "
                     f"got {tuple(x.shape)}. A module that mixes steps takes relation='padded_grid'."
                 )
         return outputs
 
-    def _innermost_running(self, args: Any, kwargs: Any) -> nn.Module:
+    def _innermost_running(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> nn.Module:
         """Return the innermost torch module in whose `forward` the mask is lost.
 
         The module runs a second time, in inference, with hooks that record which of its modules are running.
         """
         running: list[nn.Module] = []
 
-        def enter(module: nn.Module, _: Any) -> None:
+        def enter(module: nn.Module, _: object) -> None:
             running.append(module)
 
-        def leave(*_: Any) -> None:
+        def leave(*_: object) -> None:
             running.pop()
 
         handles = []
@@ -176,7 +220,7 @@ class TorchModuleWrapper(Layer):
     def _ways_out(self, module: nn.Module) -> str:
         """Return what to do where a torch module mixes steps."""
         name = type(module).__name__
-        layer_name = _TWINS.get(name, name)
+        layer_name = _EQUIVALENT_LAYERS.get(name, name)
         layer_advice = f"the layer {layer_name} of padless, " if layer_name in entries("layer") else ""
         return (
             f"It was torch's {name}, in the module of layer {self.name!r}. For a torch module: {layer_advice}"
@@ -185,26 +229,27 @@ class TorchModuleWrapper(Layer):
         )
 
     def _direct_weights(self, trainable: bool) -> list[Tensor]:
-        """The module's weights, in the place of the layer's."""
+        """Return the weights of the module as those of the layer."""
         return list(self.module.parameters() if trainable else self.module.buffers())
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """The mask of the first input; none for "padded_grid"."""
+        """Return the mask of the first input; None for "padded_grid"."""
         return None if self.relation == "padded_grid" else mask
 
     def compute_output_shape(self, *shapes: Any) -> Any:
-        """As given by `output_shape`, else found by a call on small probes."""
+        """Return the argument `output_shape`, else the shape of a call on small probes."""
         return super().compute_output_shape(*shapes) if self.output_shape is None else self.output_shape
 
-    def needs_gap_values(self, shown: bool) -> bool:
-        """The grid itself, or what a layer inside the module reads."""
-        return shown or self.relation == "padded_grid" or any(isinstance(m, Layer) for m in self.module.modules())
+    def needs_gap_values(self, outputs_needed: bool) -> bool:
+        """Return whether the output, the module or a layer inside it needs them."""
+        return outputs_needed or self.relation == "padded_grid" or self._contains_layer()
 
 
-def as_layer(module: Any) -> Layer:
-    """A layer as it is, any other torch module in a wrapper of its own."""
+def as_layer(module: nn.Module) -> Layer:
+    """Return a layer as it is, and any other torch module in a new wrapper."""
     return module if isinstance(module, Layer) else TorchModuleWrapper(module)
 
 
-def _is_array(x: Any) -> bool:
-    return isinstance(x, Tensor | Packed)
+def _arrays_in(tree: object) -> list[Any]:
+    """Return the tensors and Packed in a nest of arguments."""
+    return [x for x in leaves(tree) if isinstance(x, Tensor | Packed)]
