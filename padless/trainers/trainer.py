@@ -36,6 +36,9 @@ from padless.trainers.gather_outputs import gather_outputs
 from padless.trainers.run_state import FitState
 from padless.types import BatchTree, DataLike, MaskLike
 
+Data: TypeAlias = "DataLike | DataAdapter"
+"""Data for `fit`, `evaluate` and `predict`, or the result of `padless.data.parquet`."""
+
 Masks: TypeAlias = "MaskLike | Mapping[str, MaskLike] | None"
 """The real steps of the input, or of each input by name."""
 
@@ -57,14 +60,14 @@ class Trainer(CompileMixin):
 
     def fit(
         self,
-        x: DataLike | None = None,
+        x: Data | None = None,
         y: DataLike | None = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: Verbose = "auto",
         callbacks: Callbacks = None,
         validation_split: float = 0.0,
-        validation_data: DataLike | None = None,
+        validation_data: Data | None = None,
         shuffle: bool | Literal["batch"] = True,
         class_weight: ClassWeights = None,
         sample_weight: DataLike | None = None,
@@ -161,7 +164,7 @@ class Trainer(CompileMixin):
 
     def evaluate(
         self,
-        x: DataLike | None = None,
+        x: Data | None = None,
         y: DataLike | None = None,
         batch_size: int | None = None,
         verbose: Verbose = "auto",
@@ -206,7 +209,7 @@ class Trainer(CompileMixin):
 
     def predict(
         self,
-        x: DataLike,
+        x: Data,
         batch_size: int | None = None,
         verbose: Verbose = "auto",
         steps: int | None = None,
@@ -255,7 +258,7 @@ class Trainer(CompileMixin):
 
     def train_on_batch(
         self,
-        x: DataLike,
+        x: Data,
         y: DataLike | None = None,
         sample_weight: DataLike | None = None,
         class_weight: ClassWeights = None,
@@ -269,7 +272,7 @@ class Trainer(CompileMixin):
 
     def test_on_batch(
         self,
-        x: DataLike,
+        x: Data,
         y: DataLike | None = None,
         sample_weight: DataLike | None = None,
         return_dict: bool = False,
@@ -323,7 +326,7 @@ class Trainer(CompileMixin):
         return read(x, y, sample_weight, mask, spec=spec, complete_spec=self._complete_data_spec)
 
     def _read_and_build(
-        self, x: DataLike | None, y: DataLike | None, sample_weight: DataLike | None, mask: Masks = None
+        self, x: Data | None, y: DataLike | None, sample_weight: DataLike | None, mask: Masks = None
     ) -> DataAdapter:
         """Read the data once. Missing weights are created by a call on the first example."""
         data = self._read(x, y, sample_weight, mask)
@@ -335,7 +338,7 @@ class Trainer(CompileMixin):
 
     def _read_batch(
         self,
-        x: DataLike,
+        x: Data,
         y: DataLike | None,
         sample_weight: DataLike | None,
         class_weight: ClassWeights = None,
