@@ -12,12 +12,14 @@ from torch import Tensor
 import padless
 from padless import Model, Packed, Sequential
 from padless.callbacks import EarlyStopping, History
+from padless.data.parquet_files import Parquet
 from padless.graph import SymbolicTensor
 from padless.layers import LSTM, Dense, Embedding
 from padless.losses import Loss, MeanSquaredError
 from padless.metrics import Accuracy, Metric
 from padless.optimizers import Adam
 from padless.optimizers.schedules import CosineDecay
+from padless.types import StepTensor
 
 
 def test_public_namespaces_are_modules():
@@ -79,6 +81,19 @@ def test_models_are_constructed():
     assert_type(history.epoch, list[int])
 
 
-def test_a_layer_is_a_torch_module():
+def test_a_call_returns_steps():
     layer: torch.nn.Module = Dense(2)
     assert isinstance(layer, padless.Layer)
+    packed = padless.pack(torch.ones(2, 3, 4))
+    assert_type(layer(packed), StepTensor)
+    assert_type(Dense(2)(packed), StepTensor)
+    assert_type(Dense(2)(torch.ones(2, 4)), Tensor)
+    assert_type(Embedding(3, 2, mask_zero=True)(torch.ones(1, 2)), StepTensor)
+    assert_type(Dense(2)(padless.Input((None, 4))), SymbolicTensor)
+
+
+def test_fit_accepts_parquet_files():
+    def fit(model: Model, data: Parquet) -> History:
+        return model.fit(data, validation_data=data)
+
+    assert callable(fit)
