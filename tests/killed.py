@@ -1,8 +1,8 @@
-"""Trains in processes that kill themselves at a named moment: this script reads jobs, one JSON a line.
+"""Train in processes that kill themselves at a named moment. This script reads jobs, one line of JSON for each.
 
-A job is `{"case", "folder", "out", "kills": [[moment, nth], ...]}`: a process is begun for each kill, and one more that is
-left to end; each goes on where the one before was killed. The answer is how each of them ended. All are forked from one
-process that has imported everything.
+A job is `{"case", "folder", "out", "kills": [[moment, nth], ...]}`. There is a process for each kill, and a last process
+that runs to the end. Each process continues where the previous one was killed. The answer has the exit code of each
+process. All are forked from one process that has imported everything.
 """
 
 import json
@@ -37,62 +37,62 @@ CASES = {
 
 
 class Moments(Callback):
-    """Kills the process when a moment has come for the nth time."""
+    """Kill the process at a moment, when it has come for the nth time."""
 
     def __init__(self, moment=None, nth=0):
         self.moment, self.left = moment, nth
 
-    def here(self, moment):
+    def reached(self, moment):
         if moment == self.moment:
             self.left -= 1
             if self.left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.here("a batch begins")
+        self.reached("a batch begins")
 
     def on_train_batch_end(self, batch, logs=None):
-        self.here("a batch ends")
+        self.reached("a batch ends")
 
     def on_test_begin(self, logs=None):
-        self.here("validation begins")
+        self.reached("validation begins")
 
     def on_test_batch_end(self, batch, logs=None):
-        self.here("in validation")
+        self.reached("in validation")
 
     def on_test_end(self, logs=None):
-        self.here("validation ends")
+        self.reached("validation ends")
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.here("an epoch begins")
+        self.reached("an epoch begins")
 
     def on_epoch_end(self, epoch, logs=None):
-        self.here("an epoch ends")
+        self.reached("an epoch ends")
 
     def on_train_end(self, logs=None):
-        self.here("training ends")
+        self.reached("training ends")
 
 
 def watch_writing(moments):
-    """The moments while a backup is written."""
+    """Add the moments while a backup is written."""
     write_bytes, replace, sync, unlink = Path.write_bytes, os.replace, archive._synchronize, Path.unlink
 
     def halves(path, data):
         write_bytes(path, data[: len(data) // 2])
-        moments.here("half is written")
+        moments.reached("half is written")
         return write_bytes(path, data)
 
     def moved(source, target):
-        moments.here("before it is moved")
+        moments.reached("before it is moved")
         replace(source, target)
-        moments.here("after it is moved")
+        moments.reached("after it is moved")
 
     def synced(path):
-        moments.here("before it is synced")
+        moments.reached("before it is synced")
         sync(path)
 
     def deleted(path, missing_ok=False):
-        moments.here("before an old one is deleted")
+        moments.reached("before an old one is deleted")
         unlink(path, missing_ok)
 
     Path.write_bytes, os.replace, archive._synchronize, Path.unlink = halves, moved, synced, deleted
@@ -105,7 +105,7 @@ def data():
 
 
 class Loader:
-    """Batches in an order drawn from torch's generator while they are read."""
+    """Batches in an order that is drawn from torch's generator while they are read."""
 
     def __iter__(self):
         x, y = data()
@@ -118,7 +118,7 @@ class Loader:
 
 
 def train(case, folder, moments):
-    """The whole of a training; returns the model and its history."""
+    """Train a model; return the model and its history."""
     padless.clear_session()
     torch.manual_seed(3)
     options = CASES[case]
@@ -155,7 +155,7 @@ def train(case, folder, moments):
 
 
 def one(job, kill):
-    """In a process of its own: train, and write what came out."""
+    """Train, and write the weights and the results; runs in a separate process."""
     moments = Moments(*kill)
     watch_writing(moments)
     folder = Path(job["folder"])
@@ -172,7 +172,7 @@ def one(job, kill):
 
 
 def run(job):
-    """How each process ended: the number of the signal, negative, or 0."""
+    """Return the exit code of each process: 0, or the negative number of the signal."""
     ends = []
     for kill in [*job["kills"], [None, 0]]:
         child = os.fork()
@@ -193,7 +193,7 @@ def run(job):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with TemporaryDirectory() as once:  # what torch does for the first time it does here, for all
+    with TemporaryDirectory() as once:  # so that torch initializes before the processes are forked
         train("every two batches", Path(once), Moments())
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

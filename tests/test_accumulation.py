@@ -1,4 +1,4 @@
-"""Several batches as one step: the gradient is that of the one large batch, whatever the lengths, weights and losses."""
+"""Gradient accumulation: the gradient is that of one large batch, for all lengths, weights and losses."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ KIND = "sparse_categorical_crossentropy"
 
 @pytest.fixture(autouse=True, scope="module")
 def double():
-    """In double precision only a wrong sum differs."""
+    """Use double precision, in which only a wrong sum differs."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -44,7 +44,7 @@ def heads(**dense):
 
 
 class Own(Model):
-    """A `call` of one's own: which steps there are, only the outputs tell."""
+    """A user-defined `call`: only the outputs show the real steps."""
 
     def __init__(self, **dense):
         super().__init__()
@@ -57,7 +57,7 @@ class Own(Model):
 
 
 def gradients(make, x, y, size, together, weights=None, seed=0, **compiled):
-    """The gradient of the first step, by a rate so small that it stays the gradient; and what fit reports."""
+    """Return the gradients of each step, and the results of the first epoch."""
     torch.manual_seed(seed)
     model = make()
     seen = []
@@ -95,7 +95,7 @@ REDUCED = {
     st.booleans(),
     st.sampled_from([None, "row", "column", "step"]),
 )
-def test_the_gradient_is_that_of_the_one_large_batch(split, reduction, padded, weighted):
+def test_the_accumulated_gradient_is_that_of_one_large_batch(split, reduction, padded, weighted):
     size, together = split
     weights = {None: None, "row": STEPS[:, 0], "column": STEPS[:, :1], "step": STEPS}[weighted]
     if weighted == "step" and not padded:
@@ -110,7 +110,7 @@ def test_the_gradient_is_that_of_the_one_large_batch(split, reduction, padded, w
 
 @pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize("make", [heads, Own])
-def test_so_it_is_for_several_outputs_whose_weights_differ(make, size):
+def test_the_accumulated_gradient_of_several_outputs_is_that_of_one_large_batch(make, size):
     together = -(-8 // size)
     for losses in ([KIND, "mae"], [REDUCED["sum"], "mse"], [KIND, lambda y, p: (y - p).square().mean()]):
         y = (grid(TAGS), SCORES) if make is Own else [grid(TAGS), SCORES]
@@ -122,7 +122,7 @@ def test_so_it_is_for_several_outputs_whose_weights_differ(make, size):
         assert split_up[1] == pytest.approx(whole[1], rel=1e-9)
 
 
-def test_where_the_graph_knows_the_masks_weights_are_counted_before_the_first_backward(monkeypatch):
+def test_weights_are_computed_before_the_first_backward_pass(monkeypatch):
     known = []
     group = accumulation.AccumulationGroup
 
@@ -143,7 +143,7 @@ def test_where_the_graph_knows_the_masks_weights_are_counted_before_the_first_ba
     assert known.pop() == [None]
 
 
-def test_a_group_that_the_epoch_ends_is_a_smaller_batch():
+def test_a_shorter_group_at_the_end_of_an_epoch_is_a_smaller_batch():
     results = []
     for size, together in ((1, 3), (3, 1)):
         torch.manual_seed(0)
@@ -156,7 +156,7 @@ def test_a_group_that_the_epoch_ends_is_a_smaller_batch():
         assert a == pytest.approx(b, abs=1e-10)
 
 
-def test_batches_without_a_real_step_add_nothing_to_a_group():
+def test_batches_without_a_real_step_do_not_change_the_accumulated_gradient():
     empty = np.zeros((3, 4), int)
     x, y = (np.concatenate([grid(rows)[:3], empty, grid(rows)[3:6]]) for rows in (LISTS, TAGS))
     close(gradients(tagger, x, y, 3, 3, loss=KIND)[0], gradients(tagger, LISTS[:6], TAGS[:6], 6, 1, loss=KIND)[0])
@@ -164,7 +164,7 @@ def test_batches_without_a_real_step_add_nothing_to_a_group():
     assert logs == {"loss": 0.0} and all(g is None or not g.any() for g in steps[0])
 
 
-def test_a_loss_of_ones_own_counts_by_rows_beside_the_exact_one():
+def test_what_compute_loss_adds_is_weighted_by_rows():
     class Extra(Model):
         def compute_loss(self, x, y, y_pred, sample_weight, training=True):
             loss = super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -180,7 +180,7 @@ def test_a_loss_of_ones_own_counts_by_rows_beside_the_exact_one():
     assert some[1] == pytest.approx(whole[1], rel=1e-9)
 
 
-def test_who_stops_within_a_group_moves_no_weight():
+def test_stopping_inside_a_group_changes_no_weight():
     class Stop(Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = batch == 1
@@ -193,15 +193,15 @@ def test_who_stops_within_a_group_moves_no_weight():
     assert model._accumulation_group is None and all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1.5, "two", True])
-def test_what_is_no_number_of_batches_is_refused(steps):
+def test_wrong_numbers_of_batches_are_refused():
     model = tagger()
     model.compile("sgd", KIND)
-    with pytest.raises(ArgumentError, match=f"gradient_accumulation_steps.*{steps}"):
-        model.fit(LISTS, TAGS, verbose=0, gradient_accumulation_steps=steps)
+    for steps in (0, -1, 1.5, "two", True):
+        with pytest.raises(ArgumentError, match=f"gradient_accumulation_steps.*{steps}"):
+            model.fit(LISTS, TAGS, verbose=0, gradient_accumulation_steps=steps)
 
 
-def test_the_optimizer_may_say_it_as_in_keras():
+def test_gradient_accumulation_steps_of_the_optimizer():
     results = []
     for optimizer, steps in (({"gradient_accumulation_steps": 3}, None), ({}, 3), ({"gradient_accumulation_steps": 3}, 3)):
         torch.manual_seed(0)

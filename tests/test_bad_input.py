@@ -82,7 +82,7 @@ LAST = {
 
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("what", LAST)
-def test_what_is_wrong_with_the_last_example_is_found_before_the_first_step(make, what):
+def test_an_error_in_the_last_example_is_found_before_the_first_step(make, what):
     x, y, kind, message = LAST[what]
     model = trained(make)
     before = snapshot(model)
@@ -94,7 +94,7 @@ def test_what_is_wrong_with_the_last_example_is_found_before_the_first_step(make
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_the_same_on_a_padded_grid(make):
+def test_an_error_in_a_padded_grid_is_found_before_the_first_step(make):
     model = trained(make)
     before, x, y = snapshot(model), grid(GOOD), grid(CLASSES)
     for where, value, message in (
@@ -115,7 +115,7 @@ def test_the_same_on_a_padded_grid(make):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_one_batch_is_checked_too(make):
+def test_train_on_batch_and_test_on_batch_check_the_batch(make):
     model = trained(make)
     before = snapshot(model)
     for x, y, kind, message in LAST.values():
@@ -126,7 +126,7 @@ def test_one_batch_is_checked_too(make):
             model.test_on_batch(x, y)
 
 
-def test_outputs_without_a_mask_are_checked_too():
+def test_labels_of_outputs_without_a_mask_are_checked():
     x = Input((4,))
     model = Model(x, Dense(3, activation="softmax")(Dropout(0.5)(x)))
     model.compile(padless.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
@@ -139,7 +139,7 @@ def test_outputs_without_a_mask_are_checked_too():
     assert unchanged(model, before)
 
 
-def test_masks_that_come_with_the_data_are_compared_with_the_labels():
+def test_labels_are_compared_with_masks_of_the_data():
     x = Input((None, 2))
     model = Model(x, Dense(1)(Dropout(0.5)(x)))
     model.compile("sgd", "mse")
@@ -165,10 +165,10 @@ def test_rows_are_counted_from_the_first_example():
         model.fit(lists, [*lists[:4998], [1, 1], [1]], verbose=0)
 
 
-# --------------------------------------------------------------------------------------- labels that fit, and yet stand
+# --------------------------------------------------------------------------------------- labels that must be accepted
 
 
-def test_labels_of_merged_and_narrowed_masks_are_not_refused():
+def test_labels_of_merged_and_narrowed_masks_are_accepted():
     a, b = Input((None,), name="a"), Input((None,), name="b")
     embed = Embedding(5, 3, mask_zero=True)
     merged = Model([a, b], Dense(1)(Add()([embed(a), embed(b)])))
@@ -184,7 +184,7 @@ def test_labels_of_merged_and_narrowed_masks_are_not_refused():
         narrowed.fit([[1, 0, 2], [3]], [[1.0, 2.0, 3.0], [1.0]], verbose=0)
 
 
-def test_labels_of_a_merge_in_a_call_of_ones_own_are_not_refused():
+def test_labels_of_merged_masks_in_a_user_defined_call_are_accepted():
     class Merge(Model):
         def __init__(self):
             super().__init__()
@@ -200,21 +200,21 @@ def test_labels_of_a_merge_in_a_call_of_ones_own_are_not_refused():
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_ids_of_zero_inside_a_list_have_no_label(make):
+def test_ids_of_0_in_a_list_have_no_label(make):
     model = trained(make)
-    x = [[1, 2], [3, 0, 4], [0], [1]]  # nothing in the first example shows that zeros are no steps
+    x = [[1, 2], [3, 0, 4], [0], [1]]  # the first example does not show that id 0 is masked
     assert np.isfinite(model.fit(x, [[0, 1], [2, 2], [], [0]], verbose=0).history["loss"][0])
     with pytest.raises(DataError, match="3 labels in row 1, but its mask has 2"):
         model.fit(x, [[0, 1], [2, 0, 2], [], [0]], verbose=0)
 
 
-def test_a_rectangular_list_of_labels_is_a_grid():
+def test_a_list_of_equally_long_labels_is_a_padded_grid():
     model = trained(graph)
     y = padless.pack(grid(CLASSES).astype(int).tolist())
     assert np.isfinite(model.fit(grid(GOOD), y, verbose=0).history["loss"][0])
 
 
-def test_a_loss_of_whole_sequences_has_labels_of_its_own_length():
+def test_labels_of_a_loss_of_whole_sequences_may_have_another_length():
     class Length(padless.losses.Loss):
         relation = "sequence"
         targets_share_mask = False
@@ -248,7 +248,7 @@ def test_a_loss_of_whole_sequences_has_labels_of_its_own_length():
         (5, CLASSES, DataError, "single value 5"),
     ],
 )
-def test_data_that_are_none_are_refused(x, y, kind, message):
+def test_bad_data_are_refused(x, y, kind, message):
     model = trained(graph)
     before = snapshot(model)
     with pytest.raises(kind, match=message):
@@ -314,7 +314,7 @@ def test_targets_and_weights_of_several_outputs():
         ({"steps_per_epoch": 0}, "got 0"),
     ],
 )
-def test_arguments_of_fit(kwargs, message):
+def test_bad_arguments_of_fit_are_refused(kwargs, message):
     model = trained(graph)
     before = snapshot(model)
     with pytest.raises(ArgumentError, match=message):
@@ -337,7 +337,7 @@ def test_arguments_of_fit(kwargs, message):
         (np.full((2, 3), "x"), "'x'"),
     ],
 )
-def test_a_mask_that_does_not_fit(mask, message):
+def test_a_mask_of_a_wrong_shape_or_type_is_refused(mask, message):
     x = Input((None, 2))
     model = Model(x, LastStep()(x))
     for call in (
@@ -349,7 +349,7 @@ def test_a_mask_that_does_not_fit(mask, message):
             call()
 
 
-def test_a_mask_that_would_be_lost_names_its_birth():
+def test_the_error_for_a_lost_mask_names_the_mask_source():
     x = Input((None,))
     h = Embedding(5, 3, mask_zero=True, name="embed")(x)
     with pytest.raises(MaskLost, match="Embedding 'embed'.*(?s:.*)DropMask"):
@@ -403,12 +403,12 @@ def test_a_mask_in_the_data_that_would_be_lost_is_found_before_training():
         (lambda: graph().get_layer("tags"), "no layer 'tags'"),
     ],
 )
-def test_unknown_names(make, message):
+def test_unknown_names_are_refused(make, message):
     with pytest.raises((ArgumentError, TypeError), match=message):
         make()
 
 
-def test_a_compile_that_fails_leaves_the_old_one():
+def test_a_failed_compile_keeps_the_previous_arguments():
     model = trained(graph)
     optimizer = model.optimizer
     with pytest.raises(ArgumentError):
@@ -416,7 +416,7 @@ def test_a_compile_that_fails_leaves_the_old_one():
     assert model.optimizer is optimizer and model.evaluate(GOOD, CLASSES, verbose=0)[0] > 0
 
 
-def test_a_failed_fit_leaves_the_model_ready():
+def test_a_model_can_be_trained_after_a_failed_fit():
     model = trained(graph)
     with pytest.raises(DataError):
         model.fit([[9]], [[0]], verbose=0)
@@ -424,7 +424,7 @@ def test_a_failed_fit_leaves_the_model_ready():
     model.fit(GOOD, CLASSES, verbose=0)
 
 
-def test_all_of_them_are_of_one_family():
+def test_all_errors_are_padless_errors():
     for kind in (ArgumentError, ShapeError, MaskError, MaskLost, DataError, NotBuilt):
         assert issubclass(kind, PadlessError)
     model = trained(graph)

@@ -1,4 +1,4 @@
-"""What is wrong with how a model is trained, or with its own steps, is named before any bit has changed."""
+"""Wrong arguments and wrong user-defined steps are refused before any bit has changed."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ KIND = "sparse_categorical_crossentropy"
 
 
 class Own(Model):
-    """A `call` of one's own, and steps that a test may break."""
+    """A model with a user-defined `call`, and steps that a test may break."""
 
     broken = None
 
@@ -93,7 +93,7 @@ FIT = {
 
 @pytest.mark.parametrize("make", [graph, Own])
 @pytest.mark.parametrize("what", FIT)
-def test_how_to_fit(make, what):
+def test_wrong_arguments_of_fit_change_nothing(make, what):
     arguments, message = FIT[what]
     refused(
         trained(make),
@@ -118,7 +118,7 @@ COMPILE = {
 
 
 @pytest.mark.parametrize("what", COMPILE)
-def test_how_to_compile(what):
+def test_wrong_arguments_of_compile_change_nothing(what):
     arguments, message = COMPILE[what]
     refused(trained(graph), lambda m: m.compile(**{"optimizer": "sgd", "loss": "mse", **arguments}), ArgumentError, message)
 
@@ -133,7 +133,7 @@ def test_how_to_compile(what):
         ("text", "compute_loss.*'low'"),
     ],
 )
-def test_a_loss_of_ones_own_that_is_none(broken, message):
+def test_compute_loss_must_return_a_scalar_tensor(broken, message):
     model = trained(Loss)
     model.broken = broken
     refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, shuffle=False), ArgumentError, message)
@@ -141,7 +141,7 @@ def test_a_loss_of_ones_own_that_is_none(broken, message):
 
 
 @pytest.mark.parametrize("broken", ["loss: 3", 3.5, [1.0]])
-def test_steps_of_ones_own_that_return_no_logs(broken):
+def test_train_step_and_test_step_must_return_a_dictionary(broken):
     model = trained(Step)
     model.broken = broken
     message = "dictionary of logs.*" + str(broken).replace("[", r"\[").replace("]", r"\]")
@@ -151,20 +151,20 @@ def test_steps_of_ones_own_that_return_no_logs(broken):
 
 
 @pytest.mark.parametrize("broken", ["one", 2.5, {"tag": "one"}])
-def test_outputs_of_ones_own_that_are_no_tensors(broken):
+def test_predict_step_must_return_tensors(broken):
     model = trained(Step)
     model.broken = broken
     value = broken["tag"] if isinstance(broken, dict) else broken
     refused(model, lambda m: m.predict(GOOD, verbose=0), ArgumentError, f"predict_step.*{value!r}")
 
 
-def test_a_word_for_a_loss_that_a_layer_adds():
+def test_add_loss_refuses_text():
     model = trained(Own)
     model.broken = "add_loss"
     refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, shuffle=False), ArgumentError, "add_loss.*'much'")
 
 
-def test_nothing_to_train_for():
+def test_a_model_without_any_loss_is_refused():
     for make in (graph, Own):
         model = trained(make)
         for layer in model.layers:
@@ -173,13 +173,13 @@ def test_nothing_to_train_for():
         refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, shuffle=False), ArgumentError, "nothing to train for")
 
 
-def test_more_outputs_than_there_were():
+def test_another_number_of_outputs_is_refused():
     model = trained(Own)
     model.broken = "two outputs"
     refused(model, lambda m: m.evaluate(GOOD, CLASSES, verbose=0), DataError, "2 outputs; got 1 targets")
 
 
-def test_accumulation_said_twice():
+def test_two_values_for_gradient_accumulation_are_refused():
     model = trained(graph)
     model.optimizer.gradient_accumulation_steps = 4
     refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, gradient_accumulation_steps=2), ArgumentError, "2 in fit and 4")
@@ -194,18 +194,18 @@ def test_accumulation_said_twice():
     refused(own, lambda m: m.fit(GOOD, CLASSES, verbose=0), ArgumentError, "train_step.*gradient_accumulation_steps=5")
 
 
-def test_a_step_of_ones_own_in_float16():
+def test_a_user_defined_train_step_refuses_float16():
     refused(trained(Step), lambda m: m.compile("sgd", autocast="float16"), ArgumentError, "train_step.*'float16'")
 
 
-def test_an_optimizer_of_another_model():
+def test_an_optimizer_of_another_model_is_refused():
     model, other = trained(graph), trained(graph)
     foreign = torch.optim.SGD(other.parameters(), 0.1)
     model.compile(foreign, KIND)
     refused(model, lambda m: m.fit(GOOD, CLASSES, verbose=0, shuffle=False), ArgumentError, "SGD has no weight of model")
 
 
-def test_a_loss_before_compile_and_weights_of_a_row_too_few():
+def test_compute_loss_before_compile_and_wrong_sample_weights_are_refused():
     with pytest.raises(NotBuilt, match=r"compile\(.*before compute_loss"):
         graph().compute_loss(None, CLASSES, None)
     model = trained(graph)
@@ -217,7 +217,7 @@ def test_a_loss_before_compile_and_weights_of_a_row_too_few():
     )
 
 
-def test_a_layer_that_adds_a_word_while_the_graph_is_built():
+def test_add_loss_refuses_text_when_the_graph_is_built():
     class Adding(Layer):
         def call(self, inputs):
             self.add_loss({"price": None})

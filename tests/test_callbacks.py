@@ -1,4 +1,4 @@
-"""Callbacks: called in order, called cheaply, and Keras's decisions made again."""
+"""Callbacks are called in order and only where they are used, and decide as Keras's."""
 
 import math
 import os
@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padless.callbacks import (
+    BackupAndRestore,
     Callback,
     CallbackList,
     EarlyStopping,
     History,
     LambdaCallback,
     LearningRateScheduler,
+    ModelCheckpoint,
+    TensorBoard,
     TerminateOnNaN,
 )
 from padless.errors import ArgumentError
@@ -26,7 +29,7 @@ from padless.registry import entries
 
 
 class Weights:
-    """As much of a model as callbacks ask for; its weights are the number of the epoch, in one array that is reused."""
+    """The part of a model that callbacks use. Its weights are the number of the epoch, in one array that is reused."""
 
     def __init__(self):
         self.stop_training = False
@@ -42,7 +45,7 @@ class Weights:
 
 
 def run(callback, values, model=None, name="val_loss"):
-    """Epochs with these results, until somebody stops them; the number of epochs run and the model."""
+    """Run epochs with these results until the callback stops; return the number of epochs and the model."""
     model = model or Weights()
     callbacks = CallbackList([callback], model=model)
     callbacks.on_train_begin()
@@ -56,7 +59,7 @@ def run(callback, values, model=None, name="val_loss"):
     return epoch + 1, model
 
 
-# The law: the same epochs as Keras, the same weights at the end.
+# Training has the same epochs as in Keras, and the same weights at the end.
 
 
 @settings(deadline=None, max_examples=100)
@@ -108,7 +111,7 @@ def test_nan_is_never_an_improvement():
     assert run(restoring, [math.nan, math.nan, 1.0])[1].weights.tolist() == [0]
 
 
-def test_what_does_not_beat_the_baseline_does_not_renew_the_patience():
+def test_a_result_that_is_not_better_than_the_baseline_does_not_restart_the_patience():
     assert run(EarlyStopping(patience=2, baseline=0.75), [2.0, 1.25, 1.25, 1.0])[0] == 3
     assert run(EarlyStopping(patience=2, baseline=1.5), [2.0, 1.25, 1.25, 1.0])[0] == 4
 
@@ -117,12 +120,12 @@ def test_what_does_not_beat_the_baseline_does_not_renew_the_patience():
     ("val_accuracy", 1.0), ("tags_sparse_categorical_accuracy", 1.0), ("auc", 1.0), ("f1", 1.0),
     ("val_loss", -1.0), ("tags_loss", -1.0), ("mae", -1.0), ("val_mean_squared_error", -1.0),
 ])  # fmt: skip
-def test_auto_mode_knows_the_direction_from_the_name(monitor, better):
+def test_auto_mode_takes_the_direction_from_the_name(monitor, better):
     assert run(EarlyStopping(monitor), [better * epoch for epoch in range(5)], name=monitor)[0] == 5
     assert run(EarlyStopping(monitor), [-better * epoch for epoch in range(5)], name=monitor)[0] == 2
 
 
-def test_auto_mode_asks_the_metric_of_that_name_first():
+def test_auto_mode_takes_the_direction_from_the_metric():
     model = Weights()
     agreement = Mean(name="agreement")
     agreement.higher_is_better = True
@@ -130,14 +133,14 @@ def test_auto_mode_asks_the_metric_of_that_name_first():
     assert run(EarlyStopping("val_agreement"), [1.0, 2.0, 3.0], model, "val_agreement")[0] == 3
 
 
-def test_auto_mode_refuses_before_training_what_it_cannot_tell():
+def test_auto_mode_refuses_an_unknown_direction_before_training():
     with pytest.raises(ArgumentError, match="monitor='zest'.*mode='max'"):
         CallbackList(EarlyStopping("zest"), model=Weights()).on_train_begin()
     with pytest.raises(ArgumentError, match="Unknown mode 'mim'"):
         EarlyStopping(mode="mim")
 
 
-def test_a_monitor_that_is_not_there_is_a_warning_and_no_stop():
+def test_a_missing_monitored_result_is_a_warning():
     with pytest.warns(UserWarning, match="'val_loss'.*loss"):
         assert run(EarlyStopping(), [1.0, 1.0], name="loss")[0] == 2
 
@@ -152,7 +155,7 @@ def test_early_stopping_can_be_used_again(capsys):
 # The list
 
 
-def test_the_list_calls_all_in_order_and_each_sees_what_the_one_before_added():
+def test_callbacks_are_called_in_order_and_see_logs_that_earlier_ones_added():
     calls = []
 
     class First(Callback):
@@ -170,7 +173,7 @@ def test_the_list_calls_all_in_order_and_each_sees_what_the_one_before_added():
     assert list(given) == ["loss"]
 
 
-def test_a_hook_that_nobody_overrides_is_not_called_and_its_logs_are_not_read():
+def test_unused_hooks_are_not_called_and_their_logs_are_not_read():
     class Unreadable(dict):
         def items(self):
             raise AssertionError("logs were read")
@@ -185,29 +188,42 @@ def test_a_hook_that_nobody_overrides_is_not_called_and_its_logs_are_not_read():
         callbacks.on_train_batch_end(0, Unreadable(loss=1.0))
 
 
-@pytest.mark.parametrize("hook", [
-    "on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end", "on_predict_batch_begin",
-    "on_predict_batch_end", "on_epoch_begin", "on_epoch_end",
-])  # fmt: skip
-def test_every_numbered_hook_arrives_with_floats(hook):
-    seen = []
-    callbacks = CallbackList(LambdaCallback(**{hook: lambda number, logs: seen.append((number, logs))}))
-    getattr(callbacks, hook)(3, {"loss": torch.tensor(0.5)})
-    assert seen == [(3, {"loss": 0.5})]
-    assert type(seen[0][1]["loss"]) is float
+def test_hooks_with_a_number_receive_floats():
+    for run_kind in ("train_batch", "test_batch", "predict_batch", "epoch"):
+        for hook in (f"on_{run_kind}_begin", f"on_{run_kind}_end"):
+            calls = []
+            callbacks = CallbackList(LambdaCallback(**{hook: lambda number, logs: calls.append((number, logs))}))  # noqa: B023
+            getattr(callbacks, hook)(3, {"loss": torch.tensor(0.5)})
+            assert calls == [(3, {"loss": 0.5})], hook
+            assert type(calls[0][1]["loss"]) is float
 
 
-@pytest.mark.parametrize("run_kind", ["train", "test", "predict"])
-def test_begin_and_end_arrive(run_kind):
-    seen = []
-    hooks = {f"on_{run_kind}_{edge}": lambda logs, edge=edge: seen.append(edge) for edge in ("begin", "end")}
-    callbacks = CallbackList(LambdaCallback(**hooks))
-    for edge in ("begin", "end"):
-        getattr(callbacks, f"on_{run_kind}_{edge}")()
-    assert seen == ["begin", "end"]
+def test_begin_and_end_hooks_are_called():
+    for hook in [f"on_{run_kind}_{edge}" for run_kind in ("train", "test", "predict") for edge in ("begin", "end")]:
+        calls = []
+        callbacks = CallbackList(LambdaCallback(**{hook: calls.append}))
+        getattr(callbacks, hook)()
+        assert calls == [{}], hook
 
 
-def test_whole_outputs_stay_what_they_are():
+def test_callbacks_use_the_hook_after_a_batch_only_if_they_act_after_batches(tmp_path):
+    for make in (
+        lambda options: ModelCheckpoint(tmp_path / "model", **options),
+        lambda options: BackupAndRestore(tmp_path / "backup", **options),
+    ):
+        assert not CallbackList(make({})).wants("on_train_batch_end")
+        assert CallbackList(make({"save_freq": 2})).wants("on_train_batch_end")
+    assert not CallbackList(TensorBoard()).wants("on_train_batch_end")
+    assert CallbackList(TensorBoard(update_freq=2)).wants("on_train_batch_end")
+    scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1)
+    assert not CallbackList(LearningRateScheduler(scheduler)).wants("on_train_batch_end")
+    assert CallbackList(LearningRateScheduler(scheduler, each="batch")).wants("on_train_batch_end")
+    callback = Callback()
+    callback.on_train_batch_end = lambda batch, logs=None: None
+    assert CallbackList(callback).wants("on_train_batch_end")
+
+
+def test_outputs_in_logs_stay_tensors():
     seen = []
     callbacks = CallbackList(LambdaCallback(on_predict_batch_end=lambda batch, logs: seen.append(logs["outputs"])))
     outputs = torch.ones(1, 1)
@@ -215,7 +231,7 @@ def test_whole_outputs_stay_what_they_are():
     assert seen[0] is outputs
 
 
-def test_keras_callbacks_are_welcome():
+def test_callbacks_of_keras_are_accepted():
     os.environ["KERAS_BACKEND"] = "torch"
     keras = pytest.importorskip("keras")
     history = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)
@@ -224,14 +240,14 @@ def test_keras_callbacks_are_welcome():
     assert CallbackList([keras.callbacks.TerminateOnNaN()]).wants("on_train_batch_end")
 
 
-def test_what_is_no_callback_is_refused():
+def test_objects_that_are_not_callbacks_are_refused():
     with pytest.raises(ArgumentError, match="'history'"):
         CallbackList(["history"])
     with pytest.raises(ArgumentError, match="on_epoch_ends.*Did you mean 'on_epoch_end'"):
         LambdaCallback(on_epoch_ends=print)
 
 
-def test_history_keeps_epochs_params_and_stands_on_the_model():
+def test_history_has_epochs_and_params_and_is_an_attribute_of_the_model():
     model = Weights()
     callbacks = CallbackList(add_history=True, model=model, epochs=5, steps=1)
     callbacks.on_train_begin()
@@ -276,7 +292,7 @@ def test_learning_rate_scheduler_sets_and_logs(torch_optimizer, capsys):
     assert "Epoch 2: learning rate 0.025" in capsys.readouterr().out
 
 
-def test_a_schedule_may_take_the_epoch_alone_and_its_own_errors_are_its_own():
+def test_a_schedule_may_take_the_epoch_only_and_its_errors_are_raised():
     model = Weights()
     CallbackList(LearningRateScheduler(lambda epoch: 0.5), model=model).on_epoch_begin(0)
     assert model.optimizer.learning_rate == 0.5
@@ -288,12 +304,12 @@ def test_a_schedule_may_take_the_epoch_alone_and_its_own_errors_are_its_own():
         CallbackList(LearningRateScheduler(broken), model=model).on_epoch_begin(0)
 
 
-@pytest.mark.parametrize("rate", [None, "fast", math.nan, -1.0])
-def test_a_schedule_that_gives_no_rate_is_refused(rate):
+def test_a_schedule_must_return_a_learning_rate():
     model = Weights()
-    with pytest.raises(ArgumentError, match="learning rate"):
-        CallbackList(LearningRateScheduler(lambda epoch, now: rate), model=model).on_epoch_begin(0)
-    assert model.optimizer.learning_rate == 0.1
+    for result in (None, "fast", math.nan, -1.0):
+        with pytest.raises(ArgumentError, match="learning rate"):
+            CallbackList(LearningRateScheduler(lambda epoch, rate: result), model=model).on_epoch_begin(0)  # noqa: B023
+        assert model.optimizer.learning_rate == 0.1
 
 
 def test_callbacks_are_registered():

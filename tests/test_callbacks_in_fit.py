@@ -1,7 +1,8 @@
-"""Callbacks that write, average, slow down and find NaN: Keras's decisions, and what they say."""
+"""Callbacks in `fit` decide, write and average as Keras's."""
 
 import csv
 import importlib
+import inspect
 import math
 import os
 
@@ -21,6 +22,7 @@ from padless.callbacks import (
     EarlyStopping,
     History,
     LambdaCallback,
+    LearningRateScheduler,
     ModelCheckpoint,
     ReduceLROnPlateau,
     SwapEMAWeights,
@@ -66,7 +68,7 @@ def test_the_learning_rate_is_reduced_when_keras_reduces_it(values, options, mod
     assert ours.optimizer.learning_rate == pytest.approx(theirs.optimizer.learning_rate)
 
 
-def test_the_reduced_rate_is_told_and_logged(capsys):
+def test_the_reduced_learning_rate_is_printed_and_logged(capsys):
     one = model()
     reduce = ReduceLROnPlateau("loss", patience=1, min_delta=9.0, verbose=1)
     rates = one.fit(X, Y, 2, 3, verbose=0, callbacks=[reduce]).history["learning_rate"]
@@ -77,7 +79,7 @@ def test_the_reduced_rate_is_told_and_logged(capsys):
 # ------------------------------------------------------------------------------------------------ CSVLogger
 
 
-def test_the_csv_file_is_kerass(tmp_path):
+def test_the_csv_file_equals_keras(tmp_path):
     epochs = [{"loss": 0.5, "acc": 1}, {"loss": 0.25, "val_loss": 2.0}, {"acc": 3}]
     for name, cls in (("mine", CSVLogger), ("theirs", keras.callbacks.CSVLogger)):
         for append in (False, True):
@@ -89,7 +91,7 @@ def test_the_csv_file_is_kerass(tmp_path):
     assert (tmp_path / "mine").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
-def test_a_csv_file_is_begun_anew_unless_told(tmp_path):
+def test_a_csv_file_is_overwritten_unless_append_is_set(tmp_path):
     path = tmp_path / "log.csv"
     for append, epochs, lines in ((False, 4, 5), (False, 2, 3), (True, 2, 5)):
         model().fit(X, Y, 3, epochs, verbose=0, callbacks=[CSVLogger(path, append=append)])
@@ -101,7 +103,7 @@ def test_a_csv_file_is_begun_anew_unless_told(tmp_path):
 
 
 @pytest.mark.parametrize("every_epoch", [False, True])
-def test_averages_are_evaluated_and_weights_trained(every_epoch):
+def test_validation_uses_averages_and_training_uses_weights(every_epoch):
     seen = {}
 
     def look(where):
@@ -148,7 +150,7 @@ def broken(layer, value):
     return one
 
 
-def test_the_first_layer_that_made_nan_is_named_with_step_and_batch(capsys):
+def test_terminate_on_nan_names_the_layer_the_step_and_the_batch(capsys):
     one = broken("scan", math.nan)
     history = one.fit(X, Y, 2, 3, verbose=0, callbacks=[TerminateOnNaN()])
     said = capsys.readouterr().out
@@ -159,7 +161,7 @@ def test_the_first_layer_that_made_nan_is_named_with_step_and_batch(capsys):
     assert not any(inner._forward_hooks for inner in one.modules())
 
 
-def test_a_layer_whose_weights_were_finite_is_told_apart_from_one_whose_were_not(capsys):
+def test_terminate_on_nan_reports_that_the_weights_were_finite(capsys):
     one = broken("out", 3e38)
     with torch.no_grad():
         one.get_layer("out").bias.fill_(3e38)
@@ -168,13 +170,13 @@ def test_a_layer_whose_weights_were_finite_is_told_apart_from_one_whose_were_not
     assert "'out' (Dense); its weights were finite" in capsys.readouterr().out
 
 
-def test_a_loss_that_makes_nan_of_finite_outputs_is_told(capsys):
+def test_terminate_on_nan_reports_a_loss_that_is_the_cause(capsys):
     one = model(loss=lambda y_true, y_pred: (y_pred * 0 - 1).log())
     one.fit(X, Y, 2, 1, verbose=0, callbacks=[TerminateOnNaN()])
     assert "outputs of all layers were finite. Check the loss" in capsys.readouterr().out
 
 
-def test_training_that_is_finite_goes_on_and_the_watch_ends(capsys):
+def test_terminate_on_nan_does_not_change_finite_training(capsys):
     one = model()
     plain = model()
     plain.fit(X, Y, 2, 2, shuffle=False, verbose=0)
@@ -187,7 +189,7 @@ def test_training_that_is_finite_goes_on_and_the_watch_ends(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages below
-def test_tensorboard_gets_kerass_tags(tmp_path):
+def test_tensorboard_has_the_tags_of_keras(tmp_path):
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     board = TensorBoard(tmp_path, histogram_freq=2, write_steps_per_second=True, update_freq=2)
     history = model().fit(X, Y, 2, 3, verbose=0, validation_data=(X, Y), callbacks=[board]).history
@@ -203,7 +205,7 @@ def test_tensorboard_gets_kerass_tags(tmp_path):
     assert len(found["train"].Tags()["histograms"]) == 6
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch):
+def test_errors_name_a_missing_package(monkeypatch):
     from padless._utils import optional_import as optional
 
     def missing(name):
@@ -218,7 +220,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         history.plot()
 
 
-def test_a_history_is_a_table():
+def test_a_history_prints_as_a_table():
     history = History()
     assert str(history) == "History of no epoch yet"
     history.on_epoch_end(0, {"loss": 1.0})
@@ -231,7 +233,7 @@ def test_a_history_is_a_table():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of matplotlib's own
-def test_a_history_is_drawn(tmp_path):
+def test_a_history_plots_curves(tmp_path):
     history = model(metrics=["mae"]).fit(X, Y, 2, 3, verbose=0, validation_data=(X, Y))
     figure = history.plot(title="learning")
     loss, mae = figure.axes
@@ -245,17 +247,17 @@ def test_a_history_is_drawn(tmp_path):
 # ------------------------------------------------------------------------------------------------ arguments
 
 
-@pytest.mark.parametrize("name", [
-    "History", "EarlyStopping", "ModelCheckpoint", "BackupAndRestore", "CSVLogger", "LearningRateScheduler",
-    "ReduceLROnPlateau", "TensorBoard", "TerminateOnNaN", "LambdaCallback", "SwapEMAWeights",
-])  # fmt: skip
-def test_arguments_are_kerass(name):
-    import inspect
-
-    mine, theirs = (inspect.signature(getattr(where.callbacks, name)).parameters.values() for where in (padless, keras))
+def test_arguments_of_callbacks_equal_keras():
     kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    own, known = ([(p.name, p.default) for p in found if p.kind not in kinds] for found in (mine, theirs))
-    assert own == known
+    for cls in (
+        History, EarlyStopping, ModelCheckpoint, BackupAndRestore, CSVLogger, LearningRateScheduler, ReduceLROnPlateau,
+        TensorBoard, TerminateOnNaN, LambdaCallback, SwapEMAWeights,
+    ):  # fmt: skip
+        ours, theirs = (
+            [(p.name, p.default) for p in inspect.signature(callback).parameters.values() if p.kind not in kinds]
+            for callback in (cls, getattr(keras.callbacks, cls.__name__))
+        )
+        assert ours == theirs, cls
 
 
 def fit(*callbacks, **compiled):
@@ -288,7 +290,7 @@ def fit(*callbacks, **compiled):
         (lambda one: History().plot(), "no epoch has ended"),
     ],
 )
-def test_what_means_nothing_is_refused_before_training(act, message):
+def test_wrong_arguments_of_callbacks_are_refused_before_training(act, message):
     one = model()
     before, state = [weight.copy() for weight in one.get_weights()], torch.get_rng_state()
     if "Unknown result" in message:  # trained, and asked afterwards
@@ -301,7 +303,7 @@ def test_what_means_nothing_is_refused_before_training(act, message):
     assert torch.equal(state, torch.get_rng_state()) and not (one.optimizer.built and one.optimizer.state)
 
 
-def test_a_name_that_results_do_not_have_is_told_when_the_file_is_to_be_named(tmp_path):
+def test_an_unknown_name_in_a_filepath_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"cannot be filled: 'zest'. It may name epoch, loss"):
         model().fit(X, Y, verbose=0, callbacks=[ModelCheckpoint(tmp_path / "{zest}")])
 
@@ -322,7 +324,7 @@ def test_modes_and_names_of_files(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 def test_backup_in_the_middle_of_an_epoch(tmp_path):
-    """Three batches an epoch, two epochs, cut off behind the second batch of the second epoch."""
+    """Three batches an epoch, two epochs, interrupted after the second batch of the second epoch."""
     x, y = np.ones((6, 2), "float32"), np.ones((6, 1), "float32")
     taken = {}
     for name, library in (("padless", padless), ("keras", keras)):

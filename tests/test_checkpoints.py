@@ -1,4 +1,4 @@
-"""Files of a training: kept whole, never lost, refused when they are damaged."""
+"""Files of a training are complete, are never lost, and are refused when they are damaged."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def model(units=4):
 
 
 class Cut(Callback):
-    """Ends `fit` by an error, as Control-C does."""
+    """Interrupt `fit`, as Control-C does."""
 
     def __init__(self, epoch, batch=None):
         self.at, self.epoch = (epoch, batch), 0
@@ -47,7 +47,7 @@ class Cut(Callback):
 
 
 def cut_off(folder, epoch, batch=None, **options):
-    """A model whose training was cut off there."""
+    """Return a model whose training was interrupted there."""
     one = model()
     with pytest.raises(KeyboardInterrupt):
         one.fit(X, Y, 2, 6, verbose=0, callbacks=[BackupAndRestore(folder, **options), Cut(epoch, batch)])
@@ -90,7 +90,7 @@ def alike(one, other):
 
 @settings(deadline=None, max_examples=150)
 @given(nests)
-def test_nested_values_come_back_as_they_were(tmp_path_factory, nest):
+def test_nested_values_are_read_as_they_were_written(tmp_path_factory, nest):
     path = tmp_path_factory.mktemp("nest") / "file"
     plain, arrays = tree.split_arrays({"~": nest, "nest": nest})
     archive.write(path, arrays, plain)
@@ -98,7 +98,7 @@ def test_nested_values_come_back_as_they_were(tmp_path_factory, nest):
     assert alike({"~": nest, "nest": nest}, tree.join_arrays(config, read))
 
 
-def test_what_has_no_form_is_named_with_its_place():
+def test_values_that_cannot_be_written_are_named_with_their_path():
     with pytest.raises(ArgumentError, match=r"a/1 is <object .* of type object"):
         tree.split_arrays({"a": [1, object()]})
     with pytest.raises(DataError, match="is not valid"):
@@ -110,7 +110,7 @@ def test_what_has_no_form_is_named_with_its_place():
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_file_in_which_any_byte_was_changed_or_that_was_cut_is_refused(tmp_path_factory, data):
+def test_a_file_with_a_changed_or_missing_byte_is_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damaged") / "file"
     archive.write(path, {"a": torch.arange(6.0), "b": torch.ones(2, 2, dtype=torch.bfloat16)}, {"note": "of two arrays"})
     whole = path.read_bytes()
@@ -123,12 +123,12 @@ def test_a_file_in_which_any_byte_was_changed_or_that_was_cut_is_refused(tmp_pat
         arrays, config = archive.read(path)
     except DataError:
         return
-    assert config == {"note": "of two arrays"} and arrays["a"].tolist() == [0, 1, 2, 3, 4, 5]  # blanks behind the header
+    assert config == {"note": "of two arrays"} and arrays["a"].tolist() == [0, 1, 2, 3, 4, 5]  # blanks after the header
     assert arrays["b"].tolist() == [[1, 1], [1, 1]] and set(arrays) == {"a", "b"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_backup_is_refused_and_the_one_before_it_stays(damage, tmp_path):
+def test_a_damaged_backup_is_refused_and_the_previous_one_stays(damage, tmp_path):
     cut_off(tmp_path, 3)
     older, newer = sorted(tmp_path.iterdir())
     whole = newer.read_bytes()
@@ -146,7 +146,7 @@ def test_a_damaged_backup_is_refused_and_the_one_before_it_stays(damage, tmp_pat
     assert all(np.array_equal(a, b) for a, b in zip(whole.get_weights(), again.get_weights(), strict=True))
 
 
-def test_a_damaged_backup_without_another_says_that_training_begins_anew(tmp_path):
+def test_the_error_for_the_only_backup_says_that_training_starts_from_the_beginning(tmp_path):
     cut_off(tmp_path, 1)
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"")
@@ -155,7 +155,7 @@ def test_a_damaged_backup_without_another_says_that_training_begins_anew(tmp_pat
             model().fit(X, Y, 2, 6, verbose=0, callbacks=[BackupAndRestore(tmp_path, double_checkpoint=both)])
 
 
-def test_a_backup_of_something_else_changes_nothing(tmp_path):
+def test_a_backup_of_another_model_optimizer_or_data_changes_nothing(tmp_path):
     cut_off(tmp_path, 2, 1, save_freq=1)
     wide, other, more = model(7), model(), model()
     other.compile("sgd", "mse")
@@ -182,7 +182,7 @@ def full(monkeypatch):
 
 
 @pytest.mark.parametrize("save", ["backup", "checkpoint", "model", "weights"])
-def test_a_full_disk_leaves_the_older_file_and_nothing_else(save, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_file_only(save, tmp_path, monkeypatch):
     one, path = model(), tmp_path / "model.safetensors"
     one.fit(X, Y, 2, 1, verbose=0)
     if save == "backup":
@@ -207,8 +207,8 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_else(save, tmp_path, monk
     assert files(tmp_path) != before
 
 
-def test_a_file_larger_than_allowed_is_a_clear_error(tmp_path):
-    """A real limit, met in the middle of writing."""
+def test_a_file_above_the_limit_of_the_system_is_not_written(tmp_path):
+    """The limit of the system is reached while the file is written."""
     path, before = tmp_path / "file", resource.getrlimit(resource.RLIMIT_FSIZE)
     archive.write(path, {"a": torch.zeros(3)})
     old = path.read_bytes()
@@ -229,7 +229,7 @@ def test_a_file_larger_than_allowed_is_a_clear_error(tmp_path):
         lambda path: padless.callbacks.CSVLogger(path / "file" / "log.csv"),
     ],
 )
-def test_a_folder_that_takes_no_files_is_refused_before_training(make, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_before_training(make, tmp_path):
     (tmp_path / "file").write_text("no folder")
     one = model()
     one.fit(X, Y, 2, 1, verbose=0)
@@ -243,7 +243,7 @@ def test_a_folder_that_takes_no_files_is_refused_before_training(make, tmp_path)
 # ------------------------------------------------------------------------------------------------ going on
 
 
-def test_a_run_that_was_kept_goes_on_with_more_epochs(tmp_path):
+def test_a_kept_backup_continues_with_more_epochs(tmp_path):
     backup = BackupAndRestore(tmp_path, delete_checkpoint=False)
     one = model()
     one.fit(X, Y, 2, 2, verbose=0, callbacks=[backup])
@@ -255,7 +255,7 @@ def test_a_run_that_was_kept_goes_on_with_more_epochs(tmp_path):
     assert not tmp_path.exists()
 
 
-def test_a_run_that_was_stopped_stays_stopped(tmp_path):
+def test_a_stopped_run_stays_stopped(tmp_path):
     class Stop(Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = batch == 1
@@ -267,7 +267,7 @@ def test_a_run_that_was_stopped_stays_stopped(tmp_path):
     assert history.epoch == [0] and again.optimizer.iterations == 2
 
 
-def test_states_of_stateful_layers_and_seeds_of_layers_are_kept(tmp_path):
+def test_backups_contain_the_states_and_seeds_of_layers(tmp_path):
     def stateful():
         torch.manual_seed(0)
         one = padless.Sequential([Dropout(0.5, seed=3), LSTM(4, stateful=True), Dense(1)])
@@ -285,17 +285,28 @@ def test_states_of_stateful_layers_and_seeds_of_layers_are_kept(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(whole.get_weights(), again.get_weights(), strict=True))
 
 
-def test_half_written_files_of_a_killed_run_are_cleared_away_and_others_stay(tmp_path):
+def test_partial_files_of_a_killed_run_are_deleted(tmp_path):
     (tmp_path / ".backup-0000000001.safetensors.x").write_text("half")
     (tmp_path / "mine.txt").write_text("mine")
     model().fit(X, Y, 2, 2, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
     assert files(tmp_path) == {"mine.txt": b"mine"}
 
 
+def test_sums_in_a_backup_have_the_keys_of_padless_0_1_0(tmp_path):
+    cut_off(tmp_path, 1, 1, save_freq=1)
+    arrays, plain = archive.read(sorted(tmp_path.iterdir())[-1])
+    objective, *others = tree.join_arrays(plain, arrays)["run"]["sums"]
+    assert list(objective["attributes"]) == ["outputs", "extra", "once", "tracker", "compiled"]
+    (output,) = objective["attributes"]["outputs"]
+    assert {"name", "coefficient", "metrics", "weighted", "seen"} == set(output["attributes"])
+    assert "term" in output["attributes"]["seen"] and objective["attributes"]["tracker"]["attributes"]["told"] is False
+    assert others == [None, None]  # the loss and the compiled metrics are parts of the first entry
+
+
 # ------------------------------------------------------------------------------------------------ ModelCheckpoint
 
 
-def test_the_best_model_is_saved_and_loads(tmp_path):
+def test_save_best_only_saves_improvements(tmp_path):
     one = model()
     path = tmp_path / "new" / "best-{epoch:02d}-{loss:.3f}.safetensors"
     best = ModelCheckpoint(path, "loss", save_best_only=True, mode="max")
@@ -306,7 +317,7 @@ def test_the_best_model_is_saved_and_loads(tmp_path):
     assert padless.load_model(tmp_path / "new" / expected[-1]).count_params() == one.count_params()
 
 
-def test_weights_are_saved_every_few_batches(tmp_path, capsys):
+def test_save_freq_saves_after_some_batches(tmp_path, capsys):
     one = model()
     saving = ModelCheckpoint(tmp_path / "{epoch}-{batch}", save_weights_only=True, save_freq=2, verbose=1)
     one.fit(X, Y, 2, 2, verbose=0, callbacks=[saving])
@@ -315,7 +326,7 @@ def test_weights_are_saved_every_few_batches(tmp_path, capsys):
     assert "Epoch 2: saved" in capsys.readouterr().out
 
 
-def test_only_what_beats_the_threshold_is_saved(tmp_path):
+def test_initial_value_threshold_must_be_improved(tmp_path):
     path = tmp_path / "model"
     model().fit(X, Y, 2, 2, verbose=0, callbacks=[ModelCheckpoint(path, "loss", 0, True, initial_value_threshold=0.0)])
     assert not path.exists()

@@ -81,7 +81,7 @@ def test_returned_values_are_in_the_order_of_keras():
         assert [w for w in ours.get_weights()] == [pytest.approx(w, abs=1e-5) for w in theirs.get_weights()]
 
 
-def test_a_number_a_list_or_a_dictionary():
+def test_evaluate_returns_a_number_a_list_or_a_dictionary():
     model, y = tagger(), CLASSES
     for verb in (model.evaluate, model.test_on_batch, model.train_on_batch):
         kwargs = {"verbose": 0} if verb == model.evaluate else {}
@@ -94,7 +94,7 @@ def test_a_number_a_list_or_a_dictionary():
     assert model.test_on_batch(LISTS, y) == pytest.approx([loss, accuracy])
 
 
-def test_history_has_one_entry_per_epoch():
+def test_history_has_one_entry_for_each_epoch():
     model = tagger(metrics=["accuracy"])
     history = model.fit(LISTS, CLASSES, epochs=4, initial_epoch=1, verbose=0, validation_data=(LISTS, CLASSES))
     assert list(history.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
@@ -104,7 +104,7 @@ def test_history_has_one_entry_per_epoch():
     assert all(type(v) is float for values in history.history.values() for v in values)
 
 
-def test_one_batch_is_one_step_and_its_own_numbers():
+def test_train_on_batch_equals_fit_on_one_batch():
     one, other = tagger(), tagger()
     other.set_weights(one.get_weights())
     losses = [one.train_on_batch(LISTS, CLASSES) for _ in range(3)]
@@ -122,7 +122,7 @@ def test_one_batch_is_one_step_and_its_own_numbers():
 
 @settings(max_examples=25)
 @given(st.integers(1, 7), st.integers(0, 3), st.integers(0, 3), st.permutations(range(6)), st.booleans())
-def test_what_is_evaluated_depends_on_nothing_but_real_steps(size, left, right, order, as_lists):
+def test_evaluate_depends_on_real_steps_only(size, left, right, order, as_lists):
     torch.manual_seed(0)
     model = EXACT.setdefault("model", tagger(metrics=["accuracy"]))
     expected = EXACT.setdefault("loss", model.evaluate(LISTS, CLASSES, batch_size=1, verbose=0))
@@ -137,7 +137,7 @@ EXACT = {}
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 6])
-def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(size):
+def test_loss_of_an_epoch_is_the_mean_over_real_steps(size):
     model = tagger(optimizer=padless.optimizers.SGD(0.0), metrics=["sparse_categorical_crossentropy"])
     rows = model.predict(LISTS, verbose=0)
     truth = -np.log(np.concatenate([p[np.arange(len(c)), c] for p, c in zip(rows, CLASSES, strict=True)])).mean()
@@ -146,7 +146,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(size):
         assert values == [pytest.approx(truth, rel=1e-5)], name
 
 
-def test_steps_weigh_alike_whatever_batch_they_stand_in():
+def test_each_real_step_has_the_same_weight_in_every_batch():
     """One sequence of 1 step and one of 9: a mean of means would weigh the lone step nine times."""
     x = Input((None, 1))
     model = Model(x, Dense(1, use_bias=False, kernel_initializer="ones")(x))
@@ -157,7 +157,7 @@ def test_steps_weigh_alike_whatever_batch_they_stand_in():
         assert model.evaluate(data, targets, batch_size=size, verbose=0) == pytest.approx(1.0)
 
 
-def test_batches_without_a_real_step_weigh_nothing():
+def test_batches_without_a_real_step_have_weight_0():
     model = tagger(metrics=["accuracy"])
     expected = model.evaluate(LISTS, CLASSES, verbose=0)
     empty = np.zeros((8, 4), int)
@@ -169,7 +169,7 @@ def test_batches_without_a_real_step_weigh_nothing():
     assert model.train_on_batch(empty, empty) == [0.0, 0.0]
 
 
-def test_what_stands_at_masked_steps_of_targets_is_not_looked_at():
+def test_targets_at_masked_steps_are_ignored():
     model = tagger(metrics=["accuracy"])
     y = grid(CLASSES)
     expected = model.evaluate(grid(LISTS), y, verbose=0)
@@ -187,7 +187,7 @@ def test_targets_without_a_feature_axis_fit_outputs_of_one_feature():
     assert model.evaluate(LISTS, CLASSES, verbose=0) == pytest.approx(expected, rel=1e-6)
 
 
-def test_targets_as_sequences_say_which_steps_of_plain_outputs_count():
+def test_lists_of_targets_define_the_real_steps_of_unmasked_outputs():
     x = Input((None, 3))
     model = Model(x, Dense(1)(x))
     model.compile("sgd", "mse")
@@ -201,7 +201,7 @@ def test_targets_as_sequences_say_which_steps_of_plain_outputs_count():
 # --------------------------------------------------------------------------------------------------------- containers
 
 
-def test_predictions_come_in_the_container_of_the_input():
+def test_predict_returns_the_container_of_the_input():
     model = tagger()
     wide = model.predict(grid(LISTS, 9), batch_size=2, verbose=0)
     assert type(wide) is np.ndarray and wide.shape == (6, 9, 3)
@@ -222,7 +222,7 @@ def test_an_output_without_steps_is_an_array(as_input):
     assert type(out) is np.ndarray and out.shape == (6, 2)
 
 
-def test_of_inputs_of_several_kinds_the_one_whose_mask_arrives_decides():
+def test_predict_returns_the_container_of_the_input_with_the_mask_of_the_output():
     a, b = Input((None,), name="a"), Input((None,), name="b")
     embed = Embedding(5, 3, mask_zero=True)
     _, state = GRU(4, return_state=True)(embed(a))
@@ -235,7 +235,7 @@ def test_of_inputs_of_several_kinds_the_one_whose_mask_arrives_decides():
     assert [type(o) for o in out] == [list, Packed, np.ndarray]
 
 
-def test_a_subclass_predicts_in_the_container_of_its_input_too():
+def test_predict_of_a_subclass_returns_the_container_of_the_input():
     class Tagger(Model):
         def __init__(self):
             super().__init__()
@@ -251,7 +251,7 @@ def test_a_subclass_predicts_in_the_container_of_its_input_too():
 
 
 @pytest.mark.parametrize("to", [np.array, torch.tensor, lambda g: g.tolist()])
-def test_data_may_be_of_any_kind_also_for_validation(to):
+def test_arrays_tensors_and_lists_give_equal_results(to):
     model = tagger()
     x, y = to(grid(LISTS)), to(grid(CLASSES))
     history = model.fit(x, y, validation_data=(LISTS, [np.array(c) for c in CLASSES]), verbose=0, shuffle=False).history
@@ -282,7 +282,7 @@ def test_loaders_and_generators():
 # ----------------------------------------------------------------------------------------- weights, splits, frequencies
 
 
-def test_sample_weights_weigh_sequences_or_steps():
+def test_sample_weights_of_sequences_and_of_steps():
     kind = "sparse_categorical_crossentropy"
     model = tagger(metrics=[kind], weighted_metrics=[kind])
     rows = model.predict(LISTS, verbose=0)
@@ -316,7 +316,7 @@ def test_targets_by_name_of_the_output():
     assert by_name[0] == pytest.approx(by_name[1] + by_name[2])
 
 
-def test_a_dictionary_of_losses_waits_for_the_names_of_the_outputs():
+def test_a_dictionary_of_losses_of_a_subclass_uses_the_names_of_its_outputs():
     model = Sequential([Embedding(5, 3, mask_zero=True), Dense(1, name="score")])
     model.compile("sgd", {"score": "mse"}, metrics={"score": ["mae"]})
     assert list(model.fit(LISTS, {"score": CLASSES}, verbose=0).history) == ["loss", "mae"]
@@ -333,7 +333,7 @@ def test_an_output_without_a_loss_needs_no_targets():
     assert np.array_equal(before, model.get_layer("score").get_weights()[0])
 
 
-def test_validation_split_holds_the_last_ones_out():
+def test_validation_split_uses_the_last_examples():
     model = tagger(optimizer=padless.optimizers.SGD(0.0))
     history = model.fit(LISTS, CLASSES, validation_split=1 / 3, verbose=0).history
     assert history["loss"] == [pytest.approx(model.evaluate(LISTS[:4], CLASSES[:4], verbose=0), rel=1e-6)]
@@ -341,7 +341,7 @@ def test_validation_split_holds_the_last_ones_out():
 
 
 @pytest.mark.parametrize(("frequency", "epochs"), [(1, [1, 2, 3, 4]), (2, [2, 4]), ([1, 4], [1, 4])])
-def test_validation_may_be_rarer(frequency, epochs):
+def test_validation_freq_selects_epochs(frequency, epochs):
     class Count(Callback):
         def __init__(self):
             self.epoch, self.seen = 0, []
@@ -377,13 +377,13 @@ class Batches(Callback):
         self.ends.append(batch)
 
 
-def test_steps_per_epoch_goes_on_where_it_ended():
+def test_an_epoch_with_steps_per_epoch_continues_after_the_previous_one():
     seen = Batches()
     history = tagger().fit(LISTS, CLASSES, batch_size=2, steps_per_epoch=4, epochs=2, callbacks=[seen], verbose=0)
     assert seen.ends == [0, 1, 2, 3] * 2 and len(history.history["loss"]) == 2
 
 
-def test_steps_limit_evaluate_and_predict_and_may_be_too_many():
+def test_steps_of_evaluate_and_predict():
     model = tagger()
     assert model.evaluate(LISTS, CLASSES, batch_size=2, steps=1, verbose=0) == pytest.approx(
         model.evaluate(LISTS[:2], CLASSES[:2], verbose=0), rel=1e-6
@@ -394,7 +394,7 @@ def test_steps_limit_evaluate_and_predict_and_may_be_too_many():
     assert len(model.predict(LISTS, batch_size=2, steps=2, verbose=0)) == 4
 
 
-def test_shuffling_follows_the_seed_and_reaches_every_example():
+def test_shuffling_depends_on_the_seed_and_uses_every_example():
     def orders(seed):
         seen = []
 
@@ -420,7 +420,7 @@ def test_shuffling_follows_the_seed_and_reaches_every_example():
 # -------------------------------------------------------------------------------------- optimizers, losses and metrics
 
 
-def test_an_optimizer_of_torch_with_its_scheduler():
+def test_fit_with_an_optimizer_and_a_scheduler_of_torch():
     model = tagger()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
@@ -447,7 +447,7 @@ def test_the_learning_rate_can_be_set_and_scheduled():
     assert not np.array_equal(before[0], model.get_weights()[0])
 
 
-def test_an_optimizer_object_belongs_to_the_weights_that_it_trains():
+def test_an_optimizer_is_reused_for_its_weights_and_refused_for_others():
     model, optimizer = tagger(), padless.optimizers.Adam(1e-2)
     model.compile(optimizer, "sparse_categorical_crossentropy")
     model.fit(LISTS, CLASSES, verbose=0)
@@ -496,7 +496,7 @@ def test_losses_and_metrics_may_be_functions_and_torch_modules():
         (1, "binary_crossentropy", grid(CLASSES) > 0, "BinaryAccuracy"),
     ],
 )
-def test_accuracy_means_what_fits_the_targets(classes, loss, y, kind):
+def test_accuracy_selects_the_metric_for_the_targets(classes, loss, y, kind):
     x = Input((None,))
     model = Model(x, Dense(classes, activation="sigmoid")(Embedding(5, 3, mask_zero=True)(x)))
     model.compile("sgd", loss, metrics=["accuracy"])
@@ -507,7 +507,7 @@ def test_accuracy_means_what_fits_the_targets(classes, loss, y, kind):
 # -------------------------------------------------------------------------------------- what a step does to the weights
 
 
-def test_frozen_layers_stay_as_they_are():
+def test_frozen_layers_do_not_change():
     model = tagger(optimizer="adam")
     model.layers[1].trainable = False
     before = model.get_weights()
@@ -519,7 +519,7 @@ def test_frozen_layers_stay_as_they_are():
     assert not np.array_equal(before[0], model.get_weights()[0])
 
 
-def test_constraints_hold_after_every_step():
+def test_constraints_are_applied_after_each_step():
     x = Input((3,))
     model = Model(x, Dense(2, kernel_constraint="non_neg")(x))
     model.compile(padless.optimizers.SGD(5.0), "mse")
@@ -533,7 +533,7 @@ def test_constraints_hold_after_every_step():
     assert len(lowest) == 4 and min(lowest) == 0
 
 
-def test_regularizers_count_once_per_step_whatever_the_split():
+def test_regularizers_count_once_for_each_step():
     x = Input((3,))
     model = Model(x, Dense(2, kernel_regularizer=padless.regularizers.L2(0.1))(x))
     model.compile(padless.optimizers.SGD(0.0), "mse")
@@ -545,7 +545,7 @@ def test_regularizers_count_once_per_step_whatever_the_split():
         assert model.fit(data, y, batch_size=size, verbose=0).history["loss"] == [pytest.approx(expected, rel=1e-5)]
 
 
-def test_activity_is_divided_by_the_rows_whatever_the_split():
+def test_activity_regularization_is_divided_by_the_rows():
     x = Input((None,))
     model = Model(x, Dense(1, activity_regularizer="l2")(Embedding(5, 3, mask_zero=True)(x)))
     model.compile(padless.optimizers.SGD(0.0), "mse")
@@ -556,7 +556,7 @@ def test_activity_is_divided_by_the_rows_whatever_the_split():
         assert model.evaluate(grid(LISTS, 9), CLASSES, batch_size=size, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
-def test_dropout_runs_in_fit_only():
+def test_dropout_is_active_in_fit_only():
     x = Input((4,))
     model = Model(x, Dropout(0.9)(x))
     model.compile("sgd", "mse")
@@ -569,7 +569,7 @@ def test_dropout_runs_in_fit_only():
     assert model.evaluate(data, data, verbose=0) == 0.0 and not model.training
 
 
-def test_a_stateful_layer_carries_its_state_from_batch_to_batch():
+def test_a_stateful_layer_keeps_its_state_between_batches():
     def made(stateful):
         x = Input(batch_shape=(2, None, 1))
         torch.manual_seed(0)
@@ -595,7 +595,7 @@ def test_a_stateful_layer_carries_its_state_from_batch_to_batch():
 # --------------------------------------------------------------------------------------------------- around the epochs
 
 
-def test_early_stopping_brings_the_best_weights_back():
+def test_early_stopping_restores_the_best_weights():
     model = tagger(optimizer=padless.optimizers.SGD(0.1))
     kept = {}
 
@@ -629,7 +629,7 @@ def test_stop_training_ends_the_epoch_and_the_run():
 
 
 @pytest.mark.parametrize(("verbose", "lines"), [(0, 0), (1, 2), (2, 2), ("auto", 2)])
-def test_a_file_is_not_flooded(verbose, lines, capsys):
+def test_output_to_a_file_has_one_line_for_each_epoch(verbose, lines, capsys):
     model = tagger(metrics=["accuracy"])
     model.fit(LISTS, CLASSES, batch_size=1, epochs=2, verbose=verbose, validation_data=(LISTS, CLASSES))
     text = capsys.readouterr().out
@@ -640,7 +640,7 @@ def test_a_file_is_not_flooded(verbose, lines, capsys):
     assert len(capsys.readouterr().out.splitlines()) == lines
 
 
-def test_models_in_training_mode_stay_so():
+def test_training_mode_of_the_model_is_restored():
     model = tagger()
     model.train()
     model.evaluate(LISTS, CLASSES, verbose=0)
@@ -648,7 +648,7 @@ def test_models_in_training_mode_stay_so():
     assert model.training and all(layer.training for layer in model.layers[1:])
 
 
-def test_nothing_works_before_compile():
+def test_methods_before_compile_raise_not_built():
     model = Sequential([Dense(1)])
     for verb in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
         with pytest.raises(NotBuilt, match=r"compile\("):
@@ -656,13 +656,13 @@ def test_nothing_works_before_compile():
     assert model.predict(np.ones((2, 3)), verbose=0).shape == (2, 1)
 
 
-def test_an_iterable_that_ran_out_is_named():
+def test_an_empty_iterable_is_refused():
     model, empty = tagger(), iter([])
     with pytest.raises(DataError, match="gave no batch"):
         model.fit(empty, verbose=0)
 
 
-def test_dropmask_lets_the_loss_see_the_grid():
+def test_the_loss_after_dropmask_counts_all_steps():
     x = Input((None,))
     model = Model(x, DropMask()(Dense(1)(Embedding(5, 3, mask_zero=True)(x))))
     model.compile("sgd", "mse")

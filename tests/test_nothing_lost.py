@@ -1,4 +1,4 @@
-"""Training that is killed at any moment goes on to the same bits; files are whole or not there at all."""
+"""Training that is killed at any moment continues to the same bits; files are complete or do not exist."""
 
 import json
 import os
@@ -40,7 +40,7 @@ KILLS = {
 
 @pytest.fixture(scope="module")
 def killed():
-    """A process that forks those which are killed; it has imported everything once."""
+    """Yield a function that runs a job in a process that forks the processes to be killed."""
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)}
     process = subprocess.Popen(
@@ -62,7 +62,7 @@ def killed():
     process.wait()
 
 
-def test_there_are_kills_of_every_kind():
+def test_runs_are_killed_at_all_kinds_of_moments():
     moments = [moment for chains in KILLS.values() for chain in chains for moment, _ in chain]
     assert len(moments) >= 20 and set(KILLS) == set(CASES)
     for kind in (
@@ -76,7 +76,7 @@ def test_there_are_kills_of_every_kind():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_was_killed_goes_on_to_the_same_bits(case, killed, tmp_path):
+def test_a_killed_run_continues_to_the_same_bits(case, killed, tmp_path):
     ends, whole = killed(case, tmp_path / "whole", [])
     assert ends == [0]
     for number, kills in enumerate(KILLS[case]):

@@ -1,4 +1,4 @@
-"""Optimizers: Keras's numbers on torch.optim, in both ways of construction."""
+"""Optimizers make the steps of Keras's, with parameters given first or later."""
 
 import copy
 import inspect
@@ -90,20 +90,24 @@ def ours(name, arguments):
     return getattr(optimizers, name)(learning_rate=RATES[0], **arguments)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_every_step_is_kerass(name, arguments, scale):
+def test_each_step_equals_keras(name, arguments):
+    for scale in (1.0, 1e-3, 1e-6):
+        check_steps(name, arguments, scale)
+
+
+def check_steps(name, arguments, scale):
     weights = parameters()
     got = moved(ours(name, arguments).build(weights), weights, scale)
     for w0, w, k in zip(start(), got, in_keras(name, arguments, scale), strict=True):
         np.testing.assert_allclose(w, k, rtol=1e-5, atol=1e-6)
-        # the way that was gone, not only the place: with tiny steps the place says little
+        # Compare the changes, too: with very small steps the weights hardly differ.
         np.testing.assert_allclose(w - w0, k - w0, rtol=1e-4, atol=2e-6 * min(1, scale * 10) + 5e-7)
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_epsilon_stands_where_keras_has_it(name, arguments):
-    """Gradients of 1e-6 on weights that begin at zero, so that the float's own grain does not hide the move."""
+def test_epsilon_is_added_where_keras_adds_it(name, arguments):
+    """Gradients of 1e-6 on weights that begin at zero, so that rounding does not hide the changes."""
     weight, variable = torch.nn.Parameter(torch.zeros(3)), keras.Variable(np.zeros(3, "float32"))
     optimizer, reference = ours(name, arguments).build([weight]), getattr(keras.optimizers, name)(RATES[0], **arguments)
     for t in range(12):
@@ -115,8 +119,12 @@ def test_epsilon_stands_where_keras_has_it(name, arguments):
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-@pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
-def test_a_stop_in_the_middle_changes_nothing(name, arguments, how):
+def test_a_saved_optimizer_continues_with_the_same_steps(name, arguments):
+    for how in ("state_dict", "deepcopy", "pickle"):
+        check_continuation(name, arguments, how)
+
+
+def check_continuation(name, arguments, how):
     weights = parameters()
     whole = moved(ours(name, arguments).build(weights), weights, 1e-3, RATES[:6] * 2)
     first = parameters()
@@ -130,7 +138,7 @@ def test_a_stop_in_the_middle_changes_nothing(name, arguments, how):
         both = (first, optimizer)
         second, resumed = copy.deepcopy(both) if how == "deepcopy" else pickle.loads(pickle.dumps(both))
     assert resumed.iterations == 6 and resumed.get_config() == optimizer.get_config()
-    # the second half walks through the same gradients as steps 6 to 11 of the whole run
+    # The second half has the gradients of steps 6 to 11 of the whole run.
     grads = gradients(1e-3)
     for rate, step in zip(RATES[:6], grads[6:12], strict=True):
         resumed.learning_rate = rate
@@ -142,7 +150,7 @@ def test_a_stop_in_the_middle_changes_nothing(name, arguments, how):
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
-def test_a_plain_torch_loop_with_a_scheduler(name):
+def test_optimizers_work_in_a_torch_loop_with_a_scheduler(name):
     def run(first):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
@@ -165,8 +173,8 @@ def test_a_plain_torch_loop_with_a_scheduler(name):
     assert losses == run(False)[1]
 
 
-def test_hooks_run_once_also_when_torchs_own_class_is_in_use():
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # torch then hooks the step of its own class
+def test_hooks_run_once_if_the_class_of_torch_is_in_use():
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # torch then wraps the step of this class
     optimizer, calls = Adam(parameters(), 1e-3), []
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     optimizer.step()
@@ -174,7 +182,7 @@ def test_hooks_run_once_also_when_torchs_own_class_is_in_use():
 
 
 @pytest.mark.parametrize("kernel", ["foreach", "fused"])
-def test_torchs_kernels_give_the_same_numbers(kernel):
+def test_kernels_of_torch_give_equal_steps(kernel):
     one, other = parameters(), parameters()
     for a, b in zip(moved(Adam(one, 0.01), one, 1e-3), moved(Adam(other, 0.01, **{kernel: True}), other, 1e-3), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -199,7 +207,7 @@ def test_grad_scaler_unscales_before_clipping_and_skips_infinite_steps():
         assert torch.equal(one[0], before) and scaled.iterations == 1
 
 
-def test_a_closure_is_run_with_gradients_and_its_loss_returned():
+def test_step_calls_a_closure_with_gradients_and_returns_its_loss():
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = SGD([weight], 0.5)
 
@@ -212,7 +220,7 @@ def test_a_closure_is_run_with_gradients_and_its_loss_returned():
     assert optimizer.step(closure).item() == 2 and weight.tolist() == [0.5, 0.5]
 
 
-def test_groups_have_their_own_decay_and_rate():
+def test_groups_have_separate_weight_decay_and_learning_rate():
     first, second = parameters()
     optimizer = SGD([{"params": [first], "weight_decay": 0.5}, {"params": second, "lr": 1.0}], 0.1)
     before = first.detach().clone()
@@ -231,7 +239,7 @@ def test_the_learning_rate_is_read_and_assigned_before_and_after_building():
     assert optimizer.param_groups[0]["lr"] == 0.25 and optimizer.get_config()["learning_rate"] == 0.25
 
 
-def test_building_again_keeps_the_state_and_refuses_other_parameters():
+def test_a_second_build_keeps_the_state_and_refuses_other_parameters():
     weights = parameters()
     optimizer = Adam(0.1).build(weights)
     moved(optimizer, weights, 1.0, [0.1] * 3)
@@ -242,7 +250,7 @@ def test_building_again_keeps_the_state_and_refuses_other_parameters():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "adafactor"])
-def test_defaults_and_configs_are_kerass(name):
+def test_defaults_and_configs_equal_keras(name):
     mine, theirs = get(name).get_config(), keras.optimizers.get(name).get_config()
     assert {k: theirs[k] for k in mine if k != "name"} == pytest.approx({k: v for k, v in mine.items() if k != "name"})
     again = get({"class_name": type(get(name)).__name__, "config": {**mine, "learning_rate": 0.7}})
@@ -250,7 +258,7 @@ def test_defaults_and_configs_are_kerass(name):
 
 
 @pytest.mark.parametrize("cls", [SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, Nadam, Adafactor])
-def test_arguments_have_kerass_names_places_and_defaults(cls):
+def test_arguments_have_the_names_order_and_defaults_of_keras(cls):
     theirs = list(inspect.signature(getattr(keras.optimizers, cls.__name__)).parameters)[:-1]
     values = getattr(keras.optimizers, cls.__name__)().get_config()
     given = [values[name] if name != "name" else "mine" for name in theirs]
@@ -262,7 +270,7 @@ def test_arguments_have_kerass_names_places_and_defaults(cls):
         cls(clip_norm=1.0)
 
 
-def test_averages_are_kerass_and_become_the_weights_at_the_end():
+def test_averages_equal_keras_and_become_the_weights_at_the_end():
     weights, theirs = parameters(), [keras.Variable(w) for w in start()]
     mine, other = SGD(0.1, use_ema=True, ema_momentum=0.9), keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
     mine.build(weights)
@@ -285,7 +293,7 @@ def test_averages_are_kerass_and_become_the_weights_at_the_end():
         torch.testing.assert_close(w.detach(), t.value.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_scaled_loss_gives_the_same_step():
+def test_loss_scale_factor_does_not_change_the_step():
     one, other = parameters()[:1], parameters()[:1]
     scaled, plain = SGD(one, 0.1, loss_scale_factor=1024.0), SGD(other, 0.1)
     for weights, optimizer in ((one, scaled), (other, plain)):
@@ -296,7 +304,7 @@ def test_a_scaled_loss_gives_the_same_step():
     torch.testing.assert_close(one[0], other[0])
 
 
-def test_gradients_may_be_given_kerass_way():
+def test_apply_and_apply_gradients_of_keras():
     weights = parameters()
     optimizer = SGD(1.0)
     grads = [torch.ones_like(w) for w in weights]
@@ -309,12 +317,12 @@ def test_gradients_may_be_given_kerass_way():
         optimizer.apply(grads[:1], weights)
 
 
-def test_arguments_stand_in_kerass_order():
+def test_positional_arguments_have_the_order_of_keras():
     assert SGD(0.1, 0.9, True).momentum == 0.9 and RMSprop(0.1, 0.8).rho == 0.8
     assert AdamW(0.1, 0.5).weight_decay == 0.5 and AdamW(parameters(), 0.1, 0.5).param_groups[0]["weight_decay"] == 0.5
 
 
-def test_what_get_takes():
+def test_get_accepts_names_classes_and_optimizers():
     own, weights = torch.optim.Adam(parameters()), parameters()
     assert get(own) is own and get(own, weights) is own
     assert get("RMSprop", weights).param_groups[0]["params"][0] is weights[0]
@@ -343,12 +351,12 @@ def test_what_get_takes():
         (lambda: Adagrad(initial_accumulator_value=-1), "`initial_accumulator_value` must be at least 0; got -1"),
     ],
 )
-def test_bad_arguments_are_named(make, message):
+def test_bad_arguments_of_optimizers_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 
 
-def test_an_optimizer_without_parameters_says_so():
+def test_an_optimizer_without_parameters_raises_not_built():
     for act in (lambda o: o.step(), lambda o: o.zero_grad(), lambda o: o.state_dict(), lambda o: o.param_groups):
         with pytest.raises(NotBuilt, match="no parameters yet"):
             act(RMSprop())

@@ -1,4 +1,4 @@
-"""The progress bar: what it says, when it draws, and that the terminal is given back."""
+"""The progress bar: its text, its refreshes, and the release of the terminal."""
 
 import re
 import time
@@ -44,7 +44,7 @@ def fit(bar, epochs=2, steps=3, known=True, logs=None, **params):
     callbacks.on_train_end()
 
 
-def test_the_bar_says_epoch_steps_time_and_results():
+def test_the_bar_shows_epoch_steps_time_and_results():
     console = terminal()
     fit(ProgressBar(console=console))
     shown = lines(console)
@@ -54,14 +54,14 @@ def test_the_bar_says_epoch_steps_time_and_results():
     assert "9.0000" not in shown  # the validation's batches stay silent
 
 
-def test_the_bar_draws_between_and_shows_the_time_left(monkeypatch):
+def test_the_bar_shows_the_remaining_time_during_an_epoch(monkeypatch):
     monkeypatch.setattr(progress, "REFRESH_INTERVAL", 0.0)
     console = terminal()
     fit(ProgressBar(console=console))
     assert "1/3" in lines(console) and "left" in lines(console) and "loss 0.5000" in lines(console)
 
 
-def test_many_metrics_take_more_lines_instead_of_being_cut():
+def test_many_metrics_are_shown_on_more_lines():
     console = terminal(width=80)
     bar = ProgressBar(console=console)
     callbacks = CallbackList([bar], epochs=1, steps=1, verbose=1)
@@ -78,7 +78,7 @@ def test_many_metrics_take_more_lines_instead_of_being_cut():
     (terminal(40), 2),
     (Console(file=StringIO(), force_terminal=True, width=40, _environ={"TERM": "dumb"}), "auto"),
 ])  # fmt: skip
-def test_without_a_bar_an_epoch_is_one_plain_line(console, verbose):
+def test_without_a_bar_each_epoch_is_a_plain_line(console, verbose):
     fit(ProgressBar(console=console), verbose=verbose)
     assert "\x1b" not in written(console)
     first, second = written(console).splitlines()
@@ -86,13 +86,13 @@ def test_without_a_bar_an_epoch_is_one_plain_line(console, verbose):
     assert second.startswith("Epoch 2/2")
 
 
-def test_silence_is_silent():
+def test_verbose_0_prints_nothing():
     for console in (terminal(), Console(file=StringIO())):
         fit(ProgressBar(console=console), verbose=0)
         assert written(console) == ""
 
 
-def test_real_steps_a_second_come_from_the_loops_count():
+def test_real_steps_per_second_are_shown():
     console, params = Console(file=StringIO()), {"epochs": 2, "steps": 1, "verbose": 2, "real_steps": 0}
     bar = ProgressBar(console=console)
     bar.set_params(params)
@@ -108,7 +108,7 @@ def test_real_steps_a_second_come_from_the_loops_count():
     assert len(rates) == 2 and all(0 < rate <= 5000 for rate in rates)
 
 
-def test_an_unknown_number_of_steps_is_known_after_the_first_epoch():
+def test_the_number_of_steps_is_shown_after_the_first_epoch():
     console = Console(file=StringIO())
     fit(ProgressBar(console=console), known=False)
     assert all(" - 3/3 - " in line for line in written(console).splitlines())
@@ -118,7 +118,7 @@ def test_an_unknown_number_of_steps_is_known_after_the_first_epoch():
 
 
 @pytest.mark.parametrize("kind", ["test", "predict"])
-def test_evaluate_and_predict_have_their_line(kind):
+def test_evaluate_and_predict_print_a_line(kind):
     console = Console(file=StringIO())
     callbacks = CallbackList([ProgressBar(console=console)], steps=2, verbose=1)
     getattr(callbacks, f"on_{kind}_begin")()
@@ -141,7 +141,7 @@ def test_outputs_of_predict_are_not_shown(monkeypatch):
     assert "Predict" in lines(console) and "1/2" in lines(console) and "outputs" not in lines(console)
 
 
-def test_where_the_terminal_has_a_bar_already_a_line_is_printed(monkeypatch):
+def test_a_line_is_printed_if_the_terminal_has_another_bar(monkeypatch):
     def refuse(self):
         raise LiveError("Only one live display may be active at once")
 
@@ -151,7 +151,7 @@ def test_where_the_terminal_has_a_bar_already_a_line_is_printed(monkeypatch):
     assert [line[:16] for line in lines(console).splitlines()] == ["Epoch 1/2 - 3/3 ", "Epoch 2/2 - 3/3 "]
 
 
-def test_the_terminal_comes_back_when_the_loop_raises():
+def test_the_terminal_is_released_when_the_loop_raises():
     console = terminal()
     bar = ProgressBar(console=console)
     bar.set_params({"epochs": 1, "steps": 3})
@@ -188,7 +188,7 @@ def test_another_run_inside_a_callback_does_not_break_the_bar():
     assert written(console).rfind("\x1b[?25h") > written(console).rfind("\x1b[?25l")
 
 
-def test_logs_are_not_read_between_refreshes_and_a_step_costs_next_to_nothing():
+def test_logs_are_not_read_between_refreshes_and_a_step_is_fast():
     class Unreadable(dict):
         def items(self):
             raise AssertionError("logs were read")
@@ -211,7 +211,7 @@ def _time_of(callbacks, logs, calls=100):
     return (time.perf_counter() - began) / calls
 
 
-def test_no_more_than_ten_refreshes_a_second(monkeypatch):
+def test_the_bar_refreshes_at_most_ten_times_a_second(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress, "perf_counter", lambda: clock[0])
     console = terminal()
@@ -227,11 +227,8 @@ def test_no_more_than_ten_refreshes_a_second(monkeypatch):
     assert 8 <= drawn <= 10
 
 
-@pytest.mark.parametrize("verbose", [3, -1, "loud", None, 1.0])
-def test_other_values_of_verbose_are_refused(verbose):
-    with pytest.raises(ArgumentError, match=re.escape(repr(verbose))):
-        as_verbose(verbose)
-
-
-def test_verbose_is_what_keras_takes():
+def test_as_verbose_accepts_the_values_of_keras_only():
+    for verbose in (3, -1, "loud", None, 1.0):
+        with pytest.raises(ArgumentError, match=re.escape(repr(verbose))):
+            as_verbose(verbose)
     assert [as_verbose(verbose) for verbose in (0, 1, 2, "auto", True, False)] == [0, 1, 2, 1, 1, 0]

@@ -27,7 +27,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_a_schedule_is_kerass_at_every_step(name, arguments):
+def test_a_schedule_equals_keras_at_each_step(name, arguments):
     mine, theirs = getattr(schedules, name)(*arguments), getattr(keras.optimizers.schedules, name)(*arguments)
     own = [mine(step) for step in range(40)]
     near = pytest.approx([float(theirs(torch.tensor(step))) for step in range(40)], rel=2e-5, abs=1e-8)
@@ -43,7 +43,7 @@ def test_a_schedule_is_kerass_at_every_step(name, arguments):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "adafactor"])
-def test_each_step_has_the_rate_of_its_number(name):
+def test_each_step_has_the_scheduled_learning_rate(name):
     weight = torch.nn.Parameter(torch.ones(3))
     cls = type(optimizers.get(name))
     scheduled, set_by_hand = (
@@ -73,7 +73,7 @@ def test_a_scheduled_optimizer_is_saved_and_its_rate_cannot_be_set():
     assert optimizers.SGD(lambda step: 1 / (1 + step)).learning_rate == 1.0
 
 
-def test_a_schedule_of_ones_own_says_what_it_lacks():
+def test_a_user_defined_schedule_without_its_methods_raises_an_error():
     class Own(schedules.LearningRateSchedule):
         def __call__(self, step):
             return 0.5
@@ -87,7 +87,7 @@ def test_a_schedule_of_ones_own_says_what_it_lacks():
 
 @settings(deadline=None, max_examples=50)
 @given(st.floats(1e-4, 1.0), st.integers(1, 20), st.floats(0.0, 1.0))
-def test_a_cosine_goes_down_from_the_rate_to_its_part(rate, steps, alpha):
+def test_cosine_decay_falls_from_the_rate_to_alpha(rate, steps, alpha):
     rates = [schedules.CosineDecay(rate, steps, alpha)(step) for step in range(steps + 3)]
     assert rates[0] == pytest.approx(rate) and rates[-1] == pytest.approx(rate * alpha, abs=1e-9)
     assert all(a >= b - 1e-12 for a, b in zip(rates, rates[1:], strict=False))
@@ -107,13 +107,13 @@ def test_a_cosine_goes_down_from_the_rate_to_its_part(rate, steps, alpha):
         (lambda: optimizers.Adam(lambda step: -1.0), "at least 0; got -1.0"),
     ],
 )
-def test_schedules_that_mean_nothing_are_refused(make, message):
+def test_bad_arguments_of_schedules_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 
 
 @pytest.mark.parametrize("each", ["epoch", "batch"])
-def test_torchs_schedulers_work_as_they_are(each):
+def test_schedulers_of_torch_work_in_fit(each):
     model = padless.Sequential([padless.layers.Input((3,)), padless.layers.Dense(1)])
     model.compile(optimizers.SGD(0.1), "mse")
     model.optimizer.build(model.parameters())
@@ -128,7 +128,7 @@ def test_torchs_schedulers_work_as_they_are(each):
         model.fit(torch.ones(6, 3), torch.ones(6), verbose=0, callbacks=[LearningRateScheduler(other)])
 
 
-def test_torchs_plateau_looks_at_the_loss_of_the_validation():
+def test_reduce_lr_on_plateau_of_torch_receives_the_loss_of_the_validation():
     model = padless.Sequential([padless.layers.Input((3,)), padless.layers.Dense(1)])
     model.compile(torch.optim.SGD(model.parameters(), 0.0), "mse")
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(model.optimizer, patience=0, factor=0.5)
@@ -138,7 +138,7 @@ def test_torchs_plateau_looks_at_the_loss_of_the_validation():
     assert history.history["learning_rate"][0] == 1e-12
 
 
-def test_schedules_are_found_where_keras_has_them():
+def test_schedules_have_the_paths_of_keras():
     from padless.optimizers.schedules import CosineDecay
 
     assert padless.optimizers.schedules.CosineDecay is CosineDecay

@@ -1,4 +1,4 @@
-"""Steps, losses and metrics of one's own, as in Keras: the same code runs, and what it gives is what fit reports."""
+"""User-defined steps, losses and metrics, as in Keras: the same code runs, and what it gives is what fit reports."""
 
 import copy
 import pickle
@@ -103,7 +103,7 @@ class Padded(Tagger):
 
 @pytest.mark.parametrize("kind", [Recipe, Applied, Padded])
 @pytest.mark.parametrize("size", [1, 4, 6])
-def test_steps_written_out_give_the_numbers_of_fit(kind, size):
+def test_a_written_out_train_step_gives_the_results_of_fit(kind, size):
     plain, own = made(Tagger), made(kind)
     args = {"batch_size": size, "epochs": 3, "shuffle": False, "verbose": 0, "validation_data": (LISTS, TAGS)}
     expected, got = plain.fit(grid(LISTS), grid(TAGS), **args).history, own.fit(grid(LISTS), grid(TAGS), **args).history
@@ -115,7 +115,7 @@ def test_steps_written_out_give_the_numbers_of_fit(kind, size):
     assert np.array_equal(own.predict(grid(LISTS), verbose=0), plain.predict(grid(LISTS), verbose=0))
 
 
-def test_data_are_as_many_parts_as_there_are():
+def test_pack_and_unpack_x_y_sample_weight():
     seen = []
 
     class Watch(Tagger):
@@ -146,7 +146,7 @@ def test_data_are_as_many_parts_as_there_are():
         unpack_x_y_sample_weight((1, 2, 3, 4))
 
 
-def test_the_mask_is_there():
+def test_a_train_step_can_read_the_mask_of_the_outputs():
     masks = []
 
     class Masked(Tagger):
@@ -163,7 +163,7 @@ def test_the_mask_is_there():
     assert masks[-1][1] is False
 
 
-def test_code_of_ones_own_sees_what_masked_steps_show():
+def test_user_defined_losses_and_metrics_see_gap_values():
     seen = []
 
     class Looking(Model):
@@ -178,7 +178,7 @@ def test_code_of_ones_own_sees_what_masked_steps_show():
     assert seen[-1] == pytest.approx(model.predict(grid(LISTS), verbose=0)) and seen[-1].min() > 0
 
 
-def test_what_a_loss_adds_counts_by_examples_and_the_rest_stays_exact():
+def test_what_compute_loss_adds_is_averaged_by_examples():
     class Extra(Tagger):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
             loss = super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -191,7 +191,7 @@ def test_what_a_loss_adds_counts_by_examples_and_the_rest_stays_exact():
         )
 
 
-def test_metrics_of_ones_own():
+def test_user_defined_metrics_equal_keras():
     class Steps(Metric):
         def __init__(self, name="steps"):
             super().__init__(name=name)
@@ -224,7 +224,7 @@ def test_metrics_of_ones_own():
     assert model.evaluate(LISTS, TAGS, batch_size=4, return_dict=True, verbose=0)["steps"] == 13
 
 
-def test_metrics_of_layers_are_reported_too():
+def test_metrics_of_layers_are_reported():
     class Loud(Layer):
         def __init__(self):
             super().__init__()
@@ -247,7 +247,7 @@ def test_metrics_of_layers_are_reported_too():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_logs_that_are_no_metrics_are_those_of_the_last_step_as_in_keras():
+def test_other_logs_of_an_epoch_are_those_of_its_last_step_as_in_keras():
     keras = pytest.importorskip("keras")
     histories = []
     for api, layers in ((keras, keras.layers), (padless, padless.layers)):
@@ -312,7 +312,7 @@ def test_a_model_of_models_needs_no_call():
     assert not any(np.array_equal(a, b) for a, b in zip(before[:2], model.get_weights()[:2], strict=True))
 
 
-def test_losses_that_layers_add_reach_the_step():
+def test_add_loss_of_layers_is_in_the_loss():
     class Sparse(Layer):
         def call(self, inputs):
             self.add_loss(inputs.values.abs().sum() / inputs.shape[0])
@@ -339,7 +339,7 @@ def test_losses_that_layers_add_reach_the_step():
     assert np.isfinite(alone.fit(grid(LISTS), verbose=0).history["loss"][0])  # no loss but what is added, and no y
 
 
-def test_random_numbers_and_modes_are_those_of_fit():
+def test_a_user_defined_train_step_has_the_random_numbers_and_the_mode_of_fit():
     class Noisy(Tagger):
         def __init__(self):
             super().__init__()
@@ -359,13 +359,13 @@ def test_random_numbers_and_modes_are_those_of_fit():
     assert results[0] == pytest.approx(results[1], rel=1e-6)
 
 
-def test_train_on_batch_runs_the_step():
+def test_train_on_batch_calls_train_step():
     plain, own = made(Tagger), made(Recipe)
     for verb in ("train_on_batch", "test_on_batch"):
         assert getattr(plain, verb)(LISTS, TAGS) == pytest.approx(getattr(own, verb)(LISTS, TAGS))
 
 
-def test_callbacks_see_what_the_step_returns():
+def test_callbacks_receive_the_logs_of_train_step():
     seen = []
 
     class Watch(Callback):
@@ -382,7 +382,7 @@ def test_callbacks_see_what_the_step_returns():
     assert seen[-1]["extra"] == 1.5 and history["extra"] == [1.5] and history["loss"] == [seen[-1]["loss"]]
 
 
-def test_a_trained_model_is_copied_and_pickled_with_its_sums():
+def test_a_trained_model_can_be_copied_and_pickled():
     model = made(Recipe)
     model.fit(grid(LISTS), grid(TAGS), verbose=0)
     twin = copy.deepcopy(model)
@@ -390,20 +390,20 @@ def test_a_trained_model_is_copied_and_pickled_with_its_sums():
     assert pickle.loads(pickle.dumps(made(Tagger))).predict(LISTS, verbose=0)[0].shape == (3, 3)
 
 
-def test_before_compile_there_is_nothing_to_compute():
+def test_compute_loss_before_compile_raises_not_built():
     model = Tagger()
     with pytest.raises(NotBuilt, match=r"compile\("):
         model.compute_loss(None, grid(TAGS), model(grid(LISTS)))
     assert model.metrics == []
 
 
-def test_accumulation_is_the_business_of_who_steps_himself():
+def test_a_user_defined_train_step_refuses_gradient_accumulation():
     model = made(Recipe)
     with pytest.raises(ArgumentError, match="train_step.*gradient_accumulation_steps=2"):
         model.fit(LISTS, TAGS, verbose=0, gradient_accumulation_steps=2)
 
 
-def test_outputs_of_a_step_keep_their_container():
+def test_outputs_of_predict_step_have_the_container_of_the_input():
     class Own(Tagger):
         def predict_step(self, data):
             return super().predict_step(data).argmax(-1)
@@ -413,7 +413,7 @@ def test_outputs_of_a_step_keep_their_container():
     assert isinstance(model.predict(padless.pack(LISTS), verbose=0), Packed)
 
 
-# ------------------------------------------------------------------------------------------------- beside Keras
+# ------------------------------------------------------------------------------------------------- compared with Keras
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -437,7 +437,7 @@ def test_gradient_accumulation():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_gradients_of_weights():
+def test_gradients_are_attributes_of_weights():
     keras = pytest.importorskip("keras")
     theirs, ours = keras.layers.Dense(1), padless.layers.Dense(1)
     for layer in (theirs, ours):
