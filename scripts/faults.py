@@ -1688,6 +1688,49 @@ TRAINING = [
         function="CompiledObjective.update_metrics",
     ),
     Fault(
+        "each batch of a step adds the regularization of the weights to the gradient",
+        "trainers/accumulation_group.py",
+        "not self.penalty_added",
+        "True",
+        "tests/test_accumulation.py",
+        function="AccumulationGroup._split_loss",
+    ),
+    Fault(
+        "a backup is written before the gradient of a step is complete",
+        "trainers/run_state.py",
+        "group is None or not group.remaining",
+        "True",
+        "tests/test_nothing_lost.py",
+        function="FitState.can_checkpoint",
+    ),
+    Fault(
+        "a backup in the middle of an epoch has no sums of losses",
+        "trainers/metric_state.py",
+        "owner.loss_sum = _as_sum(...)",
+        "pass",
+        "tests/test_nothing_lost.py",
+        function="_set_attributes",
+    ),
+    Fault(
+        "logs are computed for a hook that no callback uses",
+        "callbacks/callback.py",
+        "hook in vars(self) or ...",
+        "True",
+        "tests/test_callbacks.py",
+        function="Callback.uses_hook",
+    ),
+    Fault(
+        "the velocity of Nesterov's momentum is applied without the gradient",
+        "optimizers/optimizers.py",
+        """
+        torch_foreach._foreach_add_(params, grads, alpha=-rate)
+        torch_foreach._foreach_add_(params, velocities, alpha=momentum)
+        """,
+        "torch_foreach._foreach_add_(params, velocities, alpha=momentum)",
+        "tests/test_optimizers.py",
+        function="SGD._update_parameters",
+    ),
+    Fault(
         "a metric is a mean of means",
         "metrics/metric.py",
         """
