@@ -157,6 +157,7 @@ CROSS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CROSS)
 def test_the_laws_hold_between_two_masks(name):
     subject = LayerHarness.from_layer(CROSS[name], [(4,), (4,)])
@@ -646,6 +647,7 @@ def keras_block(mine, x, encoder=None, causal=False, real=None, other=None):
     return around(x, lambda x: outer(inner(x)), norm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("kind", ["right", "left", "holes"])
 def test_blocks_give_the_numbers_of_keras_layers(kind, first):

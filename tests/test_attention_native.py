@@ -118,6 +118,7 @@ def test_it_equals_the_reference_for_any_steps(level, data, batch, heads, size, 
         check_against_reference(tensors, queries, keys, relation == "causal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_long_rows_have_several_pieces_of_keys(level, causal):
@@ -167,6 +168,7 @@ def test_the_error_does_not_grow_with_the_number_of_keys():
     assert float(((sums.double() - exact) / exact).abs().max()) < 3e-6
 
 
+@pytest.mark.slow
 def test_other_rows_and_the_number_of_threads_change_no_bit():
     lengths = [5, 1, 0, 700, 33, 64, 2]
     index = index_of(lengths)
@@ -370,6 +372,7 @@ def test_saved_tensors_are_read_once(make):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch uses it for its forward-mode rules
 @pytest.mark.parametrize(
     "make",

@@ -37,6 +37,7 @@ def make_peer(name, workload):
 # ------------------------------------------------------------------------------------------ the models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", TINY_WORKLOADS, ids=lambda w: w.name)
 @pytest.mark.filterwarnings("ignore:Layer .conv1d.", "ignore:__array__ implementation")
 def test_all_peers_have_the_same_model_and_data(workload):
@@ -64,6 +65,7 @@ def test_cropped_batches_have_the_width_of_their_longest_sequence():
         assert batch.ids.shape == batch.labels.shape == (2, peer.lengths[rows].max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", TINY_WORKLOADS, ids=lambda w: w.name)
 def test_training_lowers_the_loss_in_torch(workload):
     for name in TORCH:
@@ -207,6 +209,7 @@ def test_peers_that_are_not_installed_or_lack_a_model_are_excluded_with_the_reas
         assert pool.excluded == {"keras-jax": "no_such_package not installed", "torch-packed": "has no conv classifier"}
 
 
+@pytest.mark.slow
 def test_a_process_answers_commands_and_its_last_error_is_reported():
     process = PeerProcess("limit", 1, "cpu")
     try:
@@ -308,6 +311,7 @@ def test_the_command_prints_a_table_and_writes_json_and_svg(log, tmp_path, capsy
     np.testing.assert_allclose(np.polyval(line, np.log(ratios)), widths, atol=0.1)
 
 
+@pytest.mark.slow
 def test_curves_are_printed_and_written(log, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(curves, "IMPORTS", [TimedImport("json"), TimedImport("no_such_package", after="json")])
     file = tmp_path / "curves.json"

@@ -74,6 +74,7 @@ def test_an_interrupt_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert capsys.readouterr().err == "padless: interrupted\n"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error():
     command = subprocess.Popen(
         [sys.executable, "-m", "padless", "demo", "--files"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

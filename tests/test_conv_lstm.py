@@ -50,6 +50,7 @@ def same_shapes(mine, theirs, shape):
     assert ours == kerass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_position_is_kerass(name):
     mine, theirs = made(**OPTIONS[name])

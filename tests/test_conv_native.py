@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(library.get_library() is None, reason=padless.ba
 LEVELS = [level for level in library.supported_levels() if library.library_path(level).exists() and level != "default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("num_taps", "channels", "filters"), [(5, 17, 48), (1, 16, 80), (3, 130, 16)])
 def test_outputs_and_gradients_equal_those_of_torch(level, num_taps, channels, filters):

@@ -19,6 +19,8 @@ from padless.layers.base.layer import Layer
 from padless.models import Model
 from padless.ragged.packed import Packed, computing_gap_values, pack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def without_native_kernels(monkeypatch):

@@ -276,6 +276,7 @@ def test_mistakes_are_described_by_runs():
 # -------------------------------------------------------------------------------------------------------------- model
 
 
+@pytest.mark.slow
 def test_the_grid_is_counted_from_what_enters_the_layers(highlighter: Highlighter):
     with GridCounter().watch(highlighter.model) as grid:
         highlighter.classify(["a" * 10, "b" * 2, ""])
@@ -341,6 +342,7 @@ def run_demo(library: Path, monkeypatch: pytest.MonkeyPatch, config: DemoConfig 
     return out.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     first = run_demo(library, monkeypatch, save=tmp_path / "model")
@@ -358,6 +360,7 @@ def test_the_same_seed_gives_the_same_report(library: Path, monkeypatch: pytest.
     assert "".join(corpus.split_lines((library / shown[1]).read_text())[int(shown[2]) - 1]) in first
 
 
+@pytest.mark.slow
 def test_a_loaded_model_reports_without_training(library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     report = run_demo(library, monkeypatch, save=tmp_path / "model")
     monkeypatch.setattr(demo, "train", None)

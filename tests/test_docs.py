@@ -14,6 +14,7 @@ CODE = {page: re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DO
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if CODE[page]], ids=lambda p: p.name)
 def test_the_code_of_a_page_runs(page):
     names: dict = {"__name__": "page"}
@@ -46,6 +47,7 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
 
 
+@pytest.mark.slow
 def test_the_table_of_layers_is_what_scripts_layer_table_writes(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     with torch.random.fork_rng():

@@ -9,6 +9,8 @@ from padless.graph.symbolic import leaves
 from padless.ragged.packed import Packed
 from padless.testing.harness import LayerHarness
 
+pytestmark = pytest.mark.slow
+
 MASK = np.array([[int(c) for c in row] for row in ("00000", "11000", "10110", "00011", "11111")], dtype=bool)
 NO_STEPS = np.zeros((2, 3), dtype=bool)
 TOLERANCES = {torch.bfloat16: 0.06, torch.float64: 1e-4}  # parts of the largest number

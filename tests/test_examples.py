@@ -8,6 +8,7 @@ import padless
 from examples import classify, documents, irregular_series, language_model, siamese, sparse_codes, tagger
 
 
+@pytest.mark.slow
 def test_siamese_reaches_its_accuracy(capsys):
     assert siamese.main(epochs=4) > 0.85
     assert "unseen pairs" in capsys.readouterr().out
@@ -43,6 +44,7 @@ def test_the_penalty_is_the_mean_over_real_steps():
     assert loss - crossentropy == pytest.approx(model.encode(padless.pack(x)).values.mean().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_documents_reaches_its_accuracy(capsys):
     assert documents.main(epochs=4) > 0.75
     assert "unseen functions" in capsys.readouterr().out
@@ -55,6 +57,7 @@ def test_a_document_does_not_depend_on_padding_on_both_levels():
     assert model.predict(wide, verbose=0) == pytest.approx(model.predict(ids, verbose=0), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_perplexity_does_not_depend_on_the_batch_size(capsys):
     values = language_model.main(epochs=1)
     assert values == [pytest.approx(values[-1], rel=1e-5)] * 4 and values[0] < 30  # of 90 symbols
@@ -70,6 +73,7 @@ def test_missing_steps_of_a_series_are_masked(capsys):
         assert model.predict([measured], verbose=0) == pytest.approx(expected[row : row + 1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_classify_and_tagger_reach_their_accuracy(capsys):
     assert classify.main(epochs=3) > 0.75
     assert tagger.main(epochs=1) > 0.6

@@ -43,6 +43,7 @@ SCORES = np.arange(6.0)[:, None]
 # ----------------------------------------------------------------------------------------------------- return values
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_returned_values_are_in_the_order_of_keras():
     keras = pytest.importorskip("keras")

@@ -532,6 +532,7 @@ def results_on_packed_and_grid(function, arguments, dtype):
     return None if results is NotImplemented else (results, grid_results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_no_function_of_torch_returns_a_wrong_packed(dtype):
     """If any function of torch returns a Packed, it equals the result on the grid."""
@@ -545,6 +546,7 @@ def test_no_function_of_torch_returns_a_wrong_packed(dtype):
     assert len(names) > (200 if dtype == torch.float32 else 100)
 
 
+@pytest.mark.slow
 def test_in_a_layer_that_reads_the_grid_masked_steps_are_exact_too():
     """Each result, Packed or plain, equals that on the grid, with a gap value for each masked cell where necessary."""
     names = set()

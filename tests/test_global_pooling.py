@@ -85,6 +85,7 @@ def test_half_types_add_up_in_single_precision(dtype):
     assert weights.dtype == dtype and segment_weighted_sums(values, weights, index).item() == pytest.approx(40, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_slopes(kind):
     index = Index(mask_of(kind))

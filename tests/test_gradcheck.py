@@ -20,6 +20,8 @@ from padless.kernels.segment_reduce import segment_max, segment_max_by_row
 from padless.ragged.gather import gather_repeated_rows, gather_rows, permute_rows, scatter_rows
 from padless.ragged.index import Index
 
+pytestmark = pytest.mark.slow
+
 MASKS = {
     "no columns": np.zeros((2, 0), dtype=bool),
     **{

@@ -133,6 +133,7 @@ def test_numpy_constants_in_a_graph():
     assert torch.equal(Model(x, y)(torch.ones(2, 3)), torch.tensor([[2.0, 3, 4]] * 2))
 
 
+@pytest.mark.slow
 def test_shape_inference_runs_on_the_device_of_the_model():
     x = Input((None, 4))
     model = Model(x, Dense(2)(x)).to("meta")
@@ -204,6 +205,7 @@ def test_invalid_graphs_are_refused():
         Model([x, x], y)
 
 
+@pytest.mark.slow
 def test_a_deep_graph_needs_no_recursion():
     x = Input((4,), batch_size=1)
     y = x

@@ -303,6 +303,7 @@ def in_eight_threads(function):
     return errors
 
 
+@pytest.mark.slow
 def test_eight_threads_may_ask_for_dense_indexes_of_many_shapes():
     def ask(number):
         random = np.random.default_rng(number)

@@ -46,6 +46,7 @@ def compiler(backend, seen):
 torch_compile = torch.compile
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_numbers(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "compile", compiler("eager", seen))

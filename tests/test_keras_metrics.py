@@ -465,6 +465,7 @@ def test_a_loss_name_is_a_metric():
     )
 
 
+@pytest.mark.slow
 def test_importing_padless_does_not_import_torchmetrics():
     code = "import sys, padless; padless.metrics.AUC()([[1]], [[0.7]]); sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

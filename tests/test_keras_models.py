@@ -160,6 +160,7 @@ def test_both_experiments_agree():
 # ------------------------------------------------------------------------------------------------ training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e-5])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_several_steps_with_each_optimizer(optimizer, scale):
@@ -175,6 +176,7 @@ def test_several_steps_with_each_optimizer(optimizer, scale):
         np.testing.assert_allclose(moved, expected, rtol=1e-2, atol=2e-7)  # also where the steps are small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_padded_grid_trains_the_same(optimizer):
     fitted(compiled(flattened, optimizer), all_ids(), numbers(len(all_ids()), 1))
@@ -184,6 +186,7 @@ def test_a_grid_of_many_layers_trains_the_same():
     fitted(compiled(looking, "adam"), all_ids(), numbers(len(all_ids()), 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_mask_trains_the_same(kind):
     models = compiled(tagger, "adam")
@@ -253,6 +256,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss(name):
     units, activation, loss, y = LOSSES[name]
@@ -265,6 +269,7 @@ def test_each_loss(name):
     fitted(models, all_ids(), y, epochs=2, sample_weight=numbers(N, T) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [None, np.arange(20.0), np.arange(20.0)[:, None]], ids=["none", "rows", "column"])
 def test_one_number_for_each_row(weight):
     """Here the mask is gone: rows without a step count as any row."""

@@ -187,6 +187,7 @@ def test_build_gets_the_shapes_of_the_arguments_it_names():
     assert one.shapes == ((3, 4, 4), (3, 2)) and two.shapes == ((None, 5, 4), (None, 2))
 
 
+@pytest.mark.slow
 def test_weights_are_made_where_the_data_are():
     dense = Dense(3)
     assert dense(torch.ones(2, 4, device="meta")).device.type == "meta" and dense.kernel.device.type == "meta"

@@ -67,6 +67,7 @@ def nested(api, layers):
     return api.Model(x, head(inner(layers.Embedding(5, 3, mask_zero=True)(x))))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Keras warns of masks that nested models destroy
 @pytest.mark.parametrize("make", [shallow_and_deep, unequal, unused, nested])
 def test_names_order_shapes_and_numbers_are_those_of_keras(make):

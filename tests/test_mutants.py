@@ -40,11 +40,13 @@ def test_each_fault_has_its_own_name():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
+@pytest.mark.slow
 def test_many_packages_have_faults(places):
     assert len(FAULTS) >= 100
     assert len({place.path.parent for place in places.values()}) >= 5
 
 
+@pytest.mark.slow
 def test_each_fault_is_found_in_one_place_and_changes_valid_code(places):
     for fault in FAULTS:
         place = places[fault.name]
@@ -97,6 +99,7 @@ def visible(tree, line):
     return found
 
 
+@pytest.mark.slow
 def test_wrong_code_uses_names_that_exist(places):
     """An unknown name fails in every test, so a fault with such a name would prove nothing."""
     package = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))

@@ -11,6 +11,8 @@ from killed import CASES
 
 from padless.saving import safetensors_io as archive
 
+pytestmark = pytest.mark.slow
+
 WRITING = [
     "half is written",
     "before it is synced",

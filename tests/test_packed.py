@@ -98,6 +98,7 @@ def test_masked_steps_have_no_effect_and_no_gradient(case):
     assert dirty.grad[mask].eq(1).all() and dirty.grad[~mask].eq(0).all()
 
 
+@pytest.mark.slow
 def test_pack_and_unpack_are_differentiable_twice():
     x = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
     gap_values = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)

@@ -84,6 +84,7 @@ def test_each_gate_of_a_row_has_its_recurrent_mask(cell, index, units, reverse, 
 # Gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", STANDARD_CELLS)
 def test_gradients_agree_with_finite_differences(cell, path):
@@ -296,6 +297,7 @@ def keras():
 KERAS_NAMES = {"lstm": "LSTM", "gru": "GRU", "gru_before": "GRU", "simple_rnn": "SimpleRNN"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", KERAS_NAMES)
 def test_masked_keras_layers_agree_at_the_real_steps(cell, keras):
     mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]], dtype=bool)

@@ -56,6 +56,7 @@ def test_states_are_contiguous_and_train_is_set_where_gradients_are_needed(cell,
     assert all(s.is_contiguous() and tuple(s.shape) == (1, 2, 3) for s in (states if cell == "lstm" else [states]))
 
 
+@pytest.mark.slow
 def test_it_is_chosen_on_cuda_for_standard_cells():
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         assert api._choose_path("lstm", None, True, on_cuda(dtype)) == "cudnn"

@@ -73,6 +73,7 @@ def test_many_long_sequences_equal_the_reference(cell):
         assert_close(gradients, random_gradients(expected, tensors), rtol=1e-4, atol=1e-4)  # sums over 600 steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("cell", STANDARD_CELLS)
 def test_the_size_of_a_chunk_changes_no_bit(level, cell):

@@ -57,6 +57,7 @@ def test_a_layer_that_needs_to_know_the_time_gets_it():
         model.predict(IDS[:, :3], verbose=0)
 
 
+@pytest.mark.slow
 def test_documents_leave_both_levels_open():
     def made(*first):
         return Sequential([*first, TimeDistributed(LSTM(4)), LSTM(2)])
@@ -166,6 +167,7 @@ def test_torch_modules_may_stand_in_it():
     assert model.predict(IDS, verbose=0).shape == (2, 4, 3)
 
 
+@pytest.mark.slow
 def test_names_count_as_in_keras():
     keras = pytest.importorskip("keras")
     keras.utils.clear_session()

@@ -19,6 +19,8 @@ from padless.data.batch import Batch
 from padless.ragged.device import host_copy, to_device, to_device_keep_host_copy
 from padless.ragged.packed import pack
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 CASES = ("lstm-128", "bilstm", "gru-gaps", "transformer", "conv", "layers", "metrics", "optimizers")
 
