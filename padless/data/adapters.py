@@ -67,8 +67,8 @@ def read(
     if source is None:
         spec = (complete_spec or spec.complete)(parts.x, parts.y)
         return Examples(parts.x, parts.y, parts.sample_weight, mask=parts.mask, spec=spec)
-    for argument in ("y", "sample_weight", "mask"):
-        if getattr(parts, argument) is not None:
+    for argument, container in zip(DataParts._fields[1:], parts[1:], strict=True):
+        if container is not None:
             raise ArgumentError(
                 f"x is a {type(parts.x).__name__}, which makes its own batches. So {argument} must come in its batches, as "
                 f"(x, y, sample_weight), and not as an argument."

@@ -20,7 +20,7 @@ from padless.ragged.packed import Packed
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """An array of NumPy or torch, or of another library that NumPy can convert."""
+    """An array of another library, which NumPy can convert."""
 
     def __array__(self) -> np.ndarray: ...
 
@@ -36,11 +36,12 @@ CONTAINER_READERS = (
     ContainerReader(lambda container: isinstance(container, Packed), read_packed),
     ContainerReader(lambda container: isinstance(container, PackedSequence), read_packed_sequence),
     ContainerReader(lambda container: isinstance(container, Tensor) and container.is_nested, read_nested_tensor),
+    ContainerReader(lambda container: isinstance(container, list | tuple) or is_object_array(container), read_list),
+    ContainerReader(lambda container: isinstance(container, np.ndarray | Tensor), read_array),
     ContainerReader(lambda container: is_instance(container, "pyarrow", "Array", "ChunkedArray"), read_arrow),
     ContainerReader(lambda container: is_instance(container, "polars", "Series"), read_polars),
     ContainerReader(lambda container: is_instance(container, "awkward", "Array"), read_awkward),
     ContainerReader(lambda container: is_instance(container, "pandas", "Series"), read_pandas),
-    ContainerReader(lambda container: isinstance(container, list | tuple) or is_object_array(container), read_list),
     ContainerReader(lambda container: isinstance(container, SupportsArray), read_array),
 )
 """The first reader that matches reads a container."""

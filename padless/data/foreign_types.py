@@ -13,5 +13,7 @@ def is_instance(value: object, library: str, *class_names: str) -> bool:
     (True, False)
     """
     module = sys.modules.get(library)
+    if module is None:
+        return False
     classes = (getattr(module, name, None) for name in class_names)
     return isinstance(value, tuple(kind for kind in classes if isinstance(kind, type)))

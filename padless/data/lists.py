@@ -51,10 +51,11 @@ def read_list(name: str, container: Iterable[object]) -> Column:
     if shapes == {()}:
         return DenseColumn(name, torch.stack(_as_tensors(rows)), "grid")
     sequence_source = f"{name}, a list of sequences"
-    values = _concatenate(name, rows)
     if len(shapes) == 1 and len(rows[0]):
+        values = _join(rows)
         kind: Kind = "list" if any(isinstance(entry, Tensor | np.ndarray) for entry in entries) else "grid"
         return DenseColumn(name, values.reshape(len(rows), *rows[0].shape), kind, sequence_source)
+    values = _join(_rows_with_steps(name, rows))
     offsets = np.append(0, np.cumsum([len(row) for row in rows]))
     return RaggedColumn(name, len(rows), values, offsets, sequence_source, "list")
 
@@ -69,20 +70,23 @@ def _ids_without_padding(encoding: Encoding) -> NDArray[np.int64]:
     return np.asarray(encoding.ids, dtype=np.int64)[np.asarray(encoding.attention_mask, dtype=bool)]
 
 
-def _concatenate(name: str, rows: Sequence[Row]) -> Tensor:
-    """Return the steps of all rows `(num_steps, ...)`. An empty row has no dtype and no features to compare."""
-    numbers = [number for number, row in enumerate(rows) if len(row)] or list(range(len(rows)))
-    first = numbers[0]
+def _rows_with_steps(name: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows that are not empty, after a check of their features. An empty list has no dtype and no features."""
+    numbers = [number for number, row in enumerate(rows) if len(row)]
     for number in numbers:
-        if rows[number].shape[1:] != rows[first].shape[1:] and len(rows[number]):
+        if rows[number].shape[1:] != rows[numbers[0]].shape[1:]:
             raise DataError(
-                f"{name} holds sequences of different features: shape {tuple(rows[first].shape)} in row {first}, "
+                f"{name} holds sequences of different features: shape {tuple(rows[numbers[0]].shape)} in row {numbers[0]}, "
                 f"{tuple(rows[number].shape)} in row {number}. Expected them to differ in length only."
             )
-    with_steps = [rows[number] for number in numbers]
-    if len({row.dtype for row in with_steps}) == 1 and not any(isinstance(row, Tensor) for row in with_steps):
-        return tensor_from_numpy(np.concatenate(with_steps))
-    return torch.cat(_as_tensors(with_steps))
+    return [rows[number] for number in numbers] or rows
+
+
+def _join(rows: Sequence[Row]) -> Tensor:
+    """Return the steps of all rows `(num_steps, ...)`."""
+    if isinstance(rows[0], Tensor) or len({row.dtype for row in rows}) > 1 or any(isinstance(row, Tensor) for row in rows):
+        return torch.cat(_as_tensors(rows))
+    return tensor_from_numpy(np.concatenate(rows))
 
 
 def _as_tensors(rows: Sequence[Row]) -> list[Tensor]:

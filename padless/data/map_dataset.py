@@ -70,6 +70,8 @@ class MapDatasetAdapter(NumberedExamples):
     def __init__(self, source: MapDataset, spec: DataSpec = UNKNOWN_SPEC) -> None:
         super().__init__(len(source))
         self.source, self.spec = source, spec
+        self._gives_columns = is_huggingface_dataset(source)
+        self._gives_batches = isinstance(source, BatchedDataset)
         self._head: Examples | None = None
         if not len(self):
             raise DataError(f"x, a {self.source_name}, holds 0 examples. Expected at least one.")
@@ -103,10 +105,10 @@ class MapDatasetAdapter(NumberedExamples):
 
     def _read_examples(self, rows: Rows) -> Examples:
         numbers = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
-        if is_huggingface_dataset(self.source):
+        if self._gives_columns:
             return read_item(cast(ColumnDataset, self.source)[numbers], self.spec)
-        if isinstance(self.source, BatchedDataset):
-            examples = list(self.source.__getitems__(numbers))
+        if self._gives_batches:
+            examples = list(cast(BatchedDataset, self.source).__getitems__(numbers))
         else:
             examples = [self._read_example(number) for number in numbers]
         return read_item(group_parts(examples), self.spec)
