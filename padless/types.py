@@ -35,6 +35,18 @@ ShapeLike: TypeAlias = "Sequence[int | None] | Mapping[str, Sequence[int | None]
 Config: TypeAlias = "dict[str, Any]"
 """The config of an object: the arguments of its constructor, by name."""
 
+TensorTree: TypeAlias = Any
+"""What a layer takes and returns: a tensor, a `Packed` or a symbolic tensor, or a list, tuple or dictionary of these."""
+
+MaskTree: TypeAlias = Any
+"""The masks of a `TensorTree`: a mask or None, or a list, tuple or dictionary of these."""
+
+ShapeTree: TypeAlias = Any
+"""The shapes of a `TensorTree`: a `Shape`, or a list, tuple or dictionary of these."""
+
+Arguments: TypeAlias = "dict[str, Any]"
+"""The arguments of a call, by name."""
+
 ConfigLike: TypeAlias = "str | Mapping[str, Any]"
 """A name or a config from which an object is made."""
 

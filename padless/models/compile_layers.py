@@ -21,10 +21,11 @@ from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import call_spec_of
 from padless.layers.core.dense import Dense
 from padless.ragged.packed import Packed
+from padless.types import TensorTree
 
 
 @contextmanager
-def compiled_layers(model: Layer, compiled_calls: dict[int, Callable[..., Any]]) -> Iterator[None]:
+def compiled_layers(model: Layer, compiled_calls: dict[int, Callable[..., TensorTree]]) -> Iterator[None]:
     """Run the stepwise layers of a model compiled in this context.
 
     Args:
@@ -50,11 +51,11 @@ def _is_compilable(layer: Layer) -> bool:
     return call_spec_of(type(layer)).stepwise or type(layer).call in (Dense.call, Activation.call)
 
 
-def _compile_call(layer: Layer) -> Callable[..., Any]:
+def _compile_call(layer: Layer) -> Callable[..., TensorTree]:
     """Return the `call` of a layer, compiled for any number of rows."""
     uncompiled = type(layer).call
 
-    def call_on_rows(*args: Any, **kwargs: Any) -> Any:
+    def call_on_rows(*args: Any, **kwargs: Any) -> TensorTree:
         return uncompiled(layer, *args, **kwargs)
 
     # torch.compile counts by code object and stops after eight versions, so each layer gets a code object.
@@ -62,7 +63,7 @@ def _compile_call(layer: Layer) -> Callable[..., Any]:
     function = FunctionType(code, globals(), code.co_name, closure=call_on_rows.__closure__)
     compiled = torch.compile(function, dynamic=True)
 
-    def run_compiled(rows: Tensor, **kwargs: Any) -> Any:
+    def run_compiled(rows: Tensor, **kwargs: object) -> TensorTree:
         try:
             return compiled(rows, **kwargs)
         except RuntimeError as error:
@@ -75,7 +76,7 @@ def _compile_call(layer: Layer) -> Callable[..., Any]:
 
     first_name = call_spec_of(type(layer)).names[0]
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> TensorTree:
         inputs = args[0] if args else kwargs[first_name]
         other_kwargs = {name: value for name, value in kwargs.items() if name != first_name}
         if len(args) < 2 and isinstance(inputs, Packed) and inputs.gap_values is None and len(inputs.values):

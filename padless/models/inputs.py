@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from padless.errors import ArgumentError, ShapeError
 from padless.graph.function import Function
 from padless.graph.symbolic import SymbolicTensor
 from padless.ragged.packed import Packed
-from padless.types import StepTensor
+from padless.types import Config, Shape, ShapeTree, StepTensor, TensorTree
+
+T = TypeVar("T")
 
 
 def input_names_of(function: Function) -> list[str]:
@@ -22,7 +24,7 @@ def input_names_of(function: Function) -> list[str]:
     return [symbol.name for symbol in function.input_symbols]
 
 
-def inputs_in_order(function: Function, inputs: Any, model_name: str) -> list[Any]:
+def inputs_in_order(function: Function, inputs: TensorTree, model_name: str) -> list[TensorTree]:
     """Return one value for each input of a graph, in the order of the inputs.
 
     Args:
@@ -45,7 +47,7 @@ def inputs_in_order(function: Function, inputs: Any, model_name: str) -> list[An
     return values
 
 
-def match_input(value: Any, symbol: SymbolicTensor) -> StepTensor:
+def match_input(value: TensorTree, symbol: SymbolicTensor) -> StepTensor:
     """Return data with the number of axes that their Input declares: a last axis of size 1 is added or removed.
 
     Raises:
@@ -69,12 +71,12 @@ def match_input(value: Any, symbol: SymbolicTensor) -> StepTensor:
     return value
 
 
-def describe_input(value: StepTensor | None) -> dict[str, Any] | None:
+def describe_input(value: StepTensor | None) -> Config | None:
     """Return the shape and the dtype of an input, which a saved model keeps so that a loaded one can build its weights."""
     return None if value is None else {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def zeros_like_described(description: Any) -> Any:
+def zeros_like_described(description: Any) -> TensorTree:
     """Return one example of zeros for each result of `describe_input` in a nest."""
     if isinstance(description, list):
         return [zeros_like_described(inner) for inner in description]
@@ -85,7 +87,7 @@ def zeros_like_described(description: Any) -> Any:
     return {key: zeros_like_described(inner) for key, inner in description.items()}
 
 
-def map_shapes(fn: Callable[[Sequence[int | None]], Any], shapes: Any) -> Any:
+def map_shapes(fn: Callable[[Shape], T], shapes: ShapeTree) -> T | list[Any] | dict[str, Any]:
     """Apply `fn` to a shape, or to each shape of a nest of lists, tuples and dictionaries."""
     if isinstance(shapes, Mapping):
         return {key: map_shapes(fn, shape) for key, shape in shapes.items()}

@@ -7,7 +7,6 @@ call that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from padless.models.inputs import inputs_in_order
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
 from padless.trainers.data_checks import MaskOrigin, ModelMaskInfo, OutputInfo
-from padless.types import StepTensor
+from padless.types import Arguments, StepTensor, TensorTree
 
 
 def mask_info_of_graph(function: Function, num_step_axes: Sequence[int]) -> ModelMaskInfo:
@@ -124,7 +123,7 @@ def _origins_in_node(node: Node, input_positions: Mapping[int, int]) -> list[Mas
     return [origin for inner_node in function.nodes for origin in _origins_in_node(inner_node, inner_positions)]
 
 
-def mask_info_of_call(module: nn.Module, inputs: Any) -> ModelMaskInfo:
+def mask_info_of_call(module: nn.Module, inputs: TensorTree) -> ModelMaskInfo:
     """Return the mask origins and the outputs of a model with a user-defined `call`, from a call on `inputs`."""
     values = leaves(inputs)
     positions = {id(value): position for position, value in enumerate(values)}
@@ -134,7 +133,7 @@ def mask_info_of_call(module: nn.Module, inputs: Any) -> ModelMaskInfo:
         if isinstance(value, Packed)
     ]
 
-    def add_origin(layer: MaskCreatingLayer, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+    def add_origin(layer: MaskCreatingLayer, args: tuple[object, ...], kwargs: Arguments, output: object) -> None:
         if len(args) == 1 and not kwargs and id(args[0]) in positions:
             index = output.index if isinstance(output, Packed) else None
             origins.append((_origin_in_layer(layer, positions[id(args[0])]), index))

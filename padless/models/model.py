@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,15 @@ from padless.saving.serialization import CustomObjectScope, deserialize, seriali
 from padless.trainers.data_checks import ModelMaskInfo
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.trainer import Trainer
+from padless.types import Config, DTypeLike, MaskTree, RegularizerLike, ShapeTree, StepTensor, TensorTree
+
+
+class ModelOptions(TypedDict, total=False):
+    """Further keyword arguments of a model."""
+
+    trainable: bool
+    dtype: DTypeLike | None
+    activity_regularizer: RegularizerLike
 
 
 @register("layer", "Functional")
@@ -64,7 +73,9 @@ class Model(Trainer, Layer):
 
     relation = "graph"
 
-    def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, inputs: TensorTree = None, outputs: TensorTree = None, name: str | None = None, **kwargs: Unpack[ModelOptions]
+    ) -> None:
         has_graph = inputs is not None or outputs is not None
         if name is None and has_graph and type(self) is Model:
             name = auto_name("functional")
@@ -72,13 +83,13 @@ class Model(Trainer, Layer):
         self._replace_unbuilt_parameters()  # the weights belong to the layers, which report themselves if unbuilt
         self._function = None
         self._mask_infos: dict[tuple[int, ...], ModelMaskInfo] = {}  # by the number of masked axes of each input
-        self._compiled_calls: dict[int, Callable[..., Any]] = {}  # of the layers, by identity, for jit_compile=True
+        self._compiled_calls: dict[int, Callable[..., TensorTree]] = {}  # of the layers, by identity, for jit_compile=True
         self._first_inputs: list[Any] = []  # describe the first data that a user-defined `call` received
         self._num_trained_inputs: int | None = None  # in the last call with targets
         if has_graph:
             self._set_graph(inputs, outputs)
 
-    def _set_graph(self, inputs: Any, outputs: Any) -> None:
+    def _set_graph(self, inputs: TensorTree, outputs: TensorTree) -> None:
         """Make this the model of the graph between these symbolic tensors."""
         function = Function(inputs, outputs)
         for symbol in function.input_symbols:
@@ -108,9 +119,9 @@ class Model(Trainer, Layer):
 
     if TYPE_CHECKING:  # the outputs may be a nest
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: TensorTree, training: bool | None = None, mask: MaskTree = None) -> TensorTree:
         """Compute the outputs. A subclass without a graph overrides this method.
 
         Args:
@@ -124,7 +135,7 @@ class Model(Trainer, Layer):
             self._mask_info_for(values)
         return function(values, gap_values_needed())
 
-    def _mask_info_for(self, values: Sequence[Any]) -> ModelMaskInfo:
+    def _mask_info_for(self, values: Sequence[object]) -> ModelMaskInfo:
         """Return the masks of the graph for such inputs. They are found once, which checks masks that come with the data."""
         num_step_axes = tuple(value.num_step_axes if isinstance(value, Packed) else 0 for value in values)
         if num_step_axes not in self._mask_infos:
@@ -140,7 +151,7 @@ class Model(Trainer, Layer):
             )
         return self._function
 
-    def arrange_inputs(self, inputs: Any) -> list[Any]:
+    def arrange_inputs(self, inputs: TensorTree) -> list[StepTensor]:
         """Return one value for each input of the graph, with the declared number of axes; without a graph the leaves."""
         if self._function is None:
             return leaves(inputs)
@@ -222,7 +233,7 @@ class Model(Trainer, Layer):
         """Return True: a layer inside may read them."""
         return True
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: ShapeTree = None) -> None:
         """Create the weights of a model with a user-defined `call`, by a call on zeros.
 
         Args:
@@ -234,7 +245,7 @@ class Model(Trainer, Layer):
                 self(zeros)
         self.built = True
 
-    def _ensure_built(self, spec: CallSpec, data: Mapping[str, Any]) -> None:
+    def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Run a user-defined `build`. The call itself creates the weights of the layers inside."""
         if type(self).build is not Model.build:
             super()._ensure_built(spec, data)
@@ -248,13 +259,13 @@ class Model(Trainer, Layer):
     # ------------------------------------------------------------------------------------------------ layers and names
 
     @property
-    def layers(self) -> list[Any]:
+    def layers(self) -> list[Layer]:
         """The layers with the InputLayers, in Keras's order; without a graph in the order of the attributes."""
         if self._function is None:
             return list(_direct_layers(self))
         return [operation for operation in self._function.operations if isinstance(operation, Layer)]
 
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its position in `layers`.
 
         Raises:
@@ -281,12 +292,12 @@ class Model(Trainer, Layer):
         return list(self._graph("outputs").output_symbols)
 
     @property
-    def input(self) -> Any:
+    def input(self) -> TensorTree:
         """The symbolic input, or the nest of inputs."""
         return self._graph("input").inputs
 
     @property
-    def output(self) -> Any:
+    def output(self) -> TensorTree:
         """The symbolic output, or the nest of outputs."""
         return self._graph("output").outputs
 
@@ -306,16 +317,16 @@ class Model(Trainer, Layer):
         return [symbol.node.operation.name for symbol in self._graph("output_names").output_symbols]
 
     @property
-    def input_shape(self) -> Any:
+    def input_shape(self) -> ShapeTree:
         """The shape of the input, or a nest of shapes."""
         return map_leaves(lambda symbol: symbol.shape, self.input)
 
     @property
-    def output_shape(self) -> Any:
+    def output_shape(self) -> ShapeTree:
         """The shape of the output, or a nest of shapes."""
         return map_leaves(lambda symbol: symbol.shape, self.output)
 
-    def summary(self, line_length: int | None = None, *, print_fn: Callable[[str], Any] | None = None) -> None:
+    def summary(self, line_length: int | None = None, *, print_fn: Callable[[str], object] | None = None) -> None:
         """Print a table of the layers with output shapes, numbers of parameters and masks.
 
         Args:
@@ -326,14 +337,14 @@ class Model(Trainer, Layer):
 
     # ------------------------------------------------------------------------------------------------ saving
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the graph as JSON values; for a subclass its constructor arguments."""
         if self._function is None or type(self) is not Model:
             return super().get_config()
         return {"name": self.name, "trainable": self.trainable, **graph_config.to_config(self._function)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+    def from_config(cls, config: Config, custom_objects: Mapping[str, object] | None = None) -> Self:
         """Create the model that has this config, with new weights."""
         if "input_layers" not in config:
             return cls(**config)
@@ -363,13 +374,13 @@ class Model(Trainer, Layer):
     def _named_weights(self) -> dict[str, Tensor]:
         """Return the weights by the names of layer and weight. A shared weight is listed once."""
         weights: dict[str, Tensor] = {}
-        seen: set[int] = set()
+        written_ids: set[int] = set()
         for position, layer in enumerate(self._layers_in_file()):
             prefix = f"{layer.name if isinstance(layer, Layer) else position}/"
             for name, weight in layer.state_dict(keep_vars=True).items():
-                if id(weight) not in seen:
+                if id(weight) not in written_ids:
                     weights[name if layer is self else prefix + name] = weight
-                    seen.add(id(weight))
+                    written_ids.add(id(weight))
         return weights
 
     def _layers_in_file(self) -> Sequence[nn.Module]:
@@ -396,7 +407,7 @@ class Model(Trainer, Layer):
                 weight.copy_(arrays[name])
 
 
-def load_model(filepath: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None) -> Any:
+def load_model(filepath: str | os.PathLike[str], custom_objects: Mapping[str, object] | None = None) -> Model:
     """Load a model that `Model.save` wrote, with its weights.
 
     Args:

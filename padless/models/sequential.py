@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,20 @@ from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import CallSpec
 from padless.layers.core.input_layer import Input, InputLayer, is_input
 from padless.layers.core.torch_module_wrapper import as_layer
-from padless.models.model import Model
+from padless.models.model import Model, ModelOptions
 from padless.ragged.packed import Packed
 from padless.registry import register
 from padless.saving.serialization import CustomObjectScope, deserialize, serialize
+from padless.types import Config, TensorTree
 
 
 @register("layer")
 class Sequential(Model):
     """Layers one after the other: Keras's `Sequential`.
 
-    The model is built by an Input at the start, or by the first data. When data build the model, the axes of steps stay
-    open, unless a layer needs a known size: all axes of ids and of masked data, else the first axis after the batch.
+    The model is built by an Input at the start, or by the first data. When data build the model, the sizes of axes of steps
+    stay open, unless a layer needs to know a size. All axes of ids and the masked axes are axes of steps, else the first
+    axis after the batch.
 
     Args:
         layers: layers or torch modules in order. An Input may be the first.
@@ -44,7 +46,9 @@ class Sequential(Model):
 
     relation = "graph"
 
-    def __init__(self, layers: Sequence[Any] = (), name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Module | SymbolicTensor] = (), name: str | None = None, **kwargs: Unpack[ModelOptions]
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self._stack = nn.ModuleList()
         self._input_symbol: SymbolicTensor | None = None
@@ -107,7 +111,7 @@ class Sequential(Model):
         self._set_outputs(self._call_layers(self._input_symbol) if has_graph else None)
         return layer
 
-    def _set_outputs(self, outputs: Any) -> None:
+    def _set_outputs(self, outputs: TensorTree) -> None:
         """Make this the model of the graph from the input to these symbolic tensors; None if the input is not known."""
         self._function = None if outputs is None else Function(self._input_symbol, outputs)
         self._mask_infos, self._objective = {}, None
@@ -122,7 +126,7 @@ class Sequential(Model):
         if self._function is None and input_shape is not None:
             self._build_for_shapes([tuple(input_shape)[1:]], None, False)
 
-    def _ensure_built(self, spec: CallSpec, data: Mapping[str, Any]) -> None:
+    def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the model for the first input, data or a symbolic tensor."""
         if self._function is not None:
             return
@@ -160,21 +164,21 @@ class Sequential(Model):
                 self._set_outputs(outputs)
                 return
 
-    def _call_layers(self, symbol: Any) -> Any:
+    def _call_layers(self, symbol: TensorTree) -> TensorTree:
         """Call the layers one after the other."""
         for layer in self._stack:
             symbol = layer(symbol)
         return symbol
 
     @property
-    def layers(self) -> list[Any]:
+    def layers(self) -> list[Layer]:
         """The layers, without the InputLayer."""
-        return list(self._stack)
+        return [layer for layer in self._stack if isinstance(layer, Layer)]
 
-    def _layers_in_file(self) -> list[Any]:
+    def _layers_in_file(self) -> list[Layer]:
         return self.layers
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the configs of the layers in order, with that of the InputLayer."""
         if type(self) is not Sequential:
             return Layer.get_config(self)
@@ -183,7 +187,7 @@ class Sequential(Model):
         return {"name": self.name, "trainable": self.trainable, "layers": configs}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+    def from_config(cls, config: Config, custom_objects: Mapping[str, object] | None = None) -> Self:
         """Create the model that has this config, with new weights."""
         with CustomObjectScope(custom_objects):
             layers = [

@@ -47,7 +47,17 @@ from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, call
 from padless.ragged.packed import Packed, computing_gap_values
 from padless.registry import register, snake_case
 from padless.saving.serialization import deserialize, serialize
-from padless.types import ConfigLike, DTypeLike, RegularizerLike, Shape, StepTensor
+from padless.types import (
+    Arguments,
+    Config,
+    ConfigLike,
+    DTypeLike,
+    RegularizerLike,
+    Shape,
+    ShapeTree,
+    StepTensor,
+    TensorTree,
+)
 
 _training_of_enclosing_call: ContextVar[bool | None] = ContextVar("training", default=None)
 
@@ -76,14 +86,14 @@ class Layer(CallInterface, WeightContainer):
 
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
     stateful: bool = False  # whether a call continues from the states of the previous batch, as Keras's RNN(stateful=True)
-    states: Any = None  # of a stateful layer: tensors, or lists and tuples of them; backups contain them
-    _arguments: dict[str, Any]  # of the constructor, by name
+    states: TensorTree = None  # of a stateful layer: tensors, or lists and tuples of them; backups contain them
+    _arguments: Arguments  # of the constructor, by name
     _building: bool = False  # whether `build` runs
     _class_supports_masking: bool | None = None  # the class attribute `supports_masking` of a user-defined layer
-    _compiled_call: Callable[..., Any] | None = None  # runs in the place of `call`, for `jit_compile=True`
+    _compiled_call: Callable[..., TensorTree] | None = None  # runs in the place of `call`, for `jit_compile=True`
     _function: Function | None = None  # the graph of a model
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
         layer = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind(layer, *args, **kwargs)
@@ -94,7 +104,7 @@ class Layer(CallInterface, WeightContainer):
         layer.__dict__["_arguments"] = _constructor_arguments(bound)
         return layer
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if isinstance(vars(cls).get("supports_masking"), bool):
             cls._class_supports_masking = vars(cls)["supports_masking"]
@@ -131,7 +141,7 @@ class Layer(CallInterface, WeightContainer):
 
     # ------------------------------------------------------------------------------------------------ for subclasses
 
-    def build(self, *shapes: Any) -> None:
+    def build(self, *shapes: ShapeTree) -> None:
         """Create the weights. A subclass with weights overrides this method.
 
         Args:
@@ -139,7 +149,7 @@ class Layer(CallInterface, WeightContainer):
         """
         self.built = True
 
-    def compute_output_shape(self, *shapes: Any) -> Any:
+    def compute_output_shape(self, *shapes: ShapeTree) -> ShapeTree:
         """Return the shape of the output. The default calls the layer on small probes.
 
         Args:
@@ -156,7 +166,7 @@ class Layer(CallInterface, WeightContainer):
     def needs_gap_values(self, outputs_needed: bool) -> bool:
         """Return whether a call reads what its input shows at masked steps.
 
-        A stepwise layer reads it for the gap values of its own output. A recurrent layer and a reduction never do.
+        A stepwise layer needs them for the gap values of its output. A recurrent layer and a reduction never do.
         A user-defined layer may always do so.
 
         Args:
@@ -172,22 +182,22 @@ class Layer(CallInterface, WeightContainer):
     if TYPE_CHECKING:  # torch declares that a call returns Any
 
         @overload
-        def __call__(self, inputs: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor: ...
+        def __call__(self, inputs: SymbolicTensor, *args: object, **kwargs: object) -> SymbolicTensor: ...
         @overload
-        def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+        def __call__(self, inputs: Tensor, *args: object, **kwargs: object) -> Tensor: ...
         @overload
-        def __call__(self, inputs: Packed, *args: Any, **kwargs: Any) -> StepTensor: ...
+        def __call__(self, inputs: Packed, *args: object, **kwargs: object) -> StepTensor: ...
         @overload
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> TensorTree:
         """Run `call` on data, or record the call if an argument is symbolic. A layer is called as `layer(inputs)`."""
         if any(is_symbolic(leaf) for leaf in leaves((args, kwargs))):
             return self._record(args, kwargs)
         return self._call_on_data(args, kwargs)
 
-    def _record(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _record(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
         """Record a call on symbolic tensors as a node, and return its symbolic outputs."""
         spec = call_spec_of(type(self))
         arguments = _bind_arguments(self, spec, args, kwargs)
@@ -200,11 +210,11 @@ class Layer(CallInterface, WeightContainer):
         self._inbound_nodes.append(node)
         return node.outputs
 
-    def _infer_outputs(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _infer_outputs(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
         """Return the symbolic outputs for symbolic arguments, from calls on small probes."""
         return infer(lambda *a, **k: self._call_on_data(a, k), tuple(args), kwargs, device_of_weights(self))
 
-    def _call_on_data(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _call_on_data(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
         """Convert the arguments, apply explicit masks, build the weights, and run `call`."""
         spec = call_spec_of(type(self))
         arguments = _bind_arguments(self, spec, args, kwargs)
@@ -230,8 +240,8 @@ class Layer(CallInterface, WeightContainer):
         return self._call_in_context(spec, arguments, data_names, first_input, training)
 
     def _call_in_context(
-        self, spec: CallSpec, arguments: dict[str, Any], data_names: Sequence[str], first_input: object, training: bool
-    ) -> Any:
+        self, spec: CallSpec, arguments: Arguments, data_names: Sequence[str], first_input: object, training: bool
+    ) -> TensorTree:
         """Run `call` where sublayers and torch functions can ask for the training mode and the calling layer."""
         is_outermost = _training_of_enclosing_call.get() is None
         if is_outermost and not in_shape_inference():
@@ -256,7 +266,7 @@ class Layer(CallInterface, WeightContainer):
             self._add_activity_loss(outputs)
         return outputs
 
-    def _invoke(self, spec: CallSpec, arguments: dict[str, Any], training: bool) -> Any:
+    def _invoke(self, spec: CallSpec, arguments: Arguments, training: bool) -> TensorTree:
         """Run `call` with these arguments; torch modules inside the layer run in the same mode."""
         call = self._compiled_call or self.call
         args: tuple[Any, ...] = ()
@@ -272,8 +282,8 @@ class Layer(CallInterface, WeightContainer):
     # ------------------------------------------------------------------------------------------------ stepwise layers
 
     def _call_on_row_of_steps(
-        self, spec: CallSpec, arguments: dict[str, Any], data_names: Sequence[str], training: bool
-    ) -> Any:
+        self, spec: CallSpec, arguments: Arguments, data_names: Sequence[str], training: bool
+    ) -> TensorTree:
         """Run `call` on the real steps as one row `(1, N, ...)`, and again, without training, on the gap values."""
         inputs = [x for name in data_names for x in leaves(arguments[name])]
         packed = next((x for x in inputs if isinstance(x, Packed)), None)
@@ -283,7 +293,7 @@ class Layer(CallInterface, WeightContainer):
         operands_with_rows = [x for x in operands.values() if not isinstance(x, Tensor)]
         mask_names = [name for name in spec.mask_names if arguments.get(name) is not None]
 
-        def call_on_rows(rows: dict[int, Tensor], are_real: bool, training: bool) -> Any:
+        def call_on_rows(rows: dict[int, Tensor], are_real: bool, training: bool) -> TensorTree:
             def as_row(x: object) -> object:
                 operand = operands.get(id(x), x)
                 return rows[id(operand)][None] if id(operand) in rows else operand
@@ -345,7 +355,7 @@ class Layer(CallInterface, WeightContainer):
         enclosing_training = _training_of_enclosing_call.get()
         return bool(self.training if enclosing_training is None else enclosing_training)
 
-    def _cast_floats(self, spec: CallSpec, x: Any) -> Any:
+    def _cast_floats(self, spec: CallSpec, x: TensorTree) -> TensorTree:
         """Cast floating inputs to the dtype of the layer, as Keras does.
 
         Integers are cast for built-in layers only, since in a user-defined layer they may be ids. Under autocast
@@ -406,7 +416,7 @@ class Layer(CallInterface, WeightContainer):
 
     # ------------------------------------------------------------------------------------------------ building
 
-    def _ensure_built(self, spec: CallSpec, data: Mapping[str, Any]) -> None:
+    def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the weights for these data arguments, on the device of the data."""
         if self.built:
             return
@@ -435,7 +445,7 @@ class Layer(CallInterface, WeightContainer):
         self._supports_masking = bool(value)
 
     @property
-    def input(self) -> Any:
+    def input(self) -> TensorTree:
         """The symbolic input of the only call on symbolic tensors, or a list of inputs.
 
         Raises:
@@ -445,7 +455,7 @@ class Layer(CallInterface, WeightContainer):
         return symbols[0] if len(symbols) == 1 else symbols
 
     @property
-    def output(self) -> Any:
+    def output(self) -> TensorTree:
         """The symbolic output of the only call on symbolic tensors, or a nest of outputs.
 
         Raises:
@@ -462,7 +472,7 @@ class Layer(CallInterface, WeightContainer):
             )
         return self._inbound_nodes[0]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor arguments that create the same layer, as JSON values."""
         arguments = {name: serialize(value) for name, value in self._arguments.items() if name not in _NOT_IN_ARGUMENTS}
         accepts_any_dtype = type(self).build is Layer.build and self._input_dtype() is None
@@ -473,7 +483,7 @@ class Layer(CallInterface, WeightContainer):
         return {**config, **arguments}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         """Create the layer that has this config, with new weights."""
         return cls(**config)
 
@@ -505,7 +515,7 @@ def get(identifier: Layer | ConfigLike) -> Layer:
     return identifier
 
 
-def _bind_arguments(layer: Layer, spec: CallSpec, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bind_arguments(layer: Layer, spec: CallSpec, args: Sequence[object], kwargs: Arguments) -> Arguments:
     """Return the arguments of a call by name.
 
     Every layer may be called with `mask` and `training`; here they are left out if `call` does not declare them.
@@ -521,9 +531,9 @@ def _bind_arguments(layer: Layer, spec: CallSpec, args: Sequence[Any], kwargs: d
         ) from None
 
 
-def _constructor_arguments(bound: inspect.BoundArguments) -> dict[str, Any]:
+def _constructor_arguments(bound: inspect.BoundArguments) -> Arguments:
     """Return constructor arguments by name, without `self`; those of `**kwargs` are at the same level."""
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
     for name, value in list(bound.arguments.items())[1:]:
         if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
             arguments.update(value)
@@ -532,7 +542,7 @@ def _constructor_arguments(bound: inspect.BoundArguments) -> dict[str, Any]:
     return arguments
 
 
-def _symbols_of_shapes(shape: Any, dtype: torch.dtype) -> Any:
+def _symbols_of_shapes(shape: ShapeTree, dtype: torch.dtype) -> TensorTree:
     """Return a symbolic tensor for a shape, or a nest of them for a nest of shapes."""
     if isinstance(shape, dict):
         return {key: _symbols_of_shapes(inner, dtype) for key, inner in shape.items()}
@@ -545,7 +555,7 @@ def _build_once(build: Callable[..., None]) -> Callable[..., None]:
     """Wrap `build`: it runs once, sets `built`, and leaves the layer unbuilt if it fails."""
 
     @functools.wraps(build)
-    def build_if_needed(self: Layer, *args: Any, **kwargs: Any) -> None:
+    def build_if_needed(self: Layer, *args: object, **kwargs: object) -> None:
         is_super_call = self._building
         if self.built and not is_super_call:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from padless.ragged.gather import gather_rows
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, intersect_with_mask
 from padless.ragged.packed import NESTED_LISTS_ADVICE, Packed, gather_real_steps
-from padless.types import StepTensor
+from padless.types import Arguments, StepTensor, TensorTree
 
 
 class MaskCreatingLayer(Layer):
@@ -44,12 +44,12 @@ class MaskCreatingLayer(Layer):
     if TYPE_CHECKING:  # unlike most layers it returns a Packed for a tensor, if it finds masked steps
 
         @overload
-        def __call__(self, inputs: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor: ...
+        def __call__(self, inputs: SymbolicTensor, *args: object, **kwargs: object) -> SymbolicTensor: ...
         @overload
-        def __call__(self, inputs: StepTensor, *args: Any, **kwargs: Any) -> StepTensor: ...
+        def __call__(self, inputs: StepTensor, *args: object, **kwargs: object) -> StepTensor: ...
         @overload
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
 
     @property
     def creates_mask(self) -> bool:
@@ -64,7 +64,7 @@ class MaskCreatingLayer(Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `real_steps(self, inputs)`.")
 
-    def _call_on_data(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _call_on_data(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
         outputs = super()._call_on_data(args, kwargs)
         if is_recording() and self.creates_mask and isinstance(outputs, Packed):
             input_index = next((x.index for x in leaves((args, kwargs)) if isinstance(x, Packed)), None)

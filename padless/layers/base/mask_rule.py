@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from padless.graph.symbolic import leaves, map_leaves
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask
 from padless.ragged.packed import Packed, gather_real_steps, pack
-from padless.types import MaskLike, StepTensor
+from padless.types import MaskLike, MaskTree, StepTensor, TensorTree
 
 Relation: TypeAlias = Literal[
     "stepwise",  # a step sees itself
@@ -54,7 +54,7 @@ class CallInterface:
         """Compute the outputs. Every layer overrides this method, with the arguments that it needs."""
         raise NotImplementedError(f"{type(self).__name__} must define `call(self, inputs)`.")
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: TensorTree, mask: MaskTree = None) -> MaskTree:
         """Return which steps of the output are real, as Keras's `compute_mask`.
 
         Args:
@@ -144,7 +144,7 @@ def is_data(x: object) -> bool:
     return bool(values) and all(isinstance(value, Tensor | Packed) or value is None for value in values)
 
 
-def as_data(x: Any, float_dtype: Callable[[], torch.dtype] = torch.get_default_dtype) -> Any:
+def as_data(x: object, float_dtype: Callable[[], torch.dtype] = torch.get_default_dtype) -> TensorTree:
     """Convert NumPy arrays to tensors, and a list of sequences to a Packed (to a tensor if all have one length).
 
     Args:
@@ -164,14 +164,14 @@ def as_data(x: Any, float_dtype: Callable[[], torch.dtype] = torch.get_default_d
     return x
 
 
-def _holds_sequences(rows: list[Any]) -> bool:
+def _holds_sequences(rows: list[object]) -> bool:
     """Return whether a list holds lists or tuples of numbers."""
     if not rows or not all(isinstance(row, list | tuple) for row in rows):
         return False
     return all(isinstance(leaf, bool | int | float) for leaf in leaves(rows))
 
 
-def apply_explicit_mask(x: Any, mask: Any, argument: str) -> Any:
+def apply_explicit_mask(x: TensorTree, mask: MaskTree, argument: str) -> TensorTree:
     """Replace the mask of `x` by an explicit mask; nests of inputs take nests of masks.
 
     Args:
@@ -217,7 +217,7 @@ def _with_explicit_mask(x: StepTensor, mask: MaskLike, argument: str) -> Packed:
     return x.reindex(Index.from_mask(array, f"`{argument}`"))
 
 
-def mask_of(x: Any) -> Any:
+def mask_of(x: object) -> MaskTree:
     """Return the boolean mask of a Packed, None for a plain tensor, a nest of masks for a nest."""
     if isinstance(x, list | tuple | dict):
         return map_leaves(mask_of, x)
@@ -227,7 +227,9 @@ def mask_of(x: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ outputs
 
 
-def attach_output_masks(layer: CallInterface, spec: CallSpec, inputs: object, input_mask: object, outputs: object) -> Any:
+def attach_output_masks(
+    layer: CallInterface, spec: CallSpec, inputs: object, input_mask: object, outputs: object
+) -> TensorTree:
     """Return the outputs of a layer that may use the grid, each with its mask.
 
     Args:
@@ -254,7 +256,7 @@ def attach_output_masks(layer: CallInterface, spec: CallSpec, inputs: object, in
 
 def _computed_masks(
     layer: CallInterface, inputs: object, input_mask: object, outputs: object, num_outputs: int
-) -> list[Any]:
+) -> list[MaskTree]:
     """Return the result of `compute_mask` as a list with one mask for each output."""
     result = layer.compute_mask(inputs, input_mask)
     if isinstance(result, dict) and isinstance(outputs, dict):

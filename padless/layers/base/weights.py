@@ -23,7 +23,7 @@ from padless.constraints import ConstraintFunction
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.regularizers import RegularizerFunction
-from padless.types import ConstraintLike, DTypeLike, InitializerLike, RegularizerLike, Shape
+from padless.types import ConstraintLike, DTypeLike, InitializerLike, RegularizerLike, Shape, TensorTree
 
 _MUTABLE_CONTAINERS = (list, dict)  # tuples, since `isinstance` with a union is slow and runs for every attribute
 _CONTAINERS = (list, tuple, dict)
@@ -44,7 +44,7 @@ _ATTRIBUTES_WITHOUT_LAYERS = frozenset(
 )
 
 
-class UnbuiltParameters(dict[str, Any]):
+class UnbuiltParameters(dict[str, nn.Parameter | None]):
     """The parameters of an unbuilt layer: a dictionary that refuses iteration, since weights would be missing."""
 
     owner = "A layer"
@@ -57,14 +57,14 @@ class UnbuiltParameters(dict[str, Any]):
 
     items = values = keys = __iter__ = _refuse  # pyright: ignore[reportAssignmentType] - it never returns
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _unbuilt_parameters, (self.owner, dict(dict.items(self)))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> UnbuiltParameters:
+    def __deepcopy__(self, memo: dict[int, object]) -> UnbuiltParameters:
         return _unbuilt_parameters(self.owner, copy.deepcopy(dict(dict.items(self)), memo))
 
 
-def _unbuilt_parameters(owner: str, parameters: Mapping[str, Any] | None = None) -> UnbuiltParameters:
+def _unbuilt_parameters(owner: str, parameters: Mapping[str, nn.Parameter | None] | None = None) -> UnbuiltParameters:
     unbuilt = UnbuiltParameters(parameters or {})
     unbuilt.owner = owner
     return unbuilt
@@ -169,7 +169,7 @@ class WeightContainer(nn.Module):
             self._constrained[name] = projection
         return getattr(self, name)
 
-    def add_loss(self, loss: Any) -> None:
+    def add_loss(self, loss: TensorTree | float) -> None:
         """Add a scalar, or a nest of scalars, to the loss of the current step, as Keras's `add_loss`."""
         terms = leaves(loss)
         for term in terms:
@@ -358,7 +358,7 @@ class WeightContainer(nn.Module):
 def _as_module_container(value: Any) -> Any:
     """Convert a list, tuple or dictionary that holds only modules, or lists of modules, to torch's container of modules.
 
-    Any other value is returned as it is.
+    Another value is returned as it is.
     """
     items = list(value.values()) if isinstance(value, dict) else value
     modules = [_as_module_container(item) if isinstance(item, list | tuple) else item for item in items]

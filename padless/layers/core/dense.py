@@ -110,7 +110,8 @@ class Dense(Layer):
         if isinstance(inputs, Packed) and inputs.values.ndim > 1:
             outputs = inputs.map_values(self._project_steps)
         else:  # torch's function raises MaskLost for a Packed `(B, T)`, whose last axis is time
-            outputs = torch.nn.functional.linear(inputs, self.kernel.t(), self.bias)  # pyright: ignore[reportArgumentType]
+            weight = self.kernel.t()
+            outputs = torch.nn.functional.linear(inputs, weight, self.bias)  # pyright: ignore - torch's stubs: tensors only
         return activations.apply_in_place(self.activation, outputs)
 
     def _project_steps(self, steps: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from padless.types import (
     InitializerLike,
     LayerOptions,
     MaskLike,
+    MaskTree,
     RegularizerLike,
     Shape,
     StepTensor,
@@ -129,7 +130,7 @@ class Embedding(MaskCreatingLayer):
     def _rows_of(self, ids: Tensor, index: Index | None = None) -> Tensor:
         return functional.embedding(_check_ids(ids, self.input_dim, self.name, index), self.embeddings)
 
-    def compute_mask(self, inputs: ArrayLike, mask: MaskLike | None = None) -> Any:
+    def compute_mask(self, inputs: ArrayLike, mask: MaskLike | None = None) -> MaskTree:
         """Return `inputs != 0` with `mask_zero`, narrowed by the mask of the ids; else the mask of the ids."""
         if not self.mask_zero:
             return mask

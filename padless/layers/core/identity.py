@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 from padless import regularizers
 from padless.layers.base.layer import Layer
 from padless.registry import register
-from padless.types import BasicLayerOptions
+from padless.types import BasicLayerOptions, Config
 
 T = TypeVar("T")
 
@@ -58,6 +58,6 @@ class ActivityRegularization(Identity):
         self.l1 = l1
         self.l2 = l2
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor arguments; the regularizer follows from `l1` and `l2`."""
         return {name: value for name, value in super().get_config().items() if name != "activity_regularizer"}

@@ -20,7 +20,7 @@ from padless.ragged.broadcast import call_context
 from padless.ragged.packed import computing_gap_values
 from padless.registry import register
 from padless.saving.serialization import deserialize, serialize
-from padless.types import LayerOptions, MaskLike, Shape
+from padless.types import Config, LayerOptions, MaskLike, MaskTree, Shape, ShapeTree, TensorTree
 
 _KINDS = ("activation", "layer")  # the registries in which a file may name a function
 
@@ -58,10 +58,10 @@ class Lambda(Layer):
 
     def __init__(
         self,
-        function: Callable[..., Any],
-        output_shape: Shape | Callable[..., Any] | None = None,
-        mask: MaskLike | Callable[..., Any] | None = None,
-        arguments: Mapping[str, Any] | None = None,
+        function: Callable[..., TensorTree],
+        output_shape: Shape | Callable[..., ShapeTree] | None = None,
+        mask: MaskLike | Callable[..., MaskTree] | None = None,
+        arguments: Mapping[str, object] | None = None,
         **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
@@ -79,7 +79,7 @@ class Lambda(Layer):
         if "arguments" in self._own_arguments:
             self._own_arguments["arguments"] = self.arguments
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: TensorTree, training: bool = False) -> TensorTree:
         """Return what the function returns."""
         arguments = dict(self.arguments)
         if self._takes_mask:
@@ -96,7 +96,7 @@ class Lambda(Layer):
             source = leaves(outputs)[0] if is_fixed_mask else inputs  # a fixed mask has the shape of the output
             return attach_output_masks(self, spec, source, mask_of(source), outputs)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: TensorTree, mask: MaskTree = None) -> MaskTree:
         """Return the argument `mask`, or what its function returns; without it the mask of the inputs."""
         if self.mask is None:
             return mask
@@ -107,7 +107,7 @@ class Lambda(Layer):
             return fixed_mask.new_ones(tuple(inputs.shape[: fixed_mask.ndim]))
         return fixed_mask.expand(inputs.shape[0], *fixed_mask.shape[1:]) if fixed_mask.shape[0] == 1 else fixed_mask
 
-    def compute_output_shape(self, *shapes: Any) -> Any:
+    def compute_output_shape(self, *shapes: ShapeTree) -> ShapeTree:
         """Return the argument `output_shape` with the batch; without it the shape of a call on small probes."""
         if self._output_shape is None:
             return super().compute_output_shape(*shapes)
@@ -122,7 +122,7 @@ class Lambda(Layer):
         """Return True: a function may unpack its inputs."""
         return True
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor arguments with the names of functions.
 
         Raises:
@@ -132,7 +132,7 @@ class Lambda(Layer):
         return {**super().get_config(), **arguments}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         """Create the layer that has this config."""
         return cls(**{name: _from_json(value) if name in _OWN_ARGUMENTS else value for name, value in config.items()})
 
@@ -175,7 +175,7 @@ def _from_json(value: Any) -> Any:
     return argument_from_json(value) if name.startswith("__") else deserialize(value, _KINDS)
 
 
-def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a function, none for a built-in function of torch, which has no signature."""
     try:
         return inspect.signature(function).parameters
@@ -183,7 +183,7 @@ def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Paramet
         return {}
 
 
-def _prepend_batch(batch_size: int | None, shape: Any) -> Any:
+def _prepend_batch(batch_size: int | None, shape: ShapeTree) -> ShapeTree:
     """Return a shape, or each of a nest of shapes, with the batch as the first axis."""
     if isinstance(shape, Mapping):
         return {key: _prepend_batch(batch_size, inner) for key, inner in shape.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from padless.layers.base.mask_rule import as_data
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
-from padless.types import ArrayLike, LayerOptions, MaskLike, Shape, StepTensor
+from padless.types import ArrayLike, LayerOptions, MaskLike, MaskTree, Shape, StepTensor
 
 
 @register("layer")
@@ -64,7 +64,7 @@ class Masking(MaskCreatingLayer):
         differs = ~x.isnan() if math.isnan(self.mask_value) else x != self.mask_value
         return differs.any(dim=-1)
 
-    def compute_mask(self, inputs: ArrayLike, mask: MaskLike | None = None) -> Any:
+    def compute_mask(self, inputs: ArrayLike, mask: MaskLike | None = None) -> MaskTree:
         """Return which steps differ from the mask value, narrowed by the mask of the inputs."""
         is_real = self._is_real(as_data(inputs, self._float_dtype))
         is_real = is_real.unpack(padding=0) if isinstance(is_real, Packed) else is_real

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -20,7 +20,17 @@ from padless.layers.base.mask_rule import check_same_steps
 from padless.ragged.packed import Packed, computing_gap_values, unpack
 from padless.registry import entries, register, snake_case
 from padless.saving.serialization import deserialize
-from padless.types import ConfigLike, DTypeLike, RegularizerLike, Shape, StepTensor
+from padless.types import (
+    Arguments,
+    ConfigLike,
+    DTypeLike,
+    MaskTree,
+    RegularizerLike,
+    Shape,
+    ShapeTree,
+    StepTensor,
+    TensorTree,
+)
 
 _RELATIONS = (None, "stepwise", "padded_grid")
 _EQUIVALENT_LAYERS = {
@@ -90,7 +100,8 @@ class TorchModuleWrapper(Layer):
             module = deserialize(module, "layer")
         if not isinstance(module, nn.Module):
             raise ArgumentError(f"TorchModuleWrapper holds a torch.nn.Module; got {module!r}.")
-        if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in module.modules()):  # pyright: ignore
+        lazy_modules = [inner for inner in module.modules() if isinstance(inner, LazyModuleMixin)]
+        if any(inner.has_uninitialized_params() for inner in lazy_modules):  # pyright: ignore - torch types `self` as a protocol
             raise ArgumentError(
                 f"{type(module).__name__} has weights without a shape yet, so an optimizer would miss them. "
                 f"Call it once on data first."
@@ -105,7 +116,7 @@ class TorchModuleWrapper(Layer):
         if not self._trainable:
             self.trainable = False  # the weights are there already
 
-    def call(self, inputs: Any, *args: Any, training: bool = False, **kwargs: Any) -> Any:
+    def call(self, inputs: object, *args: object, training: bool = False, **kwargs: object) -> TensorTree:
         """Return what the module returns. Further arguments are passed on to it."""
         module_args, module_kwargs = map_leaves(self._prepare_input, ((inputs, *args), kwargs))
         if self.relation == "stepwise":
@@ -123,7 +134,7 @@ class TorchModuleWrapper(Layer):
         """Return whether the module has a padless layer inside, which may read gap values."""
         return any(isinstance(module, Layer) for module in self.module.modules())
 
-    def _prepare_input(self, x: Any) -> Any:
+    def _prepare_input(self, x: object) -> object:
         """Return floats in the dtype of the weights, and a copy if the module may write into its input."""
         if not isinstance(x, Tensor | Packed):
             return x
@@ -134,7 +145,7 @@ class TorchModuleWrapper(Layer):
         writes_into_input = any(getattr(module, "inplace", False) for module in self.module.modules())
         return x.clone() if isinstance(x, Tensor) and writes_into_input else x
 
-    def _run_module(self, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool) -> Any:
+    def _run_module(self, args: Sequence[object], kwargs: Arguments, training: bool) -> TensorTree:
         """Call the module in the training mode that the number of examples allows."""
         num_examples = next((x.shape[0] for x in _arrays_in((args, kwargs))), 1)
         too_few_examples = num_examples == 0 or (
@@ -143,7 +154,7 @@ class TorchModuleWrapper(Layer):
         with training_mode(training and not too_few_examples, self.module):
             return self.module(*args, **kwargs)
 
-    def _call_stepwise(self, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool) -> Any:
+    def _call_stepwise(self, args: Sequence[object], kwargs: Arguments, training: bool) -> TensorTree:
         """Call the module on rows, one for each step, and again, without training, on the gap values."""
         arrays = _arrays_in((args, kwargs))
         first = arrays[0]
@@ -157,7 +168,7 @@ class TorchModuleWrapper(Layer):
         if all(x.gap_values is not None and len(x.gap_values) == first.index.num_gaps for x in arrays):
             gap_outputs = self._call_on_rows(lambda x: x.gap_values, args, kwargs, False)
 
-        def on_steps(values: Any, gap_values: Any) -> Any:
+        def on_steps(values: object, gap_values: Tensor | None) -> object:
             return first.with_values(values, gap_values) if isinstance(values, Tensor) else values
 
         return pytree.tree_map(on_steps, outputs, gap_outputs)
@@ -174,8 +185,8 @@ class TorchModuleWrapper(Layer):
             )
 
     def _call_on_rows(
-        self, rows_of: Callable[[Any], Tensor], args: Sequence[Any], kwargs: Mapping[str, Any], training: bool
-    ) -> Any:
+        self, rows_of: Callable[[Any], Tensor], args: Sequence[object], kwargs: Arguments, training: bool
+    ) -> TensorTree:
         """Call the module on the rows of its inputs, and check that it returns the same number of rows."""
         row_args, row_kwargs = map_leaves(
             lambda x: rows_of(x) if isinstance(x, Tensor | Packed) else x, (tuple(args), dict(kwargs))
@@ -190,7 +201,7 @@ class TorchModuleWrapper(Layer):
                 )
         return outputs
 
-    def _innermost_running(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> nn.Module:
+    def _innermost_running(self, args: Sequence[object], kwargs: Arguments) -> nn.Module:
         """Return the innermost torch module in whose `forward` the mask is lost.
 
         The module runs a second time, in inference, with hooks that record which of its modules are running.
@@ -232,11 +243,11 @@ class TorchModuleWrapper(Layer):
         """Return the weights of the module as those of the layer."""
         return list(self.module.parameters() if trainable else self.module.buffers())
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: TensorTree, mask: MaskTree = None) -> MaskTree:
         """Return the mask of the first input; None for "padded_grid"."""
         return None if self.relation == "padded_grid" else mask
 
-    def compute_output_shape(self, *shapes: Any) -> Any:
+    def compute_output_shape(self, *shapes: ShapeTree) -> ShapeTree:
         """Return the argument `output_shape`, else the shape of a call on small probes."""
         return super().compute_output_shape(*shapes) if self.output_shape is None else self.output_shape
 

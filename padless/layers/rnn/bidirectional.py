@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from padless.layers.rnn.rnn import RNN
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
-from padless.types import ConfigLike, LayerOptions, Shape, StepTensor
+from padless.types import Arguments, ConfigLike, LayerOptions, MaskTree, Shape, ShapeTree, StepTensor, TensorTree
 
 _MERGE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "concat": lambda a, b: torch.cat([a, b], dim=-1),
@@ -56,7 +56,7 @@ class Bidirectional(Layer):
         self,
         layer: RNN | ConfigLike,
         merge_mode: str | None = "concat",
-        weights: Sequence[Any] | None = None,
+        weights: Sequence[TensorTree] | None = None,
         backward_layer: RNN | ConfigLike | None = None,
         **kwargs: Unpack[LayerOptions],
     ) -> None:
@@ -101,7 +101,7 @@ class Bidirectional(Layer):
 
     if TYPE_CHECKING:  # a nest with `return_state`, or without `merge_mode`
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
 
     def build(self, sequences_shape: Shape, initial_state_shape: object = None) -> None:
         """Create the weights of both layers."""
@@ -113,10 +113,10 @@ class Bidirectional(Layer):
     def call(
         self,
         sequences: StepTensor,
-        initial_state: Sequence[Any] | None = None,
-        mask: Any = None,
+        initial_state: Sequence[TensorTree] | None = None,
+        mask: MaskTree = None,
         training: bool = False,
-    ) -> Any:
+    ) -> TensorTree:
         """Run both directions and merge the outputs.
 
         Args:
@@ -147,7 +147,9 @@ class Bidirectional(Layer):
             return (*outputs, *states)
         return outputs[0] if self.merge_mode else tuple(outputs)
 
-    def _split_states(self, initial_state: Sequence[Any] | None) -> tuple[list[Any] | None, list[Any] | None]:
+    def _split_states(
+        self, initial_state: Sequence[TensorTree] | None
+    ) -> tuple[list[TensorTree] | None, list[TensorTree] | None]:
         """Return the initial states of the forward and of the backward layer."""
         if initial_state is None:
             return None, None
@@ -166,7 +168,7 @@ class Bidirectional(Layer):
         gap_values = values.new_zeros((index.num_gaps, *values.shape[1:])) if gap_values_needed() else None
         return Packed(values, index, gap_values)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: TensorTree, mask: MaskTree = None) -> MaskTree:
         """Return the mask for sequences, None for last outputs and for states."""
         output_mask = mask if self.return_sequences else None
         output_masks = [output_mask] if self.merge_mode else [output_mask, output_mask]
@@ -175,7 +177,7 @@ class Bidirectional(Layer):
             return [*output_masks, *[None] * num_states]
         return output_mask if self.merge_mode else output_masks
 
-    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: object = None) -> Any:
+    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: object = None) -> ShapeTree:
         """Return the shape of the layer's output, twice as wide for "concat", with those of the states after it."""
         shapes = [layer.compute_output_shape(sequences_shape) for layer in (self.forward_layer, self.backward_layer)]
         outputs = [shape[0] for shape in shapes] if self.return_state else shapes
@@ -213,7 +215,7 @@ def _copy_layer(layer: RNN, name: str, go_backwards: bool, new_weights: bool = F
     A cell that is a torch module has no config. The copy uses the same module, or with `new_weights` a module like it.
     """
     arguments = layer._arguments
-    changes: dict[str, Any] = {"name": name, "go_backwards": go_backwards}
+    changes: Arguments = {"name": name, "go_backwards": go_backwards}
     has_config = "cell" not in arguments or all(isinstance(m, Layer | nn.ModuleList) for m in layer.modules())
     if has_config:
         return type(layer).from_config({**layer.get_config(), **changes})
@@ -237,7 +239,7 @@ def _new_cell(cell: nn.Module) -> nn.Module:
             reset_parameters()
         elif next(module.parameters(recurse=False), None) is not None:
             raise ArgumentError(
-                f"Bidirectional needs a second {type(module).__name__} with weights of its own, and the "
+                f"Bidirectional needs a second {type(module).__name__} with separate weights, and the "
                 f"module has no `reset_parameters()` to draw them. Give `backward_layer=`."
             )
     return module_copy

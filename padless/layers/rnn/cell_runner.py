@@ -25,11 +25,11 @@ from padless.graph.train_mode import training_mode
 from padless.kernels.recurrent.reference import scan
 from padless.layers.base.layer import Layer, get
 from padless.ragged.index import Index
-from padless.types import ConfigLike, Shape
+from padless.types import ConfigLike, Shape, TensorTree
 
 TORCH_CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
-CellStates: TypeAlias = "list[Any]"
+CellStates: TypeAlias = "list[TensorTree]"
 """The states of a cell, each `(B, ...)`; for a cell in a stack with several states, a list of them."""
 
 Size: TypeAlias = "int | tuple[int, ...] | list[Any] | None"
@@ -46,7 +46,7 @@ class PackedCell(Layer):
     output_is_state: ClassVar[bool] = False
     """Whether the output is the first state. Each class declares it, since a subclass may change the output."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         mro = cls.__mro__
         call_owner = next(c for c in mro if "call" in vars(c))
@@ -145,7 +145,7 @@ def run_cell(
     return outputs, pytree.tree_unflatten(list(last_states), structure)
 
 
-def _run_one_step(cell: nn.Module, x: Tensor, states: CellStates, training: bool) -> tuple[Tensor, Any]:
+def _run_one_step(cell: nn.Module, x: Tensor, states: CellStates, training: bool) -> tuple[Tensor, TensorTree]:
     """Return the output and the new states of one step. Cells of torch return states alone, the output first."""
     if isinstance(cell, nn.LSTMCell):
         new_states = cell(x, tuple(states))
@@ -186,7 +186,7 @@ def zero_states(size: Size, batch_size: int, like: Tensor) -> CellStates:
         NotBuilt: a size is not known before the cell is built.
     """
 
-    def zeros_of(size: Size) -> Any:
+    def zeros_of(size: Size) -> TensorTree:
         if size is None:
             raise NotBuilt(
                 "The states of this cell have the size that its input gives them, which is not known yet. Call "
@@ -228,6 +228,6 @@ def output_size_of(cell: nn.Module) -> Size:
     return size[0] if isinstance(size, list | tuple) and size else size
 
 
-def as_shape(size: Size) -> tuple[Any, ...]:
+def as_shape(size: Size) -> Shape:
     """Return a size as the axes after the batch."""
     return tuple(size) if isinstance(size, list | tuple) else (size,)

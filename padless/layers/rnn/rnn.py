@@ -1,14 +1,14 @@
 """Recurrent layers, in which a step sees its past: RNN, SimpleRNN, GRU and LSTM.
 
-A masked step is skipped: the state stays as it is, and the padded output of a gap is the output before it, or 0 before
-the first real step. For an empty sequence the output is 0 and the state is the initial one. The mask passes with
+A masked step is skipped, and the state stays as it is. The padded output of a gap is the output of the step before the gap,
+or 0 before the first real step. For an empty sequence the output is 0 and the state is the initial one. The mask passes with
 sequences, and is consumed by the last output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack, cast
 
 import numpy as np
 import torch
@@ -41,9 +41,12 @@ from padless.types import (
     ConstraintLike,
     InitializerLike,
     LayerOptions,
+    MaskTree,
     RegularizerLike,
     Shape,
+    ShapeTree,
     StepTensor,
+    TensorTree,
 )
 
 
@@ -107,7 +110,7 @@ class RNN(Layer):
         **kwargs: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**kwargs)
-        self.cell: Any = as_cell(StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell)
+        self.cell: nn.Module = as_cell(StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell)
         self.return_sequences = return_sequences
         self.return_state = return_state
         self.go_backwards = go_backwards
@@ -118,7 +121,7 @@ class RNN(Layer):
 
     if TYPE_CHECKING:  # a nest with `return_state`
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
 
     def build(self, sequences_shape: Shape, initial_state_shape: object = None) -> None:
         """Create the weights of the cell."""
@@ -132,10 +135,10 @@ class RNN(Layer):
     def call(
         self,
         sequences: StepTensor,
-        initial_state: Tensor | Sequence[Any] | None = None,
-        mask: Any = None,
+        initial_state: Tensor | Sequence[TensorTree] | None = None,
+        mask: MaskTree = None,
         training: bool = False,
-    ) -> Any:
+    ) -> TensorTree:
         """Run the cell.
 
         Args:
@@ -154,7 +157,7 @@ class RNN(Layer):
             output = self._last_output(result)
         return (output, *result.states) if self.return_state else output
 
-    def run(self, sequences: StepTensor, initial_state: Tensor | Sequence[Any] | None, training: bool) -> CellOutputs:
+    def run(self, sequences: StepTensor, initial_state: Tensor | Sequence[TensorTree] | None, training: bool) -> CellOutputs:
         """Run the cell over the packed steps, and keep the last states of a stateful layer."""
         if isinstance(sequences, Packed):
             if sequences.num_step_axes > 2:
@@ -172,7 +175,7 @@ class RNN(Layer):
             self.states = pytree.tree_map(lambda state: state.detach(), last_states)
         return CellOutputs(outputs, last_states, index)
 
-    def _first_states(self, argument: Tensor | Sequence[Any] | None, batch_size: int, like: Tensor) -> CellStates:
+    def _first_states(self, argument: Tensor | Sequence[TensorTree] | None, batch_size: int, like: Tensor) -> CellStates:
         """Return the states before the first step: the argument, else those of the batch before, else the cell's."""
         if argument is not None:
             return self._check_initial_state(argument, initial_states(self.cell, batch_size, like), like.dtype)
@@ -186,7 +189,9 @@ class RNN(Layer):
             )
         return self.states
 
-    def _check_initial_state(self, argument: Tensor | Sequence[Any], like: CellStates, dtype: torch.dtype) -> CellStates:
+    def _check_initial_state(
+        self, argument: Tensor | Sequence[TensorTree], like: CellStates, dtype: torch.dtype
+    ) -> CellStates:
         """Return the argument `initial_state` in the structure of the states `like`."""
         states = leaves(list(argument) if isinstance(argument, list | tuple) else [argument])
         shapes = [tuple(state.shape) for state in states]
@@ -229,7 +234,7 @@ class RNN(Layer):
         last_steps = offsets[:-1] if self.go_backwards else offsets[1:] - 1
         return gather_rows_or_zero(values, torch.where(lengths > 0, last_steps, -1))
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: TensorTree, mask: MaskTree = None) -> MaskTree:
         """Return the mask for sequences, None for the last output and for states."""
         output_mask = leaves(mask)[0] if isinstance(mask, list | tuple) else mask
         if not self.return_sequences:
@@ -238,7 +243,7 @@ class RNN(Layer):
             output_mask = torch.as_tensor(output_mask).flip(1)
         return [output_mask, *[None] * state_count(self.cell)] if self.return_state else output_mask
 
-    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: object = None) -> Any:
+    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: object = None) -> ShapeTree:
         """Return `(B, units)` or `(B, T, units)`, with the shapes of the states after it for `return_state`."""
         batch_size, num_steps = sequences_shape[:2]
         if not self.built and output_size_of(self.cell) is None:  # follows from the input
@@ -247,7 +252,7 @@ class RNN(Layer):
         shape = (batch_size, num_steps, *size) if self.return_sequences else (batch_size, *size)
         return [shape, *self._state_shapes(batch_size)] if self.return_state else shape
 
-    def _state_shapes(self, batch_size: int | None) -> list[Any]:
+    def _state_shapes(self, batch_size: int | None) -> list[ShapeTree]:
         """Return the shape of each state; of a cell in a stack with several states a list of shapes."""
         states = initial_states(self.cell, 1, torch.zeros(()))
         return [
@@ -271,15 +276,13 @@ class RNN(Layer):
 class BuiltinRNN(RNN):
     """An RNN over one built-in cell, which takes the arguments of both."""
 
-    cell: Cell
-
     def __init__(self, cell: Cell, *, implementation: object = None, **kwargs: Unpack[RNNOptions]) -> None:
         super().__init__(cell, **kwargs)  # the kernel chooses how to compute
 
     @property
     def units(self) -> int:
         """The number of features of the output."""
-        return self.cell.units
+        return cast(Cell, self.cell).units
 
 
 class CellOptions(BasicLayerOptions, total=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 import numpy as np
 import torch
@@ -28,16 +28,16 @@ from padless.ragged.index import Index, Ints
 from padless.ragged.mask import intersect_with_mask
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
-from padless.types import ConfigLike, LayerOptions, Shape, StepTensor
+from padless.types import ConfigLike, LayerOptions, MaskTree, Shape, ShapeTree, StepTensor, TensorTree
 
 
 @register("layer")
 class TimeDistributed(Layer):
     """Apply a layer to each step of `(B, T, ...)` alone: Keras's `TimeDistributed`. The mask passes.
 
-    If the inner layer creates a mask for each step (an Embedding with `mask_zero` on the words of sentences) and returns
-    sequences, the result has a mask on both levels. If it returns one vector for each step, a step without a real inner
-    step is masked.
+    The inner layer may create a mask for each step, as an Embedding with `mask_zero` does for the words of sentences. If it
+    returns sequences, the result has a mask on both levels. If it returns one vector for each step, a step without a real
+    inner step is masked.
 
     Args:
         layer: a layer or a torch module for one step.
@@ -62,25 +62,25 @@ class TimeDistributed(Layer):
     if TYPE_CHECKING:  # unlike most layers it returns a Packed for a tensor, if it finds masked steps
 
         @overload
-        def __call__(self, inputs: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor: ...
+        def __call__(self, inputs: SymbolicTensor, *args: object, **kwargs: object) -> SymbolicTensor: ...
         @overload
-        def __call__(self, inputs: StepTensor, *args: Any, **kwargs: Any) -> StepTensor: ...
+        def __call__(self, inputs: StepTensor, *args: object, **kwargs: object) -> StepTensor: ...
         @overload
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
+        def __call__(self, *args: object, **kwargs: object) -> TensorTree: ...
 
     def build(self, input_shape: Shape) -> None:
         """Create the weights of the inner layer, for one step as an example."""
         if not self.layer.built:
             self.layer.build((None, *self._check_shape(input_shape)[2:]))
 
-    def _check_shape(self, shape: object) -> tuple[Any, ...]:
+    def _check_shape(self, shape: object) -> tuple[int | None, ...]:
         """Return the shape of the only input `(batch, steps, ...)`."""
         if not isinstance(shape, list | tuple) or len(shape) < 3 or isinstance(shape[0], list | tuple):
             raise ShapeError(f"TimeDistributed {self.name!r} expected one input (batch, steps, ...); got {shape}.")
         return tuple(shape)
 
-    def _ensure_built(self, spec: CallSpec, data: Mapping[str, Any]) -> None:
+    def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the inner layer for a symbolic step. On data it builds itself, and so knows which sizes are open."""
         x = data.get("inputs")
         if isinstance(x, SymbolicTensor) and not self.layer.built:
@@ -90,7 +90,7 @@ class TimeDistributed(Layer):
             self.layer._ensure_built(inner_spec, {inner_spec.names[0]: step})
         self.built = True
 
-    def call(self, inputs: StepTensor, training: bool = False, mask: Any = None) -> Any:
+    def call(self, inputs: StepTensor, training: bool = False, mask: MaskTree = None) -> TensorTree:
         """Apply the inner layer to each step, and put its results on the grid of the steps."""
         if not isinstance(inputs, Tensor | Packed):
             raise ShapeError(
@@ -125,7 +125,7 @@ class TimeDistributed(Layer):
         record_mask(index, narrowed=inputs.index)
         return inputs.reindex(index)
 
-    def _call_on_steps(self, steps: Packed, training: bool) -> Any:
+    def _call_on_steps(self, steps: Packed, training: bool) -> TensorTree:
         """Apply the inner layer to the real steps `(N, ...)`, and to the gap values."""
         outputs = self.layer(steps.values, training=training)
         gap_outputs = map_leaves(lambda _: None, outputs)
@@ -138,7 +138,7 @@ class TimeDistributed(Layer):
 
         return pytree.tree_map(on_steps, outputs, gap_outputs, is_leaf=lambda x: x is None or isinstance(x, Packed))
 
-    def _call_on_inner_sequences(self, inputs: Packed, training: bool) -> Any:
+    def _call_on_inner_sequences(self, inputs: Packed, training: bool) -> TensorTree:
         """Apply the inner layer to the inner sequences of real steps, as a batch."""
         index = inputs.index
         outputs = self.layer(_as_examples(inputs), training=training)
@@ -148,7 +148,7 @@ class TimeDistributed(Layer):
 
         return map_leaves(on_steps, outputs)
 
-    def compute_mask(self, inputs: StepTensor, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: StepTensor, mask: MaskTree = None) -> MaskTree:
         """Return the mask of the steps, combined with the inner mask if the inner layer returns sequences."""
         grid = inputs.unpack() if isinstance(inputs, Packed) else inputs
         batch_size = grid.shape[0] * grid.shape[1]
@@ -160,7 +160,7 @@ class TimeDistributed(Layer):
             inner_mask = outer_mask.reshape(batch_size, *outer_mask.shape[2:])
         result = self.layer.compute_mask(grid.reshape(batch_size, *grid.shape[2:]), inner_mask)
 
-        def on_steps(output_mask: Any) -> Tensor | None:
+        def on_steps(output_mask: MaskTree) -> Tensor | None:
             if output_mask is None:
                 return step_mask
             nested = torch.as_tensor(output_mask)
@@ -171,7 +171,7 @@ class TimeDistributed(Layer):
 
         return map_leaves(on_steps, result)
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> ShapeTree:
         """Return the output shape of the inner layer with the axis of the steps."""
         batch_size, num_steps, *rest = self._check_shape(input_shape)
         return _insert_steps(self.layer.compute_output_shape((batch_size, *rest)), num_steps)
@@ -184,7 +184,7 @@ class TimeDistributed(Layer):
         """Leave inputs as they are: the inner layer casts them, or they are ids to it."""
 
 
-def _insert_steps(shape: Any, num_steps: int | None) -> Any:
+def _insert_steps(shape: ShapeTree, num_steps: int | None) -> ShapeTree:
     """Return a shape, or each of a nest of shapes, with an axis of steps after the batch."""
     if shape and isinstance(shape[0], list | tuple):
         return type(shape)(_insert_steps(inner, num_steps) for inner in shape)
