@@ -50,7 +50,7 @@ CASES = [
 
 
 def grid(dtype: torch.dtype) -> torch.Tensor:
-    """Ordinary, large and tiny numbers, and every corner of the piecewise functions; shape (4, 3, 8)."""
+    """Return ordinary, large and tiny numbers and the corners of the piecewise functions, `(4, 3, 8)`."""
     corners = [0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, 3.0, -3.0, 6.0, -6.0]
     large = [s * x for x in (20.0, 21.0, 60.0, 88.0, 300.0, 1e4, 1e12, 1e-6, 1e-20) for s in (1, -1)]
     drawn = np.random.default_rng(0).normal(size=96 - len(corners) - len(large)) * 3
@@ -65,20 +65,20 @@ def value_and_gradient(function, x, kwargs):
     return y.detach(), x.grad
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
-def test_values_and_gradients_are_keras_s(name, kwargs, dtype):
-    keras = pytest.importorskip("keras")
-    ours, our_gradient = value_and_gradient(getattr(activations, name), grid(dtype), kwargs)
-    theirs, their_gradient = value_and_gradient(getattr(keras.activations, name), grid(dtype), kwargs)
-    assert ours.dtype == dtype
-    for mine, expected in ((ours, theirs), (our_gradient, their_gradient)):
-        known = torch.isfinite(expected)
-        assert known.any()
-        torch.testing.assert_close(mine[known], expected[known], rtol=1e-6, atol=1e-6)
+def test_values_and_gradients_match_keras(name, kwargs):
+    for dtype in [torch.float32, torch.float64]:
+        keras = pytest.importorskip("keras")
+        ours, our_gradient = value_and_gradient(getattr(activations, name), grid(dtype), kwargs)
+        theirs, their_gradient = value_and_gradient(getattr(keras.activations, name), grid(dtype), kwargs)
+        assert ours.dtype == dtype
+        for mine, expected in ((ours, theirs), (our_gradient, their_gradient)):
+            known = torch.isfinite(expected)
+            assert known.any()
+            torch.testing.assert_close(mine[known], expected[known], rtol=1e-6, atol=1e-6)
 
 
-def test_every_name_of_keras_is_here_with_its_arguments_and_defaults():
+def test_every_keras_function_exists_with_its_arguments():
     keras = pytest.importorskip("keras")
     names = {n for n in dir(keras.activations) if not n.startswith("_")} - {"get", "serialize", "deserialize"}
     assert names - {name for name, _ in CASES} == {"sparsemax"}
@@ -95,7 +95,7 @@ def test_every_name_of_keras_is_here_with_its_arguments_and_defaults():
         assert ours is getattr(activations, name, ours)
 
 
-def test_kernels_may_compare_tanh_and_sigmoid_by_identity():
+def test_tanh_and_sigmoid_are_torch_functions():
     assert activations.get("tanh") is activations.tanh is torch.tanh
     assert activations.get("sigmoid") is activations.sigmoid is torch.sigmoid
 
@@ -120,28 +120,28 @@ def test_sparsemax_works_along_any_axis(axis):
     assert torch.autograd.gradcheck(lambda t: activations.sparsemax(t, axis=axis), x.requires_grad_())
 
 
-def test_sparsemax_equals_keras_s_where_keras_s_sums_to_one():
+def test_sparsemax_matches_keras_where_the_sum_is_one():
     """Keras 3.15.1 adds up too much where more than one number stays above 0."""
     keras = pytest.importorskip("keras")
     one_left = torch.tensor([[3.0, 1.0, 0.5], [-2.0, -9.0, -4.0]])
     torch.testing.assert_close(activations.sparsemax(one_left), keras.activations.sparsemax(one_left))
     two_left = torch.tensor([[1.0, 0.5, -3.0]])
-    assert abs(float(keras.activations.sparsemax(two_left).sum()) - 1) > 0.1  # if this fails, Keras has mended it
+    assert abs(float(keras.activations.sparsemax(two_left).sum()) - 1) > 0.1  # if this fails, Keras has fixed it
     torch.testing.assert_close(activations.sparsemax(two_left), torch.tensor([[0.75, 0.25, 0.0]]))
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax"])
-def test_a_vector_is_one_distribution_as_in_keras(name):
-    x = torch.tensor([1.0, 3.0, -2.0])
-    torch.testing.assert_close(getattr(activations, name)(x), getattr(activations, name)(x[None])[0])
+def test_vector_is_one_distribution():
+    for name in ["softmax", "log_softmax", "sparsemax"]:
+        x = torch.tensor([1.0, 3.0, -2.0])
+        torch.testing.assert_close(getattr(activations, name)(x), getattr(activations, name)(x[None])[0])
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax", "relu", "glu"])
-def test_nothing_at_all_is_legal(name):
-    assert getattr(activations, name)(torch.zeros(0, 4)).shape[0] == 0
+def test_empty_input_is_valid():
+    for name in ["softmax", "log_softmax", "sparsemax", "relu", "glu"]:
+        assert getattr(activations, name)(torch.zeros(0, 4)).shape[0] == 0
 
 
-def test_none_is_linear_and_functions_stay():
+def test_get_none_is_linear_and_get_function_is_that_function():
     x = torch.ones(2)
     assert activations.get(None) is activations.linear and activations.linear(x) is x
 
@@ -151,20 +151,18 @@ def test_none_is_linear_and_functions_stay():
     assert activations.get(double) is double
 
 
-@pytest.mark.parametrize("name", sorted(entries("activation")))
-def test_a_name_is_written_and_read_again(name):
-    function = activations.get(name)
-    assert activations.deserialize(activations.serialize(function)) is function
+def test_every_name_survives_serialization():
+    for name in sorted(entries("activation")):
+        function = activations.get(name)
+        assert activations.deserialize(activations.serialize(function)) is function
 
 
-@pytest.mark.parametrize(
-    "config", ["relu", {"module": "builtins", "class_name": "function", "config": "relu", "registered_name": "relu"}]
-)
-def test_configs_of_keras_are_read(config):
-    assert activations.get(config) is activations.relu
+def test_keras_config_is_read():
+    for config in ["relu", {"module": "builtins", "class_name": "function", "config": "relu", "registered_name": "relu"}]:
+        assert activations.get(config) is activations.relu
 
 
-def test_unknown_names_and_lambdas_are_refused_with_advice():
+def test_unknown_names_and_lambdas_raise():
     with pytest.raises(ArgumentError, match="Did you mean 'softmax'"):
         activations.get("sofmax")
     with pytest.raises(ArgumentError, match="register"):

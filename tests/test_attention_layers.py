@@ -1,6 +1,6 @@
-"""Attention: the kernel against its reference, the laws under two masks, Keras's numbers, and where Keras goes wrong.
+"""Attention layers: kernel and reference, properties with two masks, parity with Keras, and Keras's faults.
 
-The laws of each layer under one mask are those of test_properties.py.
+`test_properties.py` tests the properties of each layer with one mask.
 """
 
 import copy
@@ -30,7 +30,7 @@ S = 6  # columns of keys, where they are not those of queries
 
 
 def other_mask(kind):
-    """A mask of another grid, of the same kind; where it has empty rows those of queries are not empty, and so on."""
+    """Return a mask of the same kind for keys, on another grid and with its rows rotated."""
     return np.roll(np.pad(mask_of(kind), ((0, 0), (0, S - T)), constant_values=kind == "none"), 1, axis=0)
 
 
@@ -48,7 +48,7 @@ def same(first, second):
 
 @st.composite
 def sights(draw, batch, heads, columns, others):
-    """What a query may see: all, by one of the ways, or by all of them together."""
+    """Draw an attention mask: none, one of the three kinds, or all three together."""
     ways = draw(st.sampled_from([set(), {"causal"}, {"window"}, {"mask"}, {"causal", "window", "mask"}]))
     mask = None
     if "mask" in ways:
@@ -64,7 +64,7 @@ def sights(draw, batch, heads, columns, others):
 
 @st.composite
 def situations(draw):
-    """Two indexes, often one and the same, and a sight."""
+    """Draw the indexes of queries and keys, often the same one, the numbers of heads, and an attention mask."""
     batch, columns = draw(st.integers(2, 4)), draw(st.integers(1, 6))
     heads, groups = draw(st.sampled_from([(1, 1), (2, 2), (4, 2)]))
     random = np.random.default_rng(draw(st.integers(0, 999)))
@@ -82,7 +82,7 @@ def situations(draw):
 
 @given(situations(), st.sampled_from([0, 4096]), st.booleans())
 @settings(max_examples=150)
-def test_groups_give_what_the_reference_gives(situation, slack, show):
+def test_grouped_attention_matches_reference(situation, slack, show):
     queries, keys, heads, groups, sight = situation
     torch.manual_seed(1)
     q, k, v = leaves_of((queries.num_steps, heads, 3), (keys.num_steps, groups, 3), (keys.num_steps, groups, 2))
@@ -100,13 +100,15 @@ def test_groups_give_what_the_reference_gives(situation, slack, show):
         same([shown], [grid])
         weights = torch.randn(grid.shape, dtype=torch.float64)
         totals = [totals[0] + (shown * weights).sum(), totals[1] + (grid * weights).sum()]
-    found = [torch.autograd.grad(total, (q, k, v)) for total in totals]  # every input takes part, even over nothing
+    found = [
+        torch.autograd.grad(total, (q, k, v)) for total in totals
+    ]  # every input has a gradient, even for empty sequences
     same(*found)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30), st.sampled_from([0, 50, 4096]))
 @settings(max_examples=100)
-def test_a_group_wastes_little_and_every_row_is_in_one(lengths, slack):
+def test_every_row_is_in_one_group_with_bounded_padding(lengths, slack):
     pairs = np.array(lengths, dtype=np.int64).reshape(-1, 2)
     parts = grouped.group_rows(pairs[:, 0], pairs[:, 1], slack)
     live = [row for row, (a, b) in enumerate(lengths) if a and b]
@@ -116,8 +118,8 @@ def test_a_group_wastes_little_and_every_row_is_in_one(lengths, slack):
         assert len(part) * int(pairs[part].max(0).prod()) - real <= max(real // 8, slack)
 
 
-def test_the_cost_is_that_of_the_real_steps():
-    """A long row among short ones: a padded call would compute 64 times its cells."""
+def test_cost_grows_with_real_steps_only():
+    """One long row among short ones: a call on the padded batch would compute 64 times the cells."""
     index = Index.from_lengths(np.array([400] + [5] * 63))
     plan = grouped.attention_layout(index, index, torch.device("cpu"))
     cells = sum(group.queries.columns.size * group.keys.width for group in plan.groups)
@@ -125,7 +127,7 @@ def test_the_cost_is_that_of_the_real_steps():
     assert plan is grouped.attention_layout(index, index, torch.device("cpu"))
 
 
-def test_a_grid_without_padding_is_one_call_without_a_mask(monkeypatch):
+def test_batch_without_padding_is_one_call_without_mask(monkeypatch):
     calls = []
     fused = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -138,7 +140,7 @@ def test_a_grid_without_padding_is_one_call_without_a_mask(monkeypatch):
     assert [(call["attn_mask"], call["is_causal"]) for call in calls] == [(None, True), (None, False)]
 
 
-def test_a_plan_does_not_outlive_its_index():
+def test_layout_is_freed_with_its_index():
     index = Index.from_lengths(np.array([2, 1]))
     grouped.attention_layout(index, index, torch.device("cpu"))
     before = len(grouped._layouts)
@@ -159,7 +161,7 @@ CROSS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CROSS)
-def test_the_laws_hold_between_two_masks(name):
+def test_properties_hold_for_query_and_key_with_different_masks(name):
     subject = LayerHarness.from_layer(CROSS[name], [(4,), (4,)])
     for kind in ("right", "left", "holes", "empty"):
         grids = [mask_of(kind), other_mask(kind)]
@@ -168,7 +170,7 @@ def test_the_laws_hold_between_two_masks(name):
         layer_properties.independent_of_batch(subject, grids)
 
 
-def test_a_key_of_its_own_mask_counts_where_the_value_has_one_too():
+def test_query_sees_steps_of_both_key_and_value():
     query, value, key = torch.randn(2, 3, 4), torch.randn(2, 4, 5), torch.randn(2, 4, 4)
     first, second = [[1, 1, 1, 0], [0, 1, 1, 0]], [[0, 1, 1, 1], [1, 1, 0, 0]]
     both = np.logical_and(first, second)
@@ -190,7 +192,7 @@ def test_a_key_of_its_own_mask_counts_where_the_value_has_one_too():
     torch.testing.assert_close(attention([query, value, key], [None, both]), expected)
 
 
-def test_masks_given_and_masks_carried_are_the_same():
+def test_explicit_masks_equal_masks_of_packed_inputs():
     query, value = torch.randn(B, T, 4), torch.randn(B, S, 4)
     layer = L.MultiHeadAttention(2, 3)
     expected = layer(pack(query, mask_of("holes")), pack(value, other_mask("left")))
@@ -202,7 +204,7 @@ def test_masks_given_and_masks_carried_are_the_same():
     torch.testing.assert_close(plain[torch.from_numpy(mask_of("holes"))], expected.values)
 
 
-def test_the_index_of_the_query_is_passed_on_itself():
+def test_output_has_the_index_object_of_the_query():
     x, y = pack(torch.randn(B, T, 4), mask_of("holes")), pack(torch.randn(B, S, 4), other_mask("right"))
     for output in (
         L.Attention()([x, y]),
@@ -215,26 +217,26 @@ def test_the_index_of_the_query_is_passed_on_itself():
         assert output.index is x.index and output.gap_values is None
 
 
-# ------------------------------------------------------------------------------------------------ who sees nothing
+# ------------------------------------------------------------------------------------------------ queries without keys
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_query_that_sees_nothing_gets_zero_and_so_the_bias(training):
-    x, nothing = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 5, 4)
-    mask = np.array([[0, 0, 0, 0, 0], [0, 1, 1, 0, 0]])
-    layer = L.MultiHeadAttention(2, 3, dropout=0.2, bias_initializer="ones")
-    output = layer(x, pack(nothing, mask), training=training)
-    assert torch.equal(output[0], torch.ones(3, 4))
-    assert not torch.equal(output[1], torch.ones(3, 4))
-    output, scores = layer(x, pack(nothing, mask), return_attention_scores=True)
-    assert torch.equal(output[0], torch.ones(3, 4)) and not scores[0].any()
-    allowed = torch.ones(2, 3, 5, dtype=torch.bool)
-    allowed[:, 1] = False
-    output = layer(x, nothing, attention_mask=allowed)
-    assert torch.equal(output[:, 1], torch.ones(2, 4))
-    (gradient,) = torch.autograd.grad(output.sum(), x)
-    assert torch.isfinite(gradient).all() and not gradient[:, 1].any() and gradient[:, 0].all()
-    assert not L.Attention()([x, pack(nothing, mask)])[0].any()
+def test_query_without_visible_keys_gives_zero_plus_bias():
+    for training in [False, True]:
+        x, nothing = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 5, 4)
+        mask = np.array([[0, 0, 0, 0, 0], [0, 1, 1, 0, 0]])
+        layer = L.MultiHeadAttention(2, 3, dropout=0.2, bias_initializer="ones")
+        output = layer(x, pack(nothing, mask), training=training)
+        assert torch.equal(output[0], torch.ones(3, 4))
+        assert not torch.equal(output[1], torch.ones(3, 4))
+        output, scores = layer(x, pack(nothing, mask), return_attention_scores=True)
+        assert torch.equal(output[0], torch.ones(3, 4)) and not scores[0].any()
+        allowed = torch.ones(2, 3, 5, dtype=torch.bool)
+        allowed[:, 1] = False
+        output = layer(x, nothing, attention_mask=allowed)
+        assert torch.equal(output[:, 1], torch.ones(2, 4))
+        (gradient,) = torch.autograd.grad(output.sum(), x)
+        assert torch.isfinite(gradient).all() and not gradient[:, 1].any() and gradient[:, 0].all()
+        assert not L.Attention()([x, pack(nothing, mask)])[0].any()
 
 
 @pytest.mark.parametrize(
@@ -246,8 +248,8 @@ def test_a_query_that_sees_nothing_gets_zero_and_so_the_bias(training):
         lambda: Attending(L.GroupQueryAttention(3, 2, 1, use_gate=True)),
     ],
 )
-def test_over_nothing_every_weight_still_gets_a_gradient(make):
-    """A weight without a gradient would be one that DDP waits for."""
+def test_every_weight_has_a_gradient_for_empty_sequences(make):
+    """DDP would wait for a weight without a gradient."""
     for shape, mask in (((2, 3, 4), np.zeros((2, 3))), ((2, 0, 4), np.zeros((2, 0))), ((0, 3, 4), np.zeros((0, 3)))):
         for query in (pack(torch.randn(shape), mask), torch.randn(shape)):
             layer = make()
@@ -261,7 +263,7 @@ def test_over_nothing_every_weight_still_gets_a_gradient(make):
 
 
 @pytest.mark.parametrize("shape", [(B, T, S), (B, 1, S), (B, T, 1), (1, T, S), (T, S), (B, 3, T, S), (B, 1, T, S)])
-def test_an_attention_mask_is_read_on_the_grid(shape):
+def test_attention_mask_counts_columns_of_the_grid(shape):
     allowed = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.6
     query, value = torch.randn(B, T, 4), torch.randn(B, S, 4)
     layer = L.MultiHeadAttention(3, 2)
@@ -269,7 +271,9 @@ def test_an_attention_mask_is_read_on_the_grid(shape):
     while wide.ndim < 4:
         wide = wide.unsqueeze(-3)
     real = torch.from_numpy(mask_of("holes"))[:, None, :, None] & torch.from_numpy(other_mask("left"))[:, None, None]
-    expected = layer(query, value, attention_mask=wide & real)  # a plain call, the masks of the inputs in it
+    expected = layer(
+        query, value, attention_mask=wide & real
+    )  # a call on plain tensors, with the masks of the inputs in the attention mask
     for form in (allowed, allowed.int(), allowed.numpy()):
         output, scores = layer(
             pack(query, mask_of("holes")), pack(value, other_mask("left")), attention_mask=form, return_attention_scores=True
@@ -280,7 +284,7 @@ def test_an_attention_mask_is_read_on_the_grid(shape):
         torch.testing.assert_close(fused.values, output.values)
 
 
-def test_an_attention_mask_of_another_shape_is_refused():
+def test_inputs_and_attention_masks_of_wrong_shape_raise():
     x = torch.randn(2, 3, 4)
     for mask in (torch.ones(2, 4, 3), torch.ones(3), torch.ones(2, 5, 3, 3), torch.ones(1, 2, 1, 3, 3)):
         if mask.ndim == 1:
@@ -299,7 +303,7 @@ def test_an_attention_mask_of_another_shape_is_refused():
 
 
 def keras_of(x, kind=None):
-    """A copy that Keras may put a mask on."""
+    """Return a copy for Keras, which sets an attribute on it for the mask."""
     x = x.detach().clone()
     if kind is not None:
         x._keras_mask = torch.from_numpy(mask_of(kind))
@@ -319,7 +323,7 @@ HEADS = {
 
 
 def same_where_seen(mine, theirs, seen, layers):
-    """Outputs and gradients where a query sees a key: elsewhere Keras's two ways disagree with each other."""
+    """Compare outputs and gradients where a query sees a key; elsewhere two paths of Keras disagree with each other."""
     mine, theirs = mine.unpack(), theirs
     close(mine[seen], theirs[seen])
     pull = torch.from_numpy(numbers(*theirs.shape, seed=4))
@@ -333,29 +337,28 @@ def same_where_seen(mine, theirs, seen, layers):
 
 
 @pytest.mark.parametrize("case", HEADS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_heads_give_keras_numbers(kind, case):
-    arguments, given = HEADS[case]
-    x, real = torch.from_numpy(numbers(B, T, D)), torch.from_numpy(mask_of(kind))
-    sees = real[:, None] & real[:, :, None] & given.get("attention_mask", torch.ones(B, T, T, dtype=torch.bool))
-    for name, sizes in (("MultiHeadAttention", (2, 3)), ("GroupQueryAttention", (3, 4, 2))):
-        if name == "GroupQueryAttention" and {"value_dim", "output_shape"} & arguments.keys():
-            arguments = {}
-        shape = (B, T, D)
-        mine, theirs = twins(lambda lib, n=name, s=sizes, a=arguments: getattr(lib.layers, n)(*s, **a), shape, shape)
-        assert [tuple(w.shape) for w in mine.weights] == [tuple(w.shape) for w in theirs.weights]
-        h = pack(x, mask_of(kind))
-        with losing():
-            output, expected = mine(h, h, **given), theirs(keras_of(x, kind), keras_of(x, kind), **given)
-        if case == "scores":
-            (output, scores), (expected, shown) = output, expected
-            close(scores.permute(0, 2, 3, 1)[sees], shown.permute(0, 2, 3, 1)[sees])
-            assert not scores.permute(0, 2, 3, 1)[~sees].any()
-        same_where_seen(output, expected, sees.any(-1), (mine, theirs))
-        assert mine.compute_output_shape(shape, shape) == tuple(expected.shape)
+def test_multi_head_layers_match_keras(case):
+    for kind in KINDS:
+        arguments, given = HEADS[case]
+        x, real = torch.from_numpy(numbers(B, T, D)), torch.from_numpy(mask_of(kind))
+        sees = real[:, None] & real[:, :, None] & given.get("attention_mask", torch.ones(B, T, T, dtype=torch.bool))
+        for name, sizes in (("MultiHeadAttention", (2, 3)), ("GroupQueryAttention", (3, 4, 2))):
+            if name == "GroupQueryAttention" and {"value_dim", "output_shape"} & arguments.keys():
+                arguments = {}
+            shape = (B, T, D)
+            mine, theirs = twins(lambda lib, n=name, s=sizes, a=arguments: getattr(lib.layers, n)(*s, **a), shape, shape)
+            assert [tuple(w.shape) for w in mine.weights] == [tuple(w.shape) for w in theirs.weights]
+            h = pack(x, mask_of(kind))
+            with losing():
+                output, expected = mine(h, h, **given), theirs(keras_of(x, kind), keras_of(x, kind), **given)
+            if case == "scores":
+                (output, scores), (expected, shown) = output, expected
+                close(scores.permute(0, 2, 3, 1)[sees], shown.permute(0, 2, 3, 1)[sees])
+                assert not scores.permute(0, 2, 3, 1)[~sees].any()
+            same_where_seen(output, expected, sees.any(-1), (mine, theirs))
+            assert mine.compute_output_shape(shape, shape) == tuple(expected.shape)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "make",
     [
@@ -366,45 +369,46 @@ def test_heads_give_keras_numbers(kind, case):
     ],
     ids=["dot", "scale", "concat", "additive"],
 )
-def test_attention_gives_keras_numbers(kind, make):
-    q, v, k = (torch.from_numpy(numbers(B, n, d, seed=n + d)) for n, d in ((T, D), (S, 4), (S, D)))
-    masks = [mask_of(kind), other_mask(kind), other_mask(kind)]
-    mine, theirs = twins(make, [(B, T, D), (B, S, 4), (B, S, D)])
-    seen = torch.from_numpy(mask_of(kind) & other_mask(kind).any(-1, keepdims=True))
-    own = [pack(x, m) for x, m in zip((q, v, k), masks, strict=True)]
-    for more in ({}, {"use_causal_mask": True}, {"return_attention_scores": True}):
-        output = mine(own, **more)
-        expected = theirs([q, v, k], mask=[torch.from_numpy(m) for m in masks], **more)
-        if "return_attention_scores" in more:
-            (output, scores), (expected, shown) = output, expected
-            cells = seen[:, :, None] & torch.from_numpy(other_mask(kind))[:, None]
-            close(scores[cells], shown[cells])
-            assert not scores[~cells].any()
-        here = seen
-        if "use_causal_mask" in more:
-            here = seen & torch.from_numpy(np.cumsum(other_mask(kind), 1)[:, :T] > 0)
-        same_where_seen(output, expected, here, (mine, theirs)) if theirs.weights else close(
-            output.unpack()[here], expected[here]
-        )
+def test_attention_matches_keras(make):
+    for kind in KINDS:
+        q, v, k = (torch.from_numpy(numbers(B, n, d, seed=n + d)) for n, d in ((T, D), (S, 4), (S, D)))
+        masks = [mask_of(kind), other_mask(kind), other_mask(kind)]
+        mine, theirs = twins(make, [(B, T, D), (B, S, 4), (B, S, D)])
+        seen = torch.from_numpy(mask_of(kind) & other_mask(kind).any(-1, keepdims=True))
+        own = [pack(x, m) for x, m in zip((q, v, k), masks, strict=True)]
+        for more in ({}, {"use_causal_mask": True}, {"return_attention_scores": True}):
+            output = mine(own, **more)
+            expected = theirs([q, v, k], mask=[torch.from_numpy(m) for m in masks], **more)
+            if "return_attention_scores" in more:
+                (output, scores), (expected, shown) = output, expected
+                cells = seen[:, :, None] & torch.from_numpy(other_mask(kind))[:, None]
+                close(scores[cells], shown[cells])
+                assert not scores[~cells].any()
+            here = seen
+            if "use_causal_mask" in more:
+                here = seen & torch.from_numpy(np.cumsum(other_mask(kind), 1)[:, :T] > 0)
+            same_where_seen(output, expected, here, (mine, theirs)) if theirs.weights else close(
+                output.unpack()[here], expected[here]
+            )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cross_attention_gives_keras_numbers(kind):
-    q, v, k = (torch.from_numpy(numbers(B, n, d, seed=n + d)) for n, d in ((T, D), (S, 4), (S, 5)))
-    shapes = (B, T, D), (B, S, 4), (B, S, 5)
-    mine, theirs = twins(lambda lib: lib.layers.MultiHeadAttention(2, 3), *shapes)
-    output = mine(pack(q, mask_of(kind)), pack(v, other_mask(kind)), pack(k, other_mask(kind)))
-    theirs_mask = torch.from_numpy(other_mask(kind))
-    expected = theirs(q, v, k, value_mask=theirs_mask, key_mask=theirs_mask)
-    seen = torch.from_numpy(mask_of(kind) & other_mask(kind).any(-1, keepdims=True))
-    same_where_seen(output, expected, seen, (mine, theirs))
+def test_cross_attention_matches_keras():
+    for kind in KINDS:
+        q, v, k = (torch.from_numpy(numbers(B, n, d, seed=n + d)) for n, d in ((T, D), (S, 4), (S, 5)))
+        shapes = (B, T, D), (B, S, 4), (B, S, 5)
+        mine, theirs = twins(lambda lib: lib.layers.MultiHeadAttention(2, 3), *shapes)
+        output = mine(pack(q, mask_of(kind)), pack(v, other_mask(kind)), pack(k, other_mask(kind)))
+        theirs_mask = torch.from_numpy(other_mask(kind))
+        expected = theirs(q, v, k, value_mask=theirs_mask, key_mask=theirs_mask)
+        seen = torch.from_numpy(mask_of(kind) & other_mask(kind).any(-1, keepdims=True))
+        same_where_seen(output, expected, seen, (mine, theirs))
 
 
 # ------------------------------------------------------------------------------------------------ where Keras is wrong
 
 
 def block(lib, ids, layer=None):
-    """A post-norm block over an embedding."""
+    """Apply a post-norm block to an embedding."""
     h, _ = embed(lib, ids, 4)
     heads = layer or lib.layers.MultiHeadAttention(2, 3)
     return lib.layers.LayerNormalization()(lib.layers.Add()([h, heads(h, h)])), heads
@@ -478,7 +482,7 @@ def test_keras_takes_heads_for_rows_in_a_mask_with_heads():
 # ------------------------------------------------------------------------------------------------ dropout, scores
 
 
-def test_dropout_thins_out_weights_in_training_only():
+def test_dropout_drops_weights_in_training_only():
     x = pack(torch.randn(2, 5, 4), lengths=[5, 3])
     layer = L.MultiHeadAttention(2, 3, dropout=0.5, seed=1)
     calm = layer(x, x)
@@ -494,7 +498,7 @@ def test_dropout_thins_out_weights_in_training_only():
     assert torch.equal(again.values, summed.values)
 
 
-def test_dropout_one_leaves_the_bias():
+def test_dropout_rate_one_leaves_the_bias():
     x = pack(torch.randn(2, 5, 4), lengths=[5, 3])
     layer = L.MultiHeadAttention(2, 3, dropout=1.0, bias_initializer="ones")
     assert torch.equal(layer(x, x, training=True).values, torch.ones(8, 4))
@@ -532,7 +536,7 @@ def test_positions_count_real_steps_or_columns():
         assert torch.equal(layer()(y, positions=np.arange(5)).values, places.values)
 
 
-def test_sines_are_those_of_the_paper():
+def test_sine_encoding_matches_the_formula():
     found = L.SinePositionEncoding(100)(torch.zeros(1, 7, 6))[0].numpy()
     for position in range(7):
         for i in range(3):
@@ -541,7 +545,7 @@ def test_sines_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
-def test_products_of_turned_steps_depend_on_their_distance(kind):
+def test_rotated_products_depend_on_the_distance_only(kind):
     layer = L.RotaryEmbedding(50, 2.0, kind, original_max_position_embeddings=16)
     q, k = torch.randn(2, 1, 1, 8, dtype=torch.float64)
     q, k = layer(q.expand(1, 9, 8)), layer(k.expand(1, 9, 8))
@@ -555,7 +559,7 @@ def test_products_of_turned_steps_depend_on_their_distance(kind):
     torch.testing.assert_close(L.RotaryEmbedding(50, 2.0, kind)(heads), turned.transpose(1, 2))
 
 
-def test_rotary_angles_are_those_of_each_kind():
+def test_rotary_frequencies_match_the_formula_of_each_type():
     def speeds(kind, scale):
         return (
             L.RotaryEmbedding(100, scale, kind, original_max_position_embeddings=64)
@@ -581,7 +585,7 @@ def test_rotary_angles_are_those_of_each_kind():
     torch.testing.assert_close(longer, torch.full((1, 5), 1 + 0.1 * float(np.log(4.0))))
 
 
-def test_positions_beyond_the_table_and_odd_features_are_refused():
+def test_positions_outside_the_table_and_odd_features_raise():
     with pytest.raises(ShapeError, match="position 3"):
         L.PositionEmbedding(3)(torch.zeros(1, 4, 2))
     assert L.PositionEmbedding(3)(pack(torch.zeros(1, 9, 2), [[0] * 6 + [1] * 3])).index.num_steps == 3
@@ -593,7 +597,7 @@ def test_positions_beyond_the_table_and_odd_features_are_refused():
         L.PositionEmbedding(9)(torch.zeros(2, 4, 2), positions=[1, 2, 3])
 
 
-def test_token_and_position_embedding_is_the_sum_of_both():
+def test_token_and_position_embedding_adds_both():
     ids = torch.tensor([[0, 3, 0, 4], [5, 0, 0, 0], [0, 0, 0, 0]])
     layer = L.TokenAndPositionEmbedding(6, 5, 3, mask_zero=True)
     output = layer(ids)
@@ -615,7 +619,7 @@ def test_token_and_position_embedding_is_the_sum_of_both():
 
 
 def keras_block(mine, x, encoder=None, causal=False, real=None, other=None):
-    """The same block out of Keras's layers, with masks for attention made by hand."""
+    """Compute the same block with layers of Keras and explicit attention masks."""
     weights = iter(mine.get_weights())
 
     def take(layer, *shapes):
@@ -650,7 +654,7 @@ def keras_block(mine, x, encoder=None, causal=False, real=None, other=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("kind", ["right", "left", "holes"])
-def test_blocks_give_the_numbers_of_keras_layers(kind, first):
+def test_transformer_blocks_match_keras_layers(kind, first):
     x, e = torch.from_numpy(numbers(B, T, 4)), torch.from_numpy(numbers(B, S, 6))
     real, other = (torch.from_numpy(m) for m in (mask_of(kind), np.roll(other_mask(kind), 1, axis=1)))
     encoder = L.TransformerEncoder(5, 2, normalize_first=first)
@@ -667,7 +671,7 @@ def test_blocks_give_the_numbers_of_keras_layers(kind, first):
         close(layer(*inputs).unpack()[real], expected()[real])
 
 
-def test_padding_masks_are_masks_by_another_name():
+def test_padding_masks_equal_masks_of_packed_inputs():
     x, e = torch.randn(B, T, 4), torch.randn(B, S, 6)
     real, other = mask_of("holes"), other_mask("left")
     encoder, decoder = L.TransformerEncoder(5, 2), L.TransformerDecoder(5, 2)
@@ -685,7 +689,7 @@ def test_padding_masks_are_masks_by_another_name():
     torch.testing.assert_close(alone.values, single)
 
 
-def test_a_decoder_is_built_for_an_encoder_or_without_one():
+def test_decoder_is_built_with_or_without_an_encoder_sequence():
     x, e = torch.randn(2, 3, 4), torch.randn(2, 5, 6)
     with_one, without = L.TransformerDecoder(4, 2), L.TransformerDecoder(4, 2)
     with_one(x, e)
@@ -708,7 +712,7 @@ def test_a_decoder_is_built_for_an_encoder_or_without_one():
 # ------------------------------------------------------------------------------------------------ as parts of models
 
 
-def test_attention_in_a_graph_of_two_masked_inputs():
+def test_functional_model_with_two_masked_inputs():
     first, second = L.Input((None,), dtype="int64", name="a"), L.Input((None,), dtype="int64", name="b")
     allowed = L.Input((None, None), dtype="bool", name="allowed")
     tokens = L.Embedding(7, 4, mask_zero=True)
@@ -727,7 +731,7 @@ def test_attention_in_a_graph_of_two_masked_inputs():
     torch.testing.assert_close(more[1][:, :, 2:, 2:], shown)
 
 
-def test_two_post_norm_blocks_train_on_real_steps_alone():
+def test_padding_does_not_change_training_of_post_norm_blocks():
     ids = ids_of("holes")
 
     def trained(ids, width):
@@ -749,30 +753,30 @@ def test_two_post_norm_blocks_train_on_real_steps_alone():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions_run_through_every_layer(dtype):
-    x = pack(torch.randn(3, 5, 4, dtype=dtype), mask_of("holes")[:3])
-    y = pack(torch.randn(3, 6, 4, dtype=dtype), other_mask("left")[:3])
-    layers = [L.Attention(dtype=dtype), L.AdditiveAttention(dtype=dtype)]
-    outputs = [layer([x, y]) for layer in layers]
-    outputs += [
-        L.MultiHeadAttention(2, 3, dtype=dtype)(x, y, use_causal_mask=True),
-        L.GroupQueryAttention(3, 2, 1, dtype=dtype)(x, y),
-        L.TransformerEncoder(4, 2, dtype=dtype)(x),
-        L.TransformerDecoder(4, 2, dtype=dtype)(x, y),
-        L.PositionEmbedding(9, dtype=dtype)(x),
-        L.SinePositionEncoding()(x),
-        L.RotaryEmbedding()(x),
-    ]
-    for output in outputs:
-        assert output.dtype == dtype and torch.isfinite(output.values).all()
-    outputs[2].values.sum().backward()
-    moved = L.TransformerEncoder(4, 2)
-    moved(x.float())
-    assert moved.to(dtype)(x).dtype == dtype
+def test_every_layer_runs_in_float64_and_bfloat16():
+    for dtype in [torch.float64, torch.bfloat16]:
+        x = pack(torch.randn(3, 5, 4, dtype=dtype), mask_of("holes")[:3])
+        y = pack(torch.randn(3, 6, 4, dtype=dtype), other_mask("left")[:3])
+        layers = [L.Attention(dtype=dtype), L.AdditiveAttention(dtype=dtype)]
+        outputs = [layer([x, y]) for layer in layers]
+        outputs += [
+            L.MultiHeadAttention(2, 3, dtype=dtype)(x, y, use_causal_mask=True),
+            L.GroupQueryAttention(3, 2, 1, dtype=dtype)(x, y),
+            L.TransformerEncoder(4, 2, dtype=dtype)(x),
+            L.TransformerDecoder(4, 2, dtype=dtype)(x, y),
+            L.PositionEmbedding(9, dtype=dtype)(x),
+            L.SinePositionEncoding()(x),
+            L.RotaryEmbedding()(x),
+        ]
+        for output in outputs:
+            assert output.dtype == dtype and torch.isfinite(output.values).all()
+        outputs[2].values.sum().backward()
+        moved = L.TransformerEncoder(4, 2)
+        moved(x.float())
+        assert moved.to(dtype)(x).dtype == dtype
 
 
-def test_the_gradient_is_that_of_the_function():
+def test_gradcheck_of_outputs_and_weights():
     queries, keys = Index.from_lengths(np.array([3, 1, 0])), Index(np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1]], dtype=bool))
     inputs = leaves_of((4, 2, 3), (6, 1, 3), (6, 1, 2))
     for sight in (AttentionMask(), AttentionMask(True), AttentionMask(window=2)):
@@ -782,7 +786,7 @@ def test_the_gradient_is_that_of_the_function():
         )
 
 
-def test_layers_are_copied_and_frozen_with_their_parts():
+def test_copy_and_trainable_apply_to_inner_layers():
     x = pack(torch.randn(2, 3, 4), lengths=[3, 1])
     layer = L.TransformerEncoder(5, 2, trainable=False)
     layer(x)
@@ -792,7 +796,7 @@ def test_layers_are_copied_and_frozen_with_their_parts():
     assert len(layer.trainable_weights) == 16
 
 
-def test_arguments_that_mean_nothing_are_refused():
+def test_invalid_arguments_raise():
     x = torch.randn(2, 3, 4)
     for make in (
         lambda: L.MultiHeadAttention(0, 3),
@@ -818,7 +822,7 @@ def test_arguments_that_mean_nothing_are_refused():
     ({"num_heads": 0}, "num_heads"), ({"num_heads": 1.5}, "num_heads"), ({"intermediate_dim": 0}, "intermediate_dim"),
     ({"dropout": 2}, "dropout"), ({"dropout": -0.1}, "dropout"), ({"dropout": "much"}, "dropout"),
 ])  # fmt: skip
-def test_a_block_checks_its_sizes_at_once(options, says):
+def test_transformer_blocks_check_their_arguments_when_created(options, says):
     for block in (L.TransformerEncoder, L.TransformerDecoder):
         with pytest.raises(ArgumentError, match=f"{block.__name__} expected `{says}`"):
             block(**{"intermediate_dim": 8, "num_heads": 2, **options})

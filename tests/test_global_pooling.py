@@ -1,4 +1,4 @@
-"""Summaries of sequences: the poolings and attention with a learned query, on real steps only."""
+"""Global pooling and attention pooling use real steps only."""
 
 import inspect
 
@@ -30,7 +30,7 @@ POOLINGS = {"GlobalAveragePooling1D": "mean", "GlobalMaxPooling1D": "amax", "Glo
 
 @st.composite
 def rows(draw):
-    """Up to four rows of up to six steps: any pattern, padding, holes, emptiness."""
+    """Draw the mask of up to four rows of up to six steps, with any pattern of padding and gaps."""
     shape = draw(st.integers(0, 4)), draw(st.integers(0, 6))
     return np.array(
         draw(st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])), dtype=bool
@@ -38,7 +38,7 @@ def rows(draw):
 
 
 def gradient_of(output, values):
-    """The gradient of a weighted sum of the output."""
+    """Return the gradient of a weighted sum of the output."""
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output.dtype)
     return torch.autograd.grad((output * weights).sum(), values)[0]
 
@@ -48,7 +48,7 @@ def gradient_of(output, values):
 
 @settings(max_examples=60)
 @given(rows(), st.sampled_from([(), (3,), (2, 3)]), st.booleans())
-def test_the_fast_maximum_is_the_maximum_of_each_row(mask, features, ties):
+def test_segment_max_matches_max_row_by_row(mask, features, ties):
     index = Index(mask)
     values = torch.randn(index.num_steps, *features, dtype=torch.float64)
     values = (values.round() if ties else values).requires_grad_()  # equal numbers share the gradient
@@ -60,8 +60,8 @@ def test_the_fast_maximum_is_the_maximum_of_each_row(mask, features, ties):
 
 
 @settings(max_examples=30)
-@given(rows(), st.integers(1, 3), st.sampled_from([1, 1000]))  # the exponential of 1000 is no number
-def test_softmax_and_weighted_sums_of_each_row(mask, queries, scale):
+@given(rows(), st.integers(1, 3), st.sampled_from([1, 1000]))  # exp(1000) overflows
+def test_segment_softmax_and_weighted_sums_match_rows(mask, queries, scale):
     index = Index(mask)
     scores = (scale * torch.randn(index.num_steps, queries, dtype=torch.float64)).requires_grad_()
     values = torch.randn(index.num_steps, 2, dtype=torch.float64)
@@ -76,18 +76,18 @@ def test_softmax_and_weighted_sums_of_each_row(mask, queries, scale):
     assert sums.shape == (mask.shape[0], queries, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_add_up_in_single_precision(dtype):
-    index = Index(np.ones((1, 5000), dtype=bool))
-    values = torch.full((5000, 1), 40.0, dtype=dtype)
-    assert segment_mean(values, index).item() == 40  # the sum alone is beyond what float16 can say
-    weights = segment_softmax(torch.zeros(5000, 1, dtype=dtype), index)
-    assert weights.dtype == dtype and segment_weighted_sums(values, weights, index).item() == pytest.approx(40, rel=0.01)
+def test_half_precision_is_summed_in_float32():
+    for dtype in [torch.bfloat16, torch.float16]:
+        index = Index(np.ones((1, 5000), dtype=bool))
+        values = torch.full((5000, 1), 40.0, dtype=dtype)
+        assert segment_mean(values, index).item() == 40  # the sum alone is beyond what float16 can say
+        weights = segment_softmax(torch.zeros(5000, 1, dtype=dtype), index)
+        assert weights.dtype == dtype and segment_weighted_sums(values, weights, index).item() == pytest.approx(40, rel=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_slopes(kind):
+def test_gradcheck_of_kernels(kind):
     index = Index(mask_of(kind))
     values = torch.randn(index.num_steps, 3, dtype=torch.float64, requires_grad=True)
     for kernel in (segment_max, segment_softmax, segment_mean, segment_sum):
@@ -95,7 +95,7 @@ def test_gradients_are_slopes(kind):
         assert torch.autograd.gradgradcheck(lambda v, k=kernel: k(v, index).square(), (values,))
 
 
-def test_a_number_that_is_none_stays_one():
+def test_nan_and_infinity_are_kept():
     values = torch.tensor([[1.0, 2.0], [float("nan"), -float("inf")], [3.0, -float("inf")]])
     found = segment_max(values, Index(np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=bool)))
     assert found[:, 1].tolist() == [2, -float("inf"), 0] and found[0, 0].isnan() and found[1, 0] == 3
@@ -104,43 +104,43 @@ def test_a_number_that_is_none_stays_one():
 # ------------------------------------------------------------------------------------------------ poolings
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", POOLINGS)
-@pytest.mark.parametrize("keepdims", [False, True])
-def test_a_pooling_is_that_of_the_real_steps_alone(name, kind, keepdims):
-    x, mask = torch.from_numpy(numbers(B, T, D)), mask_of(kind)
-    dirty = torch.where(torch.from_numpy(mask)[..., None], x, torch.nan).requires_grad_()
-    layer = getattr(L, name)(keepdims=keepdims)
-    pooled = layer(dirty, mask=mask)
-    pooled.square().sum().backward()
-    for row in range(B):
-        steps = x[row][torch.from_numpy(mask[row])].requires_grad_()
-        alone = getattr(steps, POOLINGS[name])(0) if len(steps) else steps.sum(0)
-        torch.testing.assert_close(pooled[row].reshape(-1), alone)
-        alone.square().sum().backward()
-        torch.testing.assert_close(dirty.grad[row][torch.from_numpy(mask[row])], steps.grad)
-        assert not dirty.grad[row][torch.from_numpy(~mask[row])].any()
+def test_pooling_uses_real_steps_only(name):
+    for kind in KINDS:
+        for keepdims in [False, True]:
+            x, mask = torch.from_numpy(numbers(B, T, D)), mask_of(kind)
+            dirty = torch.where(torch.from_numpy(mask)[..., None], x, torch.nan).requires_grad_()
+            layer = getattr(L, name)(keepdims=keepdims)
+            pooled = layer(dirty, mask=mask)
+            pooled.square().sum().backward()
+            for row in range(B):
+                steps = x[row][torch.from_numpy(mask[row])].requires_grad_()
+                alone = getattr(steps, POOLINGS[name])(0) if len(steps) else steps.sum(0)
+                torch.testing.assert_close(pooled[row].reshape(-1), alone)
+                alone.square().sum().backward()
+                torch.testing.assert_close(dirty.grad[row][torch.from_numpy(mask[row])], steps.grad)
+                assert not dirty.grad[row][torch.from_numpy(~mask[row])].any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_maximum_is_kerass_on_each_row_without_padding(kind):
-    """Keras's own numbers and gradients, from ids to the table; among them equal numbers, since words repeat."""
-    ids = ids_of(kind)
-    x, table = embed(padless, ids)
-    layer = L.GlobalMaxPooling1D()
-    pooled = layer(x)
-    pooled.square().sum().backward()
-    rows_of = [row[row != 0] for row in ids]
-    _, other = embed(keras, ids)
-    for number, row in enumerate(rows_of):
-        if len(row):
-            with losing():
-                alone = keras.layers.GlobalMaxPooling1D()(other(torch.from_numpy(row[None])))
-            close(pooled[number : number + 1], alone)
-            alone.square().sum().backward()
-        else:
-            assert not pooled[number].any()
-    close(table.embeddings.grad, other.embeddings.value.grad)
+def test_maximum_matches_keras_on_unpadded_rows():
+    """Compare with Keras from ids to the gradient of the table; ids repeat, so that some maxima are equal."""
+    for kind in KINDS:
+        ids = ids_of(kind)
+        x, table = embed(padless, ids)
+        layer = L.GlobalMaxPooling1D()
+        pooled = layer(x)
+        pooled.square().sum().backward()
+        rows_of = [row[row != 0] for row in ids]
+        _, other = embed(keras, ids)
+        for number, row in enumerate(rows_of):
+            if len(row):
+                with losing():
+                    alone = keras.layers.GlobalMaxPooling1D()(other(torch.from_numpy(row[None])))
+                close(pooled[number : number + 1], alone)
+                alone.square().sum().backward()
+            else:
+                assert not pooled[number].any()
+        close(table.embeddings.grad, other.embeddings.value.grad)
 
 
 @pytest.mark.parametrize(
@@ -148,17 +148,17 @@ def test_the_maximum_is_kerass_on_each_row_without_padding(kind):
     [{}, {"keepdims": True}, {"data_format": "channels_first"}, {"data_format": "channels_first", "keepdims": True}],
 )
 @pytest.mark.parametrize("name", ["GlobalMaxPooling1D", "GlobalAveragePooling1D"])
-def test_without_a_mask_a_pooling_is_kerass(name, options):
+def test_pooling_without_mask_matches_keras(name, options):
     mine, theirs = (getattr(lib.layers, name)(**options) for lib in (padless, keras))
     x = torch.from_numpy(numbers(B, T, D))
     close(mine(x), theirs(x))
     assert tuple(mine.compute_output_shape((None, T, D))) == tuple(theirs.compute_output_shape((None, T, D)))
-    ours, kerass = (inspect.signature(type(layer).__init__).parameters for layer in (mine, theirs))
-    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in kerass.values()]
+    ours, expected = (inspect.signature(type(layer).__init__).parameters for layer in (mine, theirs))
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in expected.values()]
     assert set(theirs.get_config()) <= set(mine.get_config()) and mine.name == theirs.name.rstrip("_0123456789")
 
 
-def test_whole_numbers_and_wrong_formats():
+def test_integers_are_pooled_and_wrong_formats_raise():
     ids = torch.tensor([[[3], [1]], [[2], [7]]])
     for x in (ids, pack(ids)):
         assert L.GlobalMaxPooling1D()(x).tolist() == [[3], [7]] and L.GlobalSumPooling1D()(x).tolist() == [[4], [9]]
@@ -170,7 +170,7 @@ def test_whole_numbers_and_wrong_formats():
 
 
 @pytest.mark.parametrize("name", [*POOLINGS, "AttentionPooling1D"])
-def test_over_nothing_a_summary_is_zero_and_so_is_its_gradient(name):
+def test_summary_of_empty_sequences_is_zero_with_zero_gradient(name):
     for shape in ((2, 3, 4), (2, 0, 4), (0, 3, 4)):
         x = torch.full(shape, torch.nan, requires_grad=True)
         pooled = getattr(L, name)()(pack(x, mask=np.zeros(shape[:2], dtype=bool)))
@@ -181,14 +181,14 @@ def test_over_nothing_a_summary_is_zero_and_so_is_its_gradient(name):
 
 
 @pytest.mark.parametrize("layer", [L.GlobalMaxPooling1D(), L.GlobalSumPooling1D(), L.AttentionPooling1D()])
-def test_sequences_of_sequences_are_pooled_under_time_distributed(layer):
+def test_sequences_of_sequences_need_time_distributed(layer):
     documents = pack(torch.ones(2, 3, 4, 5), mask=np.ones((2, 3, 4), dtype=bool))
     with pytest.raises(ShapeError, match="TimeDistributed"):
         layer(documents)
     assert L.TimeDistributed(layer)(documents).shape == (2, 3, 5)
 
 
-def test_keras_names():
+def test_aliases_of_keras_exist():
     assert lookup("layer", "GlobalMaxPool1D") is L.GlobalMaxPooling1D and keras.layers.GlobalMaxPool1D
     assert not hasattr(keras.layers, "GlobalSumPooling1D")
 
@@ -196,24 +196,24 @@ def test_keras_names():
 # ------------------------------------------------------------------------------------------------ a learned query
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_attention_pooling_is_that_of_hierarchical_attention_networks(kind):
-    """The formulas of Yang et al. 2016, row by row."""
-    mask, x = mask_of(kind), torch.from_numpy(numbers(B, T, D))
-    layer = L.AttentionPooling1D(4, bias_initializer="normal")
-    pooled, scores = layer(
-        torch.where(torch.from_numpy(mask)[..., None], x, torch.inf), mask=mask, return_attention_scores=True
-    )
-    assert np.array_equal(scores.mask, mask) and scores.shape == (B, T)
-    for row in range(B):
-        steps = x[row][torch.from_numpy(mask[row])]
-        weights = (torch.tanh(steps @ layer.kernel + layer.bias) @ layer.query[:, 0]).softmax(0)
-        torch.testing.assert_close(scores.sequences()[row], weights)
-        torch.testing.assert_close(pooled[row], weights @ steps)
-    assert not scores.unpack()[torch.from_numpy(~mask)].any()
+def test_attention_pooling_matches_the_formula_of_the_paper():
+    """Compute the formulas of Yang et al., 2016, for each row."""
+    for kind in KINDS:
+        mask, x = mask_of(kind), torch.from_numpy(numbers(B, T, D))
+        layer = L.AttentionPooling1D(4, bias_initializer="normal")
+        pooled, scores = layer(
+            torch.where(torch.from_numpy(mask)[..., None], x, torch.inf), mask=mask, return_attention_scores=True
+        )
+        assert np.array_equal(scores.mask, mask) and scores.shape == (B, T)
+        for row in range(B):
+            steps = x[row][torch.from_numpy(mask[row])]
+            weights = (torch.tanh(steps @ layer.kernel + layer.bias) @ layer.query[:, 0]).softmax(0)
+            torch.testing.assert_close(scores.sequences()[row], weights)
+            torch.testing.assert_close(pooled[row], weights @ steps)
+        assert not scores.unpack()[torch.from_numpy(~mask)].any()
 
 
-def test_several_queries_are_so_many_poolings():
+def test_each_query_is_one_pooling():
     x = pack(torch.from_numpy(numbers(B, T, D)), mask=mask_of("holes"))
     many = L.AttentionPooling1D(4, num_queries=3)
     pooled, scores = many(x, return_attention_scores=True)
@@ -227,7 +227,7 @@ def test_several_queries_are_so_many_poolings():
         torch.testing.assert_close(scores.values[:, number], weights.values)
 
 
-def test_a_grid_without_a_mask_is_pooled_whole():
+def test_attention_pooling_of_a_plain_input_uses_every_step():
     x = torch.from_numpy(numbers(B, T, D))
     layer = L.AttentionPooling1D()
     pooled, scores = layer(x, return_attention_scores=True)
@@ -236,7 +236,7 @@ def test_a_grid_without_a_mask_is_pooled_whole():
     assert type(pooled) is type(scores) is torch.Tensor
 
 
-def test_weights_and_words_of_attention_pooling():
+def test_attention_pooling_weights_and_errors():
     layer = L.AttentionPooling1D(4, 2, use_bias=False)
     layer.build((None, None, D))
     assert [tuple(w.shape) for w in layer.weights] == [(D, 4), (4, 2)] and layer.bias is None
@@ -252,8 +252,8 @@ def test_weights_and_words_of_attention_pooling():
         L.AttentionPooling1D(4, activation=lambda x: x - x.mean(1, keepdim=True))(pack(torch.ones(1, 2, 3)))
 
 
-def test_attention_pooling_learns_which_step_counts():
-    """The first feature marks the step whose second feature is the answer."""
+def test_attention_pooling_learns_to_select_a_step():
+    """The first feature marks the step whose second feature is the target."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 6, 2, generator=generator)
     lengths = torch.randint(1, 7, (64,), generator=generator)
@@ -271,7 +271,7 @@ def test_attention_pooling_learns_which_step_counts():
     assert model.evaluate(packed, y.numpy(), verbose=0) < 0.05
 
 
-def test_scores_in_a_model():
+def test_attention_scores_as_model_output():
     x = L.Input((None,), dtype="int64")
     pooled, scores = L.AttentionPooling1D(2)(L.Embedding(V, D, mask_zero=True)(x), return_attention_scores=True)
     model = padless.Model(x, [pooled, scores])
@@ -285,7 +285,7 @@ def test_scores_in_a_model():
 
 
 def test_padding_in_the_maximum():
-    """Where all real numbers are below those of the padding, Keras shows the padding."""
+    """If all real numbers are below those of the padding, Keras returns the padding."""
     weights = np.concatenate([np.full((1, D), 9.0), -np.ones((V - 1, D))]).astype("float32")
     pooled = []
     for lib in (padless, keras):

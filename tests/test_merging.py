@@ -1,4 +1,4 @@
-"""Dot, Concatenate, RepeatVector, Permute and Reshape: which steps their results have, and Keras's numbers on those."""
+"""Dot, Concatenate, RepeatVector, Permute and Reshape: masks of the outputs, and parity with Keras."""
 
 import inspect
 import json
@@ -47,7 +47,7 @@ S, E = 4, 2
 
 @st.composite
 def grids(draw, count=2, same=False):
-    """Masks of as many inputs with the same rows: any pattern."""
+    """Draw the masks of `count` inputs with the same number of rows."""
     rows, width = draw(st.integers(0, 4)), draw(st.integers(0, 5))
     found = []
     for _ in range(count):
@@ -63,7 +63,7 @@ def random(*shape, seed=0):
 
 
 def packed(x, mask, content=float("nan")):
-    """Numbers on a mask, with something else beside it."""
+    """Return numbers on a mask, with `content` at masked steps."""
     real = torch.from_numpy(mask).reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
     return pack(torch.where(real, x, content), mask=mask)
 
@@ -86,7 +86,7 @@ def agree(fast, slow, *inputs):
 
 @settings(max_examples=40)
 @given(grids())
-def test_products_of_steps_are_those_of_each_row(masks):
+def test_step_products_match_products_row_by_row(masks):
     queries, keys = map(Index, masks)
     a, b = random(queries.num_steps, 2, 3), random(keys.num_steps, 1, 3)
     if queries.shape[0]:
@@ -97,7 +97,7 @@ def test_products_of_steps_are_those_of_each_row(masks):
 
 @settings(max_examples=40)
 @given(grids(), st.integers(0, 99))
-def test_products_over_inner_steps_are_those_of_each_row(masks, seed):
+def test_inner_step_sums_match_sums_row_by_row(masks, seed):
     first, second = masks
     some = np.random.default_rng(seed).random((*first.shape, second.shape[1])) < 0.7
     cells, index = Index.from_mask(first[:, :, None] & second[:, None, :] & some), Index(np.roll(second, 1, 1))
@@ -110,8 +110,8 @@ def test_products_over_inner_steps_are_those_of_each_row(masks, seed):
     )
 
 
-def test_an_infinite_weight_stays_with_its_own_step():
-    """Rows of different lengths are computed together; what fills up the shorter one meets nobody."""
+def test_infinite_weight_affects_its_step_only():
+    """Rows of different lengths are computed in one padded block; the padding must not be multiplied."""
     first, second = (np.array([[1, 1, 1], [1, 0, 0]], dtype=bool) for _ in range(2))
     cells, index = Index.from_mask(first[:, :, None] & second[:, None, :]), Index(second)
     weights, values = torch.ones(10, 1), torch.arange(1.0, 5.0)[:, None]
@@ -131,24 +131,24 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-def test_without_a_mask_dot_is_kerass(case, normalize):
-    first, second, axes = case
-    x, y = (torch.from_numpy(numbers(*shape, seed=n)).requires_grad_() for n, shape in enumerate((first, second)))
-    mine, theirs = (lib.layers.Dot(axes, normalize=normalize) for lib in (padless, keras))
-    ours, kerass = mine([x, y]), theirs([x, y])
-    close(ours, kerass)
-    weights = torch.from_numpy(numbers(*ours.shape))
-    for a, b in zip(*(torch.autograd.grad((out * weights).sum(), (x, y)) for out in (ours, kerass)), strict=True):
-        close(a, b)
-    assert mine.compute_mask([x, y], [None, None]) is theirs.compute_mask([x, y], [None, None]) is None
-    if all(axis > 0 for axis in np.atleast_1d(axes)):  # Keras counts from the end only in a call
-        assert tuple(mine.compute_output_shape([first, second])) == tuple(theirs.compute_output_shape([first, second]))
-    assert tuple(mine.compute_output_shape([first, second])) == tuple(ours.shape)
+def test_dot_without_mask_matches_keras(case):
+    for normalize in [False, True]:
+        first, second, axes = case
+        x, y = (torch.from_numpy(numbers(*shape, seed=n)).requires_grad_() for n, shape in enumerate((first, second)))
+        mine, theirs = (lib.layers.Dot(axes, normalize=normalize) for lib in (padless, keras))
+        ours, expected = mine([x, y]), theirs([x, y])
+        close(ours, expected)
+        weights = torch.from_numpy(numbers(*ours.shape))
+        for a, b in zip(*(torch.autograd.grad((out * weights).sum(), (x, y)) for out in (ours, expected)), strict=True):
+            close(a, b)
+        assert mine.compute_mask([x, y], [None, None]) is theirs.compute_mask([x, y], [None, None]) is None
+        if all(axis > 0 for axis in np.atleast_1d(axes)):  # Keras counts from the end only in a call
+            assert tuple(mine.compute_output_shape([first, second])) == tuple(theirs.compute_output_shape([first, second]))
+        assert tuple(mine.compute_output_shape([first, second])) == tuple(ours.shape)
 
 
-def test_the_cosine_of_nothing_is_zero_and_has_a_gradient():
+def test_cosine_of_empty_sequences_is_zero_with_finite_gradient():
     for x in (torch.zeros(2, 3, 4, requires_grad=True), pack(torch.zeros(2, 3, 4), lengths=[3, 0])):
         for axis in (1, 2):
             output = L.Dot(axis, normalize=True)([x, x])
@@ -173,37 +173,39 @@ MASKED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", MASKED, ids=lambda c: c[0])
-def test_dot_runs_over_the_steps_that_are_there(case, kind):
-    """Keras's numbers where the result has steps, once masked steps are zeros; NaN beside them changes nothing."""
-    _, first, second, axes, *which = case
-    i, j = (axes, axes) if isinstance(axes, int) else axes
-    sources = [random(B, *shape, seed=n) for n, shape in enumerate((first, second))]
-    masks = [mask_of(kind)[:, : shape[0]] if masked else None for shape, masked in zip((first, second), which, strict=True)]
-    if i == j == 1 and all(which):
-        masks[1] = np.roll(masks[1], 1, 1)  # over time only what both have
-    layer = L.Dot(axes)
-    output = layer([x if m is None else packed(x, m) for x, m in zip(sources, masks, strict=True)])
-    wanted = keras.layers.Dot(axes)([zeroed(x, m).float() for x, m in zip(sources, masks, strict=True)])
-    left = [None if m is None or axis == 1 else m for m, axis in zip(masks, (i, j), strict=True)]
-    steps = _cells(*left, [size for k, size in enumerate(first, 1) if k != i])
-    equal_masks(mask_on(output), steps)
-    given = [None if m is None else torch.from_numpy(m) for m in masks]
-    equal_masks(layer.compute_mask(sources, given), steps)
-    assert tuple(layer.compute_output_shape([(B, *first), (B, *second)])) == tuple(output.shape)
-    if steps is None:
-        close(output, wanted)
-    else:
-        close(output.values, wanted[torch.from_numpy(steps)])
-        assert not output.unpack()[torch.from_numpy(~steps)].any()
-    grads = torch.autograd.grad((output.values if isinstance(output, Packed) else output).square().sum(), sources)
-    for grad, mask in zip(grads, masks, strict=True):
-        assert torch.isfinite(grad).all() and (mask is None or not grad[torch.from_numpy(~mask)].any())
+def test_dot_uses_real_steps_only(case):
+    """Compare with Keras on inputs with zeros at masked steps; NaN at masked steps must have no effect."""
+    for kind in KINDS:
+        _, first, second, axes, *which = case
+        i, j = (axes, axes) if isinstance(axes, int) else axes
+        sources = [random(B, *shape, seed=n) for n, shape in enumerate((first, second))]
+        masks = [
+            mask_of(kind)[:, : shape[0]] if masked else None for shape, masked in zip((first, second), which, strict=True)
+        ]
+        if i == j == 1 and all(which):
+            masks[1] = np.roll(masks[1], 1, 1)  # over time only what both have
+        layer = L.Dot(axes)
+        output = layer([x if m is None else packed(x, m) for x, m in zip(sources, masks, strict=True)])
+        wanted = keras.layers.Dot(axes)([zeroed(x, m).float() for x, m in zip(sources, masks, strict=True)])
+        left = [None if m is None or axis == 1 else m for m, axis in zip(masks, (i, j), strict=True)]
+        steps = _cells(*left, [size for k, size in enumerate(first, 1) if k != i])
+        equal_masks(mask_on(output), steps)
+        given = [None if m is None else torch.from_numpy(m) for m in masks]
+        equal_masks(layer.compute_mask(sources, given), steps)
+        assert tuple(layer.compute_output_shape([(B, *first), (B, *second)])) == tuple(output.shape)
+        if steps is None:
+            close(output, wanted)
+        else:
+            close(output.values, wanted[torch.from_numpy(steps)])
+            assert not output.unpack()[torch.from_numpy(~steps)].any()
+        grads = torch.autograd.grad((output.values if isinstance(output, Packed) else output).square().sum(), sources)
+        for grad, mask in zip(grads, masks, strict=True):
+            assert torch.isfinite(grad).all() and (mask is None or not grad[torch.from_numpy(~mask)].any())
 
 
 def _cells(first, second, rest):
-    """The mask of the result, as DESIGN says."""
+    """Return the expected mask of the result."""
     if second is None or not rest:
         return first if second is None else second
     first = np.ones((B, rest[0]), dtype=bool) if first is None else first
@@ -212,7 +214,7 @@ def _cells(first, second, rest):
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_attention_by_hand_is_the_attention_layer(kind, normalize):
+def test_attention_made_of_dot_and_softmax_matches_attention(kind, normalize):
     """Scores of two masked inputs, a softmax over the steps of the second, and the sum: nothing of the padding gets in."""
     query, value = packed(random(B, T, D), mask_of(kind)), packed(random(B, S, D), mask_of("right")[:, :S])
     scores = L.Dot(2, normalize=normalize)([query, value])
@@ -229,7 +231,7 @@ def test_attention_by_hand_is_the_attention_layer(kind, normalize):
         torch.testing.assert_close(result.values, L.Attention()([query, value]).values)
 
 
-def test_attention_of_a_summary_by_hand():
+def test_attention_of_a_summary_made_of_dot_and_softmax():
     x = packed(random(B, T, D), mask_of("holes"))
     query = L.LastStep()(x)
     scores = L.Softmax()(L.Dot((1, 2))([query, x]))
@@ -238,7 +240,7 @@ def test_attention_of_a_summary_by_hand():
         torch.testing.assert_close(found[row], (steps @ query[row]).softmax(0) @ steps)
 
 
-def test_over_time_the_cosine_is_that_of_the_common_steps():
+def test_cosine_over_time_uses_common_steps():
     masks = mask_of("right"), mask_of("holes")
     x, y = random(B, T, D), random(B, T, E)
     found = L.Dot(1, normalize=True)([packed(x, masks[0]), packed(y, masks[1])])
@@ -250,8 +252,8 @@ def test_over_time_the_cosine_is_that_of_the_common_steps():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axes", [1, (1, 2)])
-def test_the_cosine_with_an_unmasked_input_is_of_the_steps_that_are_there(kind, axes):
-    """Either order; what the unmasked one holds beside them changes nothing."""
+def test_cosine_with_plain_input_uses_real_steps_of_the_other(kind, axes):
+    """Either order; the other steps of the plain input have no effect."""
     mask = torch.from_numpy(mask_of(kind))
     x, y = random(B, T, D), random(B, T, E, seed=1)
     found = []
@@ -266,7 +268,7 @@ def test_the_cosine_with_an_unmasked_input_is_of_the_steps_that_are_there(kind, 
         close(own, wanted)
 
 
-def test_the_cosine_over_inner_steps_is_of_those_that_some_row_has():
+def test_cosine_over_inner_steps_uses_steps_that_some_row_has():
     mask = np.zeros((2, 3, 4), dtype=bool)
     mask[0, :2, 1:3] = mask[1, :, 0] = True
     weights, y = pack(torch.ones(2, 3, 4), mask=mask), random(2, 4, 2).float()
@@ -279,20 +281,20 @@ def test_the_cosine_over_inner_steps_is_of_those_that_some_row_has():
 MERGES = [L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum]
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_inputs_that_do_not_fit_are_named(merge):
-    x, y, other = torch.ones(3, 5, 4), torch.ones(3, 5, 3), [5, 2, 0]
-    for lengths in ([5, 3, 1], None):
-        pairs = [[x, y], [pack(x, lengths=other), pack(y, lengths=lengths)], [pack(x, lengths=other), y]]
-        for pair in pairs:
-            with pytest.raises(ShapeError, match=rf"{merge.__name__} .*\(3, 5, 4\), \(3, 5, 3\)"):
-                merge()(pair)
-    with pytest.raises(ArgumentError, match=f"{merge.__name__} .*None as input 1"):
-        merge()([x, None])
-    assert merge()([pack(x, lengths=other), torch.ones(3, 1, 1)]).shape == x.shape  # size 1 broadcasts
+def test_wrong_inputs_are_named_in_the_error():
+    for merge in MERGES:
+        x, y, other = torch.ones(3, 5, 4), torch.ones(3, 5, 3), [5, 2, 0]
+        for lengths in ([5, 3, 1], None):
+            pairs = [[x, y], [pack(x, lengths=other), pack(y, lengths=lengths)], [pack(x, lengths=other), y]]
+            for pair in pairs:
+                with pytest.raises(ShapeError, match=rf"{merge.__name__} .*\(3, 5, 4\), \(3, 5, 3\)"):
+                    merge()(pair)
+        with pytest.raises(ArgumentError, match=f"{merge.__name__} .*None as input 1"):
+            merge()([x, None])
+        assert merge()([pack(x, lengths=other), torch.ones(3, 1, 1)]).shape == x.shape  # size 1 broadcasts
 
 
-def test_dot_in_a_model():
+def test_dot_in_a_functional_model():
     x = L.Input((None,), dtype="int64")
     h = L.Embedding(V, D, mask_zero=True)(x)
     scores, summed = L.Dot(2)([h, h]), L.Dot(1)([h, h])
@@ -312,7 +314,7 @@ def test_dot_in_a_model():
         np.testing.assert_allclose(found[1][row], e[steps].T @ e[steps], rtol=1e-5)
 
 
-def test_what_dot_refuses():
+def test_invalid_inputs_of_dot_raise():
     x, y = pack(torch.ones(2, 3, 4), lengths=[3, 1]), pack(torch.ones(2, 5, 4), lengths=[2, 4])
     for axes in ("1", (1, 2, 3), (1, "2"), None):
         with pytest.raises(ArgumentError, match="axes"):
@@ -338,8 +340,8 @@ def test_what_dot_refuses():
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
-def test_documents_side_by_side(axis):
-    """Sentences, words or features of two documents; an unmasked document is wholly real."""
+def test_concatenate_sequences_of_sequences(axis):
+    """Concatenate sentences, words or features of two documents; every step of a plain document is real."""
     random_masks = np.random.default_rng(0)
     masks = [random_masks.random((2, 3, 4)) < 0.6 for _ in range(2)]
     grids = [random(2, 3, 4, 5, seed=n) for n in range(2)]
@@ -359,7 +361,7 @@ def test_documents_side_by_side(axis):
         assert np.array_equal(output.index.outer.mask, mask.any(-1))
 
 
-def test_documents_are_not_joined_with_sentences():
+def test_concatenate_refuses_masks_on_different_levels():
     with pytest.raises(MaskError, match="same levels"):
         L.Concatenate(1)([pack(torch.ones(2, 3, 4), lengths=[1, 2]), pack(torch.ones(2, 3, 4), mask=np.ones((2, 3, 4)))])
 
@@ -367,7 +369,7 @@ def test_documents_are_not_joined_with_sentences():
 # ------------------------------------------------------------------------------------------------ RepeatVector
 
 
-def test_a_vector_several_times_is_kerass():
+def test_repeat_vector_matches_keras():
     x = torch.from_numpy(numbers(B, D))
     mine, theirs = (lib.layers.RepeatVector(3) for lib in (padless, keras))
     close(mine(x), theirs(x))
@@ -375,24 +377,24 @@ def test_a_vector_several_times_is_kerass():
     assert mine.compute_mask(x) is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_summary_goes_back_to_the_steps_of_another_input(kind):
-    """It shows in gaps too, as Keras's repeated vector does, and brings the mask that Keras loses."""
-    (x, _), (y, _) = (embed(lib, ids_of(kind)) for lib in (padless, keras))
-    vector = torch.from_numpy(numbers(B, 2)).requires_grad_()
-    mine = L.RepeatVector()([vector, x])
-    with losing():
-        theirs = keras.layers.RepeatVector(T)(vector)
-        joined = keras.layers.Concatenate()([y, theirs])
-    close(mine, theirs)
-    assert np.array_equal(mask_on(mine), mask_of(kind)) and mask_on(theirs) is None
-    assert mine.index is x.index
-    close(L.Concatenate()([x, mine]), joined)
-    mine.values.sum().backward()
-    assert torch.equal(vector.grad, torch.from_numpy(mask_of(kind).sum(1))[:, None].expand(B, 2).float())
+def test_repeat_vector_puts_a_summary_on_steps_of_another_input():
+    """Gaps show the vector, as in Keras, and the output has the mask that Keras loses."""
+    for kind in KINDS:
+        (x, _), (y, _) = (embed(lib, ids_of(kind)) for lib in (padless, keras))
+        vector = torch.from_numpy(numbers(B, 2)).requires_grad_()
+        mine = L.RepeatVector()([vector, x])
+        with losing():
+            theirs = keras.layers.RepeatVector(T)(vector)
+            joined = keras.layers.Concatenate()([y, theirs])
+        close(mine, theirs)
+        assert np.array_equal(mask_on(mine), mask_of(kind)) and mask_on(theirs) is None
+        assert mine.index is x.index
+        close(L.Concatenate()([x, mine]), joined)
+        mine.values.sum().backward()
+        assert torch.equal(vector.grad, torch.from_numpy(mask_of(kind).sum(1))[:, None].expand(B, 2).float())
 
 
-def test_without_a_mask_the_vector_is_at_every_step():
+def test_repeat_vector_fills_every_step_of_a_plain_input():
     vector = torch.from_numpy(numbers(B, 2))
     assert torch.equal(L.RepeatVector()([vector, torch.ones(B, T, D)]), vector[:, None].expand(B, T, 2))
     layer = L.RepeatVector()
@@ -400,7 +402,7 @@ def test_without_a_mask_the_vector_is_at_every_step():
     assert layer.compute_output_shape([(None, 2), (None, None, D)]) == (None, None, 2)
 
 
-def test_a_vector_for_each_sentence_goes_back_to_its_words():
+def test_repeat_vector_puts_one_vector_on_each_inner_sequence():
     mask = np.random.default_rng(0).random((2, 3, 4)) < 0.5
     words = pack(torch.ones(2, 3, 4, 5), mask=mask)
     vectors = random(2, 3, 6)
@@ -415,7 +417,7 @@ def test_a_vector_for_each_sentence_goes_back_to_its_words():
         L.RepeatVector()([packed(vectors, mask.any(-1) & (np.arange(3) > 0)), words])
 
 
-def test_what_repeat_vector_refuses():
+def test_invalid_inputs_of_repeat_vector_raise():
     steps = pack(torch.ones(2, 3, 4), lengths=[1, 3])
     for n in (0, -1, 1.5, True, "2"):
         with pytest.raises(ArgumentError, match="positive integer"):
@@ -437,7 +439,7 @@ def test_what_repeat_vector_refuses():
 
 
 @pytest.mark.parametrize("dims", [(1, 2, 3), (1, 3, 2), (2, 1, 3), (3, 1, 2)])
-def test_permute_keeps_the_mask_where_time_stays(dims):
+def test_permute_keeps_the_mask_if_time_stays(dims):
     x = torch.from_numpy(numbers(B, T, D, E))
     mine, theirs = (lib.layers.Permute(dims) for lib in (padless, keras))
     close(mine(x), theirs(x))
@@ -455,14 +457,14 @@ def test_permute_keeps_the_mask_where_time_stays(dims):
         close(mine(L.DropMask()(masked)), theirs(zeroed(x, mask_of("holes"))))
 
 
-def test_a_mask_that_permute_would_lose_is_refused_while_the_model_is_built():
+def test_permute_of_time_raises_when_the_model_is_built():
     x = L.Input((T, D), masked=True)
     assert L.Permute((1, 2))(x).masked
     with pytest.raises(MaskLost, match="permute"):
         L.Permute((2, 1))(x)
 
 
-def test_levels_stay_where_they_are():
+def test_permute_keeps_both_levels_of_a_mask():
     mask = np.random.default_rng(0).random((2, 3, 4)) < 0.5
     x = packed(random(2, 3, 4, 6, 5), mask)
     for layer, same in (
@@ -484,7 +486,7 @@ def test_levels_stay_where_they_are():
     assert L.Flatten()(x).shape == (2, 3 * 4 * 6 * 5)
 
 
-def test_what_permute_refuses():
+def test_invalid_arguments_of_permute_raise():
     for dims in ((0, 1), (1, 3), (2, 2), (1,) * 2):
         with pytest.raises(ArgumentError, match="once"):
             L.Permute(dims)
@@ -494,7 +496,7 @@ def test_what_permute_refuses():
 
 @pytest.mark.parametrize("shape, target", [((B, 12), (3, 4)), ((B, 12), (-1, 2, 2)), ((B, T, 6), (T, -1)), ((B, T, 6), 30),
                                            ((0, 12), (3, -1)), ((B, T, 6), (-1,))])  # fmt: skip
-def test_reshape_is_kerass(shape, target):
+def test_reshape_matches_keras(shape, target):
     x = torch.from_numpy(numbers(*shape))
     wide = target if isinstance(target, tuple) else (target,)
     mine, theirs = L.Reshape(target), keras.layers.Reshape(wide)
@@ -502,13 +504,13 @@ def test_reshape_is_kerass(shape, target):
     assert tuple(mine.compute_output_shape(shape)) == tuple(theirs.compute_output_shape(shape))
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("shape", [(B,), (B, D), (B, T, D), (B, T, D, E), (0, T, D)])
-def test_flatten_is_kerass(shape, data_format):
-    x = torch.from_numpy(numbers(*shape))
-    mine, theirs = (lib.layers.Flatten(data_format) for lib in (padless, keras))
-    close(mine(x), theirs(x))
-    assert tuple(mine.compute_output_shape(shape)) == tuple(theirs.compute_output_shape(shape))
+def test_flatten_matches_keras():
+    for shape in [(B,), (B, D), (B, T, D), (B, T, D, E), (0, T, D)]:
+        for data_format in ["channels_last", "channels_first"]:
+            x = torch.from_numpy(numbers(*shape))
+            mine, theirs = (lib.layers.Flatten(data_format) for lib in (padless, keras))
+            close(mine(x), theirs(x))
+            assert tuple(mine.compute_output_shape(shape)) == tuple(theirs.compute_output_shape(shape))
 
 
 # ------------------------------------------------------------------------------------------------ what they say
@@ -524,10 +526,10 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_names_arguments_and_configs_are_kerass(name):
+def test_names_arguments_and_configs_match_keras(name):
     mine, theirs = (KNOWN[name](lib) for lib in (padless, keras))
-    ours, kerass = (list(inspect.signature(type(layer).__init__).parameters)[1:] for layer in (mine, theirs))
-    assert ours == kerass
+    ours, expected = (list(inspect.signature(type(layer).__init__).parameters)[1:] for layer in (mine, theirs))
+    assert ours == expected
     config = json.loads(json.dumps(mine.get_config()))
     assert set(theirs.get_config()) <= set(config)
     for key, value in theirs.get_config().items():
@@ -542,7 +544,7 @@ def test_names_arguments_and_configs_are_kerass(name):
 
 
 def test_dot_over_time():
-    """Row 0 of the table has 3 in each place, so padding tells."""
+    """Row 0 of the table is 3 everywhere, so that padding changes the sum."""
     weights = table()
     weights[0] = 3
     (x, _), (y, _) = (embed(lib, ids_of("right"), weights=weights) for lib in (padless, keras))

@@ -1,6 +1,6 @@
-"""Normalizations and EinsumDense: Keras's numbers at every position, statistics of real steps only, and the averages.
+"""Normalization layers and EinsumDense: parity with Keras, statistics of real steps only, and moving averages.
 
-The laws of each layer under one mask are those of test_properties.py.
+`test_properties.py` tests the properties of each layer with one mask.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from padless.ragged.packed import Packed
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{what}")
-    for what in (  # Keras's own
+    for what in (  # Keras's norm
         "__array__ implementation:DeprecationWarning",
         "You passed `rms_scaling=True`:UserWarning",
     )
@@ -37,7 +37,7 @@ def layer(name, *args, **kwargs):
 
 
 def pair(make, shape):
-    """The same layer in both libraries, with the same weights, none of them at its first value."""
+    """Return the same layer in both libraries with the same weights, none at its initial value."""
     mine, theirs = make(padless), make(keras)
     mine.build(shape)
     theirs.build(shape)
@@ -77,22 +77,22 @@ DROPPING = ("LayerNormalization rms", "RMSNormalization", "EinsumDense")  # Kera
 
 
 def check(name, ids, **call):
-    """Outputs at every position, gradients of all weights and of the table, and what the call left in the weights."""
+    """Compare outputs at every position, gradients of all weights and of the table, and the weights after the call."""
     make = LAYERS[name]
     mine, theirs = pair(make, (None, ids.shape[1], D))
     (x, table), (y, other) = embed(padless, ids), embed(keras, ids)
     with losing():
-        ours, kerass = mine(x, **call), theirs(y, **call)
+        ours, expected = mine(x, **call), theirs(y, **call)
     assert np.array_equal(mask_on(ours), ids != 0)
     kept = not name.startswith(DROPPING)
     layers = [(mine, theirs), (table, other)] if theirs.trainable_weights else [(table, other)]
-    compare(ours, kerass, layers, masks=kept or name.startswith("Layer"))
+    compare(ours, expected, layers, masks=kept or name.startswith("Layer"))
     for a, b in zip(mine.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def calls(names):
-    """How each layer is called: batch statistics depend on `training`."""
+    """Return the calls to compare for each layer: batch statistics depend on `training`."""
     return [
         (name, call)
         for name in names
@@ -101,14 +101,14 @@ def calls(names):
 
 
 @pytest.mark.parametrize("name, call", calls(LAYERS))
-def test_a_layer_gives_kerass_numbers_at_every_position(name, call):
+def test_outputs_and_gradients_match_keras_at_every_position(name, call):
     check(name, all_ids(), **call)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["BatchNormalization", "BatchNormalization clipped"])
-def test_a_batch_of_one_kind_of_mask(name, kind):
-    check(name, ids_of(kind), training=True)
+def test_layer_on_each_kind_of_mask(name):
+    for kind in KINDS:
+        check(name, ids_of(kind), training=True)
 
 
 PLAIN = {
@@ -132,7 +132,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name, call", calls(PLAIN))
-def test_without_a_mask_nothing_is_different(name, call):
+def test_plain_input_matches_keras(name, call):
     mine, theirs = pair(PLAIN[name], (None, T, D))
     x, y = (torch.from_numpy(numbers(B, T, D)).requires_grad_() for _ in range(2))
     compare(mine(x, **call), theirs(y, **call), [(mine, theirs)] if mine.trainable_weights else ())
@@ -141,7 +141,7 @@ def test_without_a_mask_nothing_is_different(name, call):
     if x.grad is not None:
         close(x.grad, y.grad, 1e-4)
     said = zip(mine.compute_output_shape((None, T, D)), theirs.compute_output_shape((None, T, D)), strict=True)
-    assert all(size in (None, own) for own, size in said)  # Keras forgets a size that the equation keeps
+    assert all(size in (None, norm) for norm, size in said)  # Keras forgets a size that the equation keeps
 
 
 FOUR = {
@@ -157,7 +157,7 @@ FOUR = {
 
 
 @pytest.mark.parametrize("name", FOUR)
-def test_more_axes(name):
+def test_inputs_with_more_axes_match_keras(name):
     mine, theirs = pair(FOUR[name], (None, 5, 4, 3))
     x = torch.from_numpy(numbers(2, 5, 4, 3))
     call = {"training": True} if name.startswith("Batch") else {}
@@ -179,15 +179,15 @@ def test_more_axes(name):
         "EinsumDense heads",
     ],
 )
-def test_what_they_say_is_what_keras_says(name):
+def test_names_shapes_and_configs_match_keras(name):
     mine, theirs = pair(PLAIN[name], (None, T, D))
     named = {id(w): path for path, w in (*mine.named_parameters(), *mine.named_buffers())}
     assert [named[id(w)] for w in mine.weights] == [w.name for w in theirs.weights]
     assert [(w.shape, w.dtype) for w in mine.get_weights()] == [(w.shape, w.dtype) for w in theirs.get_weights()]
     assert [w.requires_grad for w in mine.weights] == [w.trainable for w in theirs.weights]
-    ours, kerass = (inspect.signature(type(x).__init__).parameters for x in (mine, theirs))
+    ours, expected = (inspect.signature(type(x).__init__).parameters for x in (mine, theirs))
     extra = {"lora_rank", "lora_alpha", "gptq_unpacked_column_size", "quantization_config"}
-    wanted = [(key, p.default) for key, p in kerass.items() if key not in extra]
+    wanted = [(key, p.default) for key, p in expected.items() if key not in extra]
     assert [(key, p.default) for key, p in ours.items()] == wanted
     config = json.loads(json.dumps(mine.get_config()))
     assert set(theirs.get_config()) - set(config) <= {"activity_regularizer", "quantization_config", "rms_scaling"}
@@ -199,7 +199,7 @@ def test_what_they_say_is_what_keras_says(name):
     assert mine.get_config().get("rms_scaling") == theirs.get_config().get("rms_scaling")
 
 
-def test_a_config_of_keras_is_read():
+def test_keras_config_is_read():
     for name in (
         "BatchNormalization clipped",
         "GroupNormalization",
@@ -232,84 +232,84 @@ def packed_rows(*lengths, features=3, dtype=torch.float64, seed=0):
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.booleans(), st.integers(0, 99))
 @settings(max_examples=40)
-def test_batch_statistics_are_those_of_the_real_steps(lengths, renorm, seed):
+def test_batch_statistics_use_real_steps_only(lengths, renorm, seed):
     x = packed_rows(*lengths, seed=seed)
-    own = L.BatchNormalization(momentum=0.75, dtype="float64", renorm=renorm)
-    own.build(x.shape)
-    before = averages(own)
-    y = own(x, training=True)
+    norm = L.BatchNormalization(momentum=0.75, dtype="float64", renorm=renorm)
+    norm.build(x.shape)
+    before = averages(norm)
+    y = norm(x, training=True)
     if not x.index.num_steps:
-        assert all(torch.equal(a, b) for a, b in zip(averages(own), before, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(averages(norm), before, strict=True))
         return
     mean, variance = x.values.mean(0), x.values.var(0, correction=0)
-    torch.testing.assert_close(own.moving_mean, 0.25 * mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(norm.moving_mean, 0.25 * mean, rtol=1e-6, atol=1e-6)
     if not renorm:
-        torch.testing.assert_close(own.moving_variance, 0.75 + 0.25 * variance, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(norm.moving_variance, 0.75 + 0.25 * variance, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(y.values, (x.values - mean) / (variance + 1e-3).sqrt(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("renorm", [False, True])
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_one_step_and_none_are_enough_to_train_on(steps, masked, renorm, dtype):
-    own = L.BatchNormalization(renorm=renorm, dtype=dtype, momentum=0.5)
-    own.build((None, None, 3))
-    before = averages(own)
-    x = torch.randn(2 if masked else steps, 2 if masked else 1, 3, dtype=dtype).requires_grad_()
-    y = own(pack(x, lengths=[0, steps]) if masked else x, training=True)
-    (y.values if masked else y).square().sum().backward()
-    assert all(w.isfinite().all() for w in (*own.weights, x.grad, own.gamma.grad, own.beta.grad))
-    if not steps:
-        assert all(torch.equal(a, b) for a, b in zip(averages(own), before, strict=True))
-        return
-    (step,) = x.detach()[-1:, 0]
-    expected = step if renorm else torch.zeros_like(step)  # as the averages say, which are those of a start
-    torch.testing.assert_close((y.values if masked else y).flatten(), expected, atol=1e-5, rtol=1e-2)
-    torch.testing.assert_close(own.moving_mean, step / 2)
+def test_training_on_one_step_and_on_no_steps(steps, masked):
+    for dtype in [torch.float32, torch.float64]:
+        for renorm in [False, True]:
+            norm = L.BatchNormalization(renorm=renorm, dtype=dtype, momentum=0.5)
+            norm.build((None, None, 3))
+            before = averages(norm)
+            x = torch.randn(2 if masked else steps, 2 if masked else 1, 3, dtype=dtype).requires_grad_()
+            y = norm(pack(x, lengths=[0, steps]) if masked else x, training=True)
+            (y.values if masked else y).square().sum().backward()
+            assert all(w.isfinite().all() for w in (*norm.weights, x.grad, norm.gamma.grad, norm.beta.grad))
+            if not steps:
+                assert all(torch.equal(a, b) for a, b in zip(averages(norm), before, strict=True))
+                return
+            (step,) = x.detach()[-1:, 0]
+            expected = step if renorm else torch.zeros_like(step)  # as the averages say, which are those of a start
+            torch.testing.assert_close((y.values if masked else y).flatten(), expected, atol=1e-5, rtol=1e-2)
+            torch.testing.assert_close(norm.moving_mean, step / 2)
 
 
-def test_what_stands_in_gaps_enters_no_statistic():
+def test_gap_values_do_not_change_statistics():
     values = torch.randn(4, 3)
     index = Index.from_mask(np.array([[1, 0, 1], [0, 1, 1]], dtype=bool))
     seen = []
     for shown in (None, 0.0, 1e6, float("nan")):
-        own = L.BatchNormalization(momentum=0.5)
-        y = own(Packed(values, index, None if shown is None else torch.full((2, 3), shown)), training=True)
-        seen.append([y.values.detach(), own.moving_mean, own.moving_variance])
+        norm = L.BatchNormalization(momentum=0.5)
+        y = norm(Packed(values, index, None if shown is None else torch.full((2, 3), shown)), training=True)
+        seen.append([y.values.detach(), norm.moving_mean, norm.moving_variance])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
 
 
-def test_gaps_show_what_they_showed_by_the_numbers_of_the_steps():
+def test_gap_values_are_normalized_with_the_statistics_of_steps():
     x = packed_rows(3, 1, 0, dtype=torch.float32)
     x = x.with_values(x.values, torch.randn(x.index.num_gaps, 3))
-    for own in (L.BatchNormalization(), L.BatchNormalization(center=False, renorm=True)):
-        y = own(x, training=True)
+    for norm in (L.BatchNormalization(), L.BatchNormalization(center=False, renorm=True)):
+        y = norm(x, training=True)
         slope = (y.values[1] - y.values[0]) / (x.values[1] - x.values[0])
         torch.testing.assert_close(y.gap_values, (x.gap_values - x.values[0]) * slope + y.values[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("center, scale", [(True, True), (False, True), (True, False), (False, False)])
-@pytest.mark.parametrize("count", [1, 2, 50])
-def test_the_fast_path_gives_what_the_reference_gives(count, center, scale):
-    x = torch.randn(count, 4, 3) * 2 + 5
-    own = L.BatchNormalization(momentum=0.5, center=center, scale=scale)
-    wide = L.BatchNormalization(momentum=0.5, center=center, scale=scale, dtype="float64")
-    for each in (own, wide):
-        each.build((None, 3))
-        each.set_weights([0.5 + np.arange(3) * 0.3 for _ in each.weights])
-    a, b = x.clone().requires_grad_(), x.double().requires_grad_()
-    pull = torch.randn(count, 4, 3)
-    (own(a, training=True) * pull).sum().backward()
-    (wide(b, training=True) * pull).sum().backward()
-    torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-4)
-    for p, q in zip(own.weights, wide.weights, strict=True):
-        torch.testing.assert_close(p.detach().double(), q.detach(), rtol=1e-5, atol=1e-5)
-        if p.requires_grad:
-            torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-4)
+def test_fused_batch_normalization_matches_reference(center, scale):
+    for count in [1, 2, 50]:
+        x = torch.randn(count, 4, 3) * 2 + 5
+        norm = L.BatchNormalization(momentum=0.5, center=center, scale=scale)
+        wide = L.BatchNormalization(momentum=0.5, center=center, scale=scale, dtype="float64")
+        for each in (norm, wide):
+            each.build((None, 3))
+            each.set_weights([0.5 + np.arange(3) * 0.3 for _ in each.weights])
+        a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+        pull = torch.randn(count, 4, 3)
+        (norm(a, training=True) * pull).sum().backward()
+        (wide(b, training=True) * pull).sum().backward()
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-4)
+        for p, q in zip(norm.weights, wide.weights, strict=True):
+            torch.testing.assert_close(p.detach().double(), q.detach(), rtol=1e-5, atol=1e-5)
+            if p.requires_grad:
+                torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_moments_are_kerass():
+def test_moments_match_keras():
     x, mask = numbers(B, T, D), np.array(MASKS["holes"], dtype=bool)
     theirs = K.BatchNormalization()
     theirs.build((None, T, D))
@@ -330,32 +330,32 @@ def test_moments_are_kerass():
     ],
     ids=["batch", "batch inner", "group", "group inner"],
 )
-def test_gradients_are_slopes(make):
+def test_gradcheck_of_layers(make):
     x = packed_rows(2, 0, 3)
     values = torch.randn(5, 2, 4, dtype=torch.float64, requires_grad=True)
     fill = torch.randn(x.index.num_gaps, 2, 4, dtype=torch.float64, requires_grad=True)
-    own = make()
-    own.build((None, None, 2, 4))
+    norm = make()
+    norm.build((None, None, 2, 4))
 
-    names = [name for name, _ in own.named_parameters()]
+    names = [name for name, _ in norm.named_parameters()]
 
     def run(values, fill, *weights):
         data = Packed(values, x.index, fill)
-        y = torch.func.functional_call(own, dict(zip(names, weights, strict=True)), (data,), {"training": True})
+        y = torch.func.functional_call(norm, dict(zip(names, weights, strict=True)), (data,), {"training": True})
         return y.values, y.gap_values
 
-    weights = [torch.rand_like(w).requires_grad_() for w in own.parameters()]
+    weights = [torch.rand_like(w).requires_grad_() for w in norm.parameters()]
     assert torch.autograd.gradcheck(run, (values, fill, *weights))
 
 
-def test_a_frozen_layer_infers():
+def test_frozen_layer_uses_moving_averages():
     x = packed_rows(3, 1, dtype=torch.float32)
-    own = L.BatchNormalization()
-    first = own(x).values
-    own.trainable = False
-    before = averages(own)
-    assert torch.equal(own(x, training=True).values, first)
-    assert all(torch.equal(a, b) for a, b in zip(averages(own)[2:], before[2:], strict=True))
+    norm = L.BatchNormalization()
+    first = norm(x).values
+    norm.trainable = False
+    before = averages(norm)
+    assert torch.equal(norm(x, training=True).values, first)
+    assert all(torch.equal(a, b) for a, b in zip(averages(norm)[2:], before[2:], strict=True))
     outer = padless.Sequential([L.Input((None, 3), masked=True), L.BatchNormalization()])
     outer.trainable = False
     before = outer.get_weights()
@@ -363,15 +363,15 @@ def test_a_frozen_layer_infers():
     assert all(np.array_equal(a, b) for a, b in zip(outer.get_weights(), before, strict=True))
 
 
-def test_building_a_model_moves_no_average():
-    own = L.BatchNormalization(momentum=0.0)
-    own.train()
+def test_building_a_model_does_not_update_averages():
+    norm = L.BatchNormalization(momentum=0.0)
+    norm.train()
     x = L.Input((None, 3), masked=True)
-    model = padless.Model(x, L.Dense(2)(own(x, training=True)))
-    assert own.moving_mean.tolist() == [0, 0, 0] and own.moving_variance.tolist() == [1, 1, 1]
-    assert own.compute_output_shape((None, None, 3)) == (None, None, 3)
+    model = padless.Model(x, L.Dense(2)(norm(x, training=True)))
+    assert norm.moving_mean.tolist() == [0, 0, 0] and norm.moving_variance.tolist() == [1, 1, 1]
+    assert norm.compute_output_shape((None, None, 3)) == (None, None, 3)
     model(pack([[[1.0, 2.0, 3.0]]]))  # its training=True is part of the model
-    assert own.moving_mean.tolist() == [1, 2, 3]
+    assert norm.moving_mean.tolist() == [1, 2, 3]
 
 
 def fitted(lib, **options):
@@ -388,7 +388,7 @@ def fitted(lib, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"renorm": True}])
-def test_training_leaves_kerass_weights_and_averages(options):
+def test_training_gives_weights_and_averages_of_keras(options):
     (mine, ids, targets), (theirs, _, _) = (fitted(lib, **options) for lib in (padless, keras))
     for a, b in zip(mine.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -398,7 +398,7 @@ def test_training_leaves_kerass_weights_and_averages(options):
     assert all(np.array_equal(a, b) for a, b in zip(weights, mine.get_weights(), strict=True))
 
 
-def test_an_archive_restores_the_averages(tmp_path):
+def test_keras_archive_restores_the_averages(tmp_path):
     model, ids, _ = fitted(padless)
     model.save(tmp_path / "m.padless")
     again = padless.load_model(tmp_path / "m.padless")
@@ -406,7 +406,7 @@ def test_an_archive_restores_the_averages(tmp_path):
     assert np.array_equal(model.predict(ids, verbose=0), again.predict(ids, verbose=0))
 
 
-def test_averages_and_adapted_numbers_are_saved(tmp_path):
+def test_averages_and_adapted_statistics_are_saved(tmp_path):
     def make():
         x = L.Input((None, 3), masked=True)
         return padless.Model(x, L.BatchNormalization(renorm=True, name="batch")(L.Normalization(name="scale")(x)))
@@ -431,7 +431,7 @@ def test_averages_and_adapted_numbers_are_saved(tmp_path):
         ({"synchronized": True}, "steps of this process"),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused(wrong, what):
+def test_invalid_arguments_raise(wrong, what):
     with pytest.raises(ArgumentError, match=what):
         L.BatchNormalization(**wrong)
     with pytest.raises((ValueError, NotImplementedError)):
@@ -458,26 +458,26 @@ def test_arguments_that_mean_nothing_are_refused(wrong, what):
     ],
     ids=range(14),
 )
-def test_a_layer_that_would_mix_steps_refuses_a_mask(make):
-    """Also while a model is built; on plain data it works."""
+def test_axis_of_batch_or_time_raises_for_a_masked_input(make):
+    """The error is raised in a call and when a model is built; a plain input is accepted."""
     x = torch.randn(2, 5, 3)
     mask = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 0, 1]], dtype=bool)
-    own = make()
-    own.build((2, 5, 3))
-    if own.name.startswith("einsum") and "x" in own.equation:
-        assert isinstance(own(pack(x, mask)), Packed)  # the one that does not
+    norm = make()
+    norm.build((2, 5, 3))
+    if norm.name.startswith("einsum") and "x" in norm.equation:
+        assert isinstance(norm(pack(x, mask)), Packed)  # the one that does not
         return
     with pytest.raises(MaskLost, match="(?s)masked by|would mix"):
-        own(pack(x, mask))
-    with pytest.raises(MaskLost, match=own.name):
-        own(L.Input((5, 3), batch_size=2, masked=True))
-    own(x)
+        norm(pack(x, mask))
+    with pytest.raises(MaskLost, match=norm.name):
+        norm(L.Input((5, 3), batch_size=2, masked=True))
+    norm(x)
 
 
-@pytest.mark.parametrize("make", [L.BatchNormalization, L.GroupNormalization, L.Normalization, L.RMSNormalization])
-def test_an_axis_that_is_not_there_is_refused(make):
-    with pytest.raises(ArgumentError, match="3.*has 3 axes"):
-        make(axis=3).build((None, 5, 3))
+def test_missing_axis_raises():
+    for make in [L.BatchNormalization, L.GroupNormalization, L.Normalization, L.RMSNormalization]:
+        with pytest.raises(ArgumentError, match="3.*has 3 axes"):
+            make(axis=3).build((None, 5, 3))
 
 
 # ------------------------------------------------------------------------------------------------ groups
@@ -485,18 +485,18 @@ def test_an_axis_that_is_not_there_is_refused(make):
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.sampled_from([1, 2, 4, -1]), st.integers(0, 99))
 @settings(max_examples=40)
-def test_groups_are_normalized_sequence_by_sequence(lengths, groups, seed):
+def test_groups_are_normalized_in_each_sequence(lengths, groups, seed):
     x = packed_rows(*lengths, features=4, seed=seed)
-    own = L.GroupNormalization(groups, dtype="float64", epsilon=1e-5)
+    norm = L.GroupNormalization(groups, dtype="float64", epsilon=1e-5)
     count = 4 if groups == -1 else groups
-    for part, whole in zip(x.sequences(), own(x).sequences(), strict=True):
+    for part, whole in zip(x.sequences(), norm(x).sequences(), strict=True):
         if len(part):
             mine = part.reshape(len(part), count, -1).movedim(1, 0).flatten(1)
             expected = (mine - mine.mean(1, keepdim=True)) / (mine.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
             torch.testing.assert_close(whole.reshape(len(part), count, -1).movedim(1, 0).flatten(1), expected)
 
 
-def test_a_gap_shows_its_sequence_s_numbers():
+def test_gap_values_are_normalized_with_the_statistics_of_their_sequence():
     index = Index.from_mask(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool))
     values, fill = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
     shown = L.GroupNormalization(1, dtype="float64")(Packed(values, index, fill)).gap_values.detach()
@@ -506,8 +506,8 @@ def test_a_gap_shows_its_sequence_s_numbers():
     assert shown[2].isfinite().all()
 
 
-def test_a_fill_of_each_masked_cell_is_normalized_by_its_row():
-    """As a layer that looks at the grid has it."""
+def test_gap_values_of_each_cell_are_normalized_by_row():
+    """A layer that reads the grid can have one row of gap values for each masked cell."""
     x, mask = torch.randn(2, 4, 3), np.array([[1, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
     packed = pack(x, mask).with_values(pack(x, mask).values, torch.randn(5, 3))
     shown = L.GroupNormalization(1, center=False, scale=False)(packed).gap_values
@@ -526,13 +526,13 @@ def test_a_fill_of_each_masked_cell_is_normalized_by_its_row():
         lambda: L.Normalization(),
     ],
 )
-def test_a_model_whose_grid_is_looked_at_carries_what_gaps_show(make):
+def test_model_that_reads_the_grid_computes_gap_values(make):
     ids = torch.from_numpy(all_ids())
     x = L.Input((T,))
     h = L.Embedding(7, 3, mask_zero=True)(x)
-    own = make()
-    model = padless.Model(x, L.Flatten()(own(h)))
-    grid = own(model.layers[1](ids)).unpack()
+    norm = make()
+    model = padless.Model(x, L.Flatten()(norm(h)))
+    grid = norm(model.layers[1](ids)).unpack()
     assert grid[ids == 0].any() and torch.equal(model(ids), grid.flatten(1))
     np.testing.assert_array_equal(model.predict(ids.numpy(), verbose=0), grid.flatten(1).detach().numpy())
 
@@ -540,14 +540,14 @@ def test_a_model_whose_grid_is_looked_at_carries_what_gaps_show(make):
 @pytest.mark.parametrize(
     "groups, what", [(0, "positive"), (-2, "positive"), (1.5, "positive"), (2, "multiple"), (6, "multiple")]
 )
-def test_groups_that_do_not_fit_are_refused(groups, what):
+def test_invalid_groups_raise(groups, what):
     with pytest.raises((ArgumentError, ShapeError), match=what):
         L.GroupNormalization(groups)(torch.ones(2, 5, 3))
     with pytest.raises(ValueError):
         K.GroupNormalization(groups)(torch.ones(2, 5, 3))
 
 
-def test_groups_of_sequences_of_sequences_need_a_wrapper():
+def test_group_normalization_of_sequences_of_sequences_needs_time_distributed():
     x = pack(torch.randn(2, 3, 4, 6), mask=np.array([[[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]] * 2, dtype=bool))
     with pytest.raises(ShapeError, match="TimeDistributed"):
         L.GroupNormalization(2)(x)
@@ -560,12 +560,12 @@ def test_groups_of_sequences_of_sequences_need_a_wrapper():
 
 
 def adapted(data, **options):
-    own = L.Normalization(**options)
-    own.adapt(data)
-    return own
+    norm = L.Normalization(**options)
+    norm.adapt(data)
+    return norm
 
 
-def test_adapt_finds_kerass_numbers():
+def test_adapt_matches_keras():
     x = numbers(6, T, D)
     for data in (x, torch.from_numpy(x), [x[:1], x[1:3], x[3:]], [(x[:4], 0), (x[4:], 1)]):
         for axis in (-1, None, (1, 2), 2, 1):
@@ -578,7 +578,7 @@ def test_adapt_finds_kerass_numbers():
 
 
 class Pairs:
-    """Batches by number, as a Keras dataset has them."""
+    """Return batches by number, as a Keras dataset does."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -614,28 +614,28 @@ def test_adapt_counts_real_steps_in_any_container(lengths, seed):
         iter([rows[:1], rows[1:]] if all(lengths) else [rows]),
     ]
     for data in containers:
-        own = adapted(data)
-        torch.testing.assert_close(own.mean, x.values.mean(0), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(own.variance, x.values.var(0, correction=0), rtol=1e-5, atol=1e-5)
+        norm = adapted(data)
+        torch.testing.assert_close(norm.mean, x.values.mean(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(norm.variance, x.values.var(0, correction=0), rtol=1e-5, atol=1e-5)
 
 
-def test_adapt_reads_a_loader():
+def test_adapt_reads_a_data_loader():
     x = torch.randn(10, 4, 3)
     data = torch.utils.data.TensorDataset(x, torch.zeros(10))
-    own = adapted(torch.utils.data.DataLoader(data, batch_size=4))
-    torch.testing.assert_close(own.mean, x.mean((0, 1)))
-    torch.testing.assert_close(own.variance, x.var((0, 1), correction=0))
+    norm = adapted(torch.utils.data.DataLoader(data, batch_size=4))
+    torch.testing.assert_close(norm.mean, x.mean((0, 1)))
+    torch.testing.assert_close(norm.variance, x.var((0, 1), correction=0))
 
 
-def test_adapt_forgets_and_survives_large_numbers():
+def test_adapt_starts_anew_and_is_accurate_for_large_numbers():
     x = np.random.default_rng(0).normal(size=(50, 4, 1)) * 1e-2 + 1e6
-    own = adapted([x[:3], x[3:]], dtype="float64")
-    assert np.allclose(own.mean.numpy(), x.mean()) and np.allclose(own.variance.numpy(), x.var())
-    own.adapt(np.array([[[1.0], [3.0]]]))
-    assert own.mean.tolist() == [2.0] and own.variance.tolist() == [1.0]
+    norm = adapted([x[:3], x[3:]], dtype="float64")
+    assert np.allclose(norm.mean.numpy(), x.mean()) and np.allclose(norm.variance.numpy(), x.var())
+    norm.adapt(np.array([[[1.0], [3.0]]]))
+    assert norm.mean.tolist() == [2.0] and norm.variance.tolist() == [1.0]
     x.flags.writeable = False
-    own.adapt(x)
-    assert own.count == 0 and own.count.dtype == torch.int32
+    norm.adapt(x)
+    assert norm.count == 0 and norm.count.dtype == torch.int32
 
 
 @pytest.mark.parametrize(
@@ -653,18 +653,18 @@ def test_adapt_forgets_and_survives_large_numbers():
         ([[1, 2], [3]], MaskLost),
     ],
 )
-def test_what_nothing_can_be_adapted_to_is_refused(data, error):
-    own = L.Normalization()
-    own.build((None, 3))
+def test_invalid_data_of_adapt_raise(data, error):
+    norm = L.Normalization()
+    norm.build((None, 3))
     with pytest.raises(error):
-        own.adapt(data)
-    assert own.mean.tolist() == [0, 0, 0] and own.variance.tolist() == [1, 1, 1]
+        norm.adapt(data)
+    assert norm.mean.tolist() == [0, 0, 0] and norm.variance.tolist() == [1, 1, 1]
     given_ = L.Normalization(mean=0.0, variance=1.0)
     with pytest.raises(ArgumentError, match="was given"):
         given_.adapt(np.ones((2, 3)))
 
 
-def test_normalization_is_refused_where_its_numbers_do_not_fit():
+def test_wrong_shapes_of_normalization_raise():
     for wrong in ({"mean": 1.0}, {"mean": [1.0], "variance": 2.0}, {"mean": [[1.0]], "variance": [[1.0]]}):
         with pytest.raises(ArgumentError):
             L.Normalization(**wrong)
@@ -672,17 +672,17 @@ def test_normalization_is_refused_where_its_numbers_do_not_fit():
         L.Normalization(mean=[1.0, 2.0], variance=[1.0, 2.0]).build((None, 3))
     with pytest.raises(ShapeError, match="must be known"):
         L.Normalization().build((None, None))
-    own = adapted(np.ones((2, 3)))
+    norm = adapted(np.ones((2, 3)))
     with pytest.raises(ShapeError, match="3"):
-        own(torch.ones(2, 4))
+        norm(torch.ones(2, 4))
 
 
 def test_integers_become_floats():
     ids = pack([[1, 2, 3], [4]])
-    for own in (L.Rescaling(2), L.Normalization(axis=None), L.Normalization(axis=None, mean=1.0, variance=4.0)):
-        assert own(ids).dtype == torch.float32
+    for norm in (L.Rescaling(2), L.Normalization(axis=None), L.Normalization(axis=None, mean=1.0, variance=4.0)):
+        assert norm(ids).dtype == torch.float32
     features = pack([[[1, 2], [3, 4]], [[5, 6]]])
-    for own in (
+    for norm in (
         L.UnitNormalization(),
         L.RMSNormalization(),
         L.BatchNormalization(center=False, scale=False),
@@ -691,10 +691,10 @@ def test_integers_become_floats():
         L.EinsumDense("abc,cd->abd", (None, 2)),
         L.Normalization(),
     ):
-        assert own(features).dtype == own(features).dtype == torch.float32  # before and after it was built
-    for own in (adapted(np.ones((2, 3))), L.BatchNormalization(center=False, scale=False)):
-        own(torch.ones(2, 3))
-        assert own(torch.ones(2, 3, dtype=torch.float64)).dtype == torch.float32  # that of the averages, as in Keras
+        assert norm(features).dtype == norm(features).dtype == torch.float32  # before and after it was built
+    for norm in (adapted(np.ones((2, 3))), L.BatchNormalization(center=False, scale=False)):
+        norm(torch.ones(2, 3))
+        assert norm(torch.ones(2, 3, dtype=torch.float64)).dtype == torch.float32  # that of the averages, as in Keras
 
 
 # ------------------------------------------------------------------------------------------------ products
@@ -709,21 +709,21 @@ def test_integers_become_floats():
         ("abc,cd->abd", (None, 90), (None, T, 30)),
     ],
 )
-@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "lecun_uniform"])
-def test_kernels_are_first_drawn_as_in_keras(equation, output_shape, shape, initializer):
-    torch.manual_seed(1)
-    mine, theirs = (
-        lib.layers.EinsumDense(equation, output_shape, kernel_initializer=initializer) for lib in (padless, keras)
-    )
-    mine.build(shape)
-    theirs.build(shape)
-    np.testing.assert_allclose(mine.get_weights()[0].std(), theirs.get_weights()[0].std(), rtol=0.06)
+def test_initial_kernels_of_einsum_dense_match_keras(equation, output_shape, shape):
+    for initializer in ["glorot_uniform", "he_normal", "lecun_uniform"]:
+        torch.manual_seed(1)
+        mine, theirs = (
+            lib.layers.EinsumDense(equation, output_shape, kernel_initializer=initializer) for lib in (padless, keras)
+        )
+        mine.build(shape)
+        theirs.build(shape)
+        np.testing.assert_allclose(mine.get_weights()[0].std(), theirs.get_weights()[0].std(), rtol=0.06)
 
 
-def test_the_kernels_of_attention_are_first_drawn_as_in_keras():
+def test_initial_kernels_of_attention_match_keras():
     mine, theirs = (lib.layers.MultiHeadAttention(8, 16) for lib in (padless, keras))
-    for own in (mine, theirs):
-        own.build((None, T, 60), (None, T, 60))
+    for norm in (mine, theirs):
+        norm.build((None, T, 60), (None, T, 60))
     names = [name for name, _ in mine.named_parameters()]
     assert names == [f"{part}_dense.{which}" for part in ("query", "key", "value", "output") for which in ("kernel", "bias")]
     for a, b in zip(mine.get_weights(), theirs.get_weights(), strict=True):
@@ -731,12 +731,10 @@ def test_the_kernels_of_attention_are_first_drawn_as_in_keras():
         np.testing.assert_allclose(a.std(), b.std(), rtol=0.06)
 
 
-@pytest.mark.parametrize(
-    "equation", ["abc,cd", "abc->abd", "...ab,bc->ac", "...a...,ab->...b", "a,b,c->abc", 3, "ab,bx->az"]
-)
-def test_what_is_no_equation_is_refused(equation):
-    with pytest.raises((ArgumentError, ShapeError)):
-        L.EinsumDense(equation, (None, 2)).build((None, 5, 3))
+def test_invalid_equation_raises():
+    for equation in ["abc,cd", "abc->abd", "...ab,bc->ac", "...a...,ab->...b", "a,b,c->abc", 3, "ab,bx->az"]:
+        with pytest.raises((ArgumentError, ShapeError)):
+            L.EinsumDense(equation, (None, 2)).build((None, 5, 3))
 
 
 @pytest.mark.parametrize(
@@ -749,22 +747,22 @@ def test_what_is_no_equation_is_refused(equation):
         (("abc,cd->abd", (None, None)), (None, 5, 3), "integers"),
     ],
 )
-def test_shapes_that_do_not_fit_an_equation_are_refused(arguments, shape, what):
+def test_shapes_that_do_not_fit_the_equation_raise(arguments, shape, what):
     with pytest.raises(ShapeError, match=what):
         L.EinsumDense(*arguments).build(shape)
 
 
-def test_other_letters_are_refused():
+def test_unknown_letters_in_the_equation_raise():
     for arguments, what in ((("ab,bc->ac", 2, None, "d"), "bias_axes"), (("ab,bcd->ac", 2), "kernel's axis 'd'")):
         with pytest.raises(ArgumentError, match=what):
             L.EinsumDense(*arguments)
-    own = L.EinsumDense("abc,cd->abd", (None, 2))
-    own(torch.ones(2, 5, 3))
+    norm = L.EinsumDense("abc,cd->abd", (None, 2))
+    norm(torch.ones(2, 5, 3))
     with pytest.raises(ShapeError, match="built for {'c': 3}"):
-        own(torch.ones(2, 5, 4))
+        norm(torch.ones(2, 5, 4))
 
 
-# ------------------------------------------------------------------------------------------------ where Keras is another
+# ------------------------------------------------------------------------------------------------ docs/differences.md
 
 
 def test_group_normalization_of_padding():
@@ -782,11 +780,11 @@ def test_mask_of_rms_normalization_and_einsum():
     for make in (LAYERS["RMSNormalization"], LAYERS["EinsumDense"]):
         mine, theirs = pair(make, (None, T, D))
         with pytest.warns(UserWarning, match="does not support masking"):
-            kerass = theirs(embed(keras, ids)[0])
-        assert mask_on(kerass) is None and np.array_equal(mask_on(mine(embed(padless, ids)[0])), ids != 0)
+            expected = theirs(embed(keras, ids)[0])
+        assert mask_on(expected) is None and np.array_equal(mask_on(mine(embed(padless, ids)[0])), ids != 0)
 
 
-def test_batch_normalization_over_nothing():
+def test_batch_normalization_of_empty_sequences():
     mine, theirs = (lib.layers.BatchNormalization(momentum=0.5) for lib in (padless, keras))
     ids = np.zeros((2, T), dtype=int)
     mine(embed(padless, ids)[0], training=True)

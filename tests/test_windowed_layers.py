@@ -1,4 +1,4 @@
-"""Windows over time: on each row's span, the plain layer's numbers; holes neutral; a mask that is mapped, not lost."""
+"""Convolutions, pooling, cropping, padding and upsampling: each span is computed as a plain input, and masks are mapped."""
 
 import gc
 import json
@@ -39,7 +39,7 @@ CONVOLUTIONS = {
 
 @st.composite
 def rows(draw):
-    """Up to four rows of up to nine steps: any pattern, padding, holes, emptiness."""
+    """Draw the mask of up to four rows of up to nine steps, with any pattern of padding and gaps."""
     count, width = draw(st.integers(1, 4)), draw(st.integers(0, 9))
     bits = draw(st.lists(st.booleans(), min_size=count * width, max_size=count * width))
     return np.array(bits, dtype=bool).reshape(count, width)
@@ -47,7 +47,7 @@ def rows(draw):
 
 @st.composite
 def windows(draw):
-    """Arguments of a convolution; a stride and a dilation do not go together."""
+    """Draw the arguments of a convolution; a stride and a dilation cannot be combined."""
     stride = draw(st.integers(1, 4))
     dilation = 1 if stride > 1 else draw(st.integers(1, 3))
     return {
@@ -59,13 +59,13 @@ def windows(draw):
 
 
 def span(row):
-    """The first real column of a row and the part from there to the last."""
+    """Return the first real column of a row, and the mask from there to its last real column."""
     real = np.flatnonzero(row)
     return (0, row[:0]) if not len(real) else (int(real[0]), row[real[0] : real[-1] + 1])
 
 
 def looked_at(steps, size, stride, dilation, padding):
-    """For each output of a span the places it looks at, by Keras's definition; some are before or behind the span."""
+    """Return for each output of a span the positions in its window, by Keras's definition; some are outside the span."""
     reach = (size - 1) * dilation + 1
     count = max(0, (steps - reach) // stride + 1) if padding == "valid" else -(-steps // stride)
     total = max(0, (count - 1) * stride + reach - steps)
@@ -74,13 +74,13 @@ def looked_at(steps, size, stride, dilation, padding):
 
 
 def grids(mask, content=float("nan")):
-    """Numbers at real steps, `content` at the others."""
+    """Return numbers at real steps, and `content` at the others."""
     x = torch.from_numpy(np.random.default_rng(5).normal(size=(*mask.shape, C)))
     return torch.where(torch.from_numpy(mask)[..., None], x, content)
 
 
 def doubled(layer, steps=9):
-    """The layer in float64, with weights that are not symmetric and a bias that is not 0."""
+    """Build the layer in float64, with random weights and a bias that is not 0."""
     layer.build((None, steps, C))
     layer.to(torch.float64)
     generator = torch.Generator().manual_seed(3)
@@ -90,7 +90,7 @@ def doubled(layer, steps=9):
 
 
 def expect(outputs, placed):
-    """`placed` is for each row a list of (column, numbers); exactly these are real, and gaps show 0."""
+    """Check that the real steps are those of `placed`, a list of (column, numbers) for each row, and that gaps show 0."""
     grid = np.zeros(tuple(outputs.shape))
     mask = np.zeros(grid.shape[:2], dtype=bool)
     for row, steps in enumerate(placed):
@@ -101,13 +101,13 @@ def expect(outputs, placed):
 
 
 def alone(layer, x, row):
-    """A row's span by itself through the plain layer, holes as zeros."""
+    """Apply the layer to the span of a row as a plain input, with zeros at masked steps."""
     first, part = span(row)
     bare = torch.where(torch.from_numpy(part)[:, None], x[first : first + len(part)], 0.0)
     return first, part, layer(bare[None])[0].detach().numpy()
 
 
-# ------------------------------------------------------------------------------------------------ presence
+# ------------------------------------------------------------------------------------------------ spans
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -115,7 +115,7 @@ def alone(layer, x, row):
 @example(MIXED, {"kernel_size": 3, "strides": 2, "padding": "same", "dilation_rate": 1}, True)
 @example(MIXED, {"kernel_size": 2, "strides": 1, "padding": "valid", "dilation_rate": 3}, False)
 @settings(max_examples=60)
-def test_a_convolution_is_the_plain_one_on_each_span(name, mask, arguments, causal):
+def test_convolution_equals_plain_convolution_of_each_span(name, mask, arguments, causal):
     if causal and name == "Conv1D":
         arguments = {**arguments, "padding": "causal"}
     layer = doubled(getattr(L, name)(**CONVOLUTIONS[name], **arguments))
@@ -148,7 +148,7 @@ def test_a_convolution_is_the_plain_one_on_each_span(name, mask, arguments, caus
 @given(mask=rows(), size=st.integers(1, 4), stride=st.none() | st.integers(1, 5), padding=st.sampled_from(["valid", "same"]))
 @example(MIXED, 3, 2, "same")
 @settings(max_examples=60)
-def test_pooling_leaves_holes_out(name, mask, size, stride, padding):
+def test_pooling_ignores_masked_steps_inside_a_span(name, mask, size, stride, padding):
     layer = getattr(L, name)(size, stride, padding)
     stride = size if stride is None else stride
     x, placed = grids(mask), []
@@ -170,7 +170,7 @@ def test_pooling_leaves_holes_out(name, mask, size, stride, padding):
 @example(MIXED, {"kernel_size": 3, "strides": 1, "padding": "valid", "dilation_rate": 1}, None)
 @example(MIXED, {"kernel_size": 2, "strides": 3, "padding": "same", "dilation_rate": 1}, 2)
 @settings(max_examples=80)
-def test_a_transposed_convolution_is_the_plain_one_on_each_span(mask, arguments, extra):
+def test_transposed_convolution_equals_plain_one_of_each_span(mask, arguments, extra):
     stride = arguments["strides"]
     extra = extra if extra is None or extra < stride else None
     layer = doubled(L.Conv1DTranspose(3, output_padding=extra, **arguments))
@@ -201,7 +201,7 @@ def test_a_transposed_convolution_is_the_plain_one_on_each_span(mask, arguments,
 
 @given(mask=rows(), left=st.integers(0, 3), right=st.integers(0, 3))
 @settings(max_examples=40)
-def test_cropping_and_padding_move_the_ends_of_each_span(mask, left, right):
+def test_cropping_and_padding_apply_to_each_span(mask, left, right):
     x = grids(mask)
     shorter, longer = [], []
     for row, real in enumerate(mask):
@@ -219,14 +219,14 @@ def test_cropping_and_padding_move_the_ends_of_each_span(mask, left, right):
 
 @given(mask=rows(), size=st.integers(1, 3))
 @settings(max_examples=20)
-def test_repeating_repeats_the_mask(mask, size):
+def test_upsampling_repeats_the_mask(mask, size):
     x = grids(mask, 0.0)
     outputs = L.UpSampling1D(size)(pack(x, mask))
     np.testing.assert_array_equal(outputs.numpy(), np.repeat(x.numpy(), size, axis=1))
     np.testing.assert_array_equal(outputs.mask.numpy(), np.repeat(mask, size, axis=1))
 
 
-# ------------------------------------------------------------------------------------------------ absence
+# ------------------------------------------------------------------------------------------------ padding has no effect
 
 
 LAYERS = {
@@ -247,7 +247,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 @given(mask=rows(), left=st.integers(0, 3), right=st.integers(0, 3), content=st.sampled_from([float("nan"), 1e30]))
 @settings(max_examples=12)
-def test_padding_on_either_side_and_what_stands_there_changes_no_bit(name, mask, left, right, content):
+def test_padding_and_its_content_change_no_bit(name, mask, left, right, content):
     layer = doubled(LAYERS[name]())
     results = []
     for around, number in (((0, 0), 0.0), ((left, right), content)):
@@ -264,7 +264,7 @@ def test_padding_on_either_side_and_what_stands_there_changes_no_bit(name, mask,
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_rows_may_be_permuted(name):
+def test_rows_are_independent_of_each_other(name):
     layer = doubled(LAYERS[name]())
     mask = np.random.default_rng(1).random((5, 8)) < 0.6
     order = [3, 0, 4, 2, 1]
@@ -272,32 +272,32 @@ def test_rows_may_be_permuted(name):
     close(layer(pack(x[order], mask[order])), shown(layer(pack(x, mask)))[order], 1e-12)
 
 
-def test_what_it_costs_does_not_depend_on_the_grid():
+def test_cost_does_not_depend_on_the_width_of_the_grid():
     for mask in (mask_of("left"), mask_of("holes")):
         wide = np.pad(mask, ((0, 0), (500, 500)))
         for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, 2)):
             assert window_layout(Index(wide), what).line_length == window_layout(Index(mask), what).line_length < 50
 
 
-# ------------------------------------------------------------------------------------------------ nothing there
+# ------------------------------------------------------------------------------------------------ empty inputs
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("shape", [(3, 5), (3, 1), (3, 0), (0, 5)], ids=str)
-def test_nothing_is_legal_forward_and_backward(name, shape):
-    layer = doubled(LAYERS[name]())
-    for mask in (np.zeros(shape, dtype=bool), None):
-        x = grids(np.ones(shape, dtype=bool)).requires_grad_()
-        outputs = layer(x if mask is None else pack(x, mask))
-        assert tuple(outputs.shape) == tuple(layer.compute_output_shape((*shape, C)))
-        values = outputs if mask is None else outputs.values
-        values.sum().backward()
-        assert torch.isfinite(values).all()
-        assert all(torch.isfinite(w.grad).all() for w in [x, *layer.parameters()])
-        layer.zero_grad()
+def test_empty_inputs_work_forward_and_backward(name):
+    for shape in [(3, 5), (3, 1), (3, 0), (0, 5)]:
+        layer = doubled(LAYERS[name]())
+        for mask in (np.zeros(shape, dtype=bool), None):
+            x = grids(np.ones(shape, dtype=bool)).requires_grad_()
+            outputs = layer(x if mask is None else pack(x, mask))
+            assert tuple(outputs.shape) == tuple(layer.compute_output_shape((*shape, C)))
+            values = outputs if mask is None else outputs.values
+            values.sum().backward()
+            assert torch.isfinite(values).all()
+            assert all(torch.isfinite(w.grad).all() for w in [x, *layer.parameters()])
+            layer.zero_grad()
 
 
-def test_a_sequence_shorter_than_the_window_gives_no_step():
+def test_sequence_shorter_than_the_window_gives_no_step():
     x = pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]], [[6.0]], []])
     outputs = L.Conv1D(1, 3, kernel_initializer="ones")(x)
     assert outputs.lengths.tolist() == [1, 0, 0, 0] and outputs.values.tolist() == [[6.0]]
@@ -307,7 +307,7 @@ def test_a_sequence_shorter_than_the_window_gives_no_step():
 # ------------------------------------------------------------------------------------------------ masks
 
 
-def test_a_mask_that_stays_is_the_same_object():
+def test_unchanged_mask_is_the_same_index_object():
     x = pack(grids(mask_of("holes")), mask_of("holes"))
     for layer in (
         L.Conv1D(2, 3, padding="same"),
@@ -325,7 +325,7 @@ def test_a_mask_that_stays_is_the_same_object():
     assert L.MaxPooling1D(3, 1)(x).index is not L.Conv1D(2, 3, strides=2)(x).index
 
 
-def test_a_plan_lives_no_longer_than_its_index():
+def test_layout_is_freed_with_its_index():
     index = Index(mask_of("holes"))
     for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, padding="same")):
         assert window_layout(index, what) is window_layout(index, what)
@@ -336,7 +336,7 @@ def test_a_plan_lives_no_longer_than_its_index():
     assert gone() is None
 
 
-def test_gaps_show_zero_and_what_they_showed_is_not_read():
+def test_gaps_show_zero_and_gap_values_are_not_read():
     x = pack(grids(mask_of("holes")), mask_of("holes"))
     x = x.with_values(x.values, torch.full((x.index.num_gaps, C), float("nan"), dtype=torch.float64))
     for make in LAYERS.values():
@@ -344,7 +344,7 @@ def test_gaps_show_zero_and_what_they_showed_is_not_read():
         assert outputs.gap_values is None and (outputs.numpy()[~outputs.mask.numpy()] == 0).all()
 
 
-def test_a_window_of_holes_gives_no_step():
+def test_window_without_real_steps_gives_no_step():
     mask = [[1, 1, 0, 0, 0, 1]]
     x = torch.arange(6.0)[None, :, None]
     assert L.MaxPooling1D(2)(pack(x, mask)).mask.tolist() == [[True, False, True]]
@@ -352,7 +352,7 @@ def test_a_window_of_holes_gives_no_step():
     assert L.Conv1DTranspose(1, 1, strides=2)(pack(x, mask)).mask.int().tolist() == [[1, 1, 1, 1, *[0] * 6, 1, 1]]
 
 
-def test_a_mask_goes_on_through_a_model_and_into_the_loss():
+def test_mask_reaches_later_layers_and_the_loss():
     ids = ids_of("right")
     x = L.Input((None,), name="ids", dtype="int64")
     h = L.Embedding(7, 3, mask_zero=True)(x)
@@ -374,7 +374,7 @@ def test_a_mask_goes_on_through_a_model_and_into_the_loss():
     close(whole, again[1], 1e-6)
 
 
-def test_a_mask_that_changed_does_not_pass_for_the_one_it_was():
+def test_mask_source_and_targets_follow_a_changed_mask():
     x = L.Input((None, C), masked=True, name="x")
     once = L.Conv1D(2, 3, padding="same")(x)
     assert once.mask_source == x.mask_source != L.UpSampling1D(2)(once).mask_source
@@ -385,21 +385,21 @@ def test_a_mask_that_changed_does_not_pass_for_the_one_it_was():
     assert [len(row) for row in model.predict(sequences, verbose=0)] == [2, 1, 0]
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_an_open_length_stays_open_and_a_fixed_one_is_exact(masked):
-    x = L.Input((None, C), masked=masked)
-    assert L.Conv1D(2, 3, strides=4, padding="same")(x).shape == (None, None, 2)  # both probes give 8 steps
-    assert L.MaxPooling1D(64)(x).shape == (None, None, C)
-    fixed = L.Input((9, C), masked=masked)
-    assert L.Conv1D(2, 3, strides=2)(fixed).shape == (None, 4, 2)
-    assert L.Conv1D(2, 3, strides=2)(fixed).masked is masked
-    with pytest.raises(ShapeError, match="too short"):
-        L.Conv1D(2, 10)(fixed)
-    with pytest.raises(ShapeError, match="too short"):
-        L.Cropping1D(5)(fixed)
+def test_symbolic_length_is_open_or_exact():
+    for masked in [True, False]:
+        x = L.Input((None, C), masked=masked)
+        assert L.Conv1D(2, 3, strides=4, padding="same")(x).shape == (None, None, 2)  # both probes give 8 steps
+        assert L.MaxPooling1D(64)(x).shape == (None, None, C)
+        fixed = L.Input((9, C), masked=masked)
+        assert L.Conv1D(2, 3, strides=2)(fixed).shape == (None, 4, 2)
+        assert L.Conv1D(2, 3, strides=2)(fixed).masked is masked
+        with pytest.raises(ShapeError, match="too short"):
+            L.Conv1D(2, 10)(fixed)
+        with pytest.raises(ShapeError, match="too short"):
+            L.Cropping1D(5)(fixed)
 
 
-def test_a_layer_of_ones_own_may_build_on_it():
+def test_user_defined_subclass_may_call_super():
     class Residual(L.Conv1D):
         def call(self, inputs):
             return inputs + super().call(inputs)
@@ -408,7 +408,7 @@ def test_a_layer_of_ones_own_may_build_on_it():
     assert Residual(C, 3, padding="same")(x).index is x.index
 
 
-def test_sentences_of_words():
+def test_time_distributed_convolution_of_sequences_of_sequences():
     mask = np.random.default_rng(2).random((2, 3, 7)) < 0.5
     x = pack(torch.randn(2, 3, 7, C), mask)
     conv = L.Conv1D(2, 3, padding="same")
@@ -436,7 +436,7 @@ SAME, STRIDED = Window(3, 1, 2, "same"), Window(3, 2, 1, "same")
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_gradients(name):
+def test_gradcheck_of_kernels(name):
     index = Index(mask_of("holes"))
     shape = (3, 4, C) if name == "transpose" else (3, C // 2, 4)
     inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((index.num_steps, C), shape, (4,))]
@@ -445,27 +445,27 @@ def test_gradients(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_every_dtype(name, dtype):
-    layer = doubled(LAYERS[name]())
-    x, mask = grids(mask_of("holes")), mask_of("holes")
-    exact = layer(pack(x, mask))
-    layer.to(dtype)
-    x = x.to(dtype).requires_grad_()
-    outputs = layer(pack(x, mask))
-    assert outputs.dtype == dtype == layer(x.detach()).dtype
-    np.testing.assert_allclose(shown(Packed(outputs.values.double(), outputs.index)), shown(exact), atol=0.1, rtol=0.1)
-    outputs.values.sum().backward()
-    assert x.grad.dtype == dtype and torch.isfinite(x.grad).all()
+def test_every_layer_runs_in_bfloat16_and_float64(name):
+    for dtype in [torch.bfloat16, torch.float64]:
+        layer = doubled(LAYERS[name]())
+        x, mask = grids(mask_of("holes")), mask_of("holes")
+        exact = layer(pack(x, mask))
+        layer.to(dtype)
+        x = x.to(dtype).requires_grad_()
+        outputs = layer(pack(x, mask))
+        assert outputs.dtype == dtype == layer(x.detach()).dtype
+        np.testing.assert_allclose(shown(Packed(outputs.values.double(), outputs.index)), shown(exact), atol=0.1, rtol=0.1)
+        outputs.values.sum().backward()
+        assert x.grad.dtype == dtype and torch.isfinite(x.grad).all()
 
 
-def test_the_largest_of_equal_numbers_is_the_first():
+def test_gradient_of_equal_maxima_goes_to_the_first():
     x = torch.zeros(1, 4, 1, requires_grad=True)
     L.MaxPooling1D(2)(pack(x, [[1, 1, 1, 1]])).values.sum().backward()
     assert x.grad.reshape(-1).tolist() == [1, 0, 1, 0]
 
 
-def test_integers_can_be_pooled():
+def test_max_pooling_accepts_integers():
     assert L.MaxPooling1D(2)(pack([[[-5], [-7]], [[-9]]])).values.tolist() == [[-5]]
 
 
@@ -508,25 +508,25 @@ def made(name, given):
 
 
 @pytest.mark.parametrize(("name", "given"), CASES, ids=lambda x: str(x))
-@pytest.mark.parametrize("steps", [6, 7])
-def test_keras_without_a_mask(name, given, steps):
-    mine, theirs = twins(made(name, given), (None, steps, C))
-    x, y = (torch.from_numpy(numbers(2, steps, C)).requires_grad_() for _ in range(2))
-    a, b = mine(x), theirs(y)
-    close(a, b)
-    assert tuple(mine.compute_output_shape((2, steps, C))) == tuple(theirs.compute_output_shape((2, steps, C)))
-    assert [n for n, _ in mine.named_parameters()] == [w.name for w in theirs.weights]
-    weights = torch.from_numpy(numbers(*a.shape))
-    (a * weights).sum().backward()
-    (b * weights).sum().backward()
-    close(x.grad, y.grad)
-    for u, v in zip(mine.trainable_weights, theirs.trainable_weights, strict=True):
-        close(u.grad, v.value.grad)
-    close(mine(pack(x, np.ones((2, steps)))), b)
+def test_plain_inputs_match_keras(name, given):
+    for steps in [6, 7]:
+        mine, theirs = twins(made(name, given), (None, steps, C))
+        x, y = (torch.from_numpy(numbers(2, steps, C)).requires_grad_() for _ in range(2))
+        a, b = mine(x), theirs(y)
+        close(a, b)
+        assert tuple(mine.compute_output_shape((2, steps, C))) == tuple(theirs.compute_output_shape((2, steps, C)))
+        assert [n for n, _ in mine.named_parameters()] == [w.name for w in theirs.weights]
+        weights = torch.from_numpy(numbers(*a.shape))
+        (a * weights).sum().backward()
+        (b * weights).sum().backward()
+        close(x.grad, y.grad)
+        for u, v in zip(mine.trainable_weights, theirs.trainable_weights, strict=True):
+            close(u.grad, v.value.grad)
+        close(mine(pack(x, np.ones((2, steps)))), b)
 
 
 @pytest.mark.parametrize("name", ["Conv1D", "DepthwiseConv1D", "MaxPooling1D", "ZeroPadding1D"])
-def test_keras_with_channels_first(name):
+def test_channels_first_matches_keras(name):
     given = {"data_format": "channels_first"}
     mine, theirs = twins(made(name, given), (None, C, 6))
     x = numbers(2, C, 6)
@@ -537,7 +537,7 @@ def test_keras_with_channels_first(name):
 
 
 @pytest.mark.parametrize("name", PARITY)
-def test_keras_has_the_same_arguments(name):
+def test_config_has_the_arguments_of_keras(name):
     mine, theirs = (made(name, PARITY[name][0])(lib).get_config() for lib in (padless, keras))
     not_here = {"lora_rank", "lora_alpha", "quantization_config", "batch_input_shape"}
     assert list(mine)[:3] == ["name", "trainable", "dtype"]
@@ -547,7 +547,7 @@ def test_keras_has_the_same_arguments(name):
 
 
 @pytest.mark.parametrize("given", [{"padding": "causal"}, {"padding": "causal", "strides": 2}, {}], ids=str)
-def test_keras_at_the_real_steps_of_right_padding(given):
+def test_right_padding_matches_keras_at_real_steps(given):
     mine, theirs = twins(made("Conv1D", given), (None, 5, C))
     x, mask = numbers(4, 5, C), mask_of("right")
     outputs = mine(pack(x, mask))
@@ -557,11 +557,9 @@ def test_keras_at_the_real_steps_of_right_padding(given):
         np.testing.assert_array_equal(real, mask)
 
 
-@pytest.mark.parametrize(
-    "alias", ["Convolution1D", "SeparableConvolution1D", "Convolution1DTranspose", "MaxPool1D", "AvgPool1D"]
-)
-def test_keras_has_other_names_too(alias):
-    assert lookup("layer", alias).__name__ == getattr(keras.layers, alias).__name__
+def test_aliases_of_keras_exist():
+    for alias in ["Convolution1D", "SeparableConvolution1D", "Convolution1DTranspose", "MaxPool1D", "AvgPool1D"]:
+        assert lookup("layer", alias).__name__ == getattr(keras.layers, alias).__name__
 
 
 # Lines of docs/differences.md, with both numbers
@@ -576,9 +574,9 @@ def test_mask_of_windows():
             for lib in (padless, keras)
         ]
         with pytest.warns(UserWarning, match="does not support masking"):
-            kerass = theirs(x[1])
+            expected = theirs(x[1])
         outputs = mine(x[0])
-        assert mask_on(kerass) is None and isinstance(outputs, Packed)
+        assert mask_on(expected) is None and isinstance(outputs, Packed)
         equal_masks(mask_on(outputs), mine.compute_mask(x[0], torch.from_numpy(ids != 0)))
 
 
@@ -632,12 +630,12 @@ def test_average_of_what_padding_adds():
         (lambda: L.UpSampling1D(1.5), "size"),
     ],
 )
-def test_arguments_that_mean_nothing(make, message):
+def test_invalid_arguments_raise(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
 
 
-def test_inputs_that_do_not_fit():
+def test_wrong_inputs_raise():
     with pytest.raises(ShapeError, match=r"\(batch, steps, features\)"):
         L.Conv1D(4, 3)(torch.ones(2, 5))
     with pytest.raises(ShapeError, match=r"\(batch, steps, features\)"):
@@ -652,17 +650,17 @@ def test_inputs_that_do_not_fit():
         conv(pack(torch.ones(2, 5, 2), np.ones((2, 5))))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_compute_mask_by_hand(kind):
-    mask = torch.from_numpy(mask_of(kind))
-    layer = L.Conv1D(2, 2, strides=2)
-    assert layer.compute_mask(None, None) is None
-    assert torch.equal(layer.compute_mask(None, mask), layer(pack(torch.ones(4, 5, C), mask)).mask)
+def test_compute_mask_matches_the_mask_of_the_output():
+    for kind in KINDS:
+        mask = torch.from_numpy(mask_of(kind))
+        layer = L.Conv1D(2, 2, strides=2)
+        assert layer.compute_mask(None, None) is None
+        assert torch.equal(layer.compute_mask(None, mask), layer(pack(torch.ones(4, 5, C), mask)).mask)
 
 
 @pytest.mark.parametrize("layer", [lambda: L.Conv1DTranspose(16, 3), lambda: L.Conv1D(17, 3)])
 @pytest.mark.parametrize("channels", [16, 17])
-def test_a_backward_under_autocast_has_the_dtype_of_its_forward(layer, channels):
+def test_backward_under_autocast_has_the_dtype_of_the_forward_pass(layer, channels):
     layer, x = layer(), torch.randn(1, 9, channels, requires_grad=True)
     made = layer(padless.pack(x, lengths=[9])).values.sum()
     with torch.autocast("cpu", torch.bfloat16):
