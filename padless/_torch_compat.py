@@ -41,6 +41,7 @@ __all__ = [
     "in_functional_transform",
     "is_torch_compile_error",
     "pytree",
+    "write_count",
 ]
 
 FunctionContext: TypeAlias = Any
@@ -82,3 +83,8 @@ def in_dispatch_mode() -> bool:
 def is_torch_compile_error(error: Exception) -> bool:
     """Return whether torch.compile raised an error, and not the function that it compiled."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))  # they have no public base class
+
+
+def write_count(x: Tensor) -> int:
+    """Return how many times torch has written to a tensor in place."""
+    return x._version  # torch documents the counter, but under this name only

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from padless._torch_compat import write_count
+
 
 class _HostCopy(NamedTuple):
     """The tensor on the host from which a tensor on a device was copied."""
@@ -59,7 +61,7 @@ def to_device_keep_host_copy(x: Tensor, device: torch.device | str) -> Tensor:
     copied = to_device(x, device)
     has_versions = not (x.is_inference() or copied.is_inference())
     if x.device.type == "cpu" and copied is not x and has_versions:
-        _host_copies[copied] = _HostCopy(x, x._version, copied._version)
+        _host_copies[copied] = _HostCopy(x, write_count(x), write_count(copied))
     return copied
 
 
@@ -76,6 +78,6 @@ def host_copy(x: Tensor) -> Tensor:
         (True, True)
     """
     copy: _HostCopy | None = _host_copies.get(x)
-    if copy is None or (copy.host_version, copy.device_version) != (copy.tensor._version, x._version):
+    if copy is None or (copy.host_version, copy.device_version) != (write_count(copy.tensor), write_count(x)):
         return x
     return copy.tensor
