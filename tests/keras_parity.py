@@ -1,4 +1,4 @@
-"""The same layers and models in padless and in Keras, with the same weights, and what both give.
+"""Build the same layers and models in padless and in Keras, with the same weights, and compare the results.
 
 A case is written once, as a function of the library: `lambda lib: lib.layers.LSTM(3)`. Masks come in five kinds.
 """
@@ -31,13 +31,13 @@ def mask_of(kind):
 
 
 def ids_of(kind, seed=0):
-    """Ids whose zeros are the masked steps of this kind."""
+    """Return ids whose zeros are the masked steps of this kind."""
     ids = np.random.default_rng(seed).integers(1, V, (B, T))
     return np.where(mask_of(kind), ids, 0)
 
 
 def all_ids(seed=0):
-    """One batch with rows of every kind."""
+    """Return one batch with rows of every kind."""
     return np.concatenate([ids_of(kind, seed) for kind in KINDS])
 
 
@@ -50,13 +50,13 @@ def numbers(*shape, seed=2):
 
 
 def embed(lib, ids, width=D, weights=None):
-    """Masked steps as the library knows them, showing row 0 of the table; and the layer."""
+    """Return embedded ids with the mask of the library, and the Embedding."""
     layer = lib.layers.Embedding(V, width, mask_zero=True, weights=[table(width) if weights is None else weights])
     return layer(torch.from_numpy(ids)), layer
 
 
 def twins(make, *shapes):
-    """What `make` makes of padless and of Keras, built where shapes are given, with the same weights."""
+    """Return the layers that `make` returns for padless and for Keras, with the same weights; built if shapes are given."""
     mine, theirs = make(padless), make(keras)
     if shapes:
         mine.build(*shapes)
@@ -66,14 +66,14 @@ def twins(make, *shapes):
 
 
 def twin_models(build):
-    """What `build` makes of padless and of Keras, with the same weights."""
+    """Return the models that `build` returns for padless and for Keras, with the same weights."""
     mine, theirs = build(padless), build(keras)
     same_weights(mine, theirs)
     return mine, theirs
 
 
 def same_weights(mine, theirs):
-    """Other weights than the first ones, biases among them, in both."""
+    """Give both layers the same weights, which differ from the initial ones, biases included."""
     rng = np.random.default_rng(3)
     weights = [rng.normal(size=w.shape, scale=0.6).astype("float32") for w in mine.get_weights()]
     mine.set_weights(weights)
@@ -81,7 +81,7 @@ def same_weights(mine, theirs):
 
 
 def flat(result):
-    """Outputs as a list, whatever nest they came in."""
+    """Return the outputs of any nest as a list."""
     if isinstance(result, list | tuple):
         return [leaf for part in result for leaf in flat(part)]
     if isinstance(result, dict):
@@ -90,17 +90,17 @@ def flat(result):
 
 
 def grid(x):
-    """A result as the grid it shows, a tensor."""
+    """Return the padded grid of a result as a tensor."""
     return x.unpack() if isinstance(x, padless.Packed) else x
 
 
 def shown(x):
-    """The same as an array."""
+    """Return the padded grid of a result as an array."""
     return grid(x).detach().numpy() if not isinstance(x, np.ndarray) else x
 
 
 def mask_on(x):
-    """The mask that a result carries, None where there is none."""
+    """Return the mask of a result, or None."""
     if isinstance(x, padless.Packed):
         return x.mask.numpy()
     found = getattr(x, "_keras_mask", None)
@@ -108,7 +108,7 @@ def mask_on(x):
 
 
 def set_mask(x, mask):
-    """Give a result of Keras another mask."""
+    """Replace the mask of a result of Keras."""
     x._keras_mask = torch.from_numpy(np.ascontiguousarray(mask))
 
 
@@ -119,20 +119,20 @@ def close(mine, theirs, tolerance=1e-5, what=""):
 
 
 def equal_masks(mine, theirs):
-    """Both masks are there and agree, or both are not."""
+    """Check that both masks are equal, or both None."""
     assert (mine is None) == (theirs is None), (mine, theirs)
     if mine is not None:
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 
 
 def gradients(layer):
-    """The gradients of all weights, by Keras's order; zeros where nothing reached them."""
+    """Return the gradients of all weights in Keras's order; zeros for a weight without a gradient."""
     weights = [w if isinstance(w, torch.Tensor) else w.value for w in layer.trainable_weights]
     return [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
 
 
 def compare(mine, theirs, layers=(), masks=True, tolerance=1e-5):
-    """Two results: grids at every position, masks, and the gradients of all weights, masked positions read too."""
+    """Compare two results: grids at every position, masks, and the gradients of all weights, also from masked positions."""
     mine, theirs = flat(mine), flat(theirs)
     assert len(mine) == len(theirs)
     for a, b in zip(mine, theirs, strict=True):
@@ -150,7 +150,7 @@ def compare(mine, theirs, layers=(), masks=True, tolerance=1e-5):
 
 @contextmanager
 def losing():
-    """Keras warns when it drops a mask; here that is meant."""
+    """Ignore the warning of Keras about a lost mask."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not support masking.*")
         yield

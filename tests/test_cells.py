@@ -1,4 +1,4 @@
-"""Cells of one's own, torch's cells as they are, stacks of them, and all of these both ways."""
+"""User-defined cells, torch's cells, stacks of cells, and all of these in both directions."""
 
 import inspect
 
@@ -28,7 +28,7 @@ CELLS = {
 
 
 def alone(cell, row, states):
-    """A torch cell over one sequence, as one writes it in torch: outputs and last states."""
+    """Run a torch cell over one sequence by a loop in torch: return the outputs and the last states."""
     outputs = []
     for x in row:
         new = cell(x[None], states if isinstance(cell, nn.LSTMCell) else states[0])
@@ -39,7 +39,7 @@ def alone(cell, row, states):
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("name", CELLS)
-def test_a_torch_cell_is_what_torch_makes_of_each_sequence_alone(name, backwards):
+def test_a_torch_cell_gives_the_numbers_of_a_loop_in_torch(name, backwards):
     cell = CELLS[name]()
     layer = L.RNN(cell, go_backwards=backwards, **BOTH)
     count = 2 if name.startswith("LSTM") else 1
@@ -59,7 +59,7 @@ def test_a_torch_cell_is_what_torch_makes_of_each_sequence_alone(name, backwards
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_torch_cell_learns_what_it_would_learn_in_torch(name):
+def test_a_torch_cell_has_the_gradients_of_a_loop_in_torch(name):
     cell = CELLS[name]()
     L.RNN(cell, return_sequences=True)(pack(X, MASKS)).values.square().sum().backward()
     mine = [p.grad.clone() for p in cell.parameters()]
@@ -105,7 +105,7 @@ def test_the_last_output_of_a_cell_that_changes_its_output_is_the_changed_output
 
 
 class Noisy(nn.Module):
-    """A cell with dropout, which also notes the mode it ran in."""
+    """A cell with dropout that records its training mode."""
 
     state_size = 3
 
@@ -119,7 +119,7 @@ class Noisy(nn.Module):
         return state, [state]
 
 
-def test_a_torch_cell_trains_when_its_layer_does_and_is_left_as_it_was():
+def test_a_torch_cell_trains_when_its_layer_does_and_keeps_its_mode_afterwards():
     cell = Noisy()
     cell.drop.eval()
     layer = L.RNN(cell)
@@ -133,14 +133,14 @@ def test_a_torch_cell_trains_when_its_layer_does_and_is_left_as_it_was():
     assert cell.training and not cell.drop.training
 
 
-def test_a_stack_is_its_cells_one_layer_after_the_other():
+def test_a_stack_of_cells_equals_a_stack_of_layers():
     cells = [L.GRUCell(4), nn.LSTMCell(4, 5), Halving(5, 2), Leaky(3), L.LSTMCell(2), nn.RNNCell(2, 3)]
     for backwards in (False, True):
         out, *states = L.RNN(cells, go_backwards=backwards, **BOTH)(pack(X, MASKS))
         h, ended = pack(X, MASKS), []
         for cell in cells:
             h, *last = L.RNN(cell, return_sequences=True, return_state=True, go_backwards=backwards)(h)
-            if backwards:  # each gives its steps in the order it ran them
+            if backwards:  # a backward layer returns its steps in reverse order
                 h = pack(h.unpack().flip(1), h.mask.flip(1))
             ended.append(last)
         h = pack(h.unpack().flip(1), h.mask.flip(1)) if backwards else h
@@ -151,13 +151,13 @@ def test_a_stack_is_its_cells_one_layer_after_the_other():
     assert stack.state_size == [4, [5, 5], [2, 1], 3, [2, 2], 3] and stack.output_size == 3
 
 
-def both_ways(layer, **options):
+def bidirectional(layer, **options):
     return L.Bidirectional(layer, **options)
 
 
 @pytest.mark.parametrize("make", [*CELLS.values(), lambda: Halving(3, 4), lambda: [L.GRUCell(2), nn.LSTMCell(2, 4)]])
-def test_both_ways_is_one_way_and_the_mirror_image_of_another(make):
-    layer = both_ways(L.RNN(make(), **BOTH))
+def test_bidirectional_is_a_forward_layer_and_a_layer_on_the_reversed_sequence(make):
+    layer = bidirectional(L.RNN(make(), **BOTH))
     out, *states = layer(pack(X, MASKS))
     one, other = layer.forward_layer, layer.backward_layer
     a, *first = one(pack(X, MASKS))
@@ -168,30 +168,30 @@ def test_both_ways_is_one_way_and_the_mirror_image_of_another(make):
     torch.testing.assert_close(leaves(states), [*leaves(first), *leaves(second)])
 
 
-def test_the_backward_layer_has_weights_of_its_own():
+def test_the_backward_layer_has_separate_weights():
     cell = nn.LSTMCell(3, 4)
-    layer = both_ways(L.RNN(cell))
+    layer = bidirectional(L.RNN(cell))
     back = layer.backward_layer.cell
-    assert layer.forward_layer.cell is cell and back is not cell  # trained weights stay
+    assert layer.forward_layer.cell is cell and back is not cell  # the forward layer keeps the weights
     assert all(
         p.shape == q.shape and not torch.equal(p, q) and q.requires_grad
         for p, q in zip(cell.parameters(), back.parameters(), strict=True)
     )
     assert layer(X).shape == (len(X), 8) and len(list(layer.parameters())) == 8
-    mixed = both_ways(L.RNN([L.GRUCell(2), nn.GRUCell(2, 4)]))
+    mixed = bidirectional(L.RNN([L.GRUCell(2), nn.GRUCell(2, 4)]))
     assert len({id(c) for way in (mixed.forward_layer, mixed.backward_layer) for c in way.cell.cells}) == 4
     mixed(X)
     weights = list(mixed.parameters())
     assert len(weights) == 14 and len({id(w) for w in weights}) == 14
     given = nn.GRUCell(3, 5)
-    own = both_ways(L.RNN(cell), backward_layer=L.RNN(given, go_backwards=True))
+    own = bidirectional(L.RNN(cell), backward_layer=L.RNN(given, go_backwards=True))
     assert own.forward_layer.cell is cell and own.backward_layer.cell is given
     assert own(X).shape == (len(X), 9)
 
 
-def test_both_ways_with_states():
+def test_bidirectional_with_states():
     for make in (lambda: nn.LSTMCell(3, 4), lambda: L.LSTMCell(4), lambda: [nn.LSTMCell(3, 4), nn.LSTMCell(4, 2)]):
-        layer = both_ways(L.RNN(make(), stateful=True, return_state=True, return_sequences=True))
+        layer = bidirectional(L.RNN(make(), stateful=True, return_state=True, return_sequences=True))
         out, *states = layer(pack(X, MASKS))
         again, *later = layer(pack(X, MASKS))
         assert not torch.equal(out.values, again.values)
@@ -202,7 +202,7 @@ def test_both_ways_with_states():
             assert torch.equal(a, b)
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------ errors
 
 
 class Stateless(nn.Module):
@@ -232,7 +232,7 @@ class Growing(Stateless):
 
 
 class Drawn(nn.Module):
-    """A cell whose weight nobody knows how to draw again."""
+    """A cell without `reset_parameters`, so that its weight cannot be initialized again."""
 
     state_size = 3
 
@@ -256,13 +256,13 @@ class Drawn(nn.Module):
         (lambda: torch.tanh, "Expected a padless layer"),
     ],
 )
-def test_what_is_no_cell_is_refused_at_once(cell, says):
+def test_a_value_that_is_not_a_cell_is_refused_by_the_constructor(cell, says):
     for wrap in (L.RNN, lambda c: L.RNN([L.GRUCell(3), c]), lambda c: L.StackedRNNCells([c])):
         with pytest.raises(ArgumentError, match=says):
             wrap(cell())
 
 
-def test_a_cell_that_gives_something_else_is_refused():
+def test_a_cell_with_a_wrong_result_is_refused():
     with pytest.raises(ArgumentError, match=r"gives \(output, new states\); NoStates gave Tensor"):
         L.RNN(NoStates())(X)
     with pytest.raises(ShapeError, match=r"Growing got states of shapes \[\(\d+, 3\)\] and gave \[\(\d+, 3\), \(\d+, 3\)\]"):
@@ -276,17 +276,17 @@ def test_a_cell_that_gives_something_else_is_refused():
     assert layer.states is None and not layer.built and layer(torch.ones(2, 4, 5)).shape == (2, 4)
 
 
-def test_what_cannot_be_copied_or_saved_says_so(tmp_path):
+def test_cells_that_cannot_be_copied_or_saved_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"a second Drawn.*reset_parameters.*backward_layer="):
-        both_ways(L.RNN(Drawn()))
-    assert both_ways(L.RNN(Drawn()), backward_layer=L.RNN(Drawn(), go_backwards=True))(X).shape == (len(X), 6)
+        bidirectional(L.RNN(Drawn()))
+    assert bidirectional(L.RNN(Drawn()), backward_layer=L.RNN(Drawn(), go_backwards=True))(X).shape == (len(X), 6)
     x = L.Input((None, 3), masked=True)
-    model = padless.Model(x, both_ways(L.RNN([L.GRUCell(2), nn.LSTMCell(2, 4)]))(x))
+    model = padless.Model(x, bidirectional(L.RNN([L.GRUCell(2), nn.LSTMCell(2, 4)]))(x))
     with pytest.raises(ArgumentError, match="torch module LSTMCell has no config.*save_weights"):
         model.save(tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
     model.save_weights(tmp_path / "weights.safetensors")
-    again = padless.Model(x, both_ways(L.RNN([L.GRUCell(2), nn.LSTMCell(2, 4)]))(x))
+    again = padless.Model(x, bidirectional(L.RNN([L.GRUCell(2), nn.LSTMCell(2, 4)]))(x))
     for layer, name in zip(again.layers[1:], [layer.name for layer in model.layers[1:]], strict=True):
         layer.name = name
     again.load_weights(tmp_path / "weights.safetensors")
@@ -294,7 +294,7 @@ def test_what_cannot_be_copied_or_saved_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("cell", [L.SimpleRNNCell, L.GRUCell, L.LSTMCell])
-def test_dropout_of_inputs_is_one_pattern_for_each_sequence_and_none_at_inference(cell):
+def test_dropout_of_inputs_has_one_pattern_for_each_sequence_and_none_at_inference(cell):
     layer = L.RNN(cell(8, dropout=0.5), return_sequences=True)
     x = pack(torch.ones(3, 5, 8), lengths=[5, 1, 3])
     seen = []
@@ -307,7 +307,7 @@ def test_dropout_of_inputs_is_one_pattern_for_each_sequence_and_none_at_inferenc
     assert not torch.equal(patterns[0][0], patterns[2][0])
 
 
-def test_plain_batches_of_one_size_and_of_different_lengths_follow_each_other():
+def test_plain_batches_of_one_size_may_have_different_lengths():
     layer = L.GRU(4, return_sequences=True)
     for steps in (3, 5, 2, 3):
         x = torch.from_numpy(numbers(7, steps, 3))
@@ -317,7 +317,7 @@ def test_plain_batches_of_one_size_and_of_different_lengths_follow_each_other():
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True}, {"return_state": True}, BOTH], ids=str)
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_both_ways_cost_what_each_way_puts_out(name, options):
+def test_activity_losses_of_bidirectional_are_those_of_both_layers(name, options):
     mine, theirs = (
         lib.layers.Bidirectional(getattr(lib.layers, name)(2, activity_regularizer="l2", **options))
         for lib in (padless, keras)
@@ -343,14 +343,14 @@ def test_activity_of_simple_rnn_both_ways():
         assert len(mine.losses) == 2 and len(theirs.losses) == count
 
 
-def test_a_layer_with_a_call_of_its_own_is_not_run_both_ways():
+def test_a_layer_with_a_user_defined_call_is_refused_by_bidirectional():
     class Own(L.LSTM):
         def call(self, sequences, initial_state=None, mask=None, training=False):
             return super().call(2 * sequences, initial_state, mask, training)
 
-    for give in (lambda: both_ways(Own(2)), lambda: both_ways(L.LSTM(2), backward_layer=Own(2, go_backwards=True))):
+    for wrap in (lambda: bidirectional(Own(2)), lambda: bidirectional(L.LSTM(2), backward_layer=Own(2, go_backwards=True))):
         with pytest.raises(ArgumentError, match="`call` that Own defines"):
-            give()
+            wrap()
 
 
 @pytest.mark.parametrize("name", ["SimpleRNNCell", "GRUCell", "LSTMCell", "ConvLSTM1DCell", "StackedRNNCells"])
@@ -361,7 +361,7 @@ def test_a_cell_is_called_as_in_keras(name):
     assert mine == [n for n in wanted if n != "kwargs"]
 
 
-def test_a_simple_cell_with_a_call_of_its_own_is_run_by_that():
+def test_a_cell_with_a_user_defined_call_is_run_by_that_call():
     class Still(L.SimpleRNNCell):
         def call(self, sequence, states, training=False):
             return states[0] + 1, [states[0] + 1]

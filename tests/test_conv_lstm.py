@@ -35,7 +35,7 @@ OPTIONS = {
 EVERY = np.concatenate([mask_of(kind) for kind in KINDS])
 
 
-def made(**options):
+def build_both(**options):
     shape = (None, T, CHANNELS, ROWS) if options.get("data_format") == "channels_first" else (None, T, ROWS, CHANNELS)
     return twins(lambda lib: lib.layers.ConvLSTM1D(3, 3, **options), shape)
 
@@ -52,24 +52,24 @@ def same_shapes(mine, theirs, shape):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_position_is_kerass(name):
-    mine, theirs = made(**OPTIONS[name])
+def test_every_position_equals_keras(name):
+    mine, theirs = build_both(**OPTIONS[name])
     x = data(len(EVERY), **OPTIONS[name])
     compare(mine(x, mask=EVERY), theirs(x, mask=torch.from_numpy(EVERY)), [(mine, theirs)])
-    mine, theirs = made(**OPTIONS[name])
+    mine, theirs = build_both(**OPTIONS[name])
     compare(mine(x), theirs(x), [(mine, theirs)])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_mask_alone(kind):
-    mine, theirs = made(**BOTH)
-    x, mask = data(4), np.array(MASKS[kind], dtype=bool)
-    compare(mine(x, mask=mask), theirs(x, mask=torch.from_numpy(mask)), [(mine, theirs)])
+def test_a_batch_with_one_kind_of_mask():
+    for kind in KINDS:
+        mine, theirs = build_both(**BOTH)
+        x, mask = data(4), np.array(MASKS[kind], dtype=bool)
+        compare(mine(x, mask=mask), theirs(x, mask=torch.from_numpy(mask)), [(mine, theirs)])
 
 
 def test_backwards():
     """Keras reverses the outputs but not their mask, so only the numbers of full rows and the states are compared."""
-    mine, theirs = made(**BOTH, go_backwards=True)
+    mine, theirs = build_both(**BOTH, go_backwards=True)
     x = data(len(EVERY))
     ours, kerass = mine(x, mask=EVERY), theirs(x, mask=torch.from_numpy(EVERY))
     compare(ours[1:], kerass[1:])
@@ -77,12 +77,12 @@ def test_backwards():
     assert np.array_equal(ours[0].index.mask, EVERY[:, ::-1])
 
 
-def test_states_given_and_held():
-    mine, theirs = made(**BOTH)
+def test_initial_states_and_stateful_layers():
+    mine, theirs = build_both(**BOTH)
     x, mask = data(4), mask_of("holes")
     states = [torch.from_numpy(numbers(4, ROWS - 2, 3, seed=seed)) for seed in (5, 6)]
     compare(mine(x, initial_state=states), theirs(x, initial_state=states))
-    with losing():  # Keras forgets the mask that comes with the data, not the one that is given
+    with losing():  # Keras loses the mask of the data, but not an explicit mask
         compare(
             mine(pack(x, mask), initial_state=states),
             theirs(x, initial_state=states, mask=torch.from_numpy(mask)),
@@ -112,7 +112,7 @@ def test_bidirectional():
 @pytest.mark.parametrize("which", ["dropout", "recurrent_dropout"])
 def test_dropout_has_kerass_distribution(which):
     keras.utils.set_random_seed(0)
-    mine, theirs = made(**{which: 0.5})
+    mine, theirs = build_both(**{which: 0.5})
     x = data(1).expand(3000, -1, -1, -1)
     with torch.no_grad():
         one, other = (layer(x, training=True).detach().flatten(1) for layer in (mine, theirs))
@@ -123,7 +123,7 @@ def test_dropout_has_kerass_distribution(which):
 def test_arguments_weights_and_config_are_kerass():
     wanted = [(n, p.default) for n, p in inspect.signature(K.ConvLSTM1D.__init__).parameters.items()]
     assert [(n, p.default) for n, p in inspect.signature(ConvLSTM1D.__init__).parameters.items()] == wanted
-    mine, theirs = made(padding="same", strides=2)
+    mine, theirs = build_both(padding="same", strides=2)
     assert [(w.path.split("/")[-1], tuple(w.shape)) for w in theirs.weights] == [
         (name.split(".")[-1], tuple(w.shape)) for name, w in mine.named_parameters()
     ]
@@ -155,7 +155,7 @@ def test_shapes_are_known_before_there_are_weights():
     assert out.shape == (None, None, 4, 3) and out.masked and h.shape == c.shape == (None, 4, 3) and not h.masked
 
 
-def test_it_trains_in_a_model_on_the_real_steps_alone():
+def test_training_in_a_model_uses_the_real_steps_only():
     x = L.Input((None, ROWS, CHANNELS), masked=True)
     model = padless.Model(x, L.Dense(1)(L.Flatten()(ConvLSTM1D(3, 3)(ConvLSTM1D(2, 3, return_sequences=True)(x)))))
     grid, mask = numbers(4, T, ROWS, CHANNELS), mask_of("empty")
@@ -167,7 +167,7 @@ def test_it_trains_in_a_model_on_the_real_steps_alone():
     assert all(np.isfinite(model.fit(pack(grid, mask), numbers(4, 1), epochs=2, verbose=0).history["loss"]))
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_arguments_and_shapes_are_refused():
     with pytest.raises(ArgumentError, match="strides or a dilation_rate above 1, not both"):
         ConvLSTM1D(3, 3, strides=2, dilation_rate=2)
     with pytest.raises(ArgumentError, match="padding"):
@@ -186,12 +186,12 @@ def test_what_cannot_be_is_refused():
         ConvLSTM1DCell(3, 3).get_initial_state(2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_dtypes(dtype):
-    layer = ConvLSTM1D(3, 3, **BOTH, dtype=dtype)
-    out, h, c = layer(pack(torch.ones(2, T, ROWS, CHANNELS), lengths=[3, 0]))
-    assert out.dtype == h.dtype == c.dtype == dtype
-    assert not out.unpack()[1].any() and not h[1].any()
+def test_other_dtypes():
+    for dtype in (torch.bfloat16, torch.float64):
+        layer = ConvLSTM1D(3, 3, **BOTH, dtype=dtype)
+        out, h, c = layer(pack(torch.ones(2, T, ROWS, CHANNELS), lengths=[3, 0]))
+        assert out.dtype == h.dtype == c.dtype == dtype
+        assert not out.unpack()[1].any() and not h[1].any()
 
 
 def test_a_kernel_wider_than_a_step_is_refused_as_in_keras():

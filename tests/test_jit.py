@@ -1,4 +1,4 @@
-"""jit_compile=True: layers that see each step alone run compiled, to the same numbers, or say why not."""
+"""jit_compile=True: layers that treat each step alone run compiled and give the same numbers, or an error says why not."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from padless.callbacks import Callback
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, Layer
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of its own ways while it compiles
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of torch while it compiles
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [], [1]]
 TAGS = [[0, 1, 1], [2], [0, 0], [1, 2, 0, 1], [], [0]]
 KIND = "sparse_categorical_crossentropy"
@@ -63,7 +63,7 @@ def test_compiled_layers_give_the_same_numbers(monkeypatch):
     assert len(seen) == 3  # once for all epochs
 
 
-def test_outside_of_a_run_layers_are_what_they_were(monkeypatch):
+def test_after_a_run_the_layers_are_not_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", compiler("eager", []))
     inside = []
 
@@ -78,7 +78,7 @@ def test_outside_of_a_run_layers_are_what_they_were(monkeypatch):
     assert inside[0].predict(LISTS, verbose=0)[0] == pytest.approx(model.predict(LISTS, verbose=0)[0])
 
 
-def test_a_compiler_that_fails_says_so_before_any_weight_changes(monkeypatch):
+def test_a_compiler_error_is_raised_before_a_weight_changes(monkeypatch):
     def broken(graph, inputs):
         raise RuntimeError("no C++ compiler found")
 
@@ -91,7 +91,7 @@ def test_a_compiler_that_fails_says_so_before_any_weight_changes(monkeypatch):
     assert all(layer._compiled_call is None for layer in model.layers)
 
 
-def test_who_asks_for_nothing_gets_nothing_compiled(monkeypatch):
+def test_nothing_is_compiled_without_jit_compile(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "compile", compiler("eager", seen))
     for given in ({}, {"jit_compile": "auto"}, {"jit_compile": False}, {"jit_compile": True, "run_eagerly": True}):
@@ -99,7 +99,7 @@ def test_who_asks_for_nothing_gets_nothing_compiled(monkeypatch):
     assert seen == []
 
 
-def test_run_eagerly_turns_it_off_aloud():
+def test_run_eagerly_turns_jit_compile_off_with_a_warning():
     with pytest.warns(UserWarning, match="run_eagerly"):
         model = tagger(jit_compile=True, run_eagerly=True, steps_per_execution=4)
     assert not model.jit_compile and model.run_eagerly and model.steps_per_execution == 4

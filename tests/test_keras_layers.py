@@ -1,7 +1,7 @@
 """Every layer against Keras 3.15.1 on torch: outputs at every position, states, masks, gradients, names and shapes.
 
 One batch holds rows of all five kinds of masks; a Keras call costs the same for many rows as for few. What differs on
-purpose stands in docs/differences.md and is tested in test_differences.py.
+purpose is listed in docs/differences.md and is tested in test_differences.py.
 """
 
 import inspect
@@ -61,7 +61,7 @@ def rnn(name, **options):
 
 
 class Plus:
-    """A cell of one's own: its output is not its state."""
+    """A user-defined cell whose output is not its state."""
 
     def __new__(cls, lib):
         class PlusCell(lib.layers.Layer):
@@ -99,7 +99,7 @@ LAYERS = {
     "TimeDistributed": lambda lib: lib.layers.TimeDistributed(lib.layers.Dense(2, activation="tanh")),
     "Flatten": lambda lib: lib.layers.Flatten(),
     "cell": lambda lib: lib.layers.RNN(lib.layers.LSTMCell(2), **BOTH),
-    "own cell": Plus,
+    "user-defined cell": Plus,
     "stack": lambda lib: stack(lib, **BOTH),
     "stack last": lambda lib: stack(lib, return_state=True, go_backwards=True),
     "GRU recurrent": rnn("GRU", **SEQUENCES, recurrent_activation="tanh"),
@@ -131,14 +131,14 @@ def check(make, ids, **call):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_gives_kerass_numbers_at_every_position(name):
+def test_a_layer_equals_keras_at_every_position(name):
     check(LAYERS[name], all_ids())
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["Dense", "GRU both", "LSTM both", "Bidirectional concat both", "stack"])
-def test_a_batch_of_one_kind_of_mask(name, kind):
-    check(LAYERS[name], ids_of(kind))
+def test_a_batch_with_one_kind_of_mask(name):
+    for kind in KINDS:
+        check(LAYERS[name], ids_of(kind))
 
 
 @settings(max_examples=40)
@@ -154,7 +154,7 @@ def test_any_mask_in_any_recurrent_layer(name, rows, width, options):
 
 @pytest.mark.parametrize("name", [*RNNS, "Bidirectional", "stack"])
 def test_initial_state(name):
-    """Keras forgets the mask when it is given a state, so it is handed over once more."""
+    """Keras loses the mask of the inputs when `initial_state` is given, so it receives the mask explicitly."""
     ids = all_ids()
     make = {"Bidirectional": both_ways("concat", BOTH), "stack": LAYERS["stack"]}.get(name, rnn(name, **BOTH))
     sizes = {"LSTM": [2, 2], "Bidirectional": [2, 2, 2, 2], "stack": [2, [4, 4], 3]}.get(name, [2])
@@ -174,7 +174,7 @@ def test_initial_state(name):
 
 
 @pytest.mark.parametrize("name", [*RNNS, "Bidirectional"])
-def test_a_stateful_layer_goes_on_where_it_stopped(name):
+def test_a_stateful_layer_continues_from_the_batch_before(name):
     make = both_ways("concat", {**SEQUENCES, "stateful": True})
     mine, theirs = twins(make if name == "Bidirectional" else rnn(name, **SEQUENCES, stateful=True), (len(all_ids()), T, D))
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_a_stateful_layer_goes_on_where_it_stopped(name):
             compare(mine(embed(padless, all_ids(seed))[0]), theirs(embed(keras, all_ids(seed))[0]))
 
 
-def test_a_stateful_layer_passes_over_a_batch_of_nothing():
+def test_a_batch_without_real_steps_keeps_the_state_of_a_stateful_layer():
     mine, theirs = twins(rnn("LSTM", return_state=True, stateful=True), (4, T, D))
     with torch.no_grad():
         for ids in (ids_of("holes"), 0 * ids_of("none"), ids_of("left")):
@@ -206,7 +206,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_without_a_mask_nothing_is_different(name):
+def test_a_layer_without_a_mask_equals_keras(name):
     mine, theirs = twins(PLAIN[name], (None, T, D))
     x = torch.from_numpy(numbers(4, T, D))
     compare(mine(x), theirs(x), [(mine, theirs)] if mine.get_weights() else ())
@@ -219,8 +219,8 @@ def test_a_recurrent_layer_on_each_step():
 
 
 @pytest.mark.parametrize("name", ["SimpleRNN both", "GRU both", "LSTM both", "Bidirectional concat both", "stack"])
-def test_a_mask_of_ones_own(name):
-    """Given by hand it counts, in any container, also where the layer comes after an embedding with another mask."""
+def test_an_explicit_mask(name):
+    """An explicit mask may be in any container, and replaces the mask of an embedding."""
     ids, mask = all_ids(), np.concatenate([np.flip(MASKS[kind], 1) for kind in KINDS]).astype(bool)
     mine, theirs = twins(LAYERS[name], (None, T, D))
     x = torch.from_numpy(numbers(len(ids), T, D))
@@ -229,10 +229,10 @@ def test_a_mask_of_ones_own(name):
     compare(mine(embed(padless, ids)[0], mask=mask), theirs(embed(keras, ids)[0], mask=torch.from_numpy(mask)))
 
 
-@pytest.mark.parametrize("kind", ["none", "right", "left", "holes"])
-@pytest.mark.parametrize("keepdims", [False, True])
-def test_pooling(kind, keepdims):
-    check(lambda lib: lib.layers.GlobalAveragePooling1D(keepdims=keepdims), ids_of(kind))
+def test_pooling():
+    for kind in ("none", "right", "left", "holes"):
+        for keepdims in (False, True):
+            check(lambda lib, k=keepdims: lib.layers.GlobalAveragePooling1D(keepdims=k), ids_of(kind))
 
 
 @pytest.mark.parametrize("name", ["Dense", "LSTM both", "Bidirectional concat both", "LayerNormalization"])
@@ -270,7 +270,7 @@ def test_a_merge_of_equal_masks(name):
 
 
 @pytest.mark.parametrize("name", ["Multiply", "Maximum", "Minimum"])
-def test_a_merge_of_unequal_masks_that_keras_makes_too(name):
+def test_a_merge_of_different_masks_that_keras_supports(name):
     a, b = (
         getattr(lib.layers, name)()([embed(lib, ids)[0] for ids in (ids_of("left"), ids_of("holes"))])
         for lib in (padless, keras)
@@ -293,7 +293,7 @@ def test_concatenate_in_time():
         close(p.embeddings.grad, q.embeddings.value.grad)
 
 
-# ------------------------------------------------------------------------------------------------ what is random
+# ------------------------------------------------------------------------------------------------ random numbers
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_dropout_has_kerass_distribution(make):
         (lambda lib: lib.layers.Bidirectional(lib.layers.LSTM(60)), (None, T, 50)),
     ],
 )
-def test_the_first_weights_are_drawn_as_in_keras(make, shape):
+def test_initial_weights_have_kerass_distribution(make, shape):
     torch.manual_seed(1)
     keras.utils.set_random_seed(1)
     mine, theirs = make(padless), make(keras)
@@ -346,7 +346,7 @@ def test_the_first_weights_are_drawn_as_in_keras(make, shape):
     theirs.build(shape)
     names = [w.name for w in theirs.weights]
     for name, a, b in zip(names, mine.get_weights(), theirs.get_weights(), strict=True):
-        if np.unique(b).size <= 2:  # zeros, ones, the open forget gate
+        if np.unique(b).size <= 2:  # zeros, ones, the bias of the forget gate
             np.testing.assert_array_equal(a, b)
             continue
         np.testing.assert_allclose(a.std(), b.std(), rtol=0.05)
@@ -356,7 +356,7 @@ def test_the_first_weights_are_drawn_as_in_keras(make, shape):
             close(a @ a.T, b @ b.T, 1e-4)
 
 
-# ------------------------------------------------------------------------------------------------ what they say
+# ------------------------------------------------------------------------------------------------ configs
 
 
 KNOWN = {
@@ -402,11 +402,11 @@ def test_names_and_shapes(name):
     assert [named[id(w)] for w in mine.weights] == [w.name for w in theirs.weights]
     assert [w.shape for w in mine.get_weights()] == [w.shape for w in theirs.get_weights()]
     assert mine.count_params() == theirs.count_params()
-    assert mine.name == theirs.name or "_" in theirs.name  # Keras counts on, from test to test
+    assert mine.name == theirs.name or "_" in theirs.name  # Keras continues its numbers from test to test
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_compute_mask_by_hand(name):
+def test_compute_mask(name):
     mine, theirs = (KNOWN[name](lib) for lib in (padless, keras))
     x = torch.from_numpy(all_ids()) if name == "Embedding" else torch.from_numpy(numbers(len(all_ids()), T, D))
     if name in ("Flatten", "Reshape"):
@@ -415,8 +415,8 @@ def test_compute_mask_by_hand(name):
     mine.build(shape)
     theirs.build(shape)
     mask = torch.from_numpy(all_ids() != 0)
-    births = name in ("Embedding", "Masking")  # these narrow a mask, Keras's forget it: docs/differences.md
-    for given_ in (None,) if births else (None, mask):
+    creates_mask = name in ("Embedding", "Masking")  # these narrow a mask, Keras's lose it: docs/differences.md
+    for given_ in (None,) if creates_mask else (None, mask):
         ours, kerass = mine.compute_mask(x, given_), theirs.compute_mask(x, given_)
         if kerass is None:  # as Bidirectional says of all its outputs together
             kerass = [None] * len(flat(ours))
@@ -439,7 +439,7 @@ UNKNOWN = {"quantization_config", "lora_rank", "lora_alpha", "rms_scaling"}  # w
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_arguments_and_their_order(name):
+def test_arguments_are_in_kerass_order(name):
     """A call with positional arguments means the same; what padless adds comes last."""
     mine, theirs = (KNOWN[name](lib) for lib in (padless, keras))
     cells = [] if not hasattr(mine, "cell") or name == "stack" else [(mine.cell, theirs.cell)]
@@ -453,7 +453,7 @@ def test_arguments_and_their_order(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_config_has_kerass_keys_and_makes_the_layer_again(name):
+def test_a_config_has_kerass_keys_and_creates_the_same_layer(name):
     mine, theirs = (KNOWN[name](lib) for lib in (padless, keras))
     config = json.loads(json.dumps(mine.get_config()))
     missing = set(theirs.get_config()) - set(config) - UNKNOWN

@@ -1,7 +1,7 @@
 """Models against Keras 3.15.1 on torch: loss, gradients, training with every optimizer, results, names and orders.
 
-Training is compared where both libraries mean the same: batch by batch, and over epochs of one batch (what Keras
-reports of several batches is no mean over steps, see docs/differences.md).
+Training is compared where both libraries compute the same: batch by batch, and over epochs of one batch. For several
+batches Keras does not report the mean over steps (docs/differences.md).
 """
 
 import numpy as np
@@ -37,13 +37,13 @@ OPTIMIZERS = {
 
 
 def embedded(lib, width=D, **arguments):
-    """An Input of ids, and what an Embedding makes of it."""
+    """Return an Input of ids and the embedded ids."""
     x = lib.Input((T,), **arguments)
     return x, lib.layers.Embedding(V, width, mask_zero=True)(x)
 
 
 def tagger(lib, units=3, activation=None):
-    """Several kinds of layers, one label for each step."""
+    """Return a model of several kinds of layers with one output for each step."""
     x, h = embedded(lib)
     h = lib.layers.LayerNormalization()(lib.layers.Dense(4, activation="tanh")(h))
     h = lib.layers.GRU(3, return_sequences=True)(lib.layers.Bidirectional(lib.layers.LSTM(2, return_sequences=True))(h))
@@ -62,15 +62,15 @@ def classifier(lib):
 
 
 def flattened(lib):
-    """The padded grid itself is read: what masked steps show counts, and sends gradients."""
+    """Return a model that reads the padded grid, so that gap values have gradients."""
     x, h = embedded(lib)
     h = lib.layers.LSTM(2, return_sequences=True)(h)
     h = lib.layers.DropMask()(h) if lib is padless else h
     return lib.Model(x, lib.layers.Dense(1)(lib.layers.Flatten()(h)))
 
 
-def looking(lib):
-    """The same with more that shows something in gaps."""
+def grid_of_many_layers(lib):
+    """Return the same with more layers that have gap values."""
     x, h = embedded(lib)
     h = lib.layers.LayerNormalization()(lib.layers.Dense(4, activation="tanh")(h))
     h = lib.layers.Bidirectional(lib.layers.GRU(2, return_sequences=True))(h)
@@ -81,7 +81,7 @@ def looking(lib):
 
 
 def compiled(build, optimizer="sgd", loss="mse", **arguments):
-    """Both models with the same weights, compiled alike."""
+    """Return both models with the same weights, compiled with the same arguments."""
     with losing():
         models = twin_models(build)
     for lib, model in zip(LIBRARIES, models, strict=True):
@@ -90,7 +90,7 @@ def compiled(build, optimizer="sgd", loss="mse", **arguments):
 
 
 def fitted(models, x, y, epochs=4, size=10**6, **arguments):
-    """Both models after training; their histories and weights are compared."""
+    """Train both models and compare their histories and weights."""
     start = models[0].get_weights()
     with losing():
         mine, theirs = (
@@ -107,7 +107,7 @@ def fitted(models, x, y, epochs=4, size=10**6, **arguments):
 
 
 def agree(models, *args, **arguments):
-    """`evaluate`, as a list and as a dictionary."""
+    """Compare the results of `evaluate`, as a list and as a dictionary."""
     with losing():
         mine, theirs = (m.evaluate(*args, batch_size=10**6, verbose=0, **arguments) for m in models)
         named, others = (m.evaluate(*args, batch_size=10**6, verbose=0, return_dict=True, **arguments) for m in models)
@@ -164,7 +164,7 @@ def test_both_experiments_agree():
 @pytest.mark.parametrize("scale", [1.0, 1e-5])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_several_steps_with_each_optimizer(optimizer, scale):
-    """A small loss has gradients of about 1e-6, where it shows where an optimizer adds its epsilon."""
+    """A small loss has gradients of about 1e-6, so that the place of an optimizer's epsilon matters."""
     models = compiled(short, optimizer, loss_weights=[scale])
     y = numbers(len(all_ids()), T, 2)
     start = models[0].get_weights()
@@ -183,7 +183,7 @@ def test_the_padded_grid_trains_the_same(optimizer):
 
 
 def test_a_grid_of_many_layers_trains_the_same():
-    fitted(compiled(looking, "adam"), all_ids(), numbers(len(all_ids()), 1))
+    fitted(compiled(grid_of_many_layers, "adam"), all_ids(), numbers(len(all_ids()), 1))
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_one_batch_at_a_time():
     close(*(m.predict_on_batch(all_ids()) for m in models), 2e-5)
 
 
-def test_a_frozen_layer_stays():
+def test_a_frozen_layer_does_not_change():
     def build(lib):
         model = short(lib)
         model.layers[2].trainable = False
@@ -272,7 +272,7 @@ def test_each_loss(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("weight", [None, np.arange(20.0), np.arange(20.0)[:, None]], ids=["none", "rows", "column"])
 def test_one_number_for_each_row(weight):
-    """Here the mask is gone: rows without a step count as any row."""
+    """The output has no mask, so rows without a real step count, too."""
     models = compiled(classifier, "rmsprop", "binary_crossentropy", metrics=["accuracy"], weighted_metrics=["mse"])
     y = np.random.default_rng(4).integers(0, 2, N)
     agree(models, all_ids(), y, sample_weight=weight)
@@ -280,7 +280,7 @@ def test_one_number_for_each_row(weight):
     close(*(m.predict(all_ids(), batch_size=7, verbose=0) for m in models), 2e-5)
 
 
-# ------------------------------------------------------------------------------------------------ several of them
+# ------------------------------------------------------------------------------------------------ several inputs and outputs
 
 
 def several(lib):
@@ -371,7 +371,7 @@ def test_a_part_of_a_model():
 
 
 def test_layers_are_listed_as_in_keras():
-    """By their distance from the outputs; so copied weights find their places."""
+    """The order is by the distance from the outputs, so that weights can be copied by position."""
     rng = np.random.default_rng(0)
     for _ in range(30):
         seed = rng.integers(1 << 30)
@@ -396,7 +396,7 @@ def test_layers_are_listed_as_in_keras():
 
 
 def test_a_translator():
-    """The decoder begins with the encoder's states; Keras then needs its mask once more."""
+    """The decoder begins with the encoder's states; Keras then needs an explicit mask."""
 
     def build(lib):
         source, h = embedded(lib)

@@ -1,4 +1,4 @@
-"""The base of all layers: training mode, weights, what is inside, losses, dtypes, copies, names."""
+"""The base class of layers: training mode, building, weights, sublayers, losses, dtypes, copies, names."""
 
 import copy
 import io
@@ -20,72 +20,72 @@ def masked(features=4):
 
 
 class Mode(Layer):
-    """Writes down whether it trains."""
+    """A layer that records its training mode."""
 
-    def __init__(self, inner=None, told=None, **kwargs):
+    def __init__(self, inner=None, inner_training=None, **kwargs):
         super().__init__(**kwargs)
-        self.inner, self.told = inner, told
+        self.inner, self.inner_training = inner, inner_training
 
     def call(self, inputs, training=None):
         self.seen = training
         if self.inner is not None:
-            self.inner(inputs, **({} if self.told is None else {"training": self.told}))
+            self.inner(inputs, **({} if self.inner_training is None else {"training": self.inner_training}))
         return inputs
 
 
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def test_training_is_the_argument_then_the_enclosing_calls_then_the_modules():
+def test_training_mode_is_the_argument_else_that_of_the_enclosing_call_else_that_of_the_module():
     x = torch.ones(2, 3)
     layer = Mode()
-    assert layer.training is False  # layers are born in eval mode
-    for given, own, wanted in [(None, False, False), (None, True, True), (True, False, True), (False, True, False)]:
-        layer.train(own)
-        layer(x, **({} if given is None else {"training": given}))
-        assert layer.seen is wanted
+    assert layer.training is False  # the mode of a new layer
+    for argument, mode, expected in [(None, False, False), (None, True, True), (True, False, True), (False, True, False)]:
+        layer.train(mode)
+        layer(x, **({} if argument is None else {"training": argument}))
+        assert layer.seen is expected
     layer.train()
     layer(x, training=None)
     assert layer.seen is True
     outer = Mode(Mode())
-    for given, own, wanted in [(True, False, True), (False, True, False), (None, True, False)]:
-        outer.inner.train(own)
+    for argument, mode, expected in [(True, False, True), (False, True, False), (None, True, False)]:
+        outer.inner.train(mode)
         outer.training = False
-        outer(x, training=given)
-        assert outer.inner.seen is wanted  # the enclosing call's goes before the inner layer's own
-    told = Mode(Mode(), told=True)
-    told(x, training=False)
-    assert told.inner.seen is True
+        outer(x, training=argument)
+        assert outer.inner.seen is expected
+    training_inside = Mode(Mode(), inner_training=True)
+    training_inside(x, training=False)
+    assert training_inside.inner.seen is True
 
 
-def test_inside_a_torch_module_each_layer_has_its_own_mode():
+def test_a_layer_in_a_torch_module_follows_the_module():
     inner = Mode()
     module = nn.Sequential(nn.Identity(), inner)
-    for own in (True, False):
-        module.train(own)
+    for mode in (True, False):
+        module.train(mode)
         module(torch.ones(2, 3))
-        assert inner.seen is own
+        assert inner.seen is mode
 
 
-def test_any_layer_may_be_told_to_train_also_on_symbols():
+def test_every_layer_accepts_training_on_data_and_on_symbols():
     x = Input((None, 4))
     for y in (Dense(3)(x, training=True), Dense(3)(x, training=True, mask=None), LSTM(2)(x, training=False)):
         assert y.shape[0] is None
     Dense(3)(torch.ones(1, 4), training=True)
     inner = Mode()
     model = Model(x, inner(Dense(3)(x)))
-    assert inner.seen is False  # nothing trains while shapes are found out
+    assert inner.seen is False  # shape inference runs without training
     model(torch.ones(1, 2, 4), training=True)
     assert inner.seen is True
-    told = Mode()
-    Model(x, told(x, training=True))(torch.ones(1, 2, 4), training=False)
-    assert told.seen is True
+    recorded = Mode()
+    Model(x, recorded(x, training=True))(torch.ones(1, 2, 4), training=False)
+    assert recorded.seen is True
 
 
-# ---------------------------------------------------------------------------------------------------- before and after
+# ---------------------------------------------------------------------------------------------------- building
 
 
-def test_an_unbuilt_layer_has_no_parameters_to_give():
+def test_weights_of_an_unbuilt_layer_are_an_error():
     dense = Dense(3, name="mine")
     outer = nn.ModuleList([nn.Linear(2, 2), dense])
     for ask in (dense.parameters, dense.state_dict, lambda: dense.weights, dense.get_weights, outer.parameters,
@@ -98,7 +98,7 @@ def test_an_unbuilt_layer_has_no_parameters_to_give():
     assert len(list(outer.parameters())) == 4 and dense.built and "not built" not in repr(dense)
 
 
-def test_a_layer_without_a_build_has_what_it_has():
+def test_a_layer_without_build_is_complete_at_once():
     assert list(layers.Dropout(0.5).parameters()) == [] == list(layers.Activation("relu").parameters())
 
     class Early(Layer):
@@ -112,7 +112,7 @@ def test_a_layer_without_a_build_has_what_it_has():
     assert len(Early().weights) == 1
 
 
-def test_weights_of_the_constructor_wait_for_those_of_build():
+def test_weights_from_the_constructor_are_listed_after_build_has_added_the_others():
     class Late(Layer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -136,7 +136,7 @@ def test_weights_of_the_constructor_wait_for_those_of_build():
     assert list(layer.state_dict()) == ["first", "second", "third"] and all(p.requires_grad for p in layer.parameters())
 
 
-def test_a_build_that_fails_leaves_nothing_behind():
+def test_a_failed_build_leaves_the_layer_unbuilt():
     class Failing(Layer):
         def build(self, shape):
             self.add_weight((shape[-1],), name="one")
@@ -173,7 +173,7 @@ def test_build_runs_once():
     assert layer.count == 1 and len(layer.weights) == 1
 
 
-def test_build_gets_the_shapes_of_the_arguments_it_names():
+def test_build_receives_the_shapes_of_the_arguments_that_it_names():
     class Two(Layer):
         def build(self, query_shape, value_shape):
             self.shapes = query_shape, value_shape
@@ -188,7 +188,7 @@ def test_build_gets_the_shapes_of_the_arguments_it_names():
 
 
 @pytest.mark.slow
-def test_weights_are_made_where_the_data_are():
+def test_weights_are_created_on_the_device_of_the_data():
     dense = Dense(3)
     assert dense(torch.ones(2, 4, device="meta")).device.type == "meta" and dense.kernel.device.type == "meta"
     assert Dense(3)(torch.ones(2, 4)).device.type == "cpu"
@@ -197,7 +197,7 @@ def test_weights_are_made_where_the_data_are():
 # ---------------------------------------------------------------------------------------------------- weights
 
 
-def test_add_weight_makes_parameters_and_buffers():
+def test_add_weight_creates_parameters_and_buffers():
     layer = Layer()
     kernel = layer.add_weight((2, 3), "ones")
     count = layer.add_weight((), "zeros", dtype="int64", trainable=False, name="count")
@@ -208,7 +208,7 @@ def test_add_weight_makes_parameters_and_buffers():
         layer.add_weight((None, 2), name="w")
 
 
-def test_set_weights_checks_everything_before_it_changes_anything():
+def test_set_weights_checks_all_arrays_before_it_changes_a_weight():
     dense = Dense(3)
     dense.build((None, 2))
     before = dense.get_weights()
@@ -226,7 +226,7 @@ def test_set_weights_checks_everything_before_it_changes_anything():
     assert (dense.kernel == 1).all()
 
 
-def test_a_frozen_layer_is_made_again_frozen():
+def test_a_frozen_layer_from_its_config_is_frozen():
     layer = Dense(2, trainable=False)
     late = Dense(2)
     late.trainable = False
@@ -236,7 +236,7 @@ def test_a_frozen_layer_is_made_again_frozen():
         assert not again.trainable and not again.trainable_weights and len(again.weights) == 2
 
 
-def test_trainable_speaks_for_all_layers_inside():
+def test_trainable_is_set_for_all_layers_inside():
     class Mixed(Layer):
         def __init__(self):
             super().__init__()
@@ -311,7 +311,7 @@ def test_load_state_dict_finds_layers_that_were_listed_later():
     assert torch.equal(one.weights[0], other.weights[0])
 
 
-def test_torch_modules_and_layers_hold_each_other():
+def test_torch_modules_and_layers_contain_each_other():
     class Outer(nn.Module):
         def __init__(self):
             super().__init__()
@@ -352,7 +352,7 @@ def test_losses_of_weights_and_of_the_last_call():
             return self.dense(self.dense(inputs))
 
     layer, h = Adding(), pack(torch.ones(2, 3, 2), lengths=[2, 0])
-    for _ in range(2):  # losses of a call are those of the last one
+    for _ in range(2):  # only the losses of the last call are kept
         layer(h)
         assert len(layer.weight_losses) == 1 and len(layer.call_losses) == 3 and len(layer.losses) == 4
     assert layer.weight_losses[0].item() == pytest.approx(0.01 * 4)
@@ -361,11 +361,11 @@ def test_losses_of_weights_and_of_the_last_call():
     layer.dense.trainable = False
     assert layer.weight_losses == []
     layer.compute_output_shape((None, 3, 2))
-    assert len(layer.call_losses) == 3  # finding out shapes adds nothing
+    assert len(layer.call_losses) == 3  # shape inference adds no loss
     assert Adding()(pack(torch.ones(0, 3, 2))).values.shape == (0, 2)
 
 
-def test_an_activity_loss_does_not_see_padding():
+def test_an_activity_loss_ignores_padding():
     found = []
     for padding in (0, 5):
         dense = Dense(2, activity_regularizer="l1", kernel_initializer="ones", bias_initializer="ones")
@@ -374,7 +374,7 @@ def test_an_activity_loss_does_not_see_padding():
     assert found[0] == found[1] == pytest.approx(0.01 * 3 * 2 * 4 / 2)
 
 
-def test_weights_that_are_not_trained_may_have_a_constraint_and_count_no_loss():
+def test_a_weight_that_is_not_trainable_has_a_constraint_but_no_penalty():
     layer = Layer()
     layer.add_weight((2,), "ones", trainable=False, regularizer="l2", constraint="unit_norm", name="state")
     layer.add_weight((2,), "ones", regularizer="l2", constraint="unit_norm", name="kernel")
@@ -386,7 +386,7 @@ def test_weights_that_are_not_trained_may_have_a_constraint_and_count_no_loss():
 # ---------------------------------------------------------------------------------------------------- dtypes
 
 
-def test_floats_are_brought_to_the_dtype_of_the_weights():
+def test_floats_are_cast_to_the_dtype_of_the_weights():
     exact = 1 + 2.0**-40
     dense = Dense(2, kernel_initializer="ones", use_bias=False)
     assert dense(torch.ones(1, 3, dtype=torch.float64)).dtype == torch.float32
@@ -398,12 +398,12 @@ def test_floats_are_brought_to_the_dtype_of_the_weights():
         assert double([[exact, exact, exact]])[0, 0].dtype == torch.float64
     x = Input((3,), dtype="float64")
     model = Model(x, Dense(1, dtype="float64", kernel_initializer="ones")(x))
-    assert model(np.full((1, 3), exact)).item() == 3 * exact  # not by way of float32
+    assert model(np.full((1, 3), exact)).item() == 3 * exact  # without a step through float32
     assert layers.Activation("relu")(np.ones((1, 2))).dtype == torch.float32
     assert layers.Activation("relu")(torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float64
 
 
-def test_autocast_keeps_its_own_order():
+def test_under_autocast_a_layer_casts_no_floats():
     dense = Dense(2)
     dense.build((None, 3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -412,7 +412,7 @@ def test_autocast_keeps_its_own_order():
     assert dense.kernel.dtype == torch.float32
 
 
-def test_unknown_names_and_dtypes_are_named():
+def test_an_error_names_the_unknown_argument_or_dtype():
     with pytest.raises(ArgumentError, match="float33"):
         Dense(2, dtype="float33")
     with pytest.raises(ArgumentError, match="unitz"):
@@ -420,10 +420,10 @@ def test_unknown_names_and_dtypes_are_named():
     assert Dense(2, dtype="mixed_bfloat16").dtype == torch.float32
 
 
-# ---------------------------------------------------------------------------------------------------- as an object
+# ---------------------------------------------------------------------------------------------------- objects
 
 
-def test_names_count_and_can_be_given():
+def test_names_are_numbered_or_given():
     assert [Dense(1).name, Dense(1).name, LSTM(1).name, Dense(1, name="d").name, Dense(1).name] == [
         "dense", "dense_1", "lstm", "d", "dense_2"]  # fmt: skip
 
@@ -474,7 +474,7 @@ def test_a_layer_that_was_called_is_copied_without_the_losses_of_the_call(again)
     assert len(dense.losses) == 1 and not again(dense).losses
 
 
-def test_copies_of_models_are_whole_and_apart():
+def test_a_copy_of_a_model_is_complete_and_independent():
     x = Input((None,), dtype="int64")
     h = Embedding(5, 3, mask_zero=True)(x)
     shared = Dense(3)
@@ -483,7 +483,7 @@ def test_copies_of_models_are_whole_and_apart():
     for again in (copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded):
         other = again(model)
         assert torch.equal(other(ids), model(ids)) and other.output_names == model.output_names == ["last"]
-        part = Model(other.input, other.get_layer("last").output)  # the calls came along
+        part = Model(other.input, other.get_layer("last").output)  # the copy contains the calls
         assert torch.equal(part(ids), model(ids))
         with torch.no_grad():
             other.get_layer("dense").kernel.zero_()
@@ -505,7 +505,7 @@ def test_a_copied_sequential_can_grow():
     assert other(torch.ones(1, 3)).shape == (1, 4) and model(torch.ones(1, 3)).shape == (1, 2)
 
 
-def test_hooks_are_torchs():
+def test_hooks_of_torch_receive_the_packed_data():
     dense, seen = Dense(2), []
     dense.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     handle = dense.register_forward_hook(lambda module, args, out: out * 0)
@@ -516,14 +516,14 @@ def test_hooks_are_torchs():
     assert dense(h).values.any()
 
 
-def test_an_argument_that_is_no_layer_is_refused():
+def test_a_value_that_is_not_a_layer_is_refused():
     with pytest.raises(ArgumentError, match="got 3"):
         layers.Bidirectional(3)
     with pytest.raises(NotImplementedError, match="must define `call"):
         Layer()(torch.ones(1))
 
 
-def test_a_dtype_that_was_asked_for_holds_without_weights_too():
+def test_the_argument_dtype_applies_to_layers_without_weights():
     x = pack(torch.ones(1, 2, 3), mask=np.array([[1, 0]]))
     double = {"dtype": "float64"}
     for layer in (
@@ -559,6 +559,6 @@ def test_another_number_of_features_is_refused_by_name(make):
             layer(wrong)
 
 
-def test_sizes_and_rates_of_numpy():
+def test_numpy_scalars_are_accepted_as_sizes_and_rates():
     assert layers.Dropout(np.float32(0.5)).get_config()["rate"] == 0.5
     assert layers.Conv1D(2, np.int64(3)).kernel_size == (3,)

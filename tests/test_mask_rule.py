@@ -1,4 +1,4 @@
-"""The mask rule: what a layer of one's own gets, what it may do, and what mask its result has."""
+"""The mask rule: what a user-defined layer receives, what it may do, and which mask its result has."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ OTHER = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
 def embedded(ids=IDS, seed=0):
-    """Ids of 3 sequences with a hole, with padding on both sides, and an empty one, embedded."""
+    """Return embedded ids of 3 sequences: one with a gap, one with padding on both sides, an empty one."""
     torch.manual_seed(seed)
     return Embedding(5, 6, mask_zero=True, name="words")(ids)
 
@@ -33,11 +33,11 @@ def close(a, b):
 
 
 def alone(function, x):
-    """The layer on one sequence at a time, without padding; its results at real steps one below the other."""
+    """Return the results of a layer on one sequence at a time, without padding, concatenated along the steps."""
     return torch.cat([function(sequence[None])[0] for sequence in x.sequences() if len(sequence)])
 
 
-# ---------------------------------------------------------------------------------------------------- of one's own
+# ---------------------------------------------------------------------------------------------------- user-defined layers
 
 
 def test_a_layer_that_splits_its_input_in_time():
@@ -77,7 +77,7 @@ def test_a_layer_that_makes_a_mask_from_ids():
     assert Words()(Input((None,), dtype="int64")).masked
 
 
-def test_compute_mask_may_narrow_and_end_a_mask():
+def test_compute_mask_can_narrow_and_end_a_mask():
     class Drop(Layer):
         def call(self, inputs):
             return inputs
@@ -107,7 +107,7 @@ def test_compute_mask_may_narrow_and_end_a_mask():
             layer(h)
 
 
-def test_a_list_or_dictionary_of_outputs_takes_its_masks_alike():
+def test_compute_mask_returns_masks_for_a_list_or_dictionary_of_outputs():
     class Both(Layer):
         def call(self, inputs):
             return {"whole": inputs, "sum": inputs.sum(1), "nested": [inputs * 2, inputs * 3]}
@@ -131,7 +131,7 @@ def test_a_list_or_dictionary_of_outputs_takes_its_masks_alike():
 
 
 @pytest.mark.parametrize("how", ["instance", "class"])
-def test_supports_masking_lets_a_layer_look_at_the_grid(how):
+def test_a_layer_that_sets_supports_masking_may_use_the_grid(how):
     class Summing(Layer):
         if how == "class":
             supports_masking = True
@@ -181,7 +181,7 @@ class ByPenalty(Layer):
 
 
 class ByPenaltyAndPlace(Layer):
-    """What is added differs from step to step, so no row per gap could say what masked steps show."""
+    """A layer that adds a different number at each step, so that one row for each gap is not enough."""
 
     def call(self, inputs, mask=None):
         places = torch.zeros_like(mask[..., None].float()) + 1e-3 * torch.arange(mask.shape[1])[:, None]
@@ -205,7 +205,7 @@ def test_a_softmax_over_time_counts_real_steps_only(layer, mask, filled):
         torch.testing.assert_close(layer()(x), torch.softmax(x, 1))  # without a mask there is none
 
 
-def test_what_only_the_inside_of_a_layer_knows_of_masked_steps_ends_with_it():
+def test_gap_values_with_a_row_for_each_masked_cell_exist_only_inside_the_layer():
     class Placed(Layer):
         def call(self, inputs, mask=None):
             placed = inputs + torch.arange(4.0)[:, None]
@@ -214,12 +214,12 @@ def test_what_only_the_inside_of_a_layer_knows_of_masked_steps_ends_with_it():
 
     layer, h = Placed(), embedded()
     out = layer(h)
-    torch.testing.assert_close(layer.seen, h.unpack() + torch.arange(4.0)[:, None])  # inside, everything
-    assert out.gap_values is None and torch.equal(out.values, layer.seen[MASK])  # outside, one row per gap or nothing
+    torch.testing.assert_close(layer.seen, h.unpack() + torch.arange(4.0)[:, None])  # inside, one row for each masked cell
+    assert out.gap_values is None and torch.equal(out.values, layer.seen[MASK])  # outside, one row for each gap, or none
 
 
 class Mixer(Layer):
-    """Attention by hand: what looks at the grid takes the mask."""
+    """Attention on the padded grid, in a layer that declares `mask`."""
 
     def build(self, shape):
         self.query = self.add_weight((shape[-1], shape[-1]), name="query")
@@ -233,7 +233,7 @@ class Mixer(Layer):
 
 
 class Block(Layer):
-    """A block as in a transformer: sublayers, residuals, feature functions."""
+    """A block as in a transformer: sublayers, residual connections, functions of features."""
 
     def __init__(self, supports=None, **kwargs):
         super().__init__(**kwargs)
@@ -253,7 +253,7 @@ class BlockWithMask(Block):
 
 
 @pytest.mark.parametrize("make", [Block, lambda: Block(supports=True), lambda: Block(supports=False), BlockWithMask])
-def test_a_block_of_sublayers_keeps_the_mask_without_a_word(make):
+def test_a_block_of_sublayers_keeps_the_mask(make):
     torch.manual_seed(1)
     one, two = make(), make()
     h = embedded()
@@ -262,13 +262,13 @@ def test_a_block_of_sublayers_keeps_the_mask_without_a_word(make):
     torch.testing.assert_close(out.values, alone(lambda x: two(one(x)), h))
     spoiled = pack(h.unpack().masked_fill(~MASK[..., None], torch.nan), mask=MASK)
     assert torch.equal(spoiled.values, h.values)
-    torch.testing.assert_close(two(one(spoiled)).values, out.values)  # a gap of this input shows zeros, of the other row 0
+    torch.testing.assert_close(two(one(spoiled)).values, out.values)  # gap values here are 0, before they were row 0
     x = Input((None,))
     model = Model(x, LSTM(2)(make()(make()(Embedding(5, 6, mask_zero=True)(x)))))
     torch.testing.assert_close(model(IDS)[:2], model(F.pad(IDS, (2, 3)))[:2])
 
 
-def test_a_block_that_takes_the_mask_and_adds_positions_masks_its_sublayers():
+def test_sublayers_of_a_layer_that_declares_mask_receive_the_mask():
     class Recurrent(Layer):
         def __init__(self):
             super().__init__()
@@ -283,7 +283,7 @@ def test_a_block_that_takes_the_mask_and_adds_positions_masks_its_sublayers():
     torch.testing.assert_close(out.values, layer.lstm(placed).values)
 
 
-# ---------------------------------------------------------------------------------------------------- birth
+# ---------------------------------------------------------------------------------------------------- mask creation
 
 
 def test_masking_masks_a_step_only_if_all_its_features_are_the_mask_value():
@@ -292,19 +292,19 @@ def test_masking_masks_a_step_only_if_all_its_features_are_the_mask_value():
         assert layers.Masking()(steps).mask.tolist() == [[True, False, True]]
 
 
-def test_a_mask_born_on_something_masked_narrows_it():
+def test_a_mask_created_on_masked_data_narrows_the_mask():
     x = torch.tensor([[[1.0, 0], [0, 0], [2, 2]], [[0, 0], [3, 0], [4, 0]]])
     out = layers.Masking()(pack(x, mask=[[1, 1, 0], [1, 1, 0]]))
     assert out.mask.tolist() == [[True, False, False], [False, True, False]] and out.values.tolist() == [[1, 0], [3, 0]]
     same = pack(x, mask=[[1, 0, 1], [0, 1, 1]])
-    assert layers.Masking()(same).index is same.index  # where nothing is masked, nothing is new
+    assert layers.Masking()(same).index is same.index  # no step is masked, so the index stays
     ids = pack(IDS, mask=torch.ones(3, 4))
     embed = Embedding(5, 6, mask_zero=True)
     assert torch.equal(embed(ids).mask, MASK) and torch.equal(embed(ids).unpack(), embed(IDS).unpack())
-    assert torch.equal(Embedding(5, 6)(pack(IDS, mask=OTHER)).mask, torch.tensor(OTHER).bool())  # without mask_zero too
+    assert torch.equal(Embedding(5, 6)(pack(IDS, mask=OTHER)).mask, torch.tensor(OTHER).bool())  # also without mask_zero
 
 
-def test_embedded_ids_show_what_the_ids_showed():
+def test_ids_in_gaps_are_embedded():
     embed = Embedding(5, 6, mask_zero=True)
     ids = pack(torch.tensor([[1, 0, 2], [3, 4, 0]]), mask=[[1, 0, 1], [1, 1, 0]])
     shown = embed(ids.with_values(ids.values, torch.tensor([4, 2]))).unpack()
@@ -317,7 +317,7 @@ def test_two_embeddings_of_the_same_ids_share_their_steps():
     assert isinstance(one + two, Packed) and layers.Add()([one, two]).index is one.index
 
 
-def test_a_mask_of_parts_of_steps_cannot_be_born_on_masked_steps():
+def test_a_mask_of_parts_of_steps_cannot_be_created_on_masked_steps():
     with pytest.raises(ShapeError, match="finer mask first"):
         layers.Masking()(pack(torch.ones(2, 3, 2, 4), lengths=[3, 1]))
     assert layers.Masking()(torch.ones(2, 3, 2, 4)).index.grid == (2, 3, 2)
@@ -327,7 +327,7 @@ def test_a_mask_of_parts_of_steps_cannot_be_born_on_masked_steps():
 
 
 class Standard(Layer):
-    """Features of each step with mean 0; it writes down what it was given."""
+    """A layer that subtracts the mean of each step's features, and records its input."""
 
     stepwise = True
 
@@ -336,7 +336,7 @@ class Standard(Layer):
         return inputs - inputs.mean(dim=2, keepdim=True)
 
 
-def test_a_stepwise_layer_gets_the_real_steps_as_one_row():
+def test_a_stepwise_layer_receives_the_real_steps_as_one_row():
     h = embedded()
     layer = Standard()
     out = layer(h, training=True)
@@ -345,16 +345,16 @@ def test_a_stepwise_layer_gets_the_real_steps_as_one_row():
     assert layer(plain, training=True).gap_values is None
     assert layer.seen == ((1, 5, 6), torch.Tensor, True)
     layer(h, training=True)
-    assert layer.seen == ((1, h.index.num_gaps, 6), torch.Tensor, False)  # the second call, for what gaps show, infers
+    assert layer.seen == ((1, h.index.num_gaps, 6), torch.Tensor, False)  # the second call, on gap values, does not train
     assert torch.equal(layer(h.unpack()), h.unpack() - h.unpack().mean(2, keepdim=True)) and layer.seen[0] == (3, 4, 6)
 
 
-def test_a_stepwise_layer_of_nothing():
+def test_a_stepwise_layer_on_empty_sequences():
     h = pack(torch.ones(2, 3, 4), lengths=[0, 0])
     assert Standard()(h).values.shape == (0, 4)
 
 
-def test_a_stepwise_layer_of_several_inputs():
+def test_a_stepwise_layer_with_several_inputs():
     class Gate(Layer):
         stepwise = True
 
@@ -372,7 +372,7 @@ def test_a_stepwise_layer_of_several_inputs():
         assert layer.shapes[2][0] == 1 or gate.ndim == 1
         assert layer.mask.shape[0] == 1
     layer([h, h.cos()], h.sin())
-    assert not layer.mask.any()  # the last call was the one for masked steps
+    assert not layer.mask.any()  # the last call was that on gap values
     layer([h, h.cos()], torch.rand(3, 4, 1))
     assert layer.mask.all() and layer.mask.shape == (1, 5)
     other = embedded(torch.tensor([[1, 1, 1, 1]] * 3))
@@ -382,7 +382,7 @@ def test_a_stepwise_layer_of_several_inputs():
         layer([h, h], torch.rand(1, 3, 4, 4))
 
 
-def test_a_stepwise_layer_that_mixes_steps_is_found_out_by_its_shape():
+def test_a_stepwise_layer_whose_output_has_another_shape_is_refused():
     class Pooling(Layer):
         stepwise = True
 
@@ -393,7 +393,7 @@ def test_a_stepwise_layer_that_mixes_steps_is_found_out_by_its_shape():
         Pooling(name="pool")(embedded())
 
 
-def test_a_promise_is_not_inherited_by_another_call():
+def test_relation_and_stepwise_are_not_inherited_by_another_call():
     class Mixing(Dense):
         def call(self, inputs):
             return super().call(inputs) - inputs.mean(dim=1, keepdim=True)
@@ -415,17 +415,17 @@ def test_a_promise_is_not_inherited_by_another_call():
 
 @pytest.mark.parametrize("layer", [lambda: layers.Activation(lambda x: torch.softmax(x, dim=1)),
                                    lambda: LayerNormalization(axis=1)])  # fmt: skip
-def test_built_in_layers_refuse_what_mixes_steps(layer):
+def test_built_in_stepwise_layers_refuse_functions_that_mix_steps(layer):
     with pytest.raises(MaskLost, match="time"):
         layer()(embedded())
 
 
-def test_dropout_shares_its_noise_along_the_axes_of_the_grid():
+def test_dropout_with_noise_shape_shares_its_pattern_along_time():
     h = pack(torch.ones(6, 5, 8), lengths=[5, 3, 0, 1, 2, 4])
     torch.manual_seed(0)
     out = layers.Dropout(0.5, noise_shape=(None, 1, None))(h, training=True)
     rows = [sequence for sequence in out.sequences() if len(sequence)]
-    assert all(torch.equal(row, row[:1].expand_as(row)) for row in rows)  # alike for all steps of a sequence
+    assert all(torch.equal(row, row[:1].expand_as(row)) for row in rows)  # the same for all steps of a sequence
     assert len({tuple(row[0].tolist()) for row in rows}) > 1  # but not for all sequences
 
 
@@ -434,7 +434,7 @@ def test_dropout_shares_its_noise_along_the_axes_of_the_grid():
 
 @settings(max_examples=25)
 @given(arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=3)))
-def test_a_layer_on_each_step_sees_the_inner_sequences_that_have_one(mask):
+def test_time_distributed_runs_on_the_inner_sequences_with_a_real_step(mask):
     x = torch.randn(*mask.shape, 4, generator=torch.Generator().manual_seed(mask.size))
     h = pack(x, mask=mask)
     lstm, dense = LSTM(2, return_sequences=True), Dense(2)
@@ -467,27 +467,27 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("plain", [True, False])
-def test_an_explicit_mask_replaces_the_inputs_own_and_goes_on(way, plain):
+def test_an_explicit_mask_replaces_that_of_the_input_and_passes(way):
     h, mask = embedded(), WAYS[way]
-    x = h.unpack() if plain else h
-    lstm = LSTM(3, return_sequences=True)
-    wanted = lstm(pack(h.unpack(), mask=OTHER))
+    lstm, pool = LSTM(3, return_sequences=True), layers.GlobalAveragePooling1D()
+    expected = lstm(pack(h.unpack(), mask=OTHER))
     state = [torch.zeros(3, 3), torch.zeros(3, 3)]
-    for out in (lstm(x, mask=mask), lstm(x, None, mask), lstm(x, initial_state=state, mask=mask), lstm(x, state, mask)):
-        assert isinstance(out, Packed) and torch.equal(out.mask, torch.tensor(OTHER).bool())
-        torch.testing.assert_close(out.values, wanted.values)
-    for layer in (Dense(3), layers.Activation("relu"), layers.Dropout(0.5), Standard(), layers.Masking(9.0)):
-        assert torch.equal(layer(x, mask=mask).mask, torch.tensor(OTHER).bool())  # its call has no such argument
-    pool = layers.GlobalAveragePooling1D()
-    torch.testing.assert_close(pool(x, mask=mask), pool(pack(h.unpack(), mask=OTHER)))
+    for x in (h, h.unpack()):
+        for out in (lstm(x, mask=mask), lstm(x, None, mask), lstm(x, initial_state=state, mask=mask), lstm(x, state, mask)):
+            assert isinstance(out, Packed) and torch.equal(out.mask, torch.tensor(OTHER).bool())
+            torch.testing.assert_close(out.values, expected.values)
+        for layer in (Dense(3), layers.Activation("relu"), layers.Dropout(0.5), Standard(), layers.Masking(9.0)):
+            assert torch.equal(layer(x, mask=mask).mask, torch.tensor(OTHER).bool())  # `call` does not declare `mask`
+        torch.testing.assert_close(pool(x, mask=mask), pool(pack(h.unpack(), mask=OTHER)))
 
 
-def test_an_explicit_mask_may_mark_more_steps_than_the_inputs_own():
+def test_an_explicit_mask_may_mark_more_steps_than_that_of_the_input():
     h = embedded()
     out = LSTM(2, return_sequences=True)
     wider = torch.ones(3, 4, dtype=torch.bool)
-    torch.testing.assert_close(out(h, mask=wider).values, out(h.unpack(), mask=wider).values)  # padding shows row 0
+    torch.testing.assert_close(
+        out(h, mask=wider).values, out(h.unpack(), mask=wider).values
+    )  # padding is row 0 of the table
     with pytest.raises(MaskError, match="step 2 of row 0.*the input has no value there.*words"):
         out(h.with_values(h.values), mask=wider)
 
@@ -501,14 +501,14 @@ def test_an_explicit_mask_that_does_not_fit_is_refused(wrong):
         Dense(3, dtype="float32")(torch.ones(3), mask=[[1]])
 
 
-def test_none_is_no_mask_given():
+def test_mask_none_keeps_the_mask_of_the_input():
     h = embedded()
     for layer in (Dense(3), LSTM(3, return_sequences=True), BySum(), Block()):
         assert torch.equal(layer(h, mask=None).mask, MASK)
     assert torch.equal(LSTM(3, return_sequences=True)(h, None, None).mask, MASK)
 
 
-def test_initial_state_does_not_touch_the_mask():
+def test_initial_state_does_not_change_the_mask():
     h, lstm = embedded(), LSTM(3, return_sequences=True)
     state = [torch.ones(3, 3), torch.zeros(3, 3)]
     out = lstm(h, initial_state=state)
@@ -531,7 +531,7 @@ def same_mask(found, wanted):
     return found is None if wanted is None else found is not None and torch.equal(found, torch.as_tensor(wanted).bool())
 
 
-def test_each_argument_gets_its_own_mask_and_mask_is_the_firsts():
+def test_each_argument_has_its_mask_and_mask_is_that_of_the_first():
     h, other = embedded(), pack(torch.ones(3, 4, 2), mask=OTHER)
     seen = Seen()
     out = seen(h, other, key=torch.ones(3, 4, 2))
@@ -549,7 +549,7 @@ def test_explicit_masks_of_arguments():
     out = seen(h, h, value_mask=OTHER, query_mask=np.array(OTHER))
     assert torch.equal(out.mask, torch.tensor(OTHER).bool()) and same_mask(seen.masks["mask"], OTHER)
     assert same_mask(seen.masks["value"], OTHER) and same_mask(seen.masks["key"], None)
-    seen(h, h.unpack(), mask=OTHER)  # is the first argument's
+    seen(h, h.unpack(), mask=OTHER)  # the mask of the first argument
     assert same_mask(seen.masks["query"], OTHER) and same_mask(seen.masks["value"], None)
 
 
@@ -562,7 +562,7 @@ def test_other_arguments_that_end_in_mask_are_data():
     layer, given = Attending(), torch.ones(3, 4, 4)
     layer(embedded(), attention_mask=given)
     assert layer.given is given
-    with pytest.raises(MaskLost):  # and do not let the layer look at the grid
+    with pytest.raises(MaskLost):  # such a layer may not use the grid
 
         class Mixing(Attending):
             def call(self, inputs, attention_mask=None):
@@ -590,13 +590,13 @@ def test_nested_inputs_have_nested_masks(nest):
         layer(nest(h, plain), mask=torch.ones(3, 4))
 
 
-def test_merging_layers_take_a_list_of_masks():
+def test_merging_layers_accept_a_list_of_masks():
     x = torch.ones(3, 4, 2)
     total = layers.Add()([x, x], mask=[torch.tensor(OTHER), None])
     assert torch.equal(total.mask, torch.tensor(OTHER).bool()) and (total.values == 2).all()
 
 
-# ---------------------------------------------------------------------------------------------------- data of any kind
+# ---------------------------------------------------------------------------------------------------- kinds of data
 
 
 def test_arrays_and_lists_are_data_and_plain_tensors_stay_plain():
@@ -610,14 +610,14 @@ def test_arrays_and_lists_are_data_and_plain_tensors_stay_plain():
     assert dense(np.ones((2, 3, 4), np.float32)[:, ::-1]).shape == (2, 3, 3)
 
 
-def test_a_call_that_does_not_fit_the_signature_says_how_it_is_called():
+def test_an_error_of_wrong_arguments_names_the_signature():
     with pytest.raises(TypeError, match=r"'d' is called as Dense\(\)\(inputs\)"):
         Dense(3, name="d")(torch.ones(1, 2), foo=1)
     with pytest.raises(ArgumentError, match="training"):
         LSTM(3)(torch.ones(1, 2, 3), training=torch.ones(1))
 
 
-def test_who_takes_the_mask():
+def test_supports_masking_is_true_for_layers_that_handle_the_mask():
     class Plain(Layer):
         def call(self, inputs):
             return inputs

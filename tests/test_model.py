@@ -1,4 +1,4 @@
-"""Models as graphs and as classes: names, layers, shapes, masks on their way, weights, summary, copies."""
+"""Models from graphs and from classes: names, layers, shapes, masks, weights, summary, copies."""
 
 import copy
 import pickle
@@ -30,7 +30,7 @@ IDS = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 0, 0, 0]])
 OTHER = np.array([[1, 0, 2], [1, 1, 1], [0, 3, 0]])
 
 
-# ------------------------------------------------------------------------------------------- graphs, beside Keras's
+# ------------------------------------------------------------------------------------------- graphs, compared with Keras's
 
 
 def shallow_and_deep(api, layers):
@@ -52,7 +52,7 @@ def unequal(api, layers):
 
 
 def unused(api, layers):
-    """An input that nobody reads, and a layer called twice at different depths."""
+    """An input that no layer reads, and a layer called twice at different depths."""
     a, b = api.Input((3,)), api.Input((3,))
     shared = layers.Dense(3)
     return api.Model([a, b], shared(layers.Dense(3)(shared(a))))
@@ -97,7 +97,7 @@ def test_names_order_shapes_and_numbers_are_those_of_keras(make):
         assert got[key] == pytest.approx(expected[key], abs=1e-5)
 
 
-def test_auto_names_count_by_class_and_clear_session_begins_again():
+def test_names_are_numbered_by_class_until_clear_session():
     x = Input((3,))
     assert [Dense(1).name, Dense(1).name, LSTM(1).name, x.name, Input((3,)).name] == [
         "dense",
@@ -132,7 +132,7 @@ def test_a_model_to_an_inner_layer_shares_it():
     assert np.array_equal(inner.get_weights()[1], model.get_weights()[1])
 
 
-def test_inputs_come_as_list_tuple_or_dictionary():
+def test_inputs_may_be_a_list_a_tuple_or_a_dictionary():
     a, b = Input((2,), name="a"), Input((2,), name="b")
     as_list, as_dict = Model([a, b], a - b), Model({"a": a, "b": b}, a - b)
     one, two = torch.ones(3, 2), torch.full((3, 2), 2.0)
@@ -142,7 +142,7 @@ def test_inputs_come_as_list_tuple_or_dictionary():
     assert as_list.predict([one, two], verbose=0).tolist() == as_dict.predict({"b": two, "a": one}, verbose=0).tolist()
 
 
-def test_a_trailing_axis_of_one_comes_and_goes_as_in_keras():
+def test_a_last_axis_of_size_one_is_added_or_removed_as_in_keras():
     model = Model(x := Input((3, 1)), Dense(2)(x))
     assert model(torch.ones(2, 3)).shape == (2, 3, 2)
     ids = Model(x := Input((4,)), Embedding(5, 2)(x))
@@ -164,7 +164,7 @@ def test_the_mask_passes_through_a_model_in_a_model():
     assert np.array_equal(outer.predict(IDS, verbose=0)[2], np.zeros(2))
 
 
-def test_a_mask_that_comes_with_the_data_re_checks_the_graph():
+def test_a_mask_in_the_data_that_the_graph_would_lose_is_refused():
     x = Input((4, 3))
     model = Model(x, Dense(1)(x.sum(1)))
     model(torch.ones(2, 4, 3))
@@ -172,7 +172,7 @@ def test_a_mask_that_comes_with_the_data_re_checks_the_graph():
         model(padless.pack(torch.ones(2, 4, 3), lengths=[4, 2]))
 
 
-def test_a_declared_mask_is_lost_while_the_model_is_built():
+def test_a_declared_mask_that_would_be_lost_is_refused_while_the_model_is_built():
     x = Input((None, 3), masked=True)
     with pytest.raises(MaskLost, match="Input 'input_layer'"):
         x.sum(1)
@@ -188,7 +188,7 @@ def test_an_explicit_mask_reaches_a_model():
     assert first.tolist() == grid[:, 0].tolist() and second.tolist() == grid[:, 3].tolist()
 
 
-def test_an_empty_batch_of_steps_goes_through():
+def test_a_batch_without_real_steps_has_a_result():
     x = Input((None,))
     h, state = GRU(3, return_sequences=True, return_state=True)(Embedding(5, 2, mask_zero=True)(x))
     model = Model(x, [GlobalAveragePooling1D()(h), state, Dense(2)(h)])
@@ -227,17 +227,17 @@ def test_a_subclass_finds_layers_in_lists_and_dictionaries():
     assert model.get_layer("lstm_1") is model.blocks[1]
 
 
-def test_a_list_may_grow_after_it_became_an_attribute():
+def test_layers_appended_to_a_list_attribute_are_found():
     class Tower(Model):
         def __init__(self):
             super().__init__()
-            self.floors = []
+            self.stages = []
             for _ in range(3):
-                self.floors.append(Dense(2))
+                self.stages.append(Dense(2))
 
         def call(self, inputs):
-            for floor in self.floors:
-                inputs = floor(inputs)
+            for stage in self.stages:
+                inputs = stage(inputs)
             return inputs
 
     tower = Tower()
@@ -245,7 +245,7 @@ def test_a_list_may_grow_after_it_became_an_attribute():
     assert len(tower.layers) == 3 and len(list(tower.parameters())) == 6
 
 
-def test_a_subclass_gets_training_and_mask():
+def test_call_of_a_subclass_receives_training_and_mask():
     model = Tagger()
     model(IDS)
     assert model.seen == (False, None)
@@ -276,10 +276,10 @@ def test_a_subclass_with_several_inputs_and_outputs():
     history = model.fit([x, y], [np.zeros((5, 2)), np.zeros((5, 1))], verbose=0).history
     assert list(history) == ["loss", "output_1_loss", "output_2_loss", "output_1_mae"]
     assert [p.shape for p in model.predict([x, y], verbose=0)] == [(5, 2), (5, 1)]
-    assert [p.shape for p in model.predict([x[:2], y[:2]], verbose=0)] == [(2, 2), (2, 1)]  # as many rows as inputs
+    assert [p.shape for p in model.predict([x[:2], y[:2]], verbose=0)] == [(2, 2), (2, 1)]  # two rows, two inputs
 
 
-def test_a_graph_may_be_made_in_a_subclass():
+def test_a_subclass_may_create_a_graph():
     class Small(Model):
         def __init__(self, units):
             x = Input((None,))
@@ -290,7 +290,7 @@ def test_a_graph_may_be_made_in_a_subclass():
     assert model.predict(IDS, verbose=0).shape == (3, 4, 3)
 
 
-def test_build_makes_the_weights_of_a_subclass():
+def test_build_creates_the_weights_of_a_subclass():
     model = Tagger()
     with pytest.raises(NotBuilt):
         list(model.parameters())
@@ -302,7 +302,7 @@ def test_build_makes_the_weights_of_a_subclass():
 # ------------------------------------------------------------------------------------------------ weights and summary
 
 
-def test_weights_are_refused_before_any_has_changed():
+def test_wrong_weights_are_refused_before_a_weight_has_changed():
     model = unequal(padless, padless.layers)
     before = model.get_weights()
     wrong = [w + 1 for w in before]
@@ -314,7 +314,7 @@ def test_weights_are_refused_before_any_has_changed():
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_a_shared_layer_has_its_weights_once():
+def test_weights_of_a_shared_layer_are_listed_once():
     model = unused(padless, padless.layers)
     assert len(model.get_weights()) == 4 and len(list(model.parameters())) == 4
 
@@ -341,7 +341,7 @@ def test_summary_shows_shapes_parameters_and_masks():
     assert max(map(len, text.splitlines())) <= 110
 
 
-def test_summary_of_what_is_not_built_says_so():
+def test_summary_of_an_unbuilt_model_says_so():
     lines = []
     Sequential([Dense(2), LSTM(3)]).summary(print_fn=lines.append)
     Tagger().summary(print_fn=lines.append)
@@ -349,10 +349,10 @@ def test_summary_of_what_is_not_built_says_so():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_is_another_model_with_the_same_numbers(copied):
+def test_a_copy_has_the_same_numbers_and_separate_weights(copied):
     model = shallow_and_deep(padless, padless.layers)
     expected = model.predict([IDS, OTHER], verbose=0)
-    model.predict([[[1, 2], [1]], [[1, 2, 3], [1]]], verbose=0)  # masks that come with the data leave a plan behind
+    model.predict([[[1, 2], [1]], [[1, 2, 3], [1]]], verbose=0)  # the model has cached its masks for masked data
     twin = copied(model)
     for weight in model.parameters():
         weight.data += 1
@@ -368,10 +368,10 @@ def test_a_model_moves_to_double_precision():
     assert np.isfinite(model.fit([IDS, OTHER], [np.ones((3, 2)), np.ones((3, 1))], verbose=0).history["loss"]).all()
 
 
-# ------------------------------------------------------------------------------------------------------- what is wrong
+# ------------------------------------------------------------------------------------------------------- errors
 
 
-def test_a_graph_that_is_none_is_refused():
+def test_an_invalid_graph_is_refused():
     x, y = Input((3,)), Input((3,))
     with pytest.raises(ArgumentError, match="not connected.*'input_layer_1'"):
         Model(x, Add()([x, y]))
@@ -389,7 +389,7 @@ def test_a_graph_that_is_none_is_refused():
         Model(x, Add()([x, torch.nn.Parameter(torch.ones(1, 3))]))
 
 
-def test_what_only_a_graph_has_is_refused_elsewhere():
+def test_attributes_of_a_graph_are_refused_for_a_model_without_one():
     model = Tagger()
     for name in ("input", "output", "inputs", "outputs", "output_names", "input_shape", "output_shape"):
         with pytest.raises(NotBuilt, match=f"'tagger' has no graph, so `{'(input|output)'}"):
@@ -417,7 +417,7 @@ def test_a_call_with_other_inputs_is_refused():
         Model(a, Dense(1)(a), colour="red")
 
 
-def test_masking_by_value_and_custom_layers_stand_in_a_graph():
+def test_masking_and_a_user_defined_layer_in_a_graph():
     class Twice(Layer):
         def call(self, inputs):
             return inputs * 2

@@ -1,4 +1,4 @@
-"""Sequential: built by an Input or by the first data, grown and shrunk."""
+"""Sequential: built by an Input or by the first data; layers are added and removed."""
 
 import copy
 
@@ -29,7 +29,7 @@ def test_the_argument_input_shape_of_a_recurrent_layer_builds_the_model():
         assert Sequential([layer]).input_shape == (None, None, 4)
 
 
-def test_an_input_in_front_builds_it_at_once():
+def test_an_input_at_the_start_builds_the_model_at_once():
     model = Sequential([Input((None,)), Embedding(5, 3, mask_zero=True), LSTM(2)])
     assert model.built
     assert model.input_shape == (None, None)
@@ -38,7 +38,7 @@ def test_an_input_in_front_builds_it_at_once():
     assert [layer.name for layer in model.layers] == ["embedding", "lstm"]
 
 
-def test_the_first_data_build_it_and_leave_time_open():
+def test_the_first_data_build_the_model_with_an_open_time_axis():
     model = Sequential([Embedding(5, 3, mask_zero=True), LSTM(2, return_sequences=True)])
     assert not model.built
     first = model.predict(IDS, verbose=0)
@@ -48,7 +48,7 @@ def test_the_first_data_build_it_and_leave_time_open():
     assert [row.shape for row in model.predict([[1, 2], [3]], verbose=0)] == [(2, 2), (1, 2)]
 
 
-def test_a_layer_that_needs_to_know_the_time_gets_it():
+def test_a_layer_that_needs_the_number_of_steps_receives_it():
     model = Sequential([Embedding(5, 3), Flatten(), Dense(2)])
     assert model.predict(IDS, verbose=0).shape == (2, 2)
     assert model.input_shape == (None, 4)
@@ -59,28 +59,28 @@ def test_a_layer_that_needs_to_know_the_time_gets_it():
 
 @pytest.mark.slow
 def test_documents_leave_both_levels_open():
-    def made(*first):
+    def build(*first):
         return Sequential([*first, TimeDistributed(LSTM(4)), LSTM(2)])
 
-    model = made(Embedding(9, 4, mask_zero=True))
+    model = build(Embedding(9, 4, mask_zero=True))
     model.compile("sgd", "mse")
     model.fit(np.ones((3, 3, 3), dtype=int), np.ones((3, 2)), verbose=0)
     assert model.predict(np.ones((3, 6, 7), dtype=int), verbose=0).shape == (3, 2)
-    numbers = made()
+    numbers = build()
     for sizes in ((2, 3, 4), (3, 5, 6)):
         assert numbers(padless.pack(torch.ones(*sizes, 5), mask=np.ones(sizes, dtype=bool))).shape == (sizes[0], 2)
     assert numbers.inputs[0].masked
-    flat = Sequential([Embedding(9, 4), TimeDistributed(Flatten()), LSTM(2)])  # it has to know how many words
+    flat = Sequential([Embedding(9, 4), TimeDistributed(Flatten()), LSTM(2)])  # Flatten needs the number of words
     assert flat(torch.ones(2, 3, 4, dtype=torch.int64)).shape == (2, 2) and flat.inputs[0].shape == (None, None, 4)
 
 
-def test_features_without_time_are_features():
+def test_data_without_a_time_axis_build_the_model_with_known_features():
     model = Sequential([Dense(3, activation="relu"), Dropout(0.5), Dense(1)])
     assert model(np.ones((4, 6), np.float32)).shape == (4, 1)
     assert model.input_shape == (None, 6)
 
 
-def test_lists_are_read_alike_before_and_after_the_first_call():
+def test_lists_are_read_in_the_same_way_before_and_after_the_first_call():
     lists = [[1, 2, 3], [3, 4, 1]]
     model = Sequential([Embedding(5, 3, mask_zero=True), Dense(2)])
     first, second = model.predict(lists, verbose=0), model.predict(lists, verbose=0)
@@ -88,7 +88,7 @@ def test_lists_are_read_alike_before_and_after_the_first_call():
     assert np.array_equal(first, second)
 
 
-def test_build_takes_a_shape_with_the_batch_in_front():
+def test_build_accepts_a_shape_with_the_batch():
     model = Sequential([Dense(3), Dense(2)])
     model.build((None, None, 4))
     assert model.output_shape == (None, None, 2)
@@ -106,11 +106,11 @@ def test_add_and_pop():
     assert model.predict(IDS, verbose=0).shape == (2, 4)
     model.add(Dense(1))
     assert model.predict(IDS, verbose=0).shape == (2, 1)
-    inner = Model(model.input, model.get_layer("lstm").output)  # after pop and add each layer still stands once
+    inner = Model(model.input, model.get_layer("lstm").output)  # after pop and add each layer has one call
     assert inner.predict(IDS, verbose=0).shape == (2, 4)
 
 
-def test_a_popped_layer_can_come_back():
+def test_a_removed_layer_can_be_added_again():
     model = Sequential([Input((3,)), Dense(2), Dense(4)])
     weights = model.get_weights()
     model.add(model.pop())
@@ -136,7 +136,7 @@ def test_layers_added_after_compile_are_trained():
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_an_unbuilt_one_takes_its_input_from_the_symbol_it_is_called_on(masked):
+def test_an_unbuilt_model_is_built_by_the_symbol_on_which_it_is_called(masked):
     inner = Sequential([Dense(3), LSTM(2, return_sequences=True)])
     x = Input((None, 4), masked=masked)
     model = Model(x, Dense(1)(inner(x)))
@@ -145,7 +145,7 @@ def test_an_unbuilt_one_takes_its_input_from_the_symbol_it_is_called_on(masked):
     assert model.predict(np.ones((2, 7, 4)), verbose=0).shape == (2, 7, 1)
 
 
-def test_one_in_another_passes_the_mask_through():
+def test_a_sequential_in_a_sequential_passes_the_mask():
     inner = Sequential([Embedding(5, 3, mask_zero=True), LSTM(2, return_sequences=True)], name="inner")
     outer = Sequential([inner, GlobalAveragePooling1D()])
     out = outer.predict(IDS, verbose=0)
@@ -155,7 +155,7 @@ def test_one_in_another_passes_the_mask_through():
     assert out == pytest.approx(np.stack([row.mean(0) for row in steps]), rel=1e-5)
 
 
-def test_torch_modules_may_stand_in_it():
+def test_torch_modules_are_accepted_as_layers():
     model = Sequential([Embedding(5, 3, mask_zero=True), torch.nn.Linear(3, 2)])
     model.compile("sgd", "mse")
     model.predict(IDS, verbose=0)
@@ -168,7 +168,7 @@ def test_torch_modules_may_stand_in_it():
 
 
 @pytest.mark.slow
-def test_names_count_as_in_keras():
+def test_names_are_numbered_as_in_keras():
     keras = pytest.importorskip("keras")
     keras.utils.clear_session()
 
@@ -187,7 +187,7 @@ def test_names_count_as_in_keras():
     assert names(padless, padless.layers) == names(keras, keras.layers)
 
 
-def test_what_is_wrong_is_refused():
+def test_invalid_layers_and_inputs_are_refused():
     with pytest.raises(ArgumentError, match="takes layers; got 'dense'"):
         Sequential(["dense"])
     model = Sequential([Dense(1, name="a")])
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_refused():
         model([torch.ones(1, 2), torch.ones(1, 2)])
 
 
-def test_a_copy_grows_and_shrinks_on_its_own():
+def test_layers_of_a_copy_are_added_and_removed_independently():
     model = Sequential([Input((None,)), Embedding(5, 3, mask_zero=True), LSTM(2), Dense(1)])
     twin = copy.deepcopy(model)
     twin.pop()

@@ -29,7 +29,7 @@ LABELS = np.array([[1.0], [0.0], [2.0], [3.0]])
 
 
 def sentences(document, spans=False):
-    """The words of each sentence that has some; with `spans` what is missing between them stays."""
+    """Return the words of each sentence with a word; with `spans` masked words between them stay."""
     found = [words for words in document if words.any()]
     if spans:
         return [words[words.nonzero()[0][0] : words.nonzero()[0][-1] + 1] for words in found]
@@ -37,7 +37,7 @@ def sentences(document, spans=False):
 
 
 def widened(ids, before, after):
-    """More sentences and more words of padding, on either side."""
+    """Return ids with more sentences and words of padding, on either side."""
     return np.pad(ids, ((0, 0), before, after))
 
 
@@ -85,38 +85,39 @@ def outputs(model, ids):
     return found.detach(), [torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in model.trainable_weights]
 
 
-# ------------------------------------------------------------------------------------------------ the laws
+# ------------------------------------------------------------------------------------------------ properties
 
 
 @pytest.mark.parametrize("sentence", SENTENCE)
-@pytest.mark.parametrize("document", DOCUMENT)
-def test_a_document_is_read_as_if_alone_without_padding(sentence, document):
-    model = reader(sentence, document)
-    embed, distributed, over, dense = parts(model)
-    found = model.predict(DOCUMENTS, verbose=0)
-    for row, ids in enumerate(DOCUMENTS):
-        alone = [embed(torch.from_numpy(words[None])) for words in sentences(ids, sentence == "convolution")]
-        alone = [words if not words.index.full else words.unpack() for words in alone]
-        vectors = [distributed.layer(words) for words in alone]
-        close(found[row : row + 1], dense(over(torch.stack(vectors, 1))) if vectors else dense.bias[None])
+def test_a_document_in_a_batch_equals_the_document_alone_without_padding(sentence):
+    for document in DOCUMENT:
+        model = reader(sentence, document)
+        embed, distributed, document_layer, dense = parts(model)
+        predictions = model.predict(DOCUMENTS, verbose=0)
+        for row, ids in enumerate(DOCUMENTS):
+            alone = [embed(torch.from_numpy(words[None])) for words in sentences(ids, sentence == "convolution")]
+            alone = [words if not words.index.full else words.unpack() for words in alone]
+            vectors = [distributed.layer(words) for words in alone]
+            expected = dense(document_layer(torch.stack(vectors, 1))) if vectors else dense.bias[None]
+            close(predictions[row : row + 1], expected)
 
 
 @pytest.mark.parametrize("sentence", SENTENCE)
-@pytest.mark.parametrize("document", DOCUMENT)
-def test_padding_of_words_and_of_sentences_changes_no_bit(sentence, document):
-    model = reader(sentence, document)
-    model.build((None, None, None))
-    base, gradients = outputs(model, DOCUMENTS)
-    for before, after in WIDER:
-        same, others = outputs(model, widened(DOCUMENTS, before, after))
-        assert torch.equal(base, same)
-        assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
-    assert torch.isfinite(base).all() and all(torch.isfinite(g).all() for g in gradients)
+def test_padding_of_words_and_sentences_changes_no_bit(sentence):
+    for document in DOCUMENT:
+        model = reader(sentence, document)
+        model.build((None, None, None))
+        base, gradients = outputs(model, DOCUMENTS)
+        for before, after in WIDER:
+            same, others = outputs(model, widened(DOCUMENTS, before, after))
+            assert torch.equal(base, same), document
+            assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True)), document
+        assert torch.isfinite(base).all() and all(torch.isfinite(g).all() for g in gradients), document
 
 
 @settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(0, 3), st.integers(0, 4), st.integers(0, 99))
-def test_what_stands_at_masked_words_changes_nothing(batch, count, words, seed):
+def test_the_content_of_masked_words_changes_nothing(batch, count, words, seed):
     random = np.random.default_rng(seed)
     mask = random.random((batch, count, words)) < 0.6
     numbers = torch.randn(batch, count, words, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -138,7 +139,7 @@ def test_what_stands_at_masked_words_changes_nothing(batch, count, words, seed):
         assert all(torch.equal(a, b) for a, b in zip(results[0], found, strict=True))
 
 
-def test_documents_may_change_places():
+def test_documents_may_be_permuted():
     model = reader("LSTM", "attention")
     order = [3, 0, 2, 1]
     close(model.predict(DOCUMENTS[order], verbose=0), model.predict(DOCUMENTS, verbose=0)[order])
@@ -157,7 +158,7 @@ def trained(ids, labels, batch_size=4, sizes=(None, None)):
     return model, history
 
 
-def test_training_knows_no_padding():
+def test_training_ignores_padding():
     model, history = trained(DOCUMENTS, LABELS)
     for before, after in WIDER[2:]:
         other, same = trained(widened(DOCUMENTS, before, after), LABELS)
@@ -166,7 +167,7 @@ def test_training_knows_no_padding():
     assert history["loss"][0] > history["loss"][-1]
 
 
-def test_an_evaluation_is_that_of_the_documents():
+def test_evaluation_is_the_mean_over_documents():
     model, _ = trained(DOCUMENTS, LABELS, sizes=(3, 4))
     predicted = model.predict(DOCUMENTS, verbose=0)
     for size in (1, 3, 4):
@@ -175,7 +176,7 @@ def test_an_evaluation_is_that_of_the_documents():
         np.testing.assert_allclose(error, np.abs(predicted - LABELS).mean(), rtol=1e-5)
 
 
-def test_nothing_but_empty_documents():
+def test_empty_documents_have_a_finite_result():
     model, _ = trained(DOCUMENTS, LABELS)
     before = [w.clone() for w in model.weights]
     nothing = 0 * DOCUMENTS
@@ -216,7 +217,7 @@ def test_a_model_of_documents_is_saved_and_loaded(tmp_path):
 
 
 def documents(features=D, seed=0, fill=False):
-    """Packed words, and what each is worth."""
+    """Return packed words."""
     packed = pack(torch.randn(*REAL.shape, features, generator=torch.Generator().manual_seed(seed)), mask=REAL)
     return packed.with_values(packed.values, torch.randn(packed.index.num_gaps, features)) if fill else packed
 
@@ -234,12 +235,12 @@ def test_a_stepwise_layer_needs_no_wrapper(name):
     output = layer(x)
     assert output.index is x.index
     close(output.values, layer(x.unpack())[torch.from_numpy(REAL)])
-    close(output, layer(x.unpack()))  # what gaps show, too
+    close(output, layer(x.unpack()))  # also the gap values
 
 
 @pytest.mark.parametrize("name", [n for n in STEPWISE if n != "Reshape"])
 def test_a_stepwise_layer_may_be_wrapped(name):
-    """Each sentence alone; a sentence without a word shows 0, the gaps of the others what the layer makes of them."""
+    """Gap values are 0 in a sentence without a word, else what the layer returns for them."""
     x, layer = documents(fill=True), STEPWISE[name]()
     output = L.TimeDistributed(layer)(x)
     assert output.index is x.index
@@ -273,7 +274,7 @@ def test_batch_statistics_are_those_of_real_words():
     lambda: L.GlobalAveragePooling1D(), lambda: L.AttentionPooling1D(), lambda: L.LastStep(), lambda: L.LSTM(2),
     lambda: L.Bidirectional(L.GRU(2)), lambda: L.MaxPooling1D(),
 ], ids=["mean", "attention", "last", "LSTM", "both ways", "window"])  # fmt: skip
-def test_a_layer_of_sequences_asks_for_its_level(make):
+def test_a_layer_for_sequences_asks_for_time_distributed(make):
     with pytest.raises(ShapeError, match="TimeDistributed"):
         make()(documents())
     x = L.Input((None, None), dtype="int64")
@@ -300,7 +301,7 @@ def _two():
     return padless.Model(x, [h, L.LastStep()(h)])
 
 
-def test_masks_that_a_wrapped_layer_says():
+def test_compute_mask_of_wrapped_layers():
     x = documents()
     for layer, wanted in ((L.LSTM(2), REAL.any(-1)), (L.Dense(2), REAL), (L.Conv1D(2, 3, padding="same"), REAL)):
         td = L.TimeDistributed(layer)
@@ -312,17 +313,19 @@ def test_masks_that_a_wrapped_layer_says():
     assert L.TimeDistributed(L.Dense(2)).compute_mask(x.unpack()) is None
 
 
-def test_a_sentence_too_short_for_a_window_is_none():
-    """The outer mask says of which sentences something is left."""
+def test_a_sentence_too_short_for_a_window_is_masked():
+    """The outer mask marks the sentences that have an output step."""
     output = L.TimeDistributed(L.Conv1D(2, 2))(documents())
     assert output.index.outer.mask.tolist() == [[True, False, False], [False] * 3, [True, False, True], [True] * 3]
     with_summary = padless.Sequential([L.Conv1D(2, 2), L.GlobalMaxPooling1D()])
     whole = L.TimeDistributed(with_summary)(documents())
-    assert np.array_equal(whole.index.mask, REAL.any(-1)) and not whole.values[1].any()  # it is there, and summed up to 0
+    assert (
+        np.array_equal(whole.index.mask, REAL.any(-1)) and not whole.values[1].any()
+    )  # such a sentence is real, and its summary is 0
 
 
 def test_three_levels():
-    """Books of chapters of sentences: each wrapper takes one level off."""
+    """Books of chapters of sentences: each wrapper removes one level."""
     mask = np.random.default_rng(1).random((2, 3, 2, 4)) < 0.5
     x = torch.randn(*mask.shape, 2)
     rnn = L.GRU(3)
@@ -344,7 +347,7 @@ def test_an_inner_model_takes_batches_of_any_width():
     assert symbol.shape == (None, None, 2) and symbol.num_step_axes == 2
 
 
-def test_gaps_are_no_examples():
+def test_gap_values_are_not_examples():
     """What gaps show goes through the inner layer without a trace: no loss, no state, no statistics."""
     mask = np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)
     x = pack(torch.randn(2, 3, D), mask=mask)
@@ -371,7 +374,7 @@ def test_ids_stay_whole_on_their_way_to_an_inner_embedding():
     assert L.TimeDistributed(embed)(torch.tensor([[[size - 1, size - 2]]])).flatten().tolist() == [1, 0]
 
 
-def test_what_the_wrapper_refuses():
+def test_invalid_inputs_of_the_wrapper_are_refused():
     with pytest.raises(ShapeError, match=r"\(2, 3\)"):
         L.TimeDistributed(L.Dense(2))(torch.ones(2, 3))
     with pytest.raises(ShapeError, match="one input"):
@@ -380,7 +383,7 @@ def test_what_the_wrapper_refuses():
         L.TimeDistributed(L.Permute((2, 1)))(documents())
 
 
-def test_nested_lists_are_told_how():
+def test_an_error_of_nested_lists_says_how_to_pack_them():
     documents_ = [[[3, 1], [4]], [], [[5]]]
     model = padless.Sequential([L.Embedding(9, 4, mask_zero=True), L.TimeDistributed(L.LSTM(4)), L.LSTM(2)])
     model.compile("sgd", "mse")
@@ -404,14 +407,14 @@ def test_levels_of_an_index():
     assert torch.equal(Packed(x.values, index.inner).unpack(), x.unpack()[torch.from_numpy(REAL.any(-1))])
 
 
-def _own():
+def _model_with_call():
     class Reader(padless.Model):
         def __init__(self):
             super().__init__()
-            self.embed, self.over = L.Embedding(V, D, mask_zero=True), L.LSTM(3)
+            self.embed, self.encode = L.Embedding(V, D, mask_zero=True), L.LSTM(3)
 
         def call(self, inputs):
-            return self.over(self.embed(inputs))
+            return self.encode(self.embed(inputs))
 
     return Reader()
 
@@ -429,9 +432,9 @@ READING = {
     "cost": lambda: padless.Sequential([L.Embedding(V, D, mask_zero=True), L.LSTM(3),
                                         L.Dense(3, bias_initializer="ones", activity_regularizer="l2")]),
     "graph": _graph,
-    "call": _own,
+    "call": _model_with_call,
     "nested": lambda: padless.Sequential([READING["chain"](), L.Dense(3)]),
-    "made float": lambda: padless.Sequential([
+    "floats": lambda: padless.Sequential([
         L.Lambda(lambda x: x[..., None].float()), L.Masking(), L.LSTM(3)]),
 }  # fmt: skip
 
@@ -510,7 +513,7 @@ def test_a_call_that_catches_every_exception_does_not_change_the_masks():
 
 
 @pytest.mark.parametrize("name", READING)
-def test_an_encoder_that_finds_the_words_itself_says_which_sentences_there_are(name):
+def test_the_masks_created_in_an_encoder_decide_which_sentences_are_real(name):
     layer = L.TimeDistributed(READING[name]())
     symbol = layer(L.Input((None, None), dtype="int64"))
     assert symbol.num_step_axes == 2 and symbol.shape == (None, None, 3)
@@ -521,14 +524,16 @@ def test_an_encoder_that_finds_the_words_itself_says_which_sentences_there_are(n
         outputs = layer(ids, training=True)
         assert np.array_equal(outputs.index.mask, ids.ne(0).any(-1))
         found.append((outputs.values, L.GlobalAveragePooling1D()(outputs), sum(layer.losses) * len(ids)))
-        marked = pack(ids, mask=np.ones(ids.shape[:2], dtype=bool))  # a sentence without a word is none, whoever says it
+        marked = pack(
+            ids, mask=np.ones(ids.shape[:2], dtype=bool)
+        )  # an explicit mask cannot make a sentence without a word real
         assert np.array_equal(layer(marked).index.mask, outputs.index.mask)
         assert np.array_equal(layer.compute_mask(ids), outputs.index.mask)
     for other in found[1:]:
         assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(found[0], other, strict=True))
 
 
-def test_a_mask_made_finer_inside_takes_sentences_away():
+def test_a_mask_narrowed_inside_removes_sentences():
     x = torch.randn(2, 3, 4, D)
     x[0, 1] = x[1, 0, 2:] = 0
     layer = L.TimeDistributed(padless.Sequential([L.Masking(), L.LSTM(2)]))
@@ -537,13 +542,13 @@ def test_a_mask_made_finer_inside_takes_sentences_away():
     assert layer(pack(x, mask=np.ones((2, 3, 4), dtype=bool))).mask.tolist() == wanted
 
 
-def test_an_encoder_of_ids_without_a_mask_leaves_every_sentence():
+def test_an_encoder_without_a_mask_keeps_every_sentence():
     layer = L.TimeDistributed(padless.Sequential([L.Embedding(V, D), L.LSTM(2)]))
     assert layer(torch.from_numpy(DOCUMENTS)).shape == (4, 3, 2)
     assert not layer(L.Input((None, None), dtype="int64")).masked
 
 
-def test_training_an_encoder_that_finds_the_words_itself():
+def test_training_an_encoder_that_creates_the_mask_ignores_padding():
     histories = []
     for before, after in [((0, 0), (0, 0)), *WIDER]:
         torch.manual_seed(0)
@@ -559,7 +564,7 @@ def test_training_an_encoder_that_finds_the_words_itself():
 
 
 def test_sentences_without_a_word():
-    """Keras reads a sentence of padding to an encoder that embeds ids itself as a sentence."""
+    """In Keras a sentence of padding is a real step for an encoder that contains an Embedding."""
     layers = [lib.layers.TimeDistributed(lib.Sequential([
         lib.layers.Embedding(V, 1, mask_zero=True, weights=[table()[:, :1]]),
         lib.layers.GRU(2, kernel_initializer="ones", recurrent_initializer="ones", bias_initializer="ones"),
@@ -577,7 +582,7 @@ def test_sentences_without_a_word():
 
 
 def test_encoder_of_sentences():
-    """On masked words Keras's TimeDistributed hands a mask of words to the layer over sentences, which fails on it."""
+    """Keras's TimeDistributed passes a mask of words to the layer over sentences, which raises an error."""
     mine, theirs = twins(lambda lib: lib.layers.TimeDistributed(lib.layers.LSTM(2)), (None, 3, 4, D))
     results = []
     for lib, layer in ((padless, mine), (keras, theirs)):

@@ -15,44 +15,43 @@ from padless.registry import entries
 
 SCALED = ["GlorotUniform", "GlorotNormal", "LecunUniform", "LecunNormal", "HeUniform", "HeNormal"]
 RANDOM = [*SCALED, "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "Orthogonal"]
-ROOMS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
-NAMES = [(kind, name) for kind in ROOMS for name in sorted(entries(kind))]
+MODULES = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
+NAMES = [(kind, name) for kind in MODULES for name in sorted(entries(kind))]
 
 
 # ---------------------------------------------------------------------------------------------------- names and configs
 
 
-def test_every_name_of_keras_is_here():
+def test_every_name_of_keras_exists():
     keras = pytest.importorskip("keras")
     later = {"STFT", "STFTInitializer", "stft"}
-    for kind, room in ROOMS.items():
+    for kind, module in MODULES.items():
         theirs = {n for n in dir(getattr(keras, f"{kind}s")) if not n.startswith("_")} - later
-        assert theirs - set(dir(room)) - set(entries(kind)) == set()
+        assert theirs - set(dir(module)) - set(entries(kind)) == set()
 
 
-@pytest.mark.parametrize(("kind", "name"), NAMES)
-def test_a_name_gives_an_object_that_survives_json(kind, name):
-    room = ROOMS[kind]
-    made = room.get(name)
-    written = json.loads(json.dumps(room.serialize(made)))
-    again = room.deserialize(written)
-    assert type(again) is type(made) and again.get_config() == made.get_config()
-    assert written["class_name"] == type(made).__name__
+def test_an_object_by_name_has_a_config_that_is_json():
+    for kind, name in NAMES:
+        module = MODULES[kind]
+        instance = module.get(name)
+        config = json.loads(json.dumps(module.serialize(instance)))
+        restored = module.deserialize(config)
+        assert type(restored) is type(instance) and restored.get_config() == instance.get_config(), name
+        assert config["class_name"] == type(instance).__name__, name
 
 
-# Keras forgets the gain of Identity, cannot make Constant by name, and has no string "l1_l2"
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind, name in NAMES if name[:5].lower() not in ("ident", "const", "l1_l2")]
-)
-def test_the_config_is_keras_s(kind, name):
+def test_the_config_is_that_of_keras():
     keras = pytest.importorskip("keras")
-    theirs = getattr(keras, f"{kind}s").get(name)
-    ours = ROOMS[kind].get(getattr(keras, f"{kind}s").serialize(theirs))  # its dictionary is read
-    assert ours.get_config() == pytest.approx(theirs.get_config())
-    assert ROOMS[kind].get(name).get_config() == pytest.approx(theirs.get_config())
+    for kind, name in NAMES:
+        if name[:5].lower() in ("ident", "const", "l1_l2"):
+            continue  # Keras loses the gain of Identity, has no default value of Constant and no string "l1_l2"
+        theirs = getattr(keras, f"{kind}s").get(name)
+        ours = MODULES[kind].get(getattr(keras, f"{kind}s").serialize(theirs))
+        assert ours.get_config() == pytest.approx(theirs.get_config()), name
+        assert MODULES[kind].get(name).get_config() == pytest.approx(theirs.get_config()), name
 
 
-def test_arguments_stand_in_keras_s_order():
+def test_arguments_are_in_kerass_order():
     assert initializers.RandomNormal(1.0, 2.0, 3).get_config() == {"mean": 1.0, "stddev": 2.0, "seed": 3}
     assert initializers.RandomUniform(1.0, 2.0, 3).get_config() == {"minval": 1.0, "maxval": 2.0, "seed": 3}
     assert initializers.HeNormal(3, [0], [1]).get_config() == {"seed": 3, "input_axes": [0], "output_axes": [1]}
@@ -73,12 +72,12 @@ def test_arguments_stand_in_keras_s_order():
 )
 def test_unknown_names_are_refused(kind, near, meant):
     with pytest.raises(ArgumentError, match=f"Unknown {kind} .*Did you mean '{meant}"):
-        ROOMS[kind].get(near)
+        MODULES[kind].get(near)
     with pytest.raises(ArgumentError, match=kind):
-        ROOMS[kind].get(3)
+        MODULES[kind].get(3)
 
 
-def test_a_subclass_and_a_function_serve_as_well():
+def test_a_subclass_and_a_function_are_accepted():
     class Mine(initializers.Initializer):
         def __call__(self, shape, dtype=torch.float32):
             return torch.full(shape, 7.0, dtype=dtype)
@@ -98,21 +97,21 @@ def test_a_subclass_and_a_function_serve_as_well():
 # ---------------------------------------------------------------------------------------------------- initializers
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("name", sorted(entries("initializer")))
-def test_shape_and_dtype_are_as_asked(name, dtype):
-    drawn = initializers.get(name)((3, 5), dtype)
-    assert drawn.shape == (3, 5) and drawn.dtype == dtype and not drawn.requires_grad
+def test_initial_values_have_the_shape_and_dtype_of_the_arguments():
+    for name in entries("initializer"):
+        for dtype in (torch.float32, torch.float64, torch.float16):
+            values = initializers.get(name)((3, 5), dtype)
+            assert values.shape == (3, 5) and values.dtype == dtype and not values.requires_grad, name
 
 
-def test_exact_ones_are_exact():
+def test_initializers_without_randomness_are_exact():
     assert torch.equal(initializers.Zeros()((2, 3)), torch.zeros(2, 3))
     assert torch.equal(initializers.Ones()([2]), torch.ones(2))
     assert torch.equal(initializers.Constant(2.5)(()), torch.tensor(2.5))
     assert torch.equal(initializers.Identity(3.0)((2, 3)), torch.tensor([[3.0, 0, 0], [0, 3.0, 0]]))
 
 
-def test_an_array_is_an_initializer_of_its_own_shape():
+def test_an_array_is_an_initializer_for_its_shape():
     table = np.arange(6.0).reshape(2, 3)
     for given_as in (table, torch.tensor(table), initializers.Constant(table), initializers.Constant(table.tolist())):
         assert torch.equal(initializers.get(given_as)((2, 3)), torch.tensor(table, dtype=torch.float32))
@@ -122,7 +121,7 @@ def test_an_array_is_an_initializer_of_its_own_shape():
         initializers.get(table)((3, 3))
 
 
-def test_the_given_array_is_not_the_weight():
+def test_an_initial_array_is_copied():
     table = torch.zeros(2)
     initializers.get(table)((2,)).add_(1)
     assert table.tolist() == [0, 0]
@@ -151,7 +150,7 @@ def test_constants_of_keras_are_read():
         ("GlorotUniform", {"input_axes": [-1], "output_axes": [0]}),
     ],
 )
-def test_distributions_are_keras_s(name, kwargs, shape):
+def test_distributions_are_those_of_keras(name, kwargs, shape):
     keras = pytest.importorskip("keras")
     ours = getattr(initializers, name)(seed=1, **kwargs)(shape)
     theirs = getattr(keras.initializers, name)(seed=2, **kwargs)(shape).detach()
@@ -167,7 +166,7 @@ def test_distributions_are_keras_s(name, kwargs, shape):
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (7, 5), (3, 7, 5), (2, 3, 7, 5)])
-def test_fans_are_keras_s(shape):
+def test_fans_are_those_of_keras(shape):
     pytest.importorskip("keras")
     from keras.src.initializers.random_initializers import compute_fans
 
@@ -175,14 +174,14 @@ def test_fans_are_keras_s(shape):
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (3, 4, 5), (2, 3, 40)])
-@pytest.mark.parametrize("gain", [1.0, 2.5])
-def test_orthogonal_is_orthogonal(shape, gain):
-    drawn = initializers.Orthogonal(gain)(shape, torch.float64).reshape(-1, shape[-1])
-    drawn = drawn if drawn.shape[0] >= drawn.shape[1] else drawn.T
-    torch.testing.assert_close(drawn.T @ drawn, gain**2 * torch.eye(drawn.shape[1], dtype=torch.float64))
+def test_orthogonal_is_orthogonal(shape):
+    for gain in (1.0, 2.5):
+        matrix = initializers.Orthogonal(gain)(shape, torch.float64).reshape(-1, shape[-1])
+        matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        torch.testing.assert_close(matrix.T @ matrix, gain**2 * torch.eye(matrix.shape[1], dtype=torch.float64))
 
 
-def test_orthogonal_matrices_come_in_both_orientations():
+def test_orthogonal_matrices_have_both_orientations():
     signs = [torch.linalg.det(initializers.Orthogonal(seed=s)((3, 3))).sign() for s in range(40)]
     assert {float(s) for s in signs} == {-1.0, 1.0}
     diagonal = torch.stack([initializers.Orthogonal(seed=s)((3, 3)).diagonal() for s in range(300)])
@@ -190,7 +189,7 @@ def test_orthogonal_matrices_come_in_both_orientations():
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_seed_repeats_itself_and_leaves_the_global_generator_alone(name):
+def test_a_seed_is_reproducible_and_does_not_change_the_global_generator(name):
     seeded, unseeded = getattr(initializers, name)(seed=3), getattr(initializers, name)()
     torch.manual_seed(0)
     first = unseeded((4, 3))
@@ -202,12 +201,12 @@ def test_a_seed_repeats_itself_and_leaves_the_global_generator_alone(name):
     assert not torch.equal(unseeded((4, 3)), first)  # unseeded draws go on
 
 
-@pytest.mark.parametrize("name", sorted(entries("initializer")))
-def test_initializers_follow_the_default_device(name):
-    seeded = entries("initializer")[name].__name__ in RANDOM
-    made = initializers.get({"class_name": name, "config": {"seed": 1} if seeded else {}})
-    with torch.device("meta"):
-        assert made((3, 2)).device.type == "meta"
+def test_initial_values_are_created_on_the_default_device():
+    for name, initializer_class in entries("initializer").items():
+        config = {"seed": 1} if initializer_class.__name__ in RANDOM else {}
+        initializer = initializers.get({"class_name": name, "config": config})
+        with torch.device("meta"):
+            assert initializer((3, 2)).device.type == "meta", name
 
 
 @pytest.mark.parametrize(
@@ -227,7 +226,7 @@ def test_initializers_follow_the_default_device(name):
         lambda: initializers.get({"class_name": "Zeros", "config": {"value": 1}}),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused(make):
+def test_invalid_arguments_are_refused(make):
     with pytest.raises(ArgumentError):
         make()
 
@@ -245,12 +244,12 @@ def test_shapes_that_do_not_fit_are_refused(call):
         call()
 
 
-def test_no_spread_is_legal():
+def test_a_standard_deviation_of_zero_is_legal():
     for name in ("RandomNormal", "TruncatedNormal"):
         assert getattr(initializers, name)(2.0, 0.0)((3,)).tolist() == [2, 2, 2]
 
 
-# ---------------------------------------------------------------------------------------------------- the other two
+# ------------------------------------------------------------------------------------ regularizers, constraints
 
 weights = st.integers(0, 2**31 - 1).map(
     lambda seed: torch.tensor(np.random.default_rng(seed).normal(size=(5, 3)) * 10.0 ** (seed % 5 - 2)).float()
@@ -273,18 +272,18 @@ weights = st.integers(0, 2**31 - 1).map(
 )
 @settings(deadline=None)  # the first example imports Keras
 @given(x=weights)
-def test_penalties_and_their_gradients_are_keras_s(name, args, x):
+def test_penalties_and_their_gradients_are_those_of_keras(name, args, x):
     keras = pytest.importorskip("keras")
     results = []
-    for room in (regularizers, keras.regularizers):
+    for module in (regularizers, keras.regularizers):
         leaf = x.clone().requires_grad_()
-        value = getattr(room, name)(*args)(leaf)
+        value = getattr(module, name)(*args)(leaf)
         assert value.shape == ()
         if value.requires_grad:
             value.backward()
         results.append((value.detach(), leaf.grad if leaf.grad is not None else torch.zeros_like(x)))
     for ours, theirs in zip(*results, strict=True):
-        scale = max(float(theirs.abs().max()), 1.0)  # a gradient's entries cancel down from its largest
+        scale = max(float(theirs.abs().max()), 1.0)  # rounding errors are relative to the largest entry
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * scale)
 
 
@@ -295,7 +294,7 @@ def test_orthogonal_penalty_has_no_nan():
     assert regularizers.OrthogonalRegularizer()(torch.ones(1, 4)) == 0
 
 
-def test_none_stands_for_the_default_factor():
+def test_none_is_the_default_factor():
     assert regularizers.L1(None).l1 == 0.01 and regularizers.L2(None).l2 == 0.01
     assert regularizers.L1L2(None, 0.5).get_config() == {"l1": 0.0, "l2": 0.5}
 
@@ -316,7 +315,7 @@ def test_none_stands_for_the_default_factor():
 )
 @settings(deadline=None)  # the first example imports Keras
 @given(w=weights)
-def test_constraints_are_keras_s(name, args, w):
+def test_constraints_are_those_of_keras(name, args, w):
     keras = pytest.importorskip("keras")
     ours = getattr(constraints, name)(*args)(w)
     torch.testing.assert_close(ours, getattr(keras.constraints, name)(*args)(w), rtol=1e-6, atol=1e-6)
@@ -324,13 +323,13 @@ def test_constraints_are_keras_s(name, args, w):
 
 
 @given(w=weights)
-def test_constraints_hold_afterwards(w):
+def test_constrained_weights_satisfy_the_constraint(w):
     assert (constraints.NonNeg()(w) >= 0).all()
     assert (constraints.MaxNorm(0.5)(w).norm(dim=0) <= 0.5 + 1e-5).all()
     norms = constraints.MinMaxNorm(0.5, 0.7)(w).norm(dim=0)
     assert (norms <= 0.7 + 1e-5).all() and (norms >= 0.5 - 1e-3).all()
 
 
-@pytest.mark.parametrize("name", sorted(entries("constraint")))
-def test_a_zero_weight_stays_finite(name):
-    assert torch.isfinite(constraints.get(name)(torch.zeros(2, 2))).all()
+def test_a_constrained_zero_weight_is_finite():
+    for name in entries("constraint"):
+        assert torch.isfinite(constraints.get(name)(torch.zeros(2, 2))).all(), name
