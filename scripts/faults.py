@@ -582,7 +582,7 @@ RAGGED = [
         "ragged/index.py",
         "starts[:, 1:] &= real[:, :-1]",
         "starts.reshape(-1)[1:] &= real.reshape(-1)[:-1]",
-        "tests/test_index.py " + _laws("index_knows_its_steps"),
+        "tests/test_index.py " + _laws("index_has_the_steps_and_gaps_of_the_mask"),
         function="Index._gap_starts",
     ),
     Fault(
@@ -590,7 +590,7 @@ RAGGED = [
         "ragged/index.py",
         "np.searchsorted(self.flat, self.first_cell_of_gap) - 1",
         "np.searchsorted(self.flat, self.first_cell_of_gap) - 2",
-        "tests/test_index.py " + _laws("index_knows_its_steps"),
+        "tests/test_index.py " + _laws("index_has_the_steps_and_gaps_of_the_mask"),
         function="Index.step_before_gap",
     ),
     Fault(
@@ -612,7 +612,7 @@ RAGGED = [
         "ragged/index.py",
         "np.asarray(mask.any(-1))",
         "np.asarray(mask.all(-1))",
-        "tests/test_index.py " + _laws("words_of_sentences_are_run_sentence_by_sentence"),
+        "tests/test_index.py " + _laws("time_distributed_runs_each_sentence_alone"),
         function="Index.from_mask",
     ),
     Fault(
@@ -620,7 +620,7 @@ RAGGED = [
         "ragged/mask.py",
         "first.mask | second.mask",
         "first.mask & second.mask",
-        _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        _laws("a_merge_uses_the_inputs_that_have_the_step"),
         function="union",
     ),
     Fault(
@@ -1086,7 +1086,7 @@ SCAN = [
         "layers/rnn/rnn.py",
         "sequence.rearrange_cells(cell_numbers[:, ::-1])",
         "sequence.rearrange_cells(cell_numbers)",
-        _laws("backwards_is_forwards_on_the_mirror_image") + " " + PRESENCE,
+        _laws("go_backwards_equals_reversed_steps") + " " + PRESENCE,
         function="RNN._sequence_output",
     ),
     Fault(
@@ -1116,7 +1116,7 @@ SCAN = [
         "layers/rnn/rnn.py",
         "torch.where(has_steps, states[0], 0)",
         "states[0]",
-        _laws("over_nothing_the_output_is_zero_and_the_state_the_initial_one"),
+        _laws("output_of_an_empty_sequence_is_zero_and_its_state_the_initial_state"),
         function="RNN._last_output",
     ),
     Fault(
@@ -1574,7 +1574,7 @@ COMBINE = [
         "layers/merging/elementwise.py",
         "missing = 1.0",
         "missing = 0.0",
-        _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        _laws("a_merge_uses_the_inputs_that_have_the_step"),
         function="Multiply",
     ),
     Fault(
@@ -1588,7 +1588,7 @@ COMBINE = [
         count = ...
         return merged.with_values(merged.values / len(inputs))
         """,
-        _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        _laws("a_merge_uses_the_inputs_that_have_the_step"),
         function="Average.merge_with_missing_steps",
     ),
     Fault(
@@ -1596,7 +1596,7 @@ COMBINE = [
         "layers/merging/elementwise.py",
         "reduce(torch.logical_or, masks)",
         "reduce(torch.logical_and, masks)",
-        _laws("a_merge_runs_over_the_inputs_that_have_the_step"),
+        _laws("a_merge_uses_the_inputs_that_have_the_step"),
         function="Merge.compute_mask",
     ),
     Fault(
