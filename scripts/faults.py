@@ -1748,7 +1748,7 @@ TRAINING = [
         "sample weights of sequences are applied to other sequences",
         "ragged/alignment.py",
         "index.coordinates(weights.device)[: len(shape)]",
-        "[place.flip(0) for place in index.coordinates(weights.device)[: len(shape)]]",
+        "torch.stack(index.coordinates(weights.device)[: len(shape)]).flip(1).unbind()",
         "tests/test_losses.py",
         function="step_weights",
     ),

@@ -108,6 +108,7 @@ def test_the_accumulated_gradient_is_that_of_one_large_batch(split, reduction, p
     assert split_up[1] == pytest.approx(whole[1], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize("make", [heads, Own])
 def test_the_accumulated_gradient_of_several_outputs_is_that_of_one_large_batch(make, size):

@@ -100,6 +100,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("container", [CountedArray, counted_lists])
 def test_arrays_and_lists_are_read_once(name, container):

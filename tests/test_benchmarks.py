@@ -187,6 +187,7 @@ def test_a_time_is_divided_by_the_number_of_parts():
     assert times.median == 3.0 and times.quartiles == (2.5, 3.5)
 
 
+@pytest.mark.slow
 def test_a_time_is_divided_by_the_number_of_repetitions(monkeypatch):
     clock = [0.0]
 

@@ -127,6 +127,7 @@ def test_a_file_with_a_changed_or_missing_byte_is_refused(tmp_path_factory, data
     assert arrays["b"].tolist() == [[1, 1], [1, 1]] and set(arrays) == {"a", "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_backup_is_refused_and_the_previous_one_stays(damage, tmp_path):
     cut_off(tmp_path, 3)

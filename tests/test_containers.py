@@ -148,6 +148,7 @@ CONTAINERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", CONTAINERS.values(), ids=CONTAINERS)
 def test_every_container_trains_to_the_same_weights(make, want):
     args, kwargs = make()
@@ -334,6 +335,7 @@ def test_encodings_of_a_tokenizer_are_read_without_padding():
     assert [row.tolist() for row in read_all(read_column("x", encodings))] == [[1, 2], [3]]
 
 
+@pytest.mark.slow
 def test_no_library_is_imported_for_its_containers():
     code = "import sys, padless; assert not {'pyarrow', 'polars', 'awkward', 'pandas', 'datasets'} & set(sys.modules)"
     importlib.import_module("subprocess").run([sys.executable, "-c", code], check=True)

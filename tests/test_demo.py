@@ -154,6 +154,7 @@ def test_a_text_is_read_once_and_only_if_it_is_short(tmp_path: Path):
     assert len(list(corpus.read_functions(tmp_path, ["b.py", "b.py"], 99))) == 2
 
 
+@pytest.mark.slow
 def test_reading_the_corpus_twice_gives_equal_data(data: Corpus, library: Path):
     assert Corpus.read(TINY, library) == data
 

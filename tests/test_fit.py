@@ -629,6 +629,7 @@ def test_stop_training_ends_the_epoch_and_the_run():
     assert len(model.fit(LISTS, CLASSES, epochs=2, verbose=0).history["loss"]) == 2  # the next run starts afresh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verbose", "lines"), [(0, 0), (1, 2), (2, 2), ("auto", 2)])
 def test_output_to_a_file_has_one_line_for_each_epoch(verbose, lines, capsys):
     model = tagger(metrics=["accuracy"])

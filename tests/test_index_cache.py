@@ -58,6 +58,7 @@ def test_threads_get_the_value_that_was_stored_first():
     assert cache.get(index, "another key", object) is not values[0]
 
 
+@pytest.mark.slow
 def test_threads_share_one_layout_of_an_index():
     cpu, window = torch.device("cpu"), Window(3, 2)
     for _ in range(20):
@@ -72,6 +73,7 @@ def test_threads_share_one_layout_of_an_index():
             assert len(set(map(id, run_in_threads(function)))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "make",
@@ -102,6 +104,7 @@ def test_eight_threads_call_one_layer_on_one_batch(make, dtype):
                 torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_threads_that_create_and_drop_indexes_do_not_disturb_each_other():
     cache, shared = IndexCache(), Index(MASK)
     cache.get(shared, 0, lambda: "shared")
@@ -118,6 +121,7 @@ def test_threads_that_create_and_drop_indexes_do_not_disturb_each_other():
     assert len(cache) == 1
 
 
+@pytest.mark.slow
 def test_an_entry_is_dropped_with_its_index():
     cache, index = IndexCache(), Index(MASK)
     cache.get(index, "key", object)

@@ -58,6 +58,7 @@ def test_each_fault_is_found_in_one_place_and_changes_valid_code(places):
             assert place.text != source, fault.name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_c_code_with_a_fault_compiles(places, tmp_path):
     for place in places.values():

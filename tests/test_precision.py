@@ -34,6 +34,7 @@ def tagger(scan=GRU):
     return Model(x, Dense(3, activation="softmax", name="tag")(h)), watch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [GRU, LSTM])
 @pytest.mark.parametrize("autocast", ["bfloat16", "float16", torch.bfloat16, "mixed_float16"])
 def test_training_in_half_precision_is_close_to_full_precision(autocast, scan):

@@ -101,6 +101,7 @@ class Padded(Tagger):
         return super().predict_step(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Recipe, Applied, Padded])
 @pytest.mark.parametrize("size", [1, 4, 6])
 def test_a_written_out_train_step_gives_the_results_of_fit(kind, size):

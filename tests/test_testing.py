@@ -81,6 +81,7 @@ class BatchStatistics(L.Layer):
         return inputs - mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "start", "example"),
     [
@@ -320,6 +321,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_wrong_layer_is_found_with_the_violated_properties(fault):
     make, property_name, other = WRONG[fault]
@@ -330,6 +332,7 @@ def test_a_wrong_layer_is_found_with_the_violated_properties(fault):
     assert "Smallest mask: [[" in first
 
 
+@pytest.mark.slow
 def test_a_mask_of_the_wrong_input_is_found_with_separate_masks():
     check_layer(WrongMask(), [(2,), (2,)], num_masks=1)  # with one mask for both the error has no effect
     with pytest.raises(PropertyViolation, match=r"matches_unpadded: .*Smallest masks: \[\[\[0\]\], \[\[1\]\]\]"):
@@ -352,10 +355,12 @@ def test_each_side_is_padded_by_one_and_three_columns_in_each_form():
         assert {str(number) for *_, number, _ in variants} == set(map(str, layer_properties.PADDING_NUMBERS))
 
 
+@pytest.mark.slow
 def test_a_layer_that_uses_the_mask_of_the_grid_passes():
     check_layer(Softmax(), (2,))
 
 
+@pytest.mark.slow
 def test_a_layer_with_known_violations_passes():
     check_layer(BatchStatistics(), (2,))
     with pytest.raises(PropertyViolation, match="matches_unpadded"):
@@ -392,6 +397,7 @@ class MeanOverWidth(losses.Loss):
         return ((y_true - y_pred).square().sum(-1) * mask).sum(-1) / mask.shape[1]
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_are_checked():
     check_loss("mse", num_masks=1)
     check_metric(lambda y_true, y_pred: (y_true - y_pred).abs().mean(-1), num_masks=1)

@@ -123,6 +123,7 @@ def test_hooks_and_accumulated_gradients():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, split, strict=True)) and step_counts == [4, 3, 1]
 
 
+@pytest.mark.slow
 def test_the_example_learns(capsys):
     assert example.main(steps=120) > 0.9
     assert "accuracy at" in capsys.readouterr().out

@@ -116,6 +116,7 @@ def test_the_model_equals_keras_without_padding_in_the_target():
         assert a == pytest.approx(b, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_example_translates(capsys):
     assert example.main() > 0.9
     assert "reversed without an error" in capsys.readouterr().out

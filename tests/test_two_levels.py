@@ -102,6 +102,7 @@ def test_a_document_in_a_batch_equals_the_document_alone_without_padding(sentenc
             close(predictions[row : row + 1], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentence", SENTENCE)
 def test_padding_of_words_and_sentences_changes_no_bit(sentence):
     for document in DOCUMENT:
@@ -512,6 +513,7 @@ def test_a_call_that_catches_every_exception_does_not_change_the_masks():
     assert np.array_equal(L.TimeDistributed(inner)(torch.from_numpy(DOCUMENTS)).mask, REAL.any(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READING)
 def test_the_masks_created_in_an_encoder_decide_which_sentences_are_real(name):
     layer = L.TimeDistributed(READING[name]())
