@@ -1,4 +1,4 @@
-"""Every test: Keras on torch, shapes enforced in the kernels, names and random numbers from the start."""
+"""Set up all tests: Keras on torch, checked shapes in the kernels, and fresh names and random numbers for each test."""
 
 import os
 
@@ -28,8 +28,17 @@ hypothesis.settings.load_profile("padless")
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
+def pytest_collection_modifyitems(items):
+    """Mark hypothesis tests and the doctests of the checks as slow; other slow tests have the marker themselves."""
+    for item in items:
+        is_hypothesis = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_hypothesis or item.nodeid.startswith("padless/testing/check.py"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
-def fresh():
-    """Each test begins with the same names and random numbers."""
+def reset_names_and_random_numbers():
+    """Give each test the same names of layers and the same random numbers."""
     padless.clear_session()
     torch.manual_seed(0)

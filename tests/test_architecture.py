@@ -18,15 +18,10 @@ ORDER = runpy.run_path(str(REPOSITORY / "scripts" / "package_order.py"))["ORDER"
 HASATTR_REASONS = {
     "padless.data.ragged_formats": "arrays of pyarrow, which is not imported",
     "padless.layers.preprocessing.normalization": "arrays of any library",
-    "padless.layers.rnn.bidirectional": "torch modules as cells",
     "padless.layers.rnn.cell_runner": "torch modules as cells",
     "padless.metrics.metrics": "metrics of torchmetrics, which is not imported",
     "padless.metrics.torchmetrics_adapter": "metrics of torchmetrics, which is not imported",
-    "padless.saving.safetensors_io": "the operating system",
     "padless.saving.serialization": "user-defined objects with `get_config`, as in Keras",
-}
-PENDING = {f"{TOP}.layers.{name}" for name in ("base.mask_recorder", "rnn.rnn", "rnn.conv_lstm1d")} | {
-    f"{TOP}.metrics.metric"
 }
 PUBLIC = [
     "padless",
@@ -149,7 +144,7 @@ def test_no_code_reads_frames_or_local_variables():
         for place, node in find_places(module, tree):
             is_frame = isinstance(node, ast.Attribute) and node.attr in ("_getframe", "f_locals", "f_back", "tb_frame")
             is_locals = isinstance(node, ast.Call) and ast.unparse(node.func) in ("locals", "inspect.currentframe")
-            assert not (is_frame or is_locals) or module in PENDING, f"{place}: pass the values explicitly"
+            assert not is_frame and not is_locals, f"{place}: pass the values explicitly"
 
 
 def test_capabilities_are_not_found_by_hasattr():
@@ -159,7 +154,8 @@ def test_capabilities_are_not_found_by_hasattr():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr" and module != f"{TOP}.cli"
     }
-    assert modules - PENDING <= set(HASATTR_REASONS), "declare the capability in a base class, or give the reason"
+    assert modules <= set(HASATTR_REASONS), "declare the capability in a base class, or give the reason"
+    assert modules == set(HASATTR_REASONS), "remove the reasons that are not needed"
 
 
 def test_no_module_assigns_into_another_module_when_it_is_imported():

@@ -333,6 +333,7 @@ def check_objective(name, case, harness, mask, seed=0):
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", check.OBJECTIVE_PROPERTIES)
 def test_properties_of_every_loss_and_metric(name):
     for number, (case, harness) in enumerate(SCORED):
@@ -364,6 +365,7 @@ def training_harness(case):
     return TrainingHarness(LayerHarness(layer, harness.inputs, harness.creates_mask), (normal(2),), "mse", ["mae", "mse"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["no step", "T = 1", "mixed"])
 @pytest.mark.parametrize("case", MODELS, ids=lambda c: c.name)
 def test_properties_of_models_in_training(case, mask):
