@@ -1,6 +1,7 @@
 """The rules of the architecture: the order of packages, what a module may import, which constructs are not used."""
 
 import ast
+import functools
 import importlib
 import re
 import runpy
@@ -30,12 +31,17 @@ PUBLIC = [
 PUBLIC += ["padless.testing", "padless.utils"]
 FILES = {".".join((TOP, *p.relative_to(ROOT).with_suffix("").parts)): p for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@functools.cache
+def parse_modules() -> dict[str, ast.Module]:
+    """Return the syntax tree of each module."""
+    return {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
 def list_imports(module: str) -> Iterator[str]:
     """Yield the full names of the modules of padless that a module imports."""
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(parse_modules()[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == TOP)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == TOP:
@@ -74,7 +80,7 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 def test_every_module_begins_with_a_docstring():
-    for module, tree in TREES.items():
+    for module, tree in parse_modules().items():
         assert ast.get_docstring(tree), module
 
 
@@ -82,7 +88,7 @@ def test_package_files_only_re_export():
     for module, path in MODULES.items():
         if path.name != "__init__.py" or module == TOP:  # padless itself also has the version and clear_session
             continue
-        for node in TREES[module].body:
+        for node in parse_modules()[module].body:
             assigned = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
             assert assigned or isinstance(node, ast.ImportFrom | ast.Expr), f"{module}: {ast.unparse(node)}"
 
@@ -103,7 +109,7 @@ def test_a_module_is_not_named_like_a_public_function_of_its_package():
 
 
 def test_functions_import_nothing():
-    for module, tree in TREES.items():
+    for module, tree in parse_modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 hidden = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
@@ -125,7 +131,7 @@ def find_places(module: str, tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 
 def test_private_names_of_torch_are_in_one_module():
-    for module, tree in TREES.items():
+    for module, tree in parse_modules().items():
         for place, node in find_places(module, tree):
             names = []
             if isinstance(node, ast.Import):
@@ -140,7 +146,7 @@ def test_private_names_of_torch_are_in_one_module():
 
 
 def test_no_code_reads_frames_or_local_variables():
-    for module, tree in TREES.items():
+    for module, tree in parse_modules().items():
         for place, node in find_places(module, tree):
             is_frame = isinstance(node, ast.Attribute) and node.attr in ("_getframe", "f_locals", "f_back", "tb_frame")
             is_locals = isinstance(node, ast.Call) and ast.unparse(node.func) in ("locals", "inspect.currentframe")
@@ -150,7 +156,7 @@ def test_no_code_reads_frames_or_local_variables():
 def test_capabilities_are_not_found_by_hasattr():
     modules = {
         module
-        for module, tree in TREES.items()
+        for module, tree in parse_modules().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr" and module != f"{TOP}.cli"
     }
@@ -159,7 +165,7 @@ def test_capabilities_are_not_found_by_hasattr():
 
 
 def test_no_module_assigns_into_another_module_when_it_is_imported():
-    for module, tree in TREES.items():
+    for module, tree in parse_modules().items():
         imported = {
             (alias.asname or alias.name).split(".")[0]
             for node in tree.body
