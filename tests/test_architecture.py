@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import padless
 
 ROOT = Path(padless.__file__).parent
@@ -108,6 +110,7 @@ def test_a_module_is_not_named_like_a_public_function_of_its_package():
         assert not modules & functions, name
 
 
+@pytest.mark.slow
 def test_functions_import_nothing():
     for module, tree in parse_modules().items():
         for node in ast.walk(tree):
@@ -130,6 +133,7 @@ def find_places(module: str, tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield f"{module}:{getattr(node, 'lineno', 0)}", node
 
 
+@pytest.mark.slow
 def test_private_names_of_torch_are_in_one_module():
     for module, tree in parse_modules().items():
         for place, node in find_places(module, tree):

@@ -336,6 +336,7 @@ def same_where_seen(mine, theirs, seen, layers):
         close(a, b, what=f"gradient {number}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HEADS)
 def test_multi_head_layers_match_keras(case):
     for kind in KINDS:
@@ -776,6 +777,7 @@ def test_every_layer_runs_in_float64_and_bfloat16():
         assert moved.to(dtype)(x).dtype == dtype
 
 
+@pytest.mark.slow
 def test_gradcheck_of_outputs_and_weights():
     queries, keys = Index.from_lengths(np.array([3, 1, 0])), Index(np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1]], dtype=bool))
     inputs = leaves_of((4, 2, 3), (6, 1, 3), (6, 1, 2))

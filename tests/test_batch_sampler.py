@@ -117,6 +117,7 @@ class Own(Model):
         return self.out(self.pool(self.embed(inputs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [
     [0, 2, 1, 2], [[0], [2], [1], [2]], [0.0, 2.0, 1.0, 2.0], [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]],
 ])  # fmt: skip

@@ -188,6 +188,7 @@ def test_terminate_on_nan_does_not_change_finite_training(capsys):
 # ------------------------------------------------------------------------------------------------ TensorBoard, History
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages below
 def test_tensorboard_has_the_tags_of_keras(tmp_path):
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")

@@ -182,6 +182,7 @@ def full(monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", ["backup", "checkpoint", "model", "weights"])
 def test_a_full_disk_leaves_the_previous_file_only(save, tmp_path, monkeypatch):
     one, path = model(), tmp_path / "model.safetensors"

@@ -171,6 +171,7 @@ LOADERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS)
 def test_every_loader_trains_to_the_same_weights(make):
     np.testing.assert_allclose(loss_of(make()), loss_of(IDS, TAGS, batch_size=2, shuffle=False), rtol=1e-5)

@@ -55,6 +55,7 @@ def test_the_table_of_layers_is_what_scripts_layer_table_writes(monkeypatch):
     assert (ROOT / "docs" / "layers.md").read_text() == page, "run scripts/layer_table"
 
 
+@pytest.mark.slow
 def test_the_architecture_page_is_what_scripts_architecture_writes(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     script = ROOT / "scripts" / "architecture"

@@ -63,6 +63,7 @@ def test_compiled_layers_give_the_same_numbers(monkeypatch):
     assert len(seen) == 3  # once for all epochs
 
 
+@pytest.mark.slow
 def test_after_a_run_the_layers_are_not_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", compiler("eager", []))
     inside = []

@@ -135,6 +135,7 @@ def test_a_layer_equals_keras_at_every_position(name):
     check(LAYERS[name], all_ids())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Dense", "GRU both", "LSTM both", "Bidirectional concat both", "stack"])
 def test_a_batch_with_one_kind_of_mask(name):
     for kind in KINDS:

@@ -293,6 +293,7 @@ def several(lib):
     return lib.Model([a, b], [lib.layers.Dense(2, name="steps")(h), lib.layers.Dense(1, name="row")(pooled)])
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs():
     ids = np.concatenate([ids_of(kind) for kind in KINDS[:-1]])  # Keras's mean of an empty row is NaN
     y = [numbers(len(ids), T, 2), numbers(len(ids), 1, seed=8)]

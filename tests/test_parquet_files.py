@@ -88,6 +88,7 @@ def test_one_window_is_in_memory_and_skipped_windows_are_not_read(folder, monkey
     assert data.table([0]).column_names == ["ids", "number"]
 
 
+@pytest.mark.slow
 def test_it_trains_to_the_weights_of_data_in_memory(folder):
     weight = [1.0 + n for n in range(ROWS)]
     want, got = tagger(), tagger()

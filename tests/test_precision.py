@@ -55,6 +55,7 @@ def test_training_in_half_precision_is_close_to_full_precision(autocast, scan):
     assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[1] != losses[0]
 
 
+@pytest.mark.slow
 def test_the_unscaled_gradient_is_the_gradient():
     results = []
     for scaled in (False, True):

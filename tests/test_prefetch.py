@@ -72,6 +72,7 @@ def test_an_error_is_raised_in_place_of_its_batch():
     assert not threads()
 
 
+@pytest.mark.slow
 def test_results_are_those_without_a_thread(data, monkeypatch):
     first, second = tagger(), tagger()
     torch.manual_seed(1)
@@ -92,6 +93,7 @@ def failing(kind, when=2):
     return padless.callbacks.LambdaCallback(on_train_batch_end=fail, on_test_batch_end=fail, on_predict_batch_end=fail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("verb", ["fit", "evaluate", "predict"])
 def test_the_thread_ends_when_a_run_fails(data, kind, verb):

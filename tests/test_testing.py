@@ -374,6 +374,7 @@ def test_a_known_violation_needs_a_property_and_a_reason():
         check_layer(L.Dense(2), known_violations={"matches_unpaded": "no"})
 
 
+@pytest.mark.slow
 def test_a_check_does_not_change_the_layer():
     layer = L.Dense(2)
     before = layer(torch.ones(1, 2, 3))

@@ -88,6 +88,7 @@ def outputs(model, ids):
 # ------------------------------------------------------------------------------------------------ properties
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentence", SENTENCE)
 def test_a_document_in_a_batch_equals_the_document_alone_without_padding(sentence):
     for document in DOCUMENT:

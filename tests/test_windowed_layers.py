@@ -325,6 +325,7 @@ def test_unchanged_mask_is_the_same_index_object():
     assert L.MaxPooling1D(3, 1)(x).index is not L.Conv1D(2, 3, strides=2)(x).index
 
 
+@pytest.mark.slow
 def test_layout_is_freed_with_its_index():
     index = Index(mask_of("holes"))
     for what in (Window(3, 2), Window(3, padding="same"), TransposedWindow(3, padding="same")):
@@ -435,6 +436,7 @@ KERNELS = {
 SAME, STRIDED = Window(3, 1, 2, "same"), Window(3, 2, 1, "same")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_gradcheck_of_kernels(name):
     index = Index(mask_of("holes"))
