@@ -106,6 +106,14 @@ def test_grouped_attention_matches_reference(situation, slack, show):
     same(*found)
 
 
+def test_causal_mask_compares_columns_of_left_padded_queries():
+    queries = Index(np.array([[0, 1, 1], [0, 1, 1]], dtype=bool))
+    keys = Index.from_lengths(np.array([2, 2]))
+    tensors = leaves_of((4, 1, 3), (4, 1, 3), (4, 1, 2))
+    causal = AttentionMask(causal=True)
+    same([attend(*tensors, queries, keys, causal, 0.7)[0]], [attend_by_row(*tensors, queries, keys, causal, 0.7)[0]])
+
+
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30), st.sampled_from([0, 50, 4096]))
 @settings(max_examples=100)
 def test_every_row_is_in_one_group_with_bounded_padding(lengths, slack):
