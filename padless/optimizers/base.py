@@ -244,7 +244,7 @@ class Optimizer(torch.optim.Optimizer):
         return max(group["iterations"] for group in self.param_groups) if self.built else 0
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - overloads
         """Make a step, as in torch: parameters without a gradient do not change.
 
         Args:
