@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor
@@ -110,8 +110,7 @@ class Dense(Layer):
         if isinstance(inputs, Packed) and inputs.values.ndim > 1:
             outputs = inputs.map_values(self._project_steps)
         else:  # torch's function raises MaskLost for a Packed `(B, T)`, whose last axis is time
-            weight = self.kernel.t()
-            outputs = torch.nn.functional.linear(inputs, weight, self.bias)  # pyright: ignore - torch's stubs: tensors only
+            outputs = torch.nn.functional.linear(cast("Tensor", inputs), self.kernel.t(), self.bias)
         return activations.apply_in_place(self.activation, outputs)
 
     def _project_steps(self, steps: Tensor) -> Tensor:
