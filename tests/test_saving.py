@@ -7,11 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import padless
 from padless import Input, Model, Sequential, load_model
 from padless.errors import ArgumentError, DataError, NotBuilt, ShapeError
-from padless.layers import GRU, LSTM, Add, Bidirectional, Concatenate, Dense, Dropout, Embedding, LastStep, Layer, Masking
+from padless.layers import (
+    GRU,
+    LSTM,
+    Add,
+    Bidirectional,
+    Concatenate,
+    Dense,
+    Dropout,
+    Embedding,
+    LastStep,
+    Layer,
+    Masking,
+    TorchModuleWrapper,
+)
 from padless.registry import register
 from padless.saving import safetensors_io as archive
 
@@ -340,3 +354,12 @@ def test_models_that_version_0_1_0_saved_give_the_same_outputs(name, inputs, out
         model = load_model(GOLDEN / f"{name}.safetensors")
         assert type(model) is (Sequential if name == "sequential" else Model)
         np.testing.assert_allclose(model.predict(expected[inputs], verbose=0), expected[outputs], rtol=1e-5, atol=1e-6)
+
+
+def test_renamed_arguments_in_files_of_version_0_1_0_are_understood():
+    """The file has a Softmax whose mask of single numbers is an input of the model."""
+    model = load_model(GOLDEN / "softmax_mask.safetensors")
+    scores, mask = np.array([[1.0, 2.0, 3.0]], dtype=np.float32), np.array([[True, False, True]])
+    expected = np.exp([1.0, -np.inf, 3.0]) / np.exp([1.0, 3.0]).sum()
+    np.testing.assert_allclose(model.predict([scores, mask], verbose=0)[0], expected, rtol=1e-6)
+    assert TorchModuleWrapper.from_config({"module": nn.Identity(), "relation": "grid"}).relation == "padded_grid"

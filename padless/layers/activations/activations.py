@@ -245,6 +245,8 @@ class Softmax(SameShape):
 
     def forward(self, inputs: object, mask: object = None, **kwargs: object) -> Any:
         """Call the layer; a `mask` of single numbers becomes the argument `element_mask` of `call`."""
+        if "chosen" in kwargs:  # the name of `element_mask` in files of padless 0.1.0
+            kwargs["element_mask"] = kwargs.pop("chosen")
         if mask is None:
             return super().forward(inputs, **kwargs)
         data, mask_data = as_data(inputs, self._float_dtype), as_data(mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from padless.registry import entries, register, snake_case
 from padless.saving.serialization import deserialize
 from padless.types import (
     Arguments,
+    Config,
     ConfigLike,
     DTypeLike,
     MaskTree,
@@ -115,6 +116,12 @@ class TorchModuleWrapper(Layer):
         self.built = True
         if not self._trainable:
             self.trainable = False  # the weights are there already
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Create the layer of a config. Files of padless 0.1.0 name the relation "padded_grid" in another way."""
+        relation = config.get("relation")
+        return super().from_config({**config, "relation": "padded_grid" if relation == "grid" else relation})
 
     def call(self, inputs: object, *args: object, training: bool = False, **kwargs: object) -> TensorTree:
         """Return what the module returns. Further arguments are passed on to it."""
