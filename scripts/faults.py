@@ -1793,12 +1793,44 @@ DATA = [
         "data/iterable_dataset.py",
         """
         if self._peeked is None:
-            self._peeked = self._read_next()
+            self._peeked = self._read_next().copy()
         return self._peeked
         """,
         "return self._read_next()",
         "tests/test_iterable_dataset.py",
         function="BatchReader.peek",
+    ),
+    Fault(
+        "the batches of one accumulation share a buffer that is filled again",
+        "data/epoch_iterator.py",
+        "keep_batches and data.lends_memory",
+        "False",
+        "tests/test_reused_memory.py",
+        function="EpochIterator.__init__",
+    ),
+    Fault(
+        "the first batch of a generator is a view of a buffer that is filled again",
+        "data/iterable_dataset.py",
+        "self._peeked = self._read_next().copy()",
+        "self._peeked = self._read_next()",
+        "tests/test_reused_memory.py",
+        function="BatchReader.peek",
+    ),
+    Fault(
+        "the examples of a Dataset share a buffer that is filled again",
+        "data/map_dataset.py",
+        "return copy_example(self.source[number])",
+        "return self.source[number]",
+        "tests/test_reused_memory.py",
+        function="MapDatasetAdapter._read_example",
+    ),
+    Fault(
+        "predictions are views of a buffer that is filled again",
+        "trainers/epoch_loop.py",
+        "output.clone() if isinstance(output, Tensor) and _memory_of(output) in input_memory else output",
+        "output",
+        "tests/test_reused_memory.py",
+        function="_copy_views",
     ),
     Fault(
         "a part for validation begins at the first example",

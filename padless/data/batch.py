@@ -52,3 +52,10 @@ class Batch:
             move, (self.x, self.y, self.sample_weight), is_leaf=lambda leaf: isinstance(leaf, Packed)
         )
         return replace(self, x=x, y=y, sample_weight=sample_weight)
+
+    def copy(self) -> Batch:
+        """Return the batch in new memory, for a batch that is needed after its source has given the next one."""
+        x, y, sample_weight = pytree.tree_map(
+            lambda leaf: None if leaf is None else leaf.clone(), (self.x, self.y, self.sample_weight)
+        )
+        return replace(self, x=x, y=y, sample_weight=sample_weight)

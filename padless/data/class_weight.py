@@ -13,7 +13,7 @@ from torch import Tensor
 from padless.data.batch import Batch, BatchPart
 from padless.errors import ArgumentError
 from padless.ragged.alignment import broadcast_weights, step_weights, target_rows
-from padless.ragged.packed import Packed, pack
+from padless.ragged.packed import Packed, pack_shared
 
 WeightOfClass: TypeAlias = "dict[int, float]"
 
@@ -114,7 +114,7 @@ def _multiply(class_weights: Tensor | Packed, sample_weights: Tensor | Packed | 
         on_labels = step_weights(sample_weights, class_weights.index).reshape(-1)
         return class_weights.with_values(class_weights.values * on_labels)
     if isinstance(sample_weights, Packed):
-        packed = pack(class_weights, like=sample_weights)
+        packed = pack_shared(class_weights, like=sample_weights)
         return sample_weights.with_values(sample_weights.values * target_rows(packed, sample_weights.index, "class_weight"))
     if sample_weights.ndim <= class_weights.ndim or sample_weights.shape[-1] == 1:
         sample_weights = broadcast_weights(sample_weights, class_weights)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+from torch import Tensor
+
 from padless.data.batch_structure import Nest
 from padless.data.columns import read_all
 from padless.data.containers import read_column
@@ -66,6 +69,26 @@ def group_parts(examples: Sequence[object]) -> tuple[PartsOfExamples, ...]:
         )
     _check_same_form("The examples", examples)
     return tuple(_group(argument, part) for argument, part in zip(ARGUMENTS, zip(*examples, strict=True), strict=False))
+
+
+def copy_example(example: object) -> object:
+    """Return an example with copies of its arrays, tensors and lists, because its Dataset may fill them again."""
+    if isinstance(example, Tensor):
+        return example.clone()
+    if isinstance(example, np.ndarray):
+        return example.copy()
+    if isinstance(example, Mapping):
+        return {key: copy_example(part) for key, part in example.items()}
+    if isinstance(example, tuple):
+        return tuple(copy_example(part) for part in example)
+    if isinstance(example, list):
+        return [copy_example(part) for part in example] if _holds_arrays(example) else list(example)
+    return example
+
+
+def _holds_arrays(values: Sequence[object]) -> bool:
+    """Return whether the first entry of a list is not a number."""
+    return bool(values) and isinstance(values[0], Tensor | np.ndarray | list | tuple | Mapping)
 
 
 def _group(name: str, values: Sequence[Any]) -> PartsOfExamples:

@@ -52,6 +52,10 @@ class DenseColumn:
             return _as_float_default(_select(self.source, rows))
         return tensor_from_numpy(self.source[rows])
 
+    def copy(self) -> DenseColumn:
+        """Return the column in new memory."""
+        return replace(self, source=self.source.clone() if isinstance(self.source, Tensor) else self.source.copy())
+
     def as_sequences(self) -> Column:
         """Return rows that were lists as sequences of equal lengths, without a copy. Return other columns unchanged."""
         if self.sequence_source is None:
@@ -111,6 +115,11 @@ class RaggedColumn:
             gaps, _ = _entries_of_rows(self.gap_offsets, grid_rows)
             gap_values = _as_float_default(_select(self.gap_values, gaps))
         return Packed(_as_float_default(_select(self.values, steps)), index, gap_values)
+
+    def copy(self) -> RaggedColumn:
+        """Return the column in new memory. Offsets and positions are never written to."""
+        gap_values = None if self.gap_values is None else self.gap_values.clone()
+        return replace(self, values=self.values.clone(), gap_values=gap_values)
 
     def as_sequences(self) -> Column:
         """Return the column itself. Examples that came as lists are then answered with lists."""

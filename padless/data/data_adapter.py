@@ -34,6 +34,7 @@ class DataAdapter(ABC):
         one_shot: Whether the data can be read only once, as a generator.
         reads_files: Whether a batch waits for files, so that a thread should read the next ones.
         in_memory: Whether all examples are in memory, so that all of them are checked before training.
+        lends_memory: Whether a batch may be a view of memory that the source fills again for the next batch.
         counts_steps: Whether the real steps of all examples can be counted before training, as `batch_tokens` needs.
         lengths: Number of real steps of each example, where the data checks have counted them.
     """
@@ -41,6 +42,7 @@ class DataAdapter(ABC):
     shuffles: ClassVar[bool] = True
     reads_files: ClassVar[bool] = False
     in_memory: ClassVar[bool] = False
+    lends_memory: ClassVar[bool] = False
     counts_steps: ClassVar[bool] = False
     one_shot: bool = False
     lengths: Ints | None = None

@@ -38,6 +38,7 @@ class EpochIterator:
         repeat: With `steps`, whether an epoch goes on where the last one ended, pass after pass, as in training. Otherwise
             each epoch begins a pass and ends with it.
         transform: Applied to each batch, as for class weights.
+        keep_batches: Whether batches are needed after the next one was given. Those that are views are copied then.
 
     Raises:
         ArgumentError: For a number of steps that is not positive, and for a batch size that the data cannot follow.
@@ -55,12 +56,14 @@ class EpochIterator:
         steps: int | None = None,
         repeat: bool = False,
         transform: Callable[[Batch], Batch] | None = None,
+        keep_batches: bool = False,
     ) -> None:
         if steps is not None:
             check_positive("steps", steps)
         self.data, self.batching, self.limit, self.repeat = data, batching or Batching(), steps, repeat
         self.padding: Padding | None = None  # with batch_tokens, what padding would have cost in the first pass
         self._transform = transform
+        self._copies_batches = keep_batches and data.lends_memory
         data.check_batching(self.batching)
         self._pass: DataPass | None = None  # the pass that runs
         self._position = PassPosition()  # of this pass
@@ -134,6 +137,8 @@ class EpochIterator:
             if batch is None:
                 return
             number += 1
+            if self._copies_batches:
+                batch = batch.copy()
             yield batch if self._transform is None else self._transform(batch)
 
     def _take(self, number: int, take: Callable[[DataPass], Result | None]) -> Result | None:

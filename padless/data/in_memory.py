@@ -72,6 +72,15 @@ class Examples(NumberedExamples):
         """Return all examples as one batch."""
         return self.batch(slice(0, len(self)))
 
+    def copy(self) -> Examples:
+        """Return the same examples in new memory."""
+        examples = copy(self)
+        trees = (self._inputs, self._targets, self._weights)
+        examples._inputs, examples._targets, examples._weights = (
+            map_columns(lambda column: column.copy(), tree) for tree in trees
+        )
+        return examples
+
     def for_spec(self, spec: DataSpec) -> Examples:
         """Return the examples for a model that was built after they were read. The columns are shared, not read again."""
         examples = copy(self)

@@ -15,7 +15,7 @@ from padless.data.columns import Column, DenseColumn, read_all
 from padless.data.containers import read_column
 from padless.data.torch_formats import read_packed
 from padless.errors import ArgumentError, DataError, MaskError
-from padless.ragged.packed import Packed, pack
+from padless.ragged.packed import Packed, pack_shared
 
 Steps: TypeAlias = "NDArray[np.generic] | Tensor | Packed"
 
@@ -93,7 +93,7 @@ def read_mask(column_name: str, container: object) -> InputMask:
 def mask_column(column: Column, mask: InputMask) -> Column:
     """Return a column with the steps that are real by its mask too. `predict` answers in the kind of the column."""
     data = read_all(column)
-    masked = read_packed(column.name, pack(data, mask=_align(column.name, mask, data)))
+    masked = read_packed(column.name, pack_shared(data, mask=_align(column.name, mask, data)))
     return replace(masked, kind=column.kind, sequence_source=column.sequence_source)
 
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from padless.data.batch import Batch
 from padless.data.batch_sampler import Batching
-from padless.data.collate_fn import group_parts
+from padless.data.collate_fn import copy_example, group_parts
 from padless.data.data_adapter import DataAdapter, DataPass
 from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.data.in_memory import Examples, read_item
@@ -35,6 +35,7 @@ class BatchIterableAdapter(DataAdapter):
     """
 
     shuffles = False  # the source decides the order
+    lends_memory = True
 
     def __init__(self, source: Iterable[object], spec: DataSpec = UNKNOWN_SPEC) -> None:
         self.source, self.spec = source, spec
@@ -95,6 +96,8 @@ class BatchIterableAdapter(DataAdapter):
 class ExampleIterableAdapter(BatchIterableAdapter):
     """Examples of an IterableDataset, which have no numbers. A batch has `batch_size` of them.
 
+    Each example is copied, because a source may use the same memory for all of them.
+
     >>> import torch
     >>> from torch.utils.data import IterableDataset
     >>> class Count(IterableDataset):
@@ -103,6 +106,8 @@ class ExampleIterableAdapter(BatchIterableAdapter):
     >>> [batch.y.tolist() for batch in ExampleIterableAdapter(Count()).begin(Batching(2))]
     [[0, 1], [2]]
     """
+
+    lends_memory = False
 
     def num_batches(self, batching: Batching | None = None) -> int | None:
         """Return None: the number of examples is not known."""
@@ -118,7 +123,7 @@ class ExampleIterableAdapter(BatchIterableAdapter):
         return self._group_batches(examples, (batching or Batching()).rows)
 
     def _group_batches(self, examples: Iterator[object], batch_size: int) -> Iterator[object]:
-        while group := list(islice(examples, batch_size)):
+        while group := [copy_example(example) for example in islice(examples, batch_size)]:
             yield group_parts(group)
 
 
@@ -132,9 +137,9 @@ class BatchReader(DataPass):
         self._peeked: Examples | None = None
 
     def peek(self) -> Examples:
-        """Return the next batch. It will be given again."""
+        """Return the next batch in new memory. It will be given again."""
         if self._peeked is None:
-            self._peeked = self._read_next()
+            self._peeked = self._read_next().copy()
         return self._peeked
 
     def for_data(self, data: BatchIterableAdapter) -> BatchReader:
@@ -145,7 +150,7 @@ class BatchReader(DataPass):
         return reader
 
     def __next__(self) -> Batch:
-        examples = self.peek()
+        examples = self._read_next() if self._peeked is None else self._peeked
         self._peeked = None
         return examples.whole()
 

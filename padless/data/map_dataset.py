@@ -10,7 +10,7 @@ import torch
 
 from padless.data.batch import Batch
 from padless.data.batch_sampler import Batching
-from padless.data.collate_fn import group_parts
+from padless.data.collate_fn import copy_example, group_parts
 from padless.data.columns import Rows
 from padless.data.data_adapter import DataAdapter, NumberedExamples, PlannedBatches
 from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
@@ -115,7 +115,7 @@ class MapDatasetAdapter(NumberedExamples):
 
     def _read_example(self, number: int) -> object:
         try:
-            return self.source[number]
+            return copy_example(self.source[number])
         except Exception as error:
             error.add_note(f"Raised by the data, a {self.source_name}, instead of example {number}.")
             raise
@@ -143,6 +143,8 @@ class PyDatasetAdapter(DataAdapter):
     [0, 1]
     """
 
+    lends_memory = True
+
     def __init__(self, source: PyDataset, spec: DataSpec = UNKNOWN_SPEC) -> None:
         self.source, self.spec = source, spec
         self._num_batches = int(getattr(source, "num_batches", None) or len(source))  # Keras's, newer than `__len__`
@@ -158,7 +160,7 @@ class PyDatasetAdapter(DataAdapter):
     def head(self, num_rows: int = 1) -> Batch:
         """Return the first batch. It is read once, and torch's random numbers are not used up."""
         if self._head is None:
-            self._head = without_random_numbers(lambda: self._read_batch(0))
+            self._head = without_random_numbers(lambda: self._read_batch(0)).copy()
         return self._head.whole()
 
     def num_batches(self, batching: Batching) -> int | None:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from padless.data.columns import RaggedColumn
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, pack
+from padless.ragged.packed import Packed, pack_shared
 
 
 class JaggedTensor(Protocol):
@@ -51,7 +51,7 @@ def read_packed_sequence(name: str, sequences: PackedSequence) -> RaggedColumn:
     [[1, 2], [3, 0]]
     """
     grid, lengths = pad_packed_sequence(sequences, batch_first=True)
-    return read_packed(name, pack(grid, lengths=lengths))
+    return read_packed(name, pack_shared(grid, lengths=lengths))
 
 
 def read_nested_tensor(name: str, nested: Tensor) -> RaggedColumn:

@@ -23,7 +23,7 @@ from padless.ragged.alignment import align_targets, broadcast_weights, sample_we
 from padless.ragged.device import to_device
 from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, pack
+from padless.ragged.packed import Packed, pack_shared
 from padless.registry import snake_case
 from padless.types import ArrayLike, StepTensor
 
@@ -129,6 +129,7 @@ class Loss:
         ArgumentError: `reduction` or `dtype` is unknown.
 
     Example:
+        >>> from padless import pack
         >>> class Squares(Loss):
         ...     def call(self, y_true, y_pred):
         ...         return (y_true - y_pred).square().mean(-1)
@@ -320,7 +321,7 @@ class Loss:
             same_lengths = same_batch and (y_true.index.lengths == index.lengths).all()
             return Packed(y_true.values, index).unpack() if same_lengths else y_true.unpack()
         has_same_grid = tuple(y_true.shape[: len(index.grid)]) == index.grid
-        return pack(y_true, like=index).unpack() if has_same_grid else y_true
+        return pack_shared(y_true, like=index).unpack() if has_same_grid else y_true
 
 
 def has_mask_argument(function: Callable[..., object]) -> bool:

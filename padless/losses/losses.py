@@ -16,7 +16,7 @@ from padless.losses.base import LossWithFunction
 from padless.losses.loss import Loss
 from padless.losses.wrappers import FUNCTION_KINDS, LossFunctionWrapper, TorchLoss
 from padless.ragged.alignment import to_tensor
-from padless.ragged.packed import Packed, pack
+from padless.ragged.packed import Packed, pack_shared
 from padless.registry import entries
 from padless.saving import serialization as saving
 from padless.types import ArrayLike, ConfigLike, LossLike, MaskLike
@@ -110,6 +110,6 @@ class MaskedLoss:
             mask: The real steps, booleans `(B, T)`. If `y_pred` is `Packed`, a step is real where both masks are True.
         """
         if mask is not None:
-            targets, y_pred = to_tensor(y_true, "y_true"), pack(to_tensor(y_pred, "y_pred"), mask=mask)
-            y_true = pack(targets, mask=mask) if isinstance(targets, Packed) else targets
+            targets, y_pred = to_tensor(y_true, "y_true"), pack_shared(to_tensor(y_pred, "y_pred"), mask=mask)
+            y_true = pack_shared(targets, mask=mask) if isinstance(targets, Packed) else targets
         return self.loss(y_true, y_pred, weights)

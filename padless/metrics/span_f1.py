@@ -15,7 +15,7 @@ from padless.metrics.f_score_metrics import AVERAGES, fbeta_score
 from padless.metrics.metric import Metric, register_metric, sum_dtype
 from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
-from padless.ragged.packed import Packed, pack
+from padless.ragged.packed import Packed, pack_shared
 from padless.types import ArrayLike, Config
 
 
@@ -89,7 +89,7 @@ class SpanF1(Metric):
         """Return class ids of targets and outputs, weights, and whether a sequence starts, for each real step."""
         targets, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
         if not isinstance(targets, Packed) and not isinstance(outputs, Packed):
-            outputs = pack(outputs)  # a grid whose steps are all real
+            outputs = pack_shared(outputs)  # a grid whose steps are all real
         rows_true, rows, index = align_targets(targets if isinstance(targets, Packed) else y_true, outputs)
         starts_sequence = np.ones(len(rows), dtype=bool)
         if index is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, Self, TypeAlias, TypedDict, TypeVar
@@ -57,6 +58,12 @@ DEFAULTS: SharedArguments = {
     "gradient_accumulation_steps": None,
     "name": None,
 }
+
+
+_COMMON_OPTIONS = {
+    *("params", "param_names", "lr", "initial_lr", "weight_decay", "decoupled_weight_decay", "maximize"),
+    *("foreach", "fused", "capturable", "differentiable", "iterations", "averages", "averaged"),
+}  # options of parameter groups that do not show the class, or that not every version of torch has
 
 
 def parameters_first(init: Init) -> Init:
@@ -217,6 +224,19 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("iterations", 0)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as in torch, and the name of the class."""
+        return {**super().state_dict(), "class": type(self).__name__}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the result of `state_dict`, which is copied.
+
+        Raises:
+            ArgumentError: if it is not the state of an optimizer of this class; nothing has changed then.
+        """
+        self._check_state(state_dict)
+        super().load_state_dict(deepcopy(state_dict))
+
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step, of the first group. Assigning sets that of all groups."""
@@ -373,6 +393,27 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(rate, str | Mapping):
             config = {**config, "learning_rate": serialization.deserialize(rate, "schedule", custom_objects)}
         return cls(**config)
+
+    def _check_state(self, state_dict: Mapping[str, Any]) -> None:
+        """Raise `ArgumentError` for a state of another class, or of parameters of other shapes."""
+        own_options = self.param_groups[0].keys() - _COMMON_OPTIONS
+        for group in state_dict["param_groups"]:
+            options = group.keys() - _COMMON_OPTIONS
+            if state_dict.get("class", type(self).__name__) != type(self).__name__ or options != own_options:
+                raise ArgumentError(
+                    f"The state is that of {state_dict.get('class', 'an optimizer')} with the options {sorted(options)}. "
+                    f"Expected that of {type(self).__name__} with {sorted(own_options)}. Make an optimizer of that class."
+                )
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for number, p in zip(numbers, parameters, strict=False):  # torch compares the numbers of parameters
+            for name, value in state_dict["state"].get(number, {}).items():
+                is_of_elements = isinstance(value, Tensor) and value.ndim and name not in ("row_var", "col_var")
+                if is_of_elements and value.shape != p.shape:
+                    raise ArgumentError(
+                        f"The state {name!r} of parameter {number} has shape {tuple(value.shape)}, but the parameter has "
+                        f"shape {tuple(p.shape)}. Give the state of an optimizer of the same model."
+                    )
 
     # For subclasses
 

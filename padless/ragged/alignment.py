@@ -16,7 +16,7 @@ from torch import Tensor
 from padless.errors import DataError, ShapeError
 from padless.ragged.device import to_device
 from padless.ragged.index import Index
-from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack
+from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack_shared
 
 
 def align_targets(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Tensor, Tensor, Index | None]:
@@ -35,7 +35,7 @@ def align_targets(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Tensor, Tensor,
     """
     targets, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
     if isinstance(outputs, Tensor) and isinstance(targets, Packed):
-        outputs = pack(outputs, like=targets.pad_to_width(outputs.shape[1]) if outputs.ndim > 1 else targets)
+        outputs = pack_shared(outputs, like=targets.pad_to_width(outputs.shape[1]) if outputs.ndim > 1 else targets)
     if isinstance(outputs, Packed):
         index = outputs.index
         targets = target_rows(targets if isinstance(targets, Packed) else y_true, index, "y_true")
@@ -101,7 +101,7 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
                 f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "
                 f"a list or a Packed."
             )
-        rows = pack(rows)
+        rows = pack_shared(rows)
     same_rows = rows.index.shape[0] == index.shape[0]
     if rows.index.equals(index) or same_rows and np.array_equal(rows.index.lengths, index.lengths):
         return rows.values

@@ -320,7 +320,8 @@ def pack(
     """Gather the real steps of a padded array, or of a list of sequences.
 
     At most one of `mask`, `lengths` and `like` says which steps are real. Without any, all steps are real. What the
-    array contains at masked steps has no effect.
+    array contains at masked steps has no effect. The steps of arrays and lists are copied, so later changes of these have
+    no effect. The values of a `Packed` are shared.
 
     Args:
         values: a padded array `(B, T, ...)`, a list of sequences of different lengths, or a `Packed`. A mask keeps the
@@ -340,6 +341,19 @@ def pack(
         >>> pack(np.zeros((2, 3, 5)), lengths=[3, 1]).values.shape
         torch.Size([4, 5])
     """
+    packed = pack_shared(values, mask, lengths, like)
+    if packed.index.full and not isinstance(values, Packed | list | tuple):  # else the steps were gathered or joined
+        return Packed(packed.values.clone(), packed.index)
+    return packed
+
+
+def pack_shared(
+    values: ArrayLike,
+    mask: MaskLike | None = None,
+    lengths: ArrayLike | None = None,
+    like: Packed | Index | None = None,
+) -> Packed:
+    """Pack as `pack`, without a copy where all steps of an array are real. Use it where the result is not kept."""
     if sum(argument is not None for argument in (mask, lengths, like)) > 1:
         raise MaskError("pack takes one of `mask`, `lengths` and `like`; got more than one.")
     if isinstance(mask, Packed):

@@ -18,7 +18,10 @@ from padless.losses import losses
 from padless.losses.loss import Loss, WeightedSum
 from padless.metrics import metrics as metrics_module
 from padless.metrics.metric import Mean, Metric
+from padless.metrics.torchmetrics_adapter import TorchMetric
 from padless.types import ArrayLike, BatchTree, LossLike, MetricLike
+
+_PACKAGE = __name__.partition(".")[0] + "."
 
 LossArgument: TypeAlias = "LossLike | Sequence[LossLike | None] | Mapping[str, LossLike | None] | None"
 """`loss` of `compile`: a loss, or for several outputs a list or a dictionary by output name."""
@@ -223,6 +226,12 @@ class CompiledObjective:
 
     # All batches so far
 
+    @property
+    def may_keep_targets(self) -> bool:
+        """Return whether a metric is not of padless. Such a metric may keep targets after an update."""
+        metrics = [metric for output in self.outputs for metric in (*output.metrics, *output.weighted_metrics)]
+        return any(isinstance(metric, Metric) and _may_keep_targets(metric) for metric in metrics)
+
     def reset(self) -> None:
         """Reset all sums."""
         self.loss_tracker.reset_state()
@@ -341,6 +350,11 @@ class CompiledMetrics(Metric):
 def _metrics_of(entries: Sequence[Metric | str]) -> Iterator[Metric]:
     """Yield the entries that are metrics already."""
     return (entry for entry in entries if isinstance(entry, Metric))
+
+
+def _may_keep_targets(metric: Metric) -> bool:
+    """Return whether the code that updates a metric is not of padless: that of a user, or of torchmetrics."""
+    return isinstance(metric, TorchMetric) or not type(metric).__module__.startswith(_PACKAGE)
 
 
 def _double(weight: Tensor | float) -> Tensor | float:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from padless._torch_compat import pytree
 from padless.callbacks import CallbackList, Results
 from padless.data.batch import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
@@ -98,10 +99,26 @@ def predict_epoch(
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)
-            outputs = model.predict_step(pack_x_y_sample_weight(batch.to(model._device).x))
+            x = batch.to(model._device).x
+            outputs = _copy_views(model.predict_step(pack_x_y_sample_weight(x)), x)
             if callbacks is not None:
                 callbacks.on_predict_batch_end(number, {"outputs": outputs})
             yield batch, outputs
+
+
+def _copy_views(outputs: BatchTree, x: BatchTree) -> BatchTree:
+    """Return outputs that do not share memory with the inputs, which a generator may fill again for the next batch."""
+    input_memory = {_memory_of(tensor) for tensor in pytree.tree_leaves(x) if isinstance(tensor, Tensor)}
+
+    def copy_view(output: object) -> object:
+        return output.clone() if isinstance(output, Tensor) and _memory_of(output) in input_memory else output
+
+    return pytree.tree_map(copy_view, outputs)
+
+
+def _memory_of(tensor: Tensor) -> int:
+    """Return the address of the memory that a tensor is a view of."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

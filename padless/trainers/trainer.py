@@ -131,7 +131,8 @@ class Trainer(CompileMixin):
             self._check(held_out, objective, True, batch_tokens)
         add_class_weights = _class_weighting(class_weight, objective, mask_info)
         self._try_loss(data, batch_size)
-        iterator = EpochIterator(data, batching, steps_per_epoch, repeat=True, transform=add_class_weights)
+        keep_batches = accumulation_steps > 1 or self._keeps_batches(objective)
+        iterator = EpochIterator(data, batching, steps_per_epoch, True, add_class_weights, keep_batches)
         held_out_batching = None if held_out is None else held_out.batching_for_validation(batching, validation_batch_size)
         self._build_optimizer()
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps, epochs, add_history=True)
@@ -145,7 +146,8 @@ class Trainer(CompileMixin):
                 batches = self._accumulated(state.batches(), accumulation_steps)
                 logs = epoch_loop.train_epoch(self, batches, callback_list, lambda: self.stop_training, state.first_batch)
                 if held_out is not None and _is_validation_epoch(validation_freq, epoch):
-                    results = self._evaluate(EpochIterator(held_out, held_out_batching, validation_steps), callback_list)
+                    test_iterator = self._test_iterator(held_out, held_out_batching, validation_steps)
+                    results = self._evaluate(test_iterator, callback_list)
                     logs = {**logs, **{f"val_{name}": value for name, value in results.items()}}
                 callback_list.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -199,7 +201,7 @@ class Trainer(CompileMixin):
         self._check_stateful(batching)
         data = self._read_and_build(x, y, sample_weight, mask)
         self._check(data, self._objective_for(data), False, batch_tokens)
-        iterator = EpochIterator(data, batching, steps)
+        iterator = self._test_iterator(data, batching, steps)
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps)
         try:
             results = self._evaluate(iterator, callback_list)
@@ -241,20 +243,20 @@ class Trainer(CompileMixin):
         iterator = EpochIterator(data, batching, steps)
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps)
         output_batches: list[BatchTree] = []
-        first_batch: Batch | None = None
+        kinds: list[Any] = []
         try:
             callback_list.on_predict_begin()
             for batch, outputs in epoch_loop.predict_epoch(self, iterator.epoch(), callback_list):
                 batch_structure.check_outputs(outputs)
+                kinds = kinds or self._output_containers(batch, batch_structure.flatten(outputs))
                 output_batches.append(outputs)
-                first_batch = first_batch or batch
             callback_list.on_predict_end()
         finally:
             iterator.close()
             bar.close()
-        if first_batch is None:
+        if not output_batches:
             raise DataError("The data gave no batch. Expected at least one example.")
-        return self._join_outputs(output_batches, first_batch)
+        return self._join_outputs(output_batches, kinds)
 
     def train_on_batch(
         self,
@@ -465,10 +467,18 @@ class Trainer(CompileMixin):
         callbacks.on_test_end(dict(logs))
         return logs
 
-    def _join_outputs(self, output_batches: list[BatchTree], first_batch: Batch) -> BatchTree:
+    def _test_iterator(self, data: DataAdapter, batching: Batching | None, steps: int | None) -> EpochIterator:
+        """Return the batches for the evaluation of the model."""
+        return EpochIterator(data, batching, steps, keep_batches=self._keeps_batches(self._objective))
+
+    def _keeps_batches(self, objective: CompiledObjective | None) -> bool:
+        """Return whether code that is not part of padless may keep a batch after its step, as metrics of all targets do."""
+        overridden = self._overridden("train_step", "test_step", "compute_loss", "compute_metrics")
+        return overridden or objective is None or objective.may_keep_targets
+
+    def _join_outputs(self, output_batches: list[BatchTree], kinds: Sequence[Any]) -> BatchTree:
         """Return the outputs of all batches as one, each in its container."""
         leaves = [batch_structure.flatten(outputs) for outputs in output_batches]
-        kinds = self._output_containers(first_batch, leaves[0])
         outputs = [gather_outputs(batches, kind) for batches, kind in zip(zip(*leaves, strict=True), kinds, strict=True)]
         return batch_structure.unflatten(output_batches[0], outputs)
 

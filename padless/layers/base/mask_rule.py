@@ -23,7 +23,7 @@ from padless.errors import MaskError, MaskLost, ShapeError
 from padless.graph.symbolic import leaves, map_leaves
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask
-from padless.ragged.packed import Packed, gather_real_steps, pack
+from padless.ragged.packed import Packed, gather_real_steps, pack_shared
 from padless.types import MaskLike, MaskTree, StepTensor, TensorTree
 
 Relation: TypeAlias = Literal[
@@ -156,7 +156,7 @@ def as_data(x: object, float_dtype: Callable[[], torch.dtype] = torch.get_defaul
         tensor = torch.from_numpy(x if has_torch_layout else x.copy())
         return tensor.to(float_dtype()) if tensor.dtype == torch.float64 else tensor
     if isinstance(x, list) and _holds_sequences(x):
-        packed = pack(x)
+        packed = pack_shared(x)
         packed = packed.with_values(packed.values.to(float_dtype())) if packed.dtype.is_floating_point else packed
         return packed.unpack() if packed.index.full else packed
     if isinstance(x, list | tuple | dict):
