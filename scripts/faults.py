@@ -1632,6 +1632,22 @@ TRAINING = [
         function="PerStepValues.reduce",
     ),
     Fault(
+        "0 times NaN is NaN for a target of weight 0",
+        "losses/loss.py",
+        "return self.replace_targets(targets, outputs, unweighted)",
+        "return targets",
+        "tests/test_sample_weights.py",
+        function="Loss.weighted_targets",
+    ),
+    Fault(
+        "a NaN among the sample weights trains the model",
+        "ragged/alignment.py",
+        "not tensor.is_floating_point() or math.isfinite(tensor.sum().item())",
+        "True",
+        "tests/test_sample_weights.py",
+        function="find_not_finite",
+    ),
+    Fault(
         "sample weights are ignored",
         "losses/loss.py",
         "values if self.weight is None else values * self.weight",

@@ -362,3 +362,11 @@ def test_an_optimizer_without_parameters_raises_not_built():
             act(RMSprop())
     assert repr(RMSprop()) == "RMSprop(learning_rate=0.001)" and copy.deepcopy(RMSprop(0.3)).learning_rate == 0.3
     assert not hasattr(RMSprop(), "lr")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_numbers_of_optimizers_are_finite_and_not_negative(value):
+    for cls in (optimizers.Adam, optimizers.AdamW, optimizers.Adadelta, optimizers.Adagrad, optimizers.Nadam):
+        for name in ("learning_rate", "epsilon", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay"):
+            with pytest.raises(ArgumentError):
+                cls(**{name: value})

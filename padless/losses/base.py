@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
 from padless.losses.loss import Loss
-from padless.ragged.alignment import match_rank, to_tensor
+from padless.ragged.alignment import find_not_finite, match_rank, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.types import ArrayLike
@@ -29,6 +29,12 @@ class LossWithFunction(Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.function(y_true, y_pred, **self.function_arguments)
+
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
+        check_targets_are_finite(y_true)
+
+    def replace_targets(self, y_true: Tensor, y_pred: Tensor, is_replaced: Tensor) -> Tensor:
+        return torch.where(is_replaced, 0, y_true)
 
     @property
     def function_arguments(self) -> dict[str, Any]:
@@ -50,6 +56,16 @@ class ClassIdLoss(LossWithFunction):
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         return y_true, y_pred.to(self._dtype_for(y_pred))
+
+
+def check_targets_are_finite(y_true: Tensor) -> None:
+    """Raise `DataError` if a target is NaN or infinite."""
+    place = find_not_finite(y_true)
+    if place is not None:
+        raise DataError(
+            f"`y_true` holds {y_true[place].item()} at a real step. Expected finite targets. Mask the step, or give it the "
+            f"sample weight 0."
+        )
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

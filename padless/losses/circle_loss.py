@@ -99,5 +99,11 @@ class Circle(LossWithFunction):
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         return y_true, y_pred.to(self._dtype_for(y_pred))
 
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
+        """Accept any labels: they are only compared."""
+
+    def replace_targets(self, y_true: Tensor, y_pred: Tensor, is_replaced: Tensor) -> Tensor:
+        return y_true  # another label would change which other steps have the same one
+
     def count_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         return values > 0

@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
-from padless.ragged.alignment import align_targets, broadcast_weights, sample_weights_for, sequence_weights, to_tensor
+from padless.ragged.alignment import (
+    align_targets,
+    broadcast_weights,
+    host_copy_may_be_invalid,
+    is_unweighted,
+    sequence_weights,
+    to_tensor,
+    weight_rows,
+)
 from padless.ragged.device import to_device
 from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
@@ -196,12 +204,16 @@ class Loss:
             return self._per_sequence_values(to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred"), sample_weight)
         targets, rows, index = align_targets(y_true, y_pred)
         self._check_axis(rows, index)
-        if targets.device.type == "cpu":  # a check on an accelerator would wait for it
-            self.check_targets(targets, rows)
-        targets, rows = self.cast(to_device(targets, rows.device), rows)
-        values = self._call_on_rows(targets, rows)
-        weight = None if sample_weight is None else sample_weights_for(sample_weight, index, values)
-        return PerStepValues(values, weight, self.count_mask(targets, values) if len(values) else None, index)
+        weights = None if sample_weight is None else weight_rows(sample_weight, index)
+        valid_targets = self.weighted_targets(targets, rows, weights)
+        if targets.device.type == "cpu" or host_copy_may_be_invalid(y_true):  # else a check would wait for the device
+            self.check_targets(valid_targets, rows)
+        cast_targets, cast_rows = self.cast(to_device(valid_targets, rows.device), rows)
+        values = self._call_on_rows(cast_targets, cast_rows)
+        weight = None if weights is None else broadcast_weights(weights, values)
+        if valid_targets is not targets:  # a missing label does not count, even if its weight is 0
+            cast_targets, _ = self.cast(to_device(targets, rows.device), rows)
+        return PerStepValues(values, weight, self.count_mask(cast_targets, values) if len(values) else None, index)
 
     @property
     def reads_whole_sequences(self) -> bool:
@@ -215,6 +227,22 @@ class Loss:
 
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Raise `DataError` if a target is not valid. It is called for targets on the CPU."""
+
+    def replace_targets(self, y_true: Tensor, y_pred: Tensor, is_replaced: Tensor) -> Tensor:
+        """Return targets without NaN and infinity where `is_replaced`: their weight is 0, so any valid target will do.
+
+        Other targets stay, because `call` may compare rows.
+        """
+        return torch.where(is_replaced & ~y_true.isfinite(), 1, y_true) if y_true.is_floating_point() else y_true
+
+    def weighted_targets(self, targets: Tensor, outputs: Tensor, weights: Tensor | None) -> Tensor:
+        """Return targets of which those of weight 0 are valid, whatever they were: 0 times NaN would be NaN."""
+        if weights is None:
+            return targets
+        unweighted = is_unweighted(weights, targets)
+        if targets.device.type == "cpu" and not unweighted.any():
+            return targets
+        return self.replace_targets(targets, outputs, unweighted)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         """Return both in the dtype of the loss, else in that of the outputs, at least float32."""
@@ -277,13 +305,13 @@ class Loss:
             raise ShapeError(f"`y_true` has {len(targets)} sequences, the outputs {len(grid)}.")
         if targets.ndim == grid.ndim - 1 and grid.shape[-1] == 1:
             targets = targets.unsqueeze(-1)
-        if targets.device.type == "cpu":
+        weights = None if sample_weight is None else sequence_weights(sample_weight, index, len(grid))
+        targets = self.weighted_targets(targets, grid, weights)
+        if targets.device.type == "cpu" or host_copy_may_be_invalid(y_true):
             self.check_targets(targets, grid)
         targets, grid = self.cast(to_device(targets, grid.device), grid)
         values, count_mask = self._call_on_sequences(targets, grid, mask, index)
-        weight = None
-        if sample_weight is not None:
-            weight = broadcast_weights(sequence_weights(sample_weight, index, len(grid)), values)
+        weight = None if weights is None else broadcast_weights(weights, values)
         return PerStepValues(values, weight, count_mask)
 
     def _call_on_sequences(

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from padless._torch_compat import LossModule as TorchLossModule
 from padless.errors import ArgumentError
-from padless.losses.base import check_class_ids
+from padless.losses.base import check_class_ids, check_targets_are_finite
 from padless.losses.loss import Loss, Reduction, has_mask_argument
 from padless.registry import register
 from padless.saving import serialization as saving
 
+_PACKAGE = __name__.partition(".")[0] + "."
 FUNCTION_KINDS = ("loss_function", "loss", "metric")  # of the registry, in the order in which names are looked up
 
 
@@ -60,6 +61,21 @@ class LossFunctionWrapper(Loss):
     @cached_property  # read for every batch
     def takes_mask(self) -> bool:
         return has_mask_argument(self.fn)
+
+    @cached_property  # read for every batch
+    def _is_of_padless(self) -> bool:
+        return (getattr(self.fn, "__module__", None) or "").startswith(_PACKAGE)
+
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
+        if self._is_of_padless:  # a function of a user may define what NaN means
+            check_targets_are_finite(y_true)
+
+    def replace_targets(self, y_true: Tensor, y_pred: Tensor, is_replaced: Tensor) -> Tensor:
+        return (
+            torch.where(is_replaced, 0, y_true)
+            if self._is_of_padless
+            else super().replace_targets(y_true, y_pred, is_replaced)
+        )
 
     def call(self, y_true: Tensor, y_pred: Tensor, **mask: Tensor) -> Tensor:
         return self.fn(y_true, y_pred, **mask, **self.kwargs)
@@ -112,6 +128,13 @@ class TorchLoss(Loss):
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         if self._are_class_ids(y_true, y_pred):
             check_class_ids(y_true, y_pred.shape[-1], self.ignore_index)
+        elif type(self.module).__module__.startswith("torch."):  # a module of a user may define what NaN means
+            check_targets_are_finite(y_true)
+
+    def replace_targets(self, y_true: Tensor, y_pred: Tensor, is_replaced: Tensor) -> Tensor:
+        if self._are_class_ids(y_true, y_pred):
+            return torch.where(is_replaced, 0, y_true)
+        return super().replace_targets(y_true, y_pred, is_replaced)
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         if not self._are_class_ids(y_true, y_pred):

@@ -17,7 +17,7 @@ from padless.losses.base import check_class_ids
 from padless.losses.loss import Loss, PerStepValues, WeightedSum
 from padless.losses.wrappers import LossFunctionWrapper
 from padless.metrics.variable import Variable
-from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
+from padless.ragged.alignment import align_targets, is_unweighted, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.registry import register, snake_case
@@ -247,6 +247,9 @@ class Mean(_ValueMetric):
 class MetricFunction(LossFunctionWrapper):
     """A function of targets and outputs at real steps, which get no other dtype."""
 
+    def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
+        """Accept any targets: weights have changed already when a metric gets them."""
+
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         return y_true, y_pred
 
@@ -323,8 +326,10 @@ def align_rows(
     """Return targets and outputs at real steps, `(N, ...)`, and weights in the shape of the outputs, on one device."""
     targets, rows, index = align_targets(y_true, y_pred)
     targets, rows = to_device(targets, rows.device), rows.detach()
-    weight = None if sample_weight is None else sample_weights_for(sample_weight, index, rows.to(sum_dtype(rows)))
-    return targets, rows, weight
+    if sample_weight is None:
+        return targets, rows, None
+    weight = sample_weights_for(sample_weight, index, rows.to(sum_dtype(rows)))
+    return torch.where(is_unweighted(weight, targets), 0, targets), rows, weight
 
 
 def to_indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:

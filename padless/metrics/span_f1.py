@@ -13,7 +13,7 @@ from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.losses.base import check_class_ids
 from padless.metrics.f_score_metrics import AVERAGES, fbeta_score
 from padless.metrics.metric import Metric, register_metric, sum_dtype
-from padless.ragged.alignment import align_targets, sample_weights_for, to_tensor
+from padless.ragged.alignment import align_targets, is_unweighted, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed, pack_shared
 from padless.types import ArrayLike, Config
@@ -72,7 +72,8 @@ class SpanF1(Metric):
         Args:
             y_true: Class ids, or one-hot labels.
             y_pred: Class ids, or scores of the classes: `Packed` or plain.
-            sample_weight: Weights of sequences `(B,)` or of steps `(B, T)`. A span has the weight of its first step.
+            sample_weight: Weights of sequences `(B,)` or of steps `(B, T)`. A span has the weight of its first step. A
+                target of weight 0 that is not a label counts as "O".
         """
         true_ids, predicted_ids, weight, starts_sequence = self._align(y_true, y_pred, sample_weight)
         true, predicted = self._find_spans(true_ids, starts_sequence), self._find_spans(predicted_ids, starts_sequence)
@@ -98,12 +99,23 @@ class SpanF1(Metric):
             weight = torch.ones(len(rows), device=rows.device)
         else:
             weight = sample_weights_for(sample_weight, index, rows.flatten(1)[:, 0])
+            rows_true = self._replace_invalid(rows_true, is_unweighted(weight, rows_true))
         return (
             self._to_class_ids(to_device(rows_true, rows.device)),
             self._to_class_ids(rows),
             weight.to(sum_dtype(rows)),
             to_device(starts_sequence, rows.device),
         )
+
+    def _replace_invalid(self, rows: Tensor, is_replaced: Tensor) -> Tensor:
+        """Return targets that are "O" where `is_replaced`, unless they are labels."""
+        outside = self.labels.index("O") if "O" in self.labels else 0
+        if rows.ndim == 2 and rows.shape[1] == len(self.labels) > 1:
+            scores = torch.zeros_like(rows[:1])
+            scores[:, outside] = 1
+            return torch.where(is_replaced & ~rows.isfinite().all(-1, keepdim=True), scores, rows)
+        is_label = (rows >= 0) & (rows < len(self.labels))  # False for NaN
+        return torch.where(is_replaced & ~is_label, outside, rows)
 
     def _to_class_ids(self, rows: Tensor) -> Tensor:
         """Return class ids `(N,)` of ids `(N,)` or `(N, 1)`, or of scores `(N, classes)`."""

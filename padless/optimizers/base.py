@@ -140,6 +140,12 @@ class Optimizer(torch.optim.Optimizer):
             **class_arguments,
         }
         arguments["name"] = arguments["name"] or type(self).__name__.lower()
+        for name, value in class_arguments.items():
+            lowest = -math.inf if name == "beta_2_decay" else 0  # an exponent
+            if isinstance(value, int | float) and not (math.isfinite(value) and value >= lowest):
+                raise ArgumentError(
+                    f"`{name}` of {type(self).__name__} must be a finite number of at least {lowest}; got {value!r}."
+                )
         self._set_arguments(arguments)
         self._check_arguments()
 
@@ -156,9 +162,9 @@ class Optimizer(torch.optim.Optimizer):
                 f"{type(self).__name__} takes at most one of clipnorm, clipvalue and global_clipnorm; got {bounds}."
             )
         for name, value in {"weight_decay": self.weight_decay, **bounds}.items():
-            if value is not None and not (isinstance(value, int | float) and value >= 0):
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ArgumentError(
-                    f"`{name}` of {type(self).__name__} must be None or a number of at least 0; got {value!r}."
+                    f"`{name}` of {type(self).__name__} must be None or a finite number of at least 0; got {value!r}."
                 )
         for name, value, minimum in (
             ("ema_overwrite_frequency", self.ema_overwrite_frequency, 1),

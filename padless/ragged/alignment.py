@@ -6,6 +6,7 @@ against outputs `(B, T, ...)`, `(B,)` and `(B, 1)` are weights of sequences, `(B
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import DataError, ShapeError
-from padless.ragged.device import to_device
+from padless.ragged.device import host_copy, to_device
 from padless.ragged.index import Index
 from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack_shared
 
@@ -98,7 +99,7 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
         if not isinstance(data, list | tuple) or rows.ndim < 2:
             raise ShapeError(
                 f"`{argument}` of shape {tuple(rows.shape)} does not fit outputs on a grid of shape "
-                f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "
+                f"{index.grid}: batch and steps must be the same. Sequences without padding are container as "
                 f"a list or a Packed."
             )
         rows = pack_shared(rows)
@@ -126,11 +127,76 @@ def sample_weights_for(weight: ArrayLike, index: Index | None, values: Tensor) -
 
     Raises:
         ShapeError: if the weights do not fit.
+        DataError: if a weight is NaN or infinite.
     """
+    return broadcast_weights(weight_rows(weight, index), values)
+
+
+def weight_rows(weight: ArrayLike, index: Index | None) -> Tensor:
+    """Return sample weights at the real steps, `(N, ...)`, or for all of them `()`; the arguments are as above."""
     weights = to_tensor(weight, "sample_weight") if index is None else step_weights(weight, index)
     if isinstance(weights, Packed):
         raise ShapeError("`sample_weight` holds sequences of different lengths, but the outputs are not sequences.")
-    return broadcast_weights(weights, values)
+    check_weights_are_finite(weight, weights, index)
+    return weights
+
+
+def check_weights_are_finite(container: ArrayLike, weights: Tensor, index: Index | None, first_row: int = 0) -> None:
+    """Raise `DataError` for the first weight at a real step that is NaN or infinite.
+
+    Weights that were made on a device are not checked, because the host would wait for the device.
+
+    Args:
+        container: the weights in the container of the user.
+        weights: the weights at the real steps `(N, ...)`.
+        index: the real steps, or None.
+        first_row: the number of the first row, for the message.
+    """
+    if weights.device.type != "cpu" and not host_copy_may_be_invalid(container):
+        return
+    place = find_not_finite(weights)
+    if place is not None:
+        raise DataError(
+            f"`sample_weight` is {weights[place].item()} in {describe_row(place, index, first_row)}. Expected finite "
+            f"numbers. Give the weight 0 to a target that must not count."
+        )
+
+
+def host_copy_may_be_invalid(container: ArrayLike) -> bool:
+    """Return whether the host knows numbers on a device, and one of them is NaN or infinite."""
+    tensor = container.values if isinstance(container, Packed) else container
+    on_host = host_copy(tensor) if isinstance(tensor, Tensor) else None
+    return on_host is not None and on_host.device.type == "cpu" and find_not_finite(on_host) is not None
+
+
+def find_not_finite(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the place of the first number that is NaN or infinite, None without one."""
+    if not tensor.is_floating_point() or math.isfinite(tensor.sum().item()):  # one pass, and almost always the answer
+        return None
+    places = tensor.isfinite().logical_not().nonzero()
+    return tuple(places[0].tolist()) if len(places) else None  # the sum of finite numbers may be infinite
+
+
+def describe_row(place: tuple[int, ...], index: Index | None, first_row: int = 0) -> str:
+    """Return the row, and with an index the step, of a place among the real steps `(N, ...)`."""
+    if not place:
+        return "all rows"
+    if index is None:
+        return f"row {first_row + place[0]}"
+    row = int(index.rows[place[0]]) // max(index.shape[0] // max(index.grid[0], 1), 1)
+    return f"row {first_row + row}, step {int(index.positions[place[0]])}"
+
+
+def is_unweighted(weights: Tensor, targets: Tensor) -> Tensor:
+    """Return which targets `(N, ...)` have the weight 0, as booleans in their shape; the weights are at real steps."""
+    is_zero = to_device(torch.eq(weights, 0), targets.device)
+    while is_zero.ndim > targets.ndim:
+        is_zero = is_zero.all(-1)
+    is_zero = is_zero.reshape(*is_zero.shape, *(1,) * (targets.ndim - is_zero.ndim))
+    for axis, (size, target_size) in enumerate(zip(is_zero.shape, targets.shape, strict=True)):
+        if size not in (1, target_size):  # weights of features, for a target without them
+            is_zero = is_zero.all(axis, keepdim=True)
+    return is_zero.expand(targets.shape)
 
 
 def step_weights(weight: ArrayLike, index: Index) -> Tensor:
@@ -168,7 +234,9 @@ def sequence_weights(weight: ArrayLike, index: Index | None, num_rows: int) -> T
     size = num_rows if index is None else index.grid[0]
     if isinstance(weights, Packed) or tuple(weights.shape) not in ((), (size,), (size, 1)):
         raise _shape_error(tuple(weights.shape), f"{(size,)} or {(size, 1)}: this loss gives one value per sequence")
-    return weights.reshape(weights.shape[:1])
+    rows = weights.reshape(weights.shape[:1])
+    check_weights_are_finite(weight, rows, None)
+    return rows
 
 
 def broadcast_weights(weight: Tensor, values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from padless.data.batch_sampler import Batching
 from padless.data.batch_structure import flatten
 from padless.data.data_adapter import DataAdapter
 from padless.errors import ArgumentError, DataError, ShapeError
-from padless.ragged.alignment import match_rank
+from padless.ragged.alignment import check_weights_are_finite, describe_row, find_not_finite, match_rank, step_weights
 from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.trainers.compile_utils import CompiledObjective, OutputObjective
@@ -136,9 +136,12 @@ def _check_targets(
     targets, weights = flatten(batch.y), flatten(batch.sample_weight)
     weights = weights if len(weights) == len(targets) else [None] * len(targets)
     for target, weight, info, output in zip(targets, weights, mask_info.outputs, objective.outputs, strict=False):
-        if target is None or output.loss is None or output.loss.reads_whole_sequences:
+        if target is None or output.loss is None:
             continue
         index = None if info.origin is None else indexes[info.origin]
+        weights_of_steps = _check_weights(weight, index, info, first_row)
+        if output.loss.reads_whole_sequences:
+            continue
         if index is None and info.num_step_axes:
             continue  # the mask is not known yet; the loss of the batch compares the lengths
         if index is not None and isinstance(weight, Packed):
@@ -146,7 +149,21 @@ def _check_targets(
             _check_lengths(weight.index.lengths, index.lengths, subject, "weights", first_row)
         rows = _target_rows(target, index, output, first_row)
         if rows is not None and None not in info.shape[-1:]:
-            _check_labels(rows, info, output)
+            _check_labels(rows, weights_of_steps, info, output, index, first_row)
+
+
+def _check_weights(weight: Tensor | Packed | None, index: Index | None, info: OutputInfo, first_row: int) -> Tensor | None:
+    """Return the sample weights at real steps, None where the mask is not known; refuse NaN and infinity."""
+    if isinstance(weight, Packed):
+        if index is None or weight.index.grid != index.grid or not weight.index.full:  # one for each real step
+            check_weights_are_finite(weight, weight.values, weight.index, first_row)
+            return weight.values
+        weight = weight.unpack()
+    if weight is None or index is None and info.num_step_axes and (weight.ndim > 1 and weight.shape[1] > 1):
+        return None
+    weights = weight if index is None or weight.ndim < 2 or weight.shape[1] == 1 else step_weights(weight, index)
+    check_weights_are_finite(weight, weights, None if weights is weight else index, first_row)
+    return weights if index is None or weights is not weight else step_weights(weight, index)
 
 
 def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObjective, first_row: int) -> Tensor | None:
@@ -189,7 +206,9 @@ def _check_lengths(counts: Ints, lengths: Ints, subject: str, unit: str, first_r
         )
 
 
-def _check_labels(rows: Tensor, info: OutputInfo, output: OutputObjective) -> None:
+def _check_labels(
+    rows: Tensor, weights: Tensor | None, info: OutputInfo, output: OutputObjective, index: Index | None, first_row: int
+) -> None:
     """Run the check of the loss on the targets, with outputs that have a shape but no numbers."""
     if output.loss is None:
         return
@@ -198,4 +217,13 @@ def _check_labels(rows: Tensor, info: OutputInfo, output: OutputObjective) -> No
         target_sizes[axis] if size is None and axis < len(target_sizes) else size or 1
         for axis, size in enumerate(info.shape[max(info.num_step_axes, 1) :])
     ]
-    output.loss.check_targets(*match_rank(rows, torch.empty((len(rows), *features), device="meta")))
+    targets, outputs = match_rank(rows, torch.empty((len(rows), *features), device="meta"))
+    targets = output.loss.weighted_targets(targets, outputs, weights)
+    try:
+        output.loss.check_targets(targets, outputs)
+    except DataError as error:
+        place = find_not_finite(targets)
+        if place is None:
+            raise
+        row = describe_row(place, index, first_row)
+        raise DataError(f"The targets of output {output.name!r} are not finite in {row}. {error}") from error

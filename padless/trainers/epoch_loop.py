@@ -60,7 +60,11 @@ def train_epoch(
         for number, batch in enumerate(batches, first_batch):
             if callbacks is not None:
                 callbacks.on_train_batch_begin(number)
-            logs = model._run_train_step(data_of(_to_device(batch, model._device)))
+            try:
+                logs = model._run_train_step(data_of(_to_device(batch, model._device)))
+            except DataError as error:
+                error.add_note(f"This is in batch {number} of the epoch. The weights have the steps of the batches before.")
+                raise
             rows += batch.rows
             if callbacks is not None and wants_logs:
                 callbacks.on_train_batch_end(number, _batch_logs(model, batch, callbacks, logs))
