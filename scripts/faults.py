@@ -1768,6 +1768,22 @@ TRAINING = [
         "tests/test_losses.py",
         function="step_weights",
     ),
+    Fault(
+        "sample weights of integers are cut to integers",
+        "ragged/alignment.py",
+        "values.dtype if values.dtype.is_floating_point else torch.get_default_dtype()",
+        "values.dtype",
+        "tests/test_keras_metrics.py",
+        function="broadcast_weights",
+    ),
+    Fault(
+        "thresholds are cut to integers if the outputs are integers",
+        "metrics/confusion_metrics.py",
+        "outputs.to(torch.promote_types(outputs.dtype, torch.float32))",
+        "outputs",
+        "tests/test_keras_metrics.py",
+        function="add_counts",
+    ),
 ]
 GRAPH = [
     Fault(

@@ -469,3 +469,62 @@ def test_a_loss_name_is_a_metric():
 def test_importing_padless_does_not_import_torchmetrics():
     code = "import sys, padless; padless.metrics.AUC()([[1]], [[0.7]]); sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.bfloat16])
+def test_dtype_of_the_outputs_does_not_change_a_metric(dtype):
+    """Whole numbers give the same result in each dtype: neither weights nor thresholds are cut to integers."""
+    weight = np.random.default_rng(3).random((B, T)).astype("float32")
+    for name, arguments, kind in CASES:
+        y, pred = draw(kind)
+        numbers = torch.from_numpy(pred if kind in ("both ids", "ranked") else (pred > np.median(pred)).astype("float32"))
+        if dtype == torch.bool and kind in ("both ids", "ranked"):
+            continue  # a boolean is not a class id
+        results = []
+        for outputs in (numbers.float() if kind not in ("both ids", "ranked") else numbers, numbers.to(dtype)):
+            metric = getattr(metrics, name)(**arguments)
+            metric.update_state(y, pack(outputs, mask=GAPS), weight)
+            results.append(metric.result())
+        torch.testing.assert_close(
+            *results, rtol=1e-5, atol=1e-6, equal_nan=True, check_dtype=False, msg=f"{name} {arguments}"
+        )
+
+
+def test_weights_of_integers_and_booleans_are_fractions():
+    assert metrics.Mean()([1, 0, 1], [0.5, 0.5, 1.0]).item() == 0.75
+    assert metrics.Sum()([1, 0, 3], [0.5, 0.5, 0.25]).item() == 1.25
+    equal = metrics.MeanMetricWrapper(lambda y_true, y_pred: y_true == y_pred)
+    assert equal([[1], [0]], [[1], [1]], [0.75, 0.25]).item() == 0.75
+    spans = metrics.SpanF1(["O", "B-a"])
+    assert spans([[1, 1, 0]], [[1, 0, 0]], [[0.5, 0.25, 1.0]]).item() == pytest.approx(2 * 0.5 / (0.5 + 0.75))
+    assert metrics.AUC()([0, 1, 1], [0, 1, 1]).item() == pytest.approx(1.0)
+
+
+VECTOR_METRICS = [
+    ("CategoricalAccuracy", {}),
+    ("CategoricalCrossentropy", {}),
+    ("CategoricalHinge", {}),
+    ("KLDivergence", {}),
+    ("CosineSimilarity", {}),
+    ("PearsonCorrelation", {}),
+    ("ConcordanceCorrelation", {}),
+    ("Precision", {"top_k": 2}),
+    ("Recall", {"top_k": 3}),
+]
+
+
+def test_one_example_without_a_batch_axis_matches_keras():
+    """A plain output `(D,)` is one vector for metrics and losses that combine features, as in Keras."""
+    y, pred = np.array([0.0, 1.0, 0.0, 0.0], "float32"), np.array([0.2, 0.3, 0.15, 0.35], "float32")
+    for name, arguments in VECTOR_METRICS:
+        mine, theirs = (getattr(library, name)(**arguments)(y, pred) for library in (metrics, keras.metrics))
+        np.testing.assert_allclose(float(mine), float(theirs), rtol=1e-5, err_msg=name)
+    for name in (
+        "CategoricalCrossentropy",
+        "CategoricalFocalCrossentropy",
+        "CategoricalHinge",
+        "KLDivergence",
+        "CosineSimilarity",
+    ):
+        mine, theirs = (getattr(library, name)()(y, pred) for library in (losses, keras.losses))
+        np.testing.assert_allclose(float(mine), float(theirs), rtol=1e-5, err_msg=name)

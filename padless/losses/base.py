@@ -10,7 +10,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, MaskLost, ShapeError
 from padless.losses.loss import Loss
-from padless.ragged.alignment import find_not_finite, match_rank, to_tensor
+from padless.ragged.alignment import find_not_finite, match_rank, one_row, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
 from padless.types import ArrayLike
@@ -96,19 +96,23 @@ def read_tensors(y_true: ArrayLike, y_pred: ArrayLike, cast: bool = True) -> tup
     return (targets.to(outputs.dtype) if cast else targets), outputs
 
 
-def read_same_shape(y_true: ArrayLike, y_pred: ArrayLike, advice: str = "") -> tuple[Tensor, Tensor]:
+def read_same_shape(
+    y_true: ArrayLike, y_pred: ArrayLike, advice: str = "", combines_features: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return targets and outputs as tensors of one shape and dtype; one of them may lack a last axis of size 1.
 
     Args:
         y_true: Targets `(N, ...)`.
         y_pred: Outputs `(N, ...)`.
         advice: The end of the error message.
+        combines_features: Whether outputs `(D,)` are one row, not D rows.
 
     Raises:
         ShapeError: The shapes differ.
         MaskLost: One of them is `Packed`.
     """
-    targets, outputs = match_rank(*read_tensors(y_true, y_pred))
+    targets, outputs = read_tensors(y_true, y_pred)
+    targets, outputs = match_rank(*(one_row(targets, outputs) if combines_features else (targets, outputs)))
     if targets.shape != outputs.shape:
         raise ShapeError(
             f"Targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}: "

@@ -62,7 +62,7 @@ def categorical_hinge(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
         >>> categorical_hinge([[0., 1., 0.]], [[0.5, 1., 0.]])
         tensor([0.5000])
     """
-    targets, outputs = read_same_shape(y_true, y_pred)
+    targets, outputs = read_same_shape(y_true, y_pred, combines_features=True)
     right_output = (targets * outputs).sum(-1)
     wrong_output = ((1.0 - targets) * outputs).amax(-1)
     return (wrong_output - right_output + 1.0).clamp_min(0.0)
@@ -128,6 +128,7 @@ class CategoricalHinge(LossWithFunction):
     """
 
     function = staticmethod(categorical_hinge)
+    combines_features = True
 
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "categorical_hinge", dtype: str | None = None

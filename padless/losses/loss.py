@@ -148,6 +148,7 @@ class Loss:
     relation: ClassVar[Literal["stepwise", "sequence"]] = "stepwise"
     targets_share_mask: ClassVar[bool] = True  # targets on the grid of the outputs have the mask of the outputs
     known_violations: ClassVar[Mapping[str, str]] = {}  # properties of padless.testing that do not hold, and why
+    combines_features: bool = False  # whether a plain output `(D,)` is one row, whose features give one value
     axis: int | Sequence[int] | None = -1  # the feature axes that `call` reduces; None: all
 
     call: Callable[..., Tensor]  # a subclass defines it: call(y_true, y_pred), or with `mask`
@@ -202,7 +203,7 @@ class Loss:
         """Return the values at the real steps with their weights. The arguments and errors are those of `__call__`."""
         if self.reads_whole_sequences:
             return self._per_sequence_values(to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred"), sample_weight)
-        targets, rows, index = align_targets(y_true, y_pred)
+        targets, rows, index = align_targets(y_true, y_pred, self.combines_features)
         self._check_axis(rows, index)
         weights = None if sample_weight is None else weight_rows(sample_weight, index)
         valid_targets = self.weighted_targets(targets, rows, weights)

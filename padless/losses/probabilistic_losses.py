@@ -112,7 +112,7 @@ def categorical_crossentropy(
         >>> categorical_crossentropy([[0., 1.]], [[0.5, 0.5]])
         tensor([0.6931])
     """
-    targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE)
+    targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE, combines_features=True)
     targets = _smooth_labels(targets, label_smoothing, targets.shape[-1])
     log_p = outputs.log_softmax(axis) if from_logits else _normalize_probabilities(outputs, axis).log()
     return -(targets * log_p).sum(axis)
@@ -146,7 +146,7 @@ def categorical_focal_crossentropy(
         >>> categorical_focal_crossentropy([[0., 1.]], [[0.5, 0.5]])
         tensor([0.0433])
     """
-    targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE)
+    targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE, combines_features=True)
     targets = _smooth_labels(targets, label_smoothing, targets.shape[-1])
     p = _normalize_probabilities(outputs.softmax(axis) if from_logits else outputs, axis)
     return -(alpha * (1.0 - p).pow(gamma) * targets * p.log()).sum(axis)
@@ -247,7 +247,7 @@ def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike) -> Tensor:
         >>> kl_divergence([[1., 0.]], [[0.5, 0.5]])
         tensor([0.6931])
     """
-    targets, outputs = (tensor.clamp(EPSILON, 1.0) for tensor in read_same_shape(y_true, y_pred))
+    targets, outputs = (tensor.clamp(EPSILON, 1.0) for tensor in read_same_shape(y_true, y_pred, combines_features=True))
     return (targets * (targets / outputs).log()).sum(-1)
 
 
@@ -381,6 +381,7 @@ class CategoricalCrossentropy(LossWithFunction):
     """
 
     function = staticmethod(categorical_crossentropy)
+    combines_features = True
     argument_names = ("from_logits", "label_smoothing", "axis")
 
     def __init__(
@@ -417,6 +418,7 @@ class CategoricalFocalCrossentropy(LossWithFunction):
     """
 
     function = staticmethod(categorical_focal_crossentropy)
+    combines_features = True
     argument_names = ("alpha", "gamma", "from_logits", "label_smoothing", "axis")
 
     def __init__(
@@ -522,6 +524,7 @@ class KLDivergence(LossWithFunction):
     """
 
     function = staticmethod(kl_divergence)
+    combines_features = True
 
     def __init__(
         self, reduction: Reduction = "sum_over_batch_size", name: str | None = "kl_divergence", dtype: str | None = None

@@ -106,7 +106,7 @@ def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> T
         >>> cosine_similarity([[0., 1.], [0., 2.]], [[1., 0.], [0., 1.]])
         tensor([-0., -1.])
     """
-    targets, outputs = read_same_shape(y_true, y_pred)
+    targets, outputs = read_same_shape(y_true, y_pred, combines_features=True)
     return -(F.normalize(targets, dim=axis, eps=EPSILON) * F.normalize(outputs, dim=axis, eps=EPSILON)).sum(axis)
 
 
@@ -254,6 +254,7 @@ class CosineSimilarity(LossWithFunction):
     """
 
     function = staticmethod(cosine_similarity)
+    combines_features = True
     argument_names = ("axis",)
 
     def __init__(

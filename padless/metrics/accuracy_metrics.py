@@ -6,7 +6,7 @@ from torch import Tensor
 
 from padless.errors import MaskLost, ShapeError
 from padless.losses.base import check_class_ids, match_class_ids
-from padless.metrics.metric import MeanMetricWithFunction, register_metric
+from padless.metrics.metric import MeanMetricWithFunction, register_metric, without_booleans
 from padless.ragged.alignment import match_rank, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
@@ -147,7 +147,7 @@ def _read_tensors(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Tensor, Tensor]
             "A metric function takes plain rows. For Packed outputs or targets use the metric as an object, "
             "for example `SparseCategoricalAccuracy()(y_true, y_pred)`."
         )
-    return to_device(targets, outputs.device), outputs
+    return without_booleans(to_device(targets, outputs.device)), without_booleans(outputs)
 
 
 def _read_one_hot(y_true: ArrayLike, y_pred: ArrayLike, sparse_name: str) -> tuple[Tensor, Tensor]:
@@ -222,6 +222,8 @@ class CategoricalAccuracy(MeanMetricWithFunction):
         0.5
     """
 
+    combines_features = True
+
     def __init__(self, name: str | None = "categorical_accuracy", dtype: str | None = None) -> None:
         super().__init__(categorical_accuracy, name, dtype)
 
@@ -255,6 +257,8 @@ class TopKCategoricalAccuracy(MeanMetricWithFunction):
         >>> TopKCategoricalAccuracy(k=2)([[0, 0, 1], [0, 1, 0]], [[0.1, 0.9, 0.8], [0.9, 0.1, 0.2]]).item()
         0.5
     """
+
+    combines_features = True
 
     def __init__(self, k: int = 5, name: str | None = "top_k_categorical_accuracy", dtype: str | None = None) -> None:
         super().__init__(top_k_categorical_accuracy, name, dtype, k=k)

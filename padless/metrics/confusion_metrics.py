@@ -16,7 +16,9 @@ from torch import Tensor
 from padless.errors import ArgumentError, ShapeError
 from padless.losses.base import check_range
 from padless.metrics.metric import Metric, Variable, align_rows, divide_or_zero, register_metric, sum_dtype, to_indicators
+from padless.ragged.alignment import to_tensor
 from padless.ragged.device import to_device
+from padless.ragged.packed import Packed
 from padless.types import ArrayLike, Config
 
 NEGATIVE = -1e10  # Keras's output of the classes that are not among the largest k
@@ -61,6 +63,7 @@ class ConfusionCounts(Metric):
         """
         variable = self._counts_of_labels(num_labels)
         device, dtype = outputs.device, sum_dtype(outputs)
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # thresholds are fractions
         weight = torch.ones_like(outputs, dtype=dtype) if weight is None else weight
         edges = to_device(torch.tensor(self._ascending_thresholds, dtype=outputs.dtype, device="cpu"), device)
         bins = torch.searchsorted(edges, torch.where(outputs.isnan(), -torch.inf, outputs).contiguous())
@@ -140,6 +143,19 @@ def select_class(
     return targets[..., column], outputs[..., column], None if weight is None else weight[..., column]
 
 
+def _as_one_example(
+    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[ArrayLike, ArrayLike, ArrayLike | None]:
+    """Return plain outputs `(C,)` and their targets and weights with a batch axis of size 1; others unchanged."""
+    outputs = to_tensor(y_pred, "y_pred")
+    if isinstance(outputs, Packed) or outputs.ndim != 1:
+        return y_true, outputs, sample_weight
+    weight = None if sample_weight is None else to_tensor(sample_weight, "sample_weight")
+    if isinstance(weight, torch.Tensor) and weight.ndim:
+        weight = weight[None]
+    return to_tensor(y_true, "y_true")[None], outputs[None], weight
+
+
 # ------------------------------------------------------------------------------------------------ at given thresholds
 
 
@@ -171,7 +187,11 @@ class _AtThresholds(ConfusionCounts):
             y_true: Labels 0 and 1 in the shape of the outputs, or class ids.
             y_pred: Outputs: `Packed` or plain.
             sample_weight: Weights of sequences `(B,)` or of steps `(B, T)`.
+
+        With `top_k`, plain outputs `(C,)` are those of one example, as in Keras.
         """
+        if self.top_k is not None:
+            y_true, y_pred, sample_weight = _as_one_example(y_true, y_pred, sample_weight)
         targets, outputs, weight = align_rows(y_true, y_pred, sample_weight)
         targets = to_indicators(targets, outputs)
         if self.top_k is not None:

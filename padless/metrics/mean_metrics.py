@@ -47,7 +47,7 @@ def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) ->
         >>> pearson_correlation([[1., 2., 3.]], [[2., 4., 6.]]).round(decimals=4)
         tensor([1.])
     """
-    true, pred = (x - x.mean(axis, keepdim=True) for x in read_same_shape(y_true, y_pred))
+    true, pred = (x - x.mean(axis, keepdim=True) for x in read_same_shape(y_true, y_pred, combines_features=True))
     scale = (true.square().mean(axis) * pred.square().mean(axis)).sqrt()
     is_constant = scale == 0
     return torch.where(is_constant, 0, (true * pred).mean(axis) / torch.where(is_constant, 1, scale))
@@ -71,7 +71,7 @@ def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1
         >>> concordance_correlation([[1., 2., 3.]], [[1., 2., 3.]]).round(decimals=4)
         tensor([1.])
     """
-    true, pred = read_same_shape(y_true, y_pred)
+    true, pred = read_same_shape(y_true, y_pred, combines_features=True)
     true_mean, pred_mean = true.mean(axis, keepdim=True), pred.mean(axis, keepdim=True)
     covariance = ((true - true_mean) * (pred - pred_mean)).mean(axis)
     variances = (true - true_mean).square().mean(axis) + (pred - pred_mean).square().mean(axis)
@@ -171,6 +171,8 @@ class CosineSimilarity(MeanMetricWithFunction):
         0.5
     """
 
+    combines_features = True
+
     def __init__(self, name: str | None = "cosine_similarity", dtype: str | None = None, axis: int = -1) -> None:
         super().__init__(cosine_similarity, name, dtype, axis=axis)
 
@@ -204,6 +206,8 @@ class PearsonCorrelation(MeanMetricWithFunction):
         -1.0...
     """
 
+    combines_features = True
+
     def __init__(self, name: str | None = "pearson_correlation", dtype: str | None = None, axis: int = -1) -> None:
         super().__init__(pearson_correlation, name, dtype, axis=axis)
 
@@ -220,6 +224,8 @@ class ConcordanceCorrelation(MeanMetricWithFunction):
         >>> ConcordanceCorrelation()([[0., 2.]], [[1., 3.]]).item()
         0.6666...
     """
+
+    combines_features = True
 
     def __init__(self, name: str | None = "concordance_correlation", dtype: str | None = None, axis: int = -1) -> None:
         super().__init__(concordance_correlation, name, dtype, axis=axis)
@@ -269,6 +275,8 @@ class CategoricalHinge(MeanMetricWithFunction):
         0.5
     """
 
+    combines_features = True
+
     def __init__(self, name: str | None = "categorical_hinge", dtype: str | None = None) -> None:
         super().__init__(hinge_losses.categorical_hinge, name, dtype)
 
@@ -284,6 +292,8 @@ class KLDivergence(MeanMetricWithFunction):
         >>> KLDivergence()([[1., 0.]], [[0.5, 0.5]]).item()
         0.693...
     """
+
+    combines_features = True
 
     def __init__(self, name: str | None = "kl_divergence", dtype: str | None = None) -> None:
         super().__init__(probabilistic_losses.kl_divergence, name, dtype)
@@ -345,6 +355,8 @@ class CategoricalCrossentropy(MeanMetricWithFunction):
         >>> CategoricalCrossentropy()([[0., 1.]], [[0.5, 0.5]]).item()
         0.693...
     """
+
+    combines_features = True
 
     def __init__(
         self,

@@ -245,13 +245,17 @@ class Mean(_ValueMetric):
 
 
 class MetricFunction(LossFunctionWrapper):
-    """A function of targets and outputs at real steps, which get no other dtype."""
+    """A function of targets and outputs at real steps, which get no other dtype, but for booleans."""
+
+    def __init__(self, fn: Callable[..., Any], combines_features: bool, **kwargs: Any) -> None:
+        super().__init__(fn, **kwargs)
+        self.combines_features = combines_features
 
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Accept any targets: weights have changed already when a metric gets them."""
 
     def cast(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-        return y_true, y_pred
+        return without_booleans(y_true), without_booleans(y_pred)
 
 
 @register("metric")
@@ -271,10 +275,12 @@ class MeanMetricWrapper(Mean):
         2.0
     """
 
+    combines_features: ClassVar[bool] = False  # as for `Loss`
+
     def __init__(
         self, fn: Callable[..., Any] | Loss, name: str | None = None, dtype: str | None = None, **kwargs: Any
     ) -> None:
-        self.step_function = fn if isinstance(fn, Loss) else MetricFunction(fn, **kwargs)
+        self.step_function = fn if isinstance(fn, Loss) else MetricFunction(fn, self.combines_features, **kwargs)
         super().__init__(name or self.step_function.name, dtype)
 
     @torch.no_grad()
@@ -325,11 +331,19 @@ def align_rows(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return targets and outputs at real steps, `(N, ...)`, and weights in the shape of the outputs, on one device."""
     targets, rows, index = align_targets(y_true, y_pred)
-    targets, rows = to_device(targets, rows.device), rows.detach()
+    targets = without_booleans(to_device(targets, rows.device))
+    rows = without_booleans(rows.detach())
+    if rows.is_floating_point():
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     if sample_weight is None:
         return targets, rows, None
     weight = sample_weights_for(sample_weight, index, rows.to(sum_dtype(rows)))
     return torch.where(is_unweighted(weight, targets), 0, targets), rows, weight
+
+
+def without_booleans(tensor: Tensor) -> Tensor:
+    """Return a boolean tensor as numbers 0 and 1, since torch has no order of booleans; others unchanged."""
+    return tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
 def to_indicators(y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -20,13 +20,17 @@ from padless.ragged.index import Index
 from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack_shared
 
 
-def align_targets(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Tensor, Tensor, Index | None]:
+def align_targets(
+    y_true: ArrayLike, y_pred: ArrayLike, combines_features: bool = False
+) -> tuple[Tensor, Tensor, Index | None]:
     """Bring targets and outputs to the same rows.
 
     Args:
         y_true: the targets, a grid or sequences.
         y_pred: the outputs. Without a mask all their steps are real, unless the targets are sequences of different
             lengths: these then say which steps are real.
+        combines_features: whether the features of a row give one value, as in a cross entropy of classes. Then plain
+            outputs `(D,)` are one row, as in Keras; else they are D rows.
 
     Returns:
         The targets and the outputs as rows `(N, ...)`, and the index of the outputs; None if they have no mask.
@@ -35,6 +39,8 @@ def align_targets(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Tensor, Tensor,
         ShapeError: if targets and outputs do not fit.
     """
     targets, outputs = to_tensor(y_true, "y_true"), to_tensor(y_pred, "y_pred")
+    if combines_features and isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+        targets, outputs = one_row(targets, outputs)
     if isinstance(outputs, Tensor) and isinstance(targets, Packed):
         outputs = pack_shared(outputs, like=targets.pad_to_width(outputs.shape[1]) if outputs.ndim > 1 else targets)
     if isinstance(outputs, Packed):
@@ -240,7 +246,10 @@ def sequence_weights(weight: ArrayLike, index: Index | None, num_rows: int) -> T
 
 
 def broadcast_weights(weight: Tensor, values: Tensor) -> Tensor:
-    """Return weights in the shape of values. Axes match from the left, and axes of size 1 are repeated."""
+    """Return weights in the shape of values. Axes match from the left, and axes of size 1 are repeated.
+
+    The weights get the dtype of the values. For integers and booleans it is the default dtype, since .5 is not an integer.
+    """
     shape = tuple(weight.shape)
     while weight.ndim > values.ndim and weight.shape[-1] == 1:
         weight = weight.squeeze(-1)
@@ -252,8 +261,16 @@ def broadcast_weights(weight: Tensor, values: Tensor) -> Tensor:
             f"{(values.shape[0],)} or {(values.shape[0], 1)} for one weight per example, or "
             f"{tuple(values.shape)} for one per value",
         )
-    weight = to_device(weight, values.device).to(values.dtype)
+    dtype = values.dtype if values.dtype.is_floating_point else torch.get_default_dtype()
+    weight = to_device(weight, values.device).to(dtype)
     return weight.reshape(*weight.shape, *(1,) * (values.ndim - weight.ndim)).expand(values.shape)
+
+
+def one_row(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs `(D,)` and their targets as one row `(1, D)`; others unchanged."""
+    if y_pred.ndim != 1:
+        return y_true, y_pred
+    return y_true[None], y_pred[None]
 
 
 def match_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
