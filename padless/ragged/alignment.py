@@ -105,7 +105,7 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
         if not isinstance(data, list | tuple) or rows.ndim < 2:
             raise ShapeError(
                 f"`{argument}` of shape {tuple(rows.shape)} does not fit outputs on a grid of shape "
-                f"{index.grid}: batch and steps must be the same. Sequences without padding are container as "
+                f"{index.grid}: batch and steps must be the same. Sequences without padding are given as "
                 f"a list or a Packed."
             )
         rows = pack_shared(rows)
