@@ -1632,6 +1632,25 @@ TRAINING = [
         function="PerStepValues.reduce",
     ),
     Fault(
+        "a nested evaluation resets the sums of the epoch",
+        "trainers/nested_runs.py",
+        """
+        for state in self.metric_states:
+            state.restore()
+        """,
+        "pass",
+        "tests/test_nested_runs.py",
+        function="_RunState.restore",
+    ),
+    Fault(
+        "a nested evaluation loses the losses of the epoch",
+        "trainers/nested_runs.py",
+        "output.loss_sum = loss_sum",
+        "pass",
+        "tests/test_nested_runs.py",
+        function="_RunState.restore",
+    ),
+    Fault(
         "0 times NaN is NaN for a target of weight 0",
         "losses/loss.py",
         "return self.replace_targets(targets, outputs, unweighted)",

@@ -226,3 +226,14 @@ def test_add_loss_refuses_text_when_the_graph_is_built():
     x = Input((3,))
     with pytest.raises(ArgumentError, match="add_loss of 'adding'.*None"):
         Adding(name="adding")(x)
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    x = Input((2,))
+    for steps in (1, 2):
+        model = Model(x, Dense(1)(x))
+        model.compile("sgd", lambda y_true, y_pred: (y_true - y_pred.detach()).square())
+        before = model.get_weights()
+        with pytest.raises(ArgumentError, match="no gradient"):
+            model.fit(np.ones((4, 2)), np.ones((4, 1)), batch_size=2, gradient_accumulation_steps=steps, verbose=0)
+        assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))

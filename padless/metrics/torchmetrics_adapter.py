@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from padless._utils.optional_import import import_optional
 from padless.errors import ArgumentError
 from padless.metrics.metric import Metric
 from padless.ragged.alignment import align_targets
 from padless.ragged.device import to_device
 from padless.registry import snake_case
 from padless.types import ArrayLike, Config
+
+if TYPE_CHECKING:
+    import torchmetrics
 
 
 class TorchMetric(Metric):
@@ -97,3 +102,21 @@ class TorchMetric(Metric):
 def _is_of(metric: object, prefix: str) -> bool:
     """Return whether the full name of the class, or of one of its bases, starts with `prefix`."""
     return any(f"{cls.__module__}.{cls.__name__}".startswith(prefix) for cls in type(metric).__mro__)
+
+
+def torchmetrics_in(module: nn.Module) -> list[torchmetrics.Metric]:
+    """Return the metrics of torchmetrics in a module, without their collections."""
+    base: type[torchmetrics.Metric] = import_optional("torchmetrics", "a metric of torchmetrics").Metric
+    return [inner for inner in module.modules() if isinstance(inner, base)]
+
+
+def save_torchmetric(metric: torchmetrics.Metric) -> dict[str, object]:
+    """Return the state of a metric of torchmetrics, without a copy."""
+    return {"states": dict(metric.metric_state), "count": metric.update_count}
+
+
+def load_torchmetric(metric: torchmetrics.Metric, state: Mapping[str, Any]) -> None:
+    """Restore a state that `save_torchmetric` returned."""
+    metric.reset()  # discards the cached result
+    metric.load_state_dict(state["states"], strict=False)
+    metric._update_count = state["count"]  # pyright: ignore[reportAttributeAccessIssue] - there is no public function

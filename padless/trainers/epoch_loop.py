@@ -5,7 +5,7 @@ What is done with one batch is defined in `train_step.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from padless.callbacks import CallbackList, Results
 from padless.data.batch import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
 from padless.errors import DataError
+from padless.trainers.nested_runs import running_epoch
 from padless.trainers.trainable_model import TrainableModel
 from padless.types import BatchTree
 
@@ -33,6 +34,7 @@ def _never() -> bool:
     return False
 
 
+@torch.enable_grad()  # also in a hook of `evaluate`
 def train_epoch(
     model: TrainableModel,
     batches: Iterable[Batch],
@@ -52,7 +54,7 @@ def train_epoch(
     Returns:
         The loss and the metrics over all batches, each batch with the weights of its step.
     """
-    with model._begin_epoch(training=True):
+    with running_epoch(model, True, device_of(model)), model._begin_epoch(training=True):
         if not first_batch:
             model.reset_metrics()
         wants_logs = callbacks is not None and callbacks.wants("on_train_batch_end")
@@ -78,7 +80,7 @@ def train_epoch(
 @torch.no_grad()
 def test_epoch(model: TrainableModel, batches: Iterable[Batch], callbacks: CallbackList | None = None) -> Results:
     """Evaluate each batch once; return the loss and the metrics over all batches."""
-    with model._begin_epoch(training=False):
+    with running_epoch(model, False, device_of(model)), model._begin_epoch(training=False):
         model.reset_metrics()
         wants_logs = callbacks is not None and callbacks.wants("on_test_batch_end")
         rows, logs = 0, None
@@ -97,9 +99,9 @@ def test_epoch(model: TrainableModel, batches: Iterable[Batch], callbacks: Callb
 @torch.no_grad()
 def predict_epoch(
     model: TrainableModel, batches: Iterable[Batch], callbacks: CallbackList | None = None
-) -> Iterator[tuple[Batch, BatchTree]]:
+) -> Generator[tuple[Batch, BatchTree], None, None]:
     """Yield each batch with the outputs of the model, which have gap values."""
-    with model._begin_epoch(training=False):
+    with running_epoch(model, False, device_of(model)), model._begin_epoch(training=False):
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)

@@ -8,22 +8,19 @@ The keys in a saved state are those of padless 0.1.0, also where an attribute ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from padless._utils.optional_import import import_optional
 from padless.data.batch import Batch
 from padless.errors import DataError
 from padless.losses.loss import WeightedSum
 from padless.metrics.metric import Metric
+from padless.metrics.torchmetrics_adapter import load_torchmetric, save_torchmetric, torchmetrics_in
 from padless.metrics.variable import Variable
 from padless.trainers.compile_utils import CompiledObjective, LossTracker, OutputObjective
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.trainable_model import TrainableModel
-
-if TYPE_CHECKING:
-    import torchmetrics
 
 Saved: TypeAlias = "object"
 """A value of a backup: None, a number, text, a tensor, and lists, tuples and dictionaries of these."""
@@ -86,7 +83,7 @@ def _save(value: object, saved_ids: set[int]) -> Saved:
         entries = {key: _save(item, saved_ids) for key, item in value.items()}
         return _NOT_SAVED if any(item is _NOT_SAVED for item in entries.values()) else {"dict": entries}
     if isinstance(value, nn.Module):
-        return {"torchmetrics": [_save_torchmetric(metric) for metric in _torchmetrics_in(value)]}
+        return {"torchmetrics": [save_torchmetric(metric) for metric in torchmetrics_in(value)]}
     if isinstance(value, CompiledObjective | OutputObjective | Metric):
         if id(value) in saved_ids:
             return _NOT_SAVED
@@ -151,8 +148,8 @@ def _load(current: object, saved: Saved) -> object:
         entries = current if isinstance(current, Mapping) else {}
         return {key: _load(entries.get(key), state) for key, state in saved["dict"].items()}
     if "torchmetrics" in saved and isinstance(current, nn.Module):
-        for metric, state in zip(_torchmetrics_in(current), saved["torchmetrics"], strict=True):
-            _load_torchmetric(metric, state)
+        for metric, state in zip(torchmetrics_in(current), saved["torchmetrics"], strict=True):
+            load_torchmetric(metric, state)
         return current
     if not isinstance(current, CompiledObjective | OutputObjective | Metric):
         raise DataError(
@@ -162,19 +159,3 @@ def _load(current: object, saved: Saved) -> object:
     attributes = _attributes(current)
     _set_attributes(current, {key: _load(attributes.get(key), state) for key, state in saved["attributes"].items()})
     return current
-
-
-def _torchmetrics_in(module: nn.Module) -> list[torchmetrics.Metric]:
-    """Return the metrics of torchmetrics in a module, without their collections."""
-    base: type[torchmetrics.Metric] = import_optional("torchmetrics", "a metric of torchmetrics").Metric
-    return [inner for inner in module.modules() if isinstance(inner, base)]
-
-
-def _save_torchmetric(metric: torchmetrics.Metric) -> Saved:
-    return {"states": dict(metric.metric_state), "count": metric.update_count}
-
-
-def _load_torchmetric(metric: torchmetrics.Metric, state: Mapping[str, Any]) -> None:
-    metric.reset()  # discards the cached result
-    metric.load_state_dict(state["states"], strict=False)
-    metric._update_count = state["count"]  # pyright: ignore[reportAttributeAccessIssue] - there is no public function

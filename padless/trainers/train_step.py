@@ -167,6 +167,11 @@ class TrainStepMixin(Layer):
         with self._precision.context(self._device):
             outputs = self._forward(x)
         loss = self._checked_loss(x, y, outputs, sample_weight, training=True)
+        if not loss.requires_grad and any(p.requires_grad for p in self.parameters()):
+            raise ArgumentError(
+                f"The loss of model {self.name!r} has no gradient, so nothing would be trained. Compute it with functions "
+                f"of torch, without NumPy, detach or no_grad."
+            )
         if group is not None:
             gradient_is_complete = group.accumulate(loss, self._loss_parts(outputs), num_examples(x), self._backward)
         else:

@@ -33,6 +33,7 @@ from padless.trainers.compile import CompileMixin
 from padless.trainers.compile_utils import CompiledObjective
 from padless.trainers.data_checks import ModelMaskInfo, check_data, require_targets
 from padless.trainers.gather_outputs import gather_outputs
+from padless.trainers.nested_runs import running_fit
 from padless.trainers.run_state import FitState
 from padless.types import BatchTree, DataLike, MaskLike
 
@@ -138,8 +139,8 @@ class Trainer(CompileMixin):
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps, epochs, add_history=True)
         state = FitState(self, iterator, callback_list, initial_epoch)
         callback_list.set_fit_state(state)
-        self.stop_training = False
-        try:
+        with running_fit(self), closing(bar), closing(iterator):
+            self.stop_training = False
             callback_list.on_train_begin()
             for epoch in state.epochs(epochs):
                 callback_list.on_epoch_begin(epoch)
@@ -155,9 +156,6 @@ class Trainer(CompileMixin):
             if isinstance(self.optimizer, Optimizer):
                 self.optimizer.finalize_variable_values()
             callback_list.on_train_end()
-        finally:
-            iterator.close()
-            bar.close()
         self.history = callback_list.require_history()
         if iterator.padding is not None:
             self.history.padding = iterator.padding
@@ -244,16 +242,14 @@ class Trainer(CompileMixin):
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps)
         output_batches: list[BatchTree] = []
         kinds: list[Any] = []
-        try:
+        with closing(bar), closing(iterator):
             callback_list.on_predict_begin()
-            for batch, outputs in epoch_loop.predict_epoch(self, iterator.epoch(), callback_list):
-                batch_structure.check_outputs(outputs)
-                kinds = kinds or self._output_containers(batch, batch_structure.flatten(outputs))
-                output_batches.append(outputs)
+            with closing(epoch_loop.predict_epoch(self, iterator.epoch(), callback_list)) as predictions:
+                for batch, outputs in predictions:
+                    batch_structure.check_outputs(outputs)
+                    kinds = kinds or self._output_containers(batch, batch_structure.flatten(outputs))
+                    output_batches.append(outputs)
             callback_list.on_predict_end()
-        finally:
-            iterator.close()
-            bar.close()
         if not output_batches:
             raise DataError("The data gave no batch. Expected at least one example.")
         return self._join_outputs(output_batches, kinds)
