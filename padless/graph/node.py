@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from threading import Lock
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.overrides import get_overridable_functions
 
 from padless.errors import ArgumentError
+from padless.graph.saved_functions import torch_function_at, torch_path
 from padless.graph.symbolic import SymbolicTensor, Tree, infer, is_symbolic, leaves, map_leaves
 from padless.graph.torch_modules import check_stateless
 from padless.ragged.packed import Packed
@@ -125,7 +123,13 @@ class TorchFunction:
 
     @classmethod
     def from_config(cls, config: dict[str, str]) -> TorchFunction:
-        """Return the function of a config; `ArgumentError` if it is not a tensor function of torch."""
+        """Return the function of a config.
+
+        Raises:
+            ArgumentError: the config is malformed, or the function is not in the list of `saved_functions`.
+        """
+        if set(config) != {"name", "function"} or not isinstance(config["name"], str):
+            raise ArgumentError(f"{config!r} is not a config of a TorchFunction. Expected a 'name' and a 'function'.")
         return cls(torch_function_at(config["function"]), config["name"])
 
 
@@ -150,57 +154,3 @@ def record(function: TensorFunction, args: Args, kwargs: Kwargs) -> Tree:
         )
     operation = TorchFunction(function)
     return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
-
-
-# ------------------------------------------------------------------------------------------------ functions by path
-
-_NAMESPACES: dict[str, ModuleType | type[Tensor]] = {
-    "torch.nn.functional": torch.nn.functional,
-    "torch.Tensor": Tensor,
-    "torch": torch,
-    "torch.special": torch.special,
-    "torch.linalg": torch.linalg,
-    "torch.fft": torch.fft,
-}
-# Tensor functions that torch does not list as overridable.
-_UNLISTED = set("sigmoid tanh hardsigmoid hardswish rand_like randn_like randint_like normal".split())
-
-
-def torch_path(function: TensorFunction) -> str:
-    """Return the path of a tensor function in torch.
-
-    Raises:
-        ArgumentError: if torch has no such function.
-
-    Example:
-        >>> torch_path(torch.exp), torch_path(torch.special.erf)
-        ('torch.exp', 'torch.special.erf')
-    """
-    full_name = function_name(function)
-    # torch calls `Tensor.__pow__` just "pow", and `torch.special.erf` "special_erf".
-    names = (full_name, f"__{full_name}__", full_name.partition("_")[2])
-    for path, namespace in _NAMESPACES.items():
-        for name in names:
-            if name and getattr(namespace, name, None) == function and _takes_tensors(namespace, name):
-                return f"{path}.{name}"
-    raise ArgumentError(f"{function!r} cannot be saved, because it is not a function of torch. Put it into a layer.")
-
-
-def torch_function_at(path: str) -> TensorFunction:
-    """Return the function at a path that `torch_path` returned.
-
-    Raises:
-        ArgumentError: if the path is not that of a tensor function, such as `torch.load`.
-    """
-    namespace_path, _, name = path.rpartition(".")
-    namespace = _NAMESPACES.get(namespace_path)
-    if namespace is None or name not in dir(namespace) or not _takes_tensors(namespace, name):
-        raise ArgumentError(
-            f"Unknown torch function {path!r} in a saved config; expected a tensor function of {', '.join(_NAMESPACES)}."
-        )
-    return getattr(namespace, name)
-
-
-def _takes_tensors(namespace: object, name: str) -> bool:
-    """Return whether a name of a namespace is a tensor function."""
-    return namespace is Tensor or name in _UNLISTED or getattr(namespace, name) in get_overridable_functions()[namespace]

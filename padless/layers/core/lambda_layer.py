@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from padless.errors import ArgumentError
-from padless.graph.node import torch_function_at, torch_path
+from padless.graph.saved_functions import check_function_call, torch_function_at, torch_path
 from padless.graph.serialization import argument_from_json, argument_to_json
-from padless.graph.symbolic import in_shape_inference, leaves
+from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import attach_output_masks, call_spec_of, mask_of
 from padless.ragged.broadcast import call_context
@@ -129,12 +129,19 @@ class Lambda(Layer):
             ArgumentError: a function has no name.
         """
         arguments = {name: self._to_json(name, value) for name, value in self._own_arguments.items() if value is not None}
+        _check_torch_functions({**self._own_arguments, "function": self.function, "arguments": self.arguments})
         return {**super().get_config(), **arguments}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Create the layer that has this config."""
-        return cls(**{name: _from_json(value) if name in _OWN_ARGUMENTS else value for name, value in config.items()})
+        """Create the layer that has this config.
+
+        Raises:
+            ArgumentError: a name is unknown, or a function of torch is not given arguments that a file may have.
+        """
+        arguments = {name: _from_json(value) if name in _OWN_ARGUMENTS else value for name, value in config.items()}
+        _check_torch_functions(arguments)
+        return cls(**arguments)
 
     def _to_json(self, argument: str, value: Any) -> Any:
         """Return a constructor argument as JSON has it; `argument` is its name, for messages."""
@@ -173,6 +180,16 @@ def _from_json(value: Any) -> Any:
             "name under 'function'."
         )
     return argument_from_json(value) if name.startswith("__") else deserialize(value, _KINDS)
+
+
+def _check_torch_functions(arguments: Mapping[str, Any]) -> None:
+    """Check the calls of torch functions that the arguments of a saved Lambda mean, as those of a graph are checked."""
+    symbol, options = SymbolicTensor((None,), torch.float32), arguments.get("arguments") or {}
+    if not isinstance(options, Mapping):
+        raise ArgumentError(f"The `arguments` of a saved Lambda must be a dictionary; got {options!r:.200}.")
+    check_function_call(arguments.get("function"), (symbol,), dict(options))
+    check_function_call(arguments.get("mask"), (symbol, symbol), {})
+    check_function_call(arguments.get("output_shape"), ((None,),), {})
 
 
 def _parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
