@@ -37,6 +37,7 @@ __all__ = [
     "LossModule",
     "disabled_torch_function",
     "torch_foreach",
+    "in_backward_pass",
     "in_dispatch_mode",
     "in_functional_transform",
     "is_torch_compile_error",
@@ -83,6 +84,14 @@ def in_dispatch_mode() -> bool:
 def is_torch_compile_error(error: Exception) -> bool:
     """Return whether torch.compile raised an error, and not the function that it compiled."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))  # they have no public base class
+
+
+def in_backward_pass() -> bool:
+    """Return whether this thread runs a backward pass, which may compute a call again (activation checkpointing)."""
+    try:
+        return torch._C._current_graph_task_id() != -1  # torch has no public function for it
+    except AttributeError:
+        return False
 
 
 def write_count(x: Tensor) -> int:

@@ -7,6 +7,7 @@
     │   └── MaskLost (TypeError)     an operation that would lose a mask
     ├── DataError (ValueError)       examples that cannot be used: ids, labels, empty data
     ├── NotBuilt (RuntimeError)      weights were asked for before they exist
+    ├── ConcurrentUse (RuntimeError) threads that use one model in ways that exclude each other
     └── NotWritten (OSError)         a file that could not be written
 
 A message says what was given, what was expected, and what to do. Each class is also the built-in error that Keras raises
@@ -45,6 +46,10 @@ class DataError(PadlessError, ValueError):
 
 class NotBuilt(PadlessError, RuntimeError):
     """Weights were asked for before they exist."""
+
+
+class ConcurrentUse(PadlessError, RuntimeError):
+    """Threads that use one model in ways that exclude each other, such as `fit` and `predict`."""
 
 
 class NotWritten(PadlessError, OSError):

@@ -678,15 +678,74 @@ RAGGED = [
         function="Index.equals",
     ),
     Fault(
+        "two threads build a layer",
+        "layers/base/layer.py",
+        "with structure_lock: ...",
+        "if True: ...",
+        "tests/test_threads.py",
+        function="_build_once",
+    ),
+    Fault(
+        "a call is not refused while another thread trains",
+        "layers/base/layer.py",
+        """
+        if training_runs:
+            check_no_other_thread_trains(self)
+        """,
+        "pass",
+        "tests/test_threads.py",
+        function="Layer._call_in_context",
+    ),
+    Fault(
+        "a method that trains does not exclude others",
+        "graph/model_runs.py",
+        "self.kind != other.kind and 'train' not in (self.kind, other.kind)",
+        "self.kind != other.kind",
+        "tests/test_threads.py",
+        function="ModelRun.excludes",
+    ),
+    Fault(
+        "the mode of a torch module changes while another thread runs it",
+        "graph/train_mode.py",
+        "while _holds and _is_blocked(hold, inner_modules): ...",
+        "while False: ...",
+        "tests/test_threads.py",
+        function="_begin",
+    ),
+    Fault(
+        "predict sets the mode for all threads",
+        "trainers/train_step.py",
+        "training or any(type(layer).train is not nn.Module.train for layer in layers)",
+        "True",
+        "tests/test_threads.py",
+        function="TrainStepMixin._mode_of_epoch",
+    ),
+    Fault(
+        "the end of a mode restores it although another thread needs it",
+        "graph/train_mode.py",
+        "later_holds = _holds[position + 1 :]",
+        "later_holds = []",
+        "tests/test_threads.py",
+        function="_end",
+    ),
+    Fault(
+        "a fork copies a lock that another thread holds",
+        "_threads.py",
+        "self._owner != threading.get_ident()",
+        "self._owner is None",
+        "tests/test_threads.py",
+        function="ForkSafeLock._renew",
+    ),
+    Fault(
         "a cached order ignores its direction",
         "ragged/index.py",
         """
         key = (reverse, device)
-        if key not in self._orders: ...
+        order = self._orders.get(key)
         """,
         """
         key = (False, device)
-        if key not in self._orders: ...
+        order = self._orders.get(key)
         """,
         "tests/test_index.py " + KERAS,
         function="Index.time_major_order",
@@ -1076,8 +1135,8 @@ SCAN = [
     Fault(
         "a probe changes the states of a stateful layer",
         "layers/rnn/rnn.py",
-        "if self.stateful and not in_shape_inference(): ...",
-        "if self.stateful: ...",
+        "keeps_states = self.stateful and not in_shape_inference()",
+        "keeps_states = self.stateful",
         "tests/test_fit.py",
         function="RNN.run",
     ),

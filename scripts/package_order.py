@@ -6,7 +6,7 @@ Packages in one row may not import each other. `tests/test_architecture.py` chec
 
 ORDER = {
     "padless": [
-        {"errors", "_torch_compat"},
+        {"errors", "_torch_compat", "_threads"},
         {"registry", "ragged"},
         {"saving", "kernels", "types"},
         {"graph", "initializers", "regularizers", "constraints", "activations", "losses", "optimizers", "_utils"},

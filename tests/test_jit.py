@@ -12,6 +12,7 @@ from padless import Input, Model
 from padless.callbacks import Callback
 from padless.errors import ArgumentError
 from padless.layers import GRU, Dense, Embedding, Layer
+from padless.layers.base.layer import compiled_calls
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of torch while it compiles
 LISTS = [[1, 2, 3], [4], [2, 2], [3, 1, 4, 2], [], [1]]
@@ -75,7 +76,7 @@ def test_after_a_run_the_layers_are_not_compiled(monkeypatch):
     model = tagger(jit_compile=True)
     model.fit(LISTS, TAGS, verbose=0, callbacks=[Watch()])
     for each in (model, *inside):
-        assert all(layer._compiled_call is None for layer in each.layers)
+        assert not any(id(layer) in compiled_calls.get() for layer in each.layers)
     assert inside[0].predict(LISTS, verbose=0)[0] == pytest.approx(model.predict(LISTS, verbose=0)[0])
 
 
@@ -89,7 +90,7 @@ def test_a_compiler_error_is_raised_before_a_weight_changes(monkeypatch):
     with pytest.raises(ArgumentError, match="jit_compile=True.*could not compile layer 'dense.*(?s:.*)jit_compile=False"):
         model.fit(LISTS, TAGS, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    assert all(layer._compiled_call is None for layer in model.layers)
+    assert not compiled_calls.get()
 
 
 def test_nothing_is_compiled_without_jit_compile(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,6 @@ class Function:
         nodes: the calls, each after those whose results it needs.
         operations: the layers and torch functions, inputs among them, in Keras's order: the farthest from the outputs
             first.
-        num_real_steps: the number of real steps of the last call; None if nothing had a mask.
 
     Raises:
         ArgumentError: if an input occurs twice, if an output cannot be computed from the inputs, or if a leaf is not a
@@ -55,7 +55,12 @@ class Function:
         self.nodes = _sort_nodes(self.input_symbols, self.output_symbols)
         self.operations = _sort_operations(self.input_symbols, self.output_symbols, self.nodes)
         self._gap_values_needed: dict[bool, dict[int, bool]] = {}  # by whether the outputs show gap values
-        self.num_real_steps: int | None = None
+        self._last_call = _LastCall()
+
+    @property
+    def num_real_steps(self) -> int | None:
+        """The number of real steps of the last call in this thread; None if nothing had a mask."""
+        return self._last_call.num_real_steps
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled: the calls in a list.
@@ -118,7 +123,7 @@ class Function:
                         value = value.with_values(value.values)
                 if is_symbolic(symbol):
                     results[id(symbol)] = value
-        self.num_real_steps = num_steps[0] if num_steps else None
+        self._last_call.num_real_steps = num_steps[0] if num_steps else None
         return map_leaves(lambda symbol: results[id(symbol)], self.outputs)
 
     def infer_with_input_masks(self, num_step_axes: Sequence[int]) -> dict[int, SymbolicTensor]:
@@ -161,7 +166,8 @@ class Function:
         Args:
             gap_values_needed: whether the gap values of the outputs of the model are read.
         """
-        if gap_values_needed not in self._gap_values_needed:
+        cached_result = self._gap_values_needed.get(gap_values_needed)
+        if cached_result is None:
             read = {id(s) for s in self.output_symbols} if gap_values_needed else set()
             needed_by_node = {}
             for node in reversed(self.nodes):
@@ -169,8 +175,14 @@ class Function:
                 needed_by_node[id(node)] = outputs_read
                 if _reads_gap_values(node, outputs_read):
                     read.update(id(s) for s in node.inputs())
-            self._gap_values_needed[gap_values_needed] = needed_by_node
-        return self._gap_values_needed[gap_values_needed]
+            cached_result = self._gap_values_needed.setdefault(gap_values_needed, needed_by_node)
+        return cached_result
+
+
+class _LastCall(threading.local):
+    """What is known of the last call in each thread."""
+
+    num_real_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from threading import Lock
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from padless._threads import ForkSafeLock
 from padless.errors import ArgumentError
 from padless.graph.saved_functions import torch_function_at, torch_path
 from padless.graph.symbolic import SymbolicTensor, Tree, infer, is_symbolic, leaves, map_leaves
@@ -25,7 +25,7 @@ class _NameCounter:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
 
     def next_name(self, prefix: str) -> str:
         """Return the prefix at first, then the prefix and a number."""

@@ -7,12 +7,12 @@ only call functions, such as `nn.ReLU`, need no wrapper.
 
 from __future__ import annotations
 
-from threading import Lock
 from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_buffer_registration_hook
 
+from padless._threads import ForkSafeLock
 from padless.errors import ArgumentError
 from padless.graph.symbolic import leaves
 
@@ -22,7 +22,7 @@ _RANDOM = set(
     "randn_like rrelu".split()
 )
 _modules_with_buffers: WeakSet[nn.Module] = WeakSet()
-_lock = Lock()  # a set must not change while it is copied
+_lock = ForkSafeLock()  # a set must not change while it is copied
 
 
 def _remember_module(module: nn.Module, name: str, buffer: Tensor | None) -> None:

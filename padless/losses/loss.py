@@ -11,13 +11,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from padless._threads import cached_property
 from padless.errors import ArgumentError, ShapeError, unknown_name
 from padless.ragged.alignment import (
     align_targets,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from padless._threads import cached_property
 from padless._torch_compat import LossModule as TorchLossModule
 from padless.errors import ArgumentError
 from padless.losses.base import check_class_ids, check_targets_are_finite

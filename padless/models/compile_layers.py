@@ -17,7 +17,7 @@ from torch import Tensor
 from padless._torch_compat import is_torch_compile_error
 from padless.errors import ArgumentError
 from padless.layers.activations.activations import Activation
-from padless.layers.base.layer import Layer
+from padless.layers.base.layer import Layer, compiled_calls
 from padless.layers.base.mask_rule import call_spec_of
 from padless.layers.core.dense import Dense
 from padless.ragged.packed import Packed
@@ -25,28 +25,28 @@ from padless.types import TensorTree
 
 
 @contextmanager
-def compiled_layers(model: Layer, compiled_calls: dict[int, Callable[..., TensorTree]]) -> Iterator[None]:
+def compiled_layers(model: Layer, calls: dict[int, Callable[..., TensorTree]]) -> Iterator[None]:
     """Run the stepwise layers of a model compiled in this context.
 
     Args:
         model: the model.
-        compiled_calls: the compiled `call` of each layer, by the identity of the layer. Missing ones are added.
+        calls: the compiled `call` of each layer, by the identity of the layer. Missing ones are added.
     """
     layers = [layer for layer in model._containers() if isinstance(layer, Layer) and _is_compilable(layer)]
     for layer in layers:
-        if id(layer) not in compiled_calls:
-            compiled_calls[id(layer)] = _compile_call(layer)
-        layer._compiled_call = compiled_calls[id(layer)]
+        if id(layer) not in calls:
+            calls.setdefault(id(layer), _compile_call(layer))
+    outer_calls = compiled_calls.get()
+    token = compiled_calls.set({**outer_calls, **{id(layer): calls[id(layer)] for layer in layers}})
     try:
         yield
     finally:
-        for layer in layers:
-            layer._compiled_call = None
+        compiled_calls.reset(token)
 
 
 def _is_compilable(layer: Layer) -> bool:
     """Return whether `call` is the class's own, treats each step alone, and is not compiled by an outer context."""
-    if layer._compiled_call is not None or "call" in vars(layer) or any(True for _ in layer.children()):
+    if id(layer) in compiled_calls.get() or "call" in vars(layer) or any(True for _ in layer.children()):
         return False
     return call_spec_of(type(layer)).stepwise or type(layer).call in (Dense.call, Activation.call)
 

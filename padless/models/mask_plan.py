@@ -15,7 +15,7 @@ from padless.graph.function import Function
 from padless.graph.node import Node, TorchFunction
 from padless.graph.symbolic import SymbolicTensor, is_symbolic, leaves, shape_inference_mode
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_creation import MaskCreatingLayer
+from padless.layers.base.mask_creation import MaskCreatingLayer, observing_mask_creation
 from padless.models.inputs import inputs_in_order
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
@@ -133,22 +133,13 @@ def mask_info_of_call(module: nn.Module, inputs: TensorTree) -> ModelMaskInfo:
         if isinstance(value, Packed)
     ]
 
-    def add_origin(layer: MaskCreatingLayer, args: tuple[object, ...], kwargs: Arguments, output: object) -> None:
+    def add_origin(layer: MaskCreatingLayer, args: Sequence[object], kwargs: Arguments, output: object) -> None:
         if len(args) == 1 and not kwargs and id(args[0]) in positions:
             index = output.index if isinstance(output, Packed) else None
             origins.append((_origin_in_layer(layer, positions[id(args[0])]), index))
 
-    hooks = [
-        layer.register_forward_hook(add_origin, with_kwargs=True)
-        for layer in module.modules()
-        if isinstance(layer, MaskCreatingLayer)
-    ]
-    try:
-        with torch.no_grad(), shape_inference_mode():
-            outputs = module(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), shape_inference_mode(), observing_mask_creation(add_origin):
+        outputs = module(inputs)
     return ModelMaskInfo([origin for origin, _ in origins], [_output_info(output, origins) for output in leaves(outputs)])
 
 

@@ -16,6 +16,7 @@ from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph import serialization as graph_config
 from padless.graph.function import Function
+from padless.graph.model_runs import check_no_other_thread_trains, training_runs
 from padless.graph.node import auto_name
 from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves, map_leaves, shape_inference_mode
 from padless.layers.base.layer import Layer
@@ -138,9 +139,11 @@ class Model(Trainer, Layer):
     def _mask_info_for(self, values: Sequence[object]) -> ModelMaskInfo:
         """Return the masks of the graph for such inputs. They are found once, which checks masks that come with the data."""
         num_step_axes = tuple(value.num_step_axes if isinstance(value, Packed) else 0 for value in values)
-        if num_step_axes not in self._mask_infos:
-            self._mask_infos[num_step_axes] = mask_info_of_graph(self._graph("call"), num_step_axes)
-        return self._mask_infos[num_step_axes]
+        mask_infos = self._mask_infos  # of the graph that the model has now
+        mask_info = mask_infos.get(num_step_axes)
+        if mask_info is None:
+            mask_info = mask_infos.setdefault(num_step_axes, mask_info_of_graph(self._graph("call"), num_step_axes))
+        return mask_info
 
     def _graph(self, attribute: str) -> Function:
         """Return the graph, which `attribute` needs."""
@@ -303,7 +306,7 @@ class Model(Trainer, Layer):
 
     @property
     def real_steps(self) -> int | None:
-        """The number of real steps in the last call of the graph; None if nothing was masked."""
+        """The number of real steps in the last call of the graph in this thread; None if nothing was masked."""
         return None if self._function is None else self._function.num_real_steps
 
     @property
@@ -373,6 +376,8 @@ class Model(Trainer, Layer):
 
     def _named_weights(self) -> dict[str, Tensor]:
         """Return the weights by the names of layer and weight. A shared weight is listed once."""
+        if training_runs:
+            check_no_other_thread_trains(self, "Reading or writing the weights")
         weights: dict[str, Tensor] = {}
         written_ids: set[int] = set()
         for position, layer in enumerate(self._layers_in_file()):

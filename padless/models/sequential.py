@@ -15,6 +15,7 @@ from padless.graph.node import auto_name
 from padless.graph.symbolic import Shape, SymbolicTensor
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import CallSpec
+from padless.layers.base.weights import structure_lock
 from padless.layers.core.input_layer import Input, InputLayer, is_input
 from padless.layers.core.torch_module_wrapper import as_layer
 from padless.models.model import Model, ModelOptions
@@ -113,8 +114,8 @@ class Sequential(Model):
 
     def _set_outputs(self, outputs: TensorTree) -> None:
         """Make this the model of the graph from the input to these symbolic tensors; None if the input is not known."""
-        self._function = None if outputs is None else Function(self._input_symbol, outputs)
         self._mask_infos, self._objective = {}, None
+        self._function = None if outputs is None else Function(self._input_symbol, outputs)
         self.built = outputs is not None
 
     def _data_spec(self) -> DataSpec:
@@ -128,6 +129,11 @@ class Sequential(Model):
 
     def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the model for the first input, data or a symbolic tensor."""
+        if self._function is None:
+            with structure_lock:  # the first of several threads builds the model, the others wait for it
+                self._build_for_data(data)
+
+    def _build_for_data(self, data: Mapping[str, TensorTree]) -> None:
         if self._function is not None:
             return
         if not len(self._stack):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from padless._threads import cached_property
 from padless.ragged.device import to_device
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -254,9 +255,8 @@ class Index:
     def tensor(self, name: TensorName, device: torch.device) -> Tensor:
         """Return one of the arrays above as a tensor on a device; each is copied once."""
         key = (name, device)
-        if key not in self._tensors:
-            self._tensors[key] = to_device(getattr(self, name), device)
-        return self._tensors[key]
+        tensor = self._tensors.get(key)
+        return self._tensors.setdefault(key, to_device(getattr(self, name), device)) if tensor is None else tensor
 
     def time_major_order(self, device: torch.device, reverse: bool = False) -> TimeMajorOrder:
         """Return the time-major order of the packed steps.
@@ -266,9 +266,8 @@ class Index:
             reverse: count time from the last step of each sequence.
         """
         key = (reverse, device)
-        if key not in self._orders:
-            self._orders[key] = self._time_major_order(device, reverse)
-        return self._orders[key]
+        order = self._orders.get(key)
+        return self._orders.setdefault(key, self._time_major_order(device, reverse)) if order is None else order
 
     def _time_major_order(self, device: torch.device, reverse: bool) -> TimeMajorOrder:
         rows = np.argsort(-self.lengths, kind="stable")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from padless._threads import cached_property
 from padless.data.batch_structure import pair_with_outputs
 from padless.errors import ArgumentError
 from padless.graph.symbolic import in_shape_inference

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from padless.callbacks import Results
 from padless.data.batch_structure import flatten, num_examples, unpack_x_y_sample_weight
 from padless.errors import ArgumentError, NotBuilt
+from padless.graph.model_runs import mode_scope
 from padless.graph.train_mode import training_mode
 from padless.layers.base.layer import Layer
+from padless.layers.base.weights import WeightContainer, non_padless_children
 from padless.metrics.metric import Metric
 from padless.ragged.packed import computing_gap_values
 from padless.trainers.accumulation_group import AccumulationGroup
@@ -134,7 +136,24 @@ class TrainStepMixin(Layer):
         self._device = device_of(self)
         user_step = training and self._overridden("train_step")
         autocast = self._precision.context(self._device) if user_step else nullcontext()
-        with training_mode(training, self), self._cached_sublayers(), self._compiled_layers(), autocast:
+        with self._mode_of_epoch(training), self._cached_sublayers(), self._compiled_layers(), autocast:
+            yield
+
+    @contextmanager
+    def _mode_of_epoch(self, training: bool) -> Iterator[None]:
+        """Set the mode of the model in this context.
+
+        No other thread uses a model that trains, so the attribute `training` is set. Several threads may evaluate and
+        predict, so the mode of layers belongs to the context, and only that of torch modules is set.
+        """
+        layers = [] if training else [module for module in self.modules() if isinstance(module, WeightContainer)]
+        sets_attributes = training or any(type(layer).train is not nn.Module.train for layer in layers)
+        modules = [self] if sets_attributes else [child for layer in layers for child in non_padless_children(layer)]
+        steps_run_modules = not training and self._overridden("test_step", "predict_step")  # without a layer around them
+        with (
+            mode_scope(self, None if sets_attributes else training),
+            training_mode(training, *modules, is_call=steps_run_modules) if modules else nullcontext(),
+        ):
             yield
 
     def _compiled_layers(self) -> AbstractContextManager[object]:
@@ -280,7 +299,7 @@ def _metrics_in(module: nn.Module) -> Iterator[Metric]:
     """Yield the metrics that are attributes of a module and its submodules, also those in lists and dictionaries."""
     yielded: set[int] = set()
     for inner in module.modules():
-        for name, value in vars(inner).items():
+        for name, value in vars(inner).copy().items():  # another thread may add an attribute
             if name.startswith("_"):
                 continue
             for metric in _metrics_of_attribute(value):

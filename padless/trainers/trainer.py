@@ -25,8 +25,10 @@ from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.data.epoch_iterator import EpochIterator
 from padless.data.in_memory import Examples
 from padless.errors import ArgumentError, DataError
+from padless.graph.model_runs import runs
 from padless.graph.symbolic import shape_inference_mode
 from padless.layers.base.layer import Layer
+from padless.layers.base.weights import structure_lock
 from padless.optimizers.base import Optimizer
 from padless.trainers import epoch_loop, gradient_accumulation
 from padless.trainers.compile import CompileMixin
@@ -54,11 +56,17 @@ Verbose: TypeAlias = Literal[0, 1, 2, "auto"] | bool
 BatchChange: TypeAlias = Callable[[Batch], Batch]
 
 
+def _is_stateful(module: nn.Module) -> bool:
+    """Return whether a module keeps states between batches."""
+    return isinstance(module, Layer) and module.stateful
+
+
 class Trainer(CompileMixin):
     """The methods of a model that work on data."""
 
     history: History | None = None
 
+    @runs("train", _is_stateful)
     def fit(
         self,
         x: Data | None = None,
@@ -162,6 +170,7 @@ class Trainer(CompileMixin):
             bar.print_line(str(iterator.padding))
         return self.history
 
+    @runs("evaluate", _is_stateful)
     def evaluate(
         self,
         x: Data | None = None,
@@ -207,6 +216,7 @@ class Trainer(CompileMixin):
             bar.close()
         return _format_results(results, return_dict)
 
+    @runs("predict", _is_stateful)
     def predict(
         self,
         x: Data,
@@ -254,6 +264,7 @@ class Trainer(CompileMixin):
             raise DataError("The data gave no batch. Expected at least one example.")
         return self._join_outputs(output_batches, kinds)
 
+    @runs("train", _is_stateful)
     def train_on_batch(
         self,
         x: Data,
@@ -268,6 +279,7 @@ class Trainer(CompileMixin):
         self._build_optimizer()
         return _format_results(epoch_loop.train_epoch(self, [batch]), return_dict)
 
+    @runs("evaluate", _is_stateful)
     def test_on_batch(
         self,
         x: Data,
@@ -279,6 +291,7 @@ class Trainer(CompileMixin):
         self._must_be_compiled("test_on_batch")
         return _format_results(epoch_loop.test_epoch(self, [self._read_batch(x, y, sample_weight)]), return_dict)
 
+    @runs("predict", _is_stateful)
     def predict_on_batch(self, x: DataLike) -> Any:
         """Return the outputs for one batch, as `predict` does."""
         return self.predict(x, batch_size=2**62, verbose=0)
@@ -370,8 +383,8 @@ class Trainer(CompileMixin):
         """Refuse to shuffle or regroup the examples of a model whose layers keep their states between batches."""
         if not batching.shuffle and batching.tokens is None:
             return
-        layer = next((m for m in self.modules() if isinstance(m, Layer) and m.stateful), None)
-        if layer is not None:
+        layer = next(filter(_is_stateful, self.modules()), None)
+        if isinstance(layer, Layer):
             option = f"batch_tokens={batching.tokens}" if batching.tokens is not None else f"shuffle={batching.shuffle!r}"
             raise ArgumentError(
                 f"Layer {layer.name!r} is stateful: row i of a batch continues row i of the previous batch, and "
@@ -481,7 +494,8 @@ class Trainer(CompileMixin):
 
 def _is_built(module: nn.Module) -> bool:
     """Return whether every layer has its weights."""
-    return all(inner.built for inner in module.modules() if isinstance(inner, Layer))
+    with structure_lock:  # another thread may build a layer
+        return all(inner.built for inner in module.modules() if isinstance(inner, Layer))
 
 
 def _class_weighting(

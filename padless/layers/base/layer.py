@@ -14,12 +14,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from padless import regularizers
 from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.function import Function
+from padless.graph.model_runs import check_no_other_thread_trains, mode_of_run, training_runs
 from padless.graph.node import Node, auto_name
 from padless.graph.symbolic import (
     SymbolicTensor,
@@ -42,7 +43,13 @@ from padless.layers.base.mask_rule import (
     is_data,
     mask_of,
 )
-from padless.layers.base.weights import UnbuiltParameters, WeightContainer, as_dtype, non_padless_children
+from padless.layers.base.weights import (
+    UnbuiltParameters,
+    WeightContainer,
+    as_dtype,
+    non_padless_children,
+    structure_lock,
+)
 from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, call_context, gap_values_by_operand
 from padless.ragged.packed import Packed, computing_gap_values
 from padless.registry import register, snake_case
@@ -58,6 +65,9 @@ from padless.types import (
     StepTensor,
     TensorTree,
 )
+
+compiled_calls: ContextVar[Mapping[int, Callable[..., TensorTree]]] = ContextVar("compiled calls", default={})  # noqa: B039
+"""What runs in the place of `call`, by the identity of the layer, for `jit_compile=True`."""
 
 _training_of_enclosing_call: ContextVar[bool | None] = ContextVar("training", default=None)
 
@@ -90,7 +100,6 @@ class Layer(CallInterface, WeightContainer):
     _arguments: Arguments  # of the constructor, by name
     _building: bool = False  # whether `build` runs
     _class_supports_masking: bool | None = None  # the class attribute `supports_masking` of a user-defined layer
-    _compiled_call: Callable[..., TensorTree] | None = None  # runs in the place of `call`, for `jit_compile=True`
     _function: Function | None = None  # the graph of a model
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
@@ -128,7 +137,7 @@ class Layer(CallInterface, WeightContainer):
                 f"{type(self).__name__} got unknown arguments {sorted(kwargs)}. Expected its own and "
                 f"name, trainable, dtype, activity_regularizer."
             )
-        self.training = False  # as in Keras, a layer alone does not train
+        self.__dict__["training"] = False  # as in Keras, a layer alone does not train
         self.name = name or auto_name(snake_case(type(self).__name__))
         self.built = False
         self.dtype = as_dtype(dtype)
@@ -245,8 +254,9 @@ class Layer(CallInterface, WeightContainer):
         """Run `call` where sublayers and torch functions can ask for the training mode and the calling layer."""
         is_outermost = _training_of_enclosing_call.get() is None
         if is_outermost and not in_shape_inference():
-            for container in self._containers():
-                container._losses.clear()
+            if training_runs:
+                check_no_other_thread_trains(self)
+            self._clear_call_losses()
         may_use_grid = spec.may_use_grid(self)
         token = _training_of_enclosing_call.set(training)
         try:
@@ -268,16 +278,20 @@ class Layer(CallInterface, WeightContainer):
 
     def _invoke(self, spec: CallSpec, arguments: Arguments, training: bool) -> TensorTree:
         """Run `call` with these arguments; torch modules inside the layer run in the same mode."""
-        call = self._compiled_call or self.call
+        call = compiled_calls.get().get(id(self)) or self.call
         args: tuple[Any, ...] = ()
         if not spec.accepts_keywords:
             bound = inspect.BoundArguments(spec.signature, arguments)  # pyright: ignore[reportArgumentType] - any dict
             args, arguments = bound.args, bound.kwargs
-        modules = non_padless_children(self)
+        modules = self._torch_modules()
         if not modules:
             return call(*args, **arguments)
         with training_mode(training, *modules):
             return call(*args, **arguments)
+
+    def _torch_modules(self) -> list[nn.Module]:
+        """Return the torch modules whose mode `_invoke` sets for the time of `call`."""
+        return non_padless_children(self)
 
     # ------------------------------------------------------------------------------------------------ stepwise layers
 
@@ -341,6 +355,19 @@ class Layer(CallInterface, WeightContainer):
 
     # ------------------------------------------------------------------------------------------------ training, dtype
 
+    @property
+    def training(self) -> bool:
+        """The mode of a call that has no argument `training` and no enclosing call.
+
+        `evaluate` and `predict` set it for the calls that belong to them. Other threads do not see that.
+        """
+        mode = mode_of_run(self)
+        return self.__dict__["training"] if mode is None else mode
+
+    @training.setter
+    def training(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - torch has an attribute
+        self.__dict__["training"] = value
+
     def _resolve_training(self, argument: object) -> bool:
         """Return the training mode: the argument, else that of the enclosing call, else `self.training`."""
         if isinstance(argument, Tensor | Packed):
@@ -396,12 +423,13 @@ class Layer(CallInterface, WeightContainer):
 
     def _float_dtype(self) -> torch.dtype:
         """Return the dtype for floats of NumPy and Python: that of the first floating weight, of sublayers too."""
-        for module in self.modules():
-            if isinstance(module._parameters, UnbuiltParameters):
-                continue
-            for weight in module._parameters.values():
-                if weight is not None and weight.dtype.is_floating_point:
-                    return weight.dtype
+        with structure_lock:
+            for module in self.modules():
+                if isinstance(module._parameters, UnbuiltParameters):
+                    continue
+                for weight in module._parameters.values():
+                    if weight is not None and weight.dtype.is_floating_point:
+                        return weight.dtype
         return self.dtype if self.dtype.is_floating_point else torch.float32
 
     def _add_activity_loss(self, outputs: object) -> None:
@@ -412,13 +440,13 @@ class Layer(CallInterface, WeightContainer):
         for output in leaves(outputs):
             values = output.values if isinstance(output, Packed) else output
             values = values.to(torch.promote_types(values.dtype, torch.float32))  # half precision is too coarse for sums
-            self._losses.append(penalty(values) / max(output.shape[0], 1))
+            self._add_call_loss(penalty(values) / max(output.shape[0], 1))
 
     # ------------------------------------------------------------------------------------------------ building
 
     def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the weights for these data arguments, on the device of the data."""
-        if self.built:
+        if self.built and not self._building:
             return
         shapes = {name: map_leaves(lambda x: None if x is None else tuple(x.shape), x) for name, x in data.items()}
         parameters = list(inspect.signature(self.build).parameters)
@@ -489,12 +517,13 @@ class Layer(CallInterface, WeightContainer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copy and pickle keep. Calls on symbolic tensors are kept by their graph (`Function`)."""
-        state = {name: value for name, value in self.__dict__.items() if name not in _TRANSIENT}
+        if training_runs:
+            check_no_other_thread_trains(self, "A copy")
+        state = {name: value for name, value in self.__dict__.copy().items() if name not in _TRANSIENT}
         state["_inbound_nodes"] = [node for node in self._inbound_nodes if not any(True for _ in node.inputs())]
         state["_arguments"] = {
             name: value for name, value in self._arguments.items() if not any(map(is_symbolic, leaves(value)))
         }
-        state["_losses"] = []
         return state
 
     def extra_repr(self) -> str:
@@ -502,7 +531,7 @@ class Layer(CallInterface, WeightContainer):
         return f"name={self.name!r}" + ("" if self.built else ", not built")
 
 
-_TRANSIENT = ("_container_cache", "_compiled_call", "_compiled_calls")  # exist only while a model trains or predicts
+_TRANSIENT = ("_building", "_compiled_calls")  # exist only while a layer is built, or hold what cannot be copied
 _NOT_IN_ARGUMENTS = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # `weights` are initial values
 
 
@@ -556,20 +585,21 @@ def _build_once(build: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(build)
     def build_if_needed(self: Layer, *args: object, **kwargs: object) -> None:
-        is_super_call = self._building
-        if self.built and not is_super_call:
-            return
-        self._building = True
-        parameters = self._parameters
-        self._replace_unbuilt_parameters()
-        is_complete = False
-        try:
-            build(self, *args, **kwargs)
-            is_complete = True
-        finally:
-            self._building = is_super_call
-            if not is_complete:
-                self.__dict__["_parameters"] = parameters
-        self.built = True
+        with structure_lock:  # the first of several threads builds the layer, the others wait for it
+            is_super_call = self._building
+            if self.built and not is_super_call:
+                return
+            self._building = True
+            parameters = self._parameters
+            self._replace_unbuilt_parameters()
+            is_complete = False
+            try:
+                build(self, *args, **kwargs)
+                is_complete = True
+                self.built = True
+            finally:
+                self._building = is_super_call
+                if not is_complete:
+                    self.__dict__["_parameters"] = parameters
 
     return build_if_needed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, overload
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -66,10 +67,29 @@ class MaskCreatingLayer(Layer):
 
     def _call_on_data(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
         outputs = super()._call_on_data(args, kwargs)
+        observe = _observer.get()
+        if observe is not None:
+            observe(self, args, kwargs, outputs)
         if is_recording() and self.creates_mask and isinstance(outputs, Packed):
             input_index = next((x.index for x in leaves((args, kwargs)) if isinstance(x, Packed)), None)
             record_mask(outputs.index, narrowed=input_index)
         return outputs
+
+
+MaskObserver: TypeAlias = "Callable[[MaskCreatingLayer, Sequence[object], Arguments, TensorTree], None]"
+"""A function of a layer, its arguments by position and by name, and its outputs."""
+
+_observer: ContextVar[MaskObserver | None] = ContextVar("mask observer", default=None)
+
+
+@contextmanager
+def observing_mask_creation(observer: MaskObserver) -> Iterator[None]:
+    """Call a function after each call of a `MaskCreatingLayer` in this context; other threads are not observed."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 def create_mask(inputs: StepTensor, is_real: Callable[[Tensor], Tensor], mask_source: str) -> Packed:

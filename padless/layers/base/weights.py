@@ -7,10 +7,13 @@ weights of an unbuilt layer raises `NotBuilt`, since an optimizer would miss the
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padless import constraints, initializers, regularizers
+from padless._threads import ForkSafeLock
 from padless.constraints import ConstraintFunction
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph.symbolic import in_shape_inference, leaves
@@ -35,7 +39,6 @@ _ATTRIBUTES_WITHOUT_LAYERS = frozenset(
         "_modules",
         "_buffers",
         "_arguments",
-        "_losses",
         "_inbound_nodes",
         "_regularized",
         "_constrained",
@@ -90,17 +93,30 @@ def as_dtype(dtype: DTypeLike | None) -> torch.dtype:
 
 
 class _ModuleAssignments:
-    """Count how many modules became attributes, in all layers, so that a cached list of sublayers can expire."""
+    """The last time that a module became an attribute, in all layers, so that a cached list of sublayers can expire."""
 
-    count = 0
+    last: object = object()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _ContainerCache:
-    """The layers inside a layer, as found when `count` modules had become attributes."""
+    """The layers inside a layer, as found after the assignment `last` of a module."""
 
-    count: int
+    last: object
     containers: list[WeightContainer]
+
+
+class _CallLosses(threading.local):
+    """The losses that layers added during their last call in a thread."""
+
+    def __init__(self) -> None:
+        self.of_layer: WeakKeyDictionary[WeightContainer, list[Tensor]] = WeakKeyDictionary()
+
+
+_call_losses = _CallLosses()
+_container_caches: ContextVar[dict[int, _ContainerCache] | None] = ContextVar("container caches", default=None)
+structure_lock = ForkSafeLock()
+"""Held while a layer gets weights or sublayers, and while all layers of a model are searched before a run."""
 
 
 class WeightContainer(nn.Module):
@@ -109,14 +125,12 @@ class WeightContainer(nn.Module):
     name: str
     built: bool
     dtype: torch.dtype
-    _container_cache: _ContainerCache | None = None  # set while a model trains or predicts
 
     def __init__(self, trainable: bool, has_weights: bool) -> None:
         super().__init__()
         self._trainable = bool(trainable)
         self._regularized: dict[str, RegularizerFunction] = {}
         self._constrained: dict[str, ConstraintFunction] = {}
-        self._losses: list[Tensor] = []
         if has_weights:
             self.__dict__["_parameters"] = _unbuilt_parameters(type(self).__name__)
 
@@ -176,7 +190,17 @@ class WeightContainer(nn.Module):
             if not isinstance(term, Tensor | int | float):
                 raise ArgumentError(f"add_loss of {self.name!r} takes a scalar tensor; got {loss!r}.")
         if not in_shape_inference():
-            self._losses.extend(torch.as_tensor(term) if isinstance(term, int | float) else term for term in terms)
+            for term in terms:
+                self._add_call_loss(torch.as_tensor(term) if isinstance(term, int | float) else term)
+
+    def _add_call_loss(self, loss: Tensor) -> None:
+        _call_losses.of_layer.setdefault(self, []).append(loss)
+
+    def _clear_call_losses(self) -> None:
+        """Forget the losses that this layer and those inside it added in this thread."""
+        if _call_losses.of_layer:
+            for container in self._containers():
+                _call_losses.of_layer.pop(container, None)
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -187,25 +211,24 @@ class WeightContainer(nn.Module):
 
     def _containers(self) -> list[WeightContainer]:
         """Return this layer and all layers inside it."""
-        cache = self._container_cache
-        if cache is not None and cache.count == _ModuleAssignments.count:
+        caches, last_assignment = _container_caches.get(), _ModuleAssignments.last
+        cache = None if caches is None else caches.get(id(self))
+        if cache is not None and cache.last is last_assignment:
             return cache.containers
         self._register_nested_layers()
         containers = [module for module in self.modules() if isinstance(module, WeightContainer)]
-        if cache is not None:
-            self._container_cache = _ContainerCache(_ModuleAssignments.count, containers)
+        if caches is not None:  # the cache has this layer, so that its identity is not used again
+            caches[id(self)] = _ContainerCache(last_assignment, containers)
         return containers
 
     @contextmanager
     def _cached_sublayers(self) -> Iterator[None]:
         """Search for sublayers in this context only after some module has become an attribute."""
-        outer = self._container_cache
-        self._container_cache = outer or _ContainerCache(-1, [])
+        token = _container_caches.set({})
         try:
             yield
         finally:
-            if outer is None:
-                self._container_cache = None
+            _container_caches.reset(token)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -286,8 +309,9 @@ class WeightContainer(nn.Module):
 
     @property
     def call_losses(self) -> list[Tensor]:
-        """The losses that layers added during the last call: `add_loss` and activity regularization."""
-        return [loss for container in self._containers() for loss in container._losses]
+        """The losses that layers added during the last call in this thread: `add_loss` and activity regularization."""
+        of_layer = _call_losses.of_layer
+        return [loss for container in self._containers() for loss in of_layer.get(container, ())] if of_layer else []
 
     @property
     def weight_losses(self) -> list[Tensor]:
@@ -318,22 +342,25 @@ class WeightContainer(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, _CONTAINERS):
             value = _as_module_container(value)
-        if isinstance(value, nn.Module):
-            _ModuleAssignments.count += 1
         super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            _ModuleAssignments.last = object()
 
     def _register_nested_layers(self) -> None:
         """Register layers that were put into a list or dictionary after it became an attribute."""
         candidates = [
             (name, value)
-            for name, value in self.__dict__.items()
+            for name, value in self.__dict__.copy().items()  # another thread may add an attribute
             if isinstance(value, _MUTABLE_CONTAINERS) and value and name not in _ATTRIBUTES_WITHOUT_LAYERS
         ]
         for name, value in candidates:
             container = _as_module_container(value)
             if container is not value:
-                del self.__dict__[name]
-                setattr(self, name, container)
+                with structure_lock:
+                    if self.__dict__.get(name) is value:  # else another thread has registered the layers
+                        self._modules[name] = container  # first, so that another thread always finds the attribute
+                        del self.__dict__[name]
+                        _ModuleAssignments.last = object()
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """Return what torch's method returns; layers in lists and dictionaries are included."""
@@ -372,7 +399,7 @@ def non_padless_children(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, WeightContainer):
         module._register_nested_layers()
     children = []
-    for child in module._modules.values():
+    for child in module._modules.copy().values():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             children += non_padless_children(child)
         elif not isinstance(child, WeightContainer):

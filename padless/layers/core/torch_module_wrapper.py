@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from threading import get_ident
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 import torch
@@ -137,6 +138,10 @@ class TorchModuleWrapper(Layer):
             module = self._innermost_running(module_args, module_kwargs)
             raise MaskLost(f"{error} {self._ways_out(module)}") from error
 
+    def _torch_modules(self) -> list[nn.Module]:
+        """Return no module: `_run_module` sets the mode, for each call of the module."""
+        return []
+
     def _contains_layer(self) -> bool:
         """Return whether the module has a padless layer inside, which may read gap values."""
         return any(isinstance(module, Layer) for module in self.module.modules())
@@ -215,11 +220,15 @@ class TorchModuleWrapper(Layer):
         """
         running: list[nn.Module] = []
 
+        thread = get_ident()  # other threads may call the module meanwhile
+
         def enter(module: nn.Module, _: object) -> None:
-            running.append(module)
+            if get_ident() == thread:
+                running.append(module)
 
         def leave(*_: object) -> None:
-            running.pop()
+            if get_ident() == thread:
+                running.pop()
 
         handles = []
         for module in self.module.modules():

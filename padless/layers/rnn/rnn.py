@@ -8,6 +8,7 @@ sequences, and is consumed by the last output.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Unpack, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from padless._torch_compat import pytree
 from padless.errors import ShapeError
+from padless.graph.model_runs import exclusive_call
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.layers.base.layer import Layer
 from padless.layers.rnn.cell_runner import (
@@ -169,10 +171,12 @@ class RNN(Layer):
         else:
             index = Index.dense(*sequences.shape[:2])
             values = sequences.reshape(-1, *sequences.shape[2:])
-        states = self._first_states(initial_state, index.shape[0], values)
-        outputs, last_states = run_cell(self.cell, values, index, states, self.go_backwards, training)
-        if self.stateful and not in_shape_inference():
-            self.states = pytree.tree_map(lambda state: state.detach(), last_states)
+        keeps_states = self.stateful and not in_shape_inference()
+        with exclusive_call(self) if keeps_states else nullcontext():
+            states = self._first_states(initial_state, index.shape[0], values)
+            outputs, last_states = run_cell(self.cell, values, index, states, self.go_backwards, training)
+            if keeps_states:
+                self.states = pytree.tree_map(lambda state: state.detach(), last_states)
         return CellOutputs(outputs, last_states, index)
 
     def _first_states(self, argument: Tensor | Sequence[TensorTree] | None, batch_size: int, like: Tensor) -> CellStates:
