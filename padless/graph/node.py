@@ -12,7 +12,8 @@ import torch
 from padless._threads import ForkSafeLock
 from padless.errors import ArgumentError
 from padless.graph.saved_functions import torch_function_at, torch_path
-from padless.graph.symbolic import SymbolicTensor, Tree, infer, is_symbolic, leaves, map_leaves
+from padless.graph.shape_inference import elements_of_probes, infer, size_of_numbers
+from padless.graph.symbolic import SymbolicTensor, Tree, is_symbolic, leaves, map_leaves
 from padless.graph.torch_modules import check_stateless
 from padless.ragged.packed import Packed
 from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, implements
@@ -64,6 +65,10 @@ class Operation(Protocol):
         """Return whether a call reads the gap values of its inputs, given whether those of its outputs are read."""
         ...
 
+    def _infer_outputs(self, args: Args, kwargs: Kwargs, /) -> Tree:
+        """Return new symbols for the results of a call on symbols."""
+        ...
+
 
 class Node:
     """A call of an operation on symbols.
@@ -108,10 +113,15 @@ class TorchFunction:
     def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
         inputs = leaves((args, kwargs))
         if any(map(is_symbolic, inputs)):  # while a graph is read from a config
-            return Node(self, args, kwargs, infer(self, args, kwargs)).outputs
+            return Node(self, args, kwargs, self._infer_outputs(args, kwargs)).outputs
         if any(isinstance(leaf, Packed) for leaf in inputs):
             return call_torch_function(self.function, args, kwargs)
         return self.function(*args, **kwargs)
+
+    def _infer_outputs(self, args: Args, kwargs: Kwargs) -> Tree:
+        """Return new symbols for the results of a call on symbols."""
+        num_elements = elements_of_probes((args, kwargs)) * size_of_numbers((args, kwargs))
+        return infer(self, args, kwargs, num_elements=num_elements)
 
     def needs_gap_values(self, outputs_read: bool, /) -> bool:
         """Return whether the gap values of the inputs are read: if those of the outputs are."""
@@ -153,4 +163,4 @@ def record(function: TensorFunction, args: Args, kwargs: Kwargs) -> Tree:
             f"padless.layers.TorchModuleWrapper(module)(x)."
         )
     operation = TorchFunction(function)
-    return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
+    return Node(operation, args, kwargs, operation._infer_outputs(args, kwargs)).outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,21 +16,26 @@ from padless.data.batch import Batch
 from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.errors import ArgumentError, NotBuilt, ShapeError
 from padless.graph import serialization as graph_config
+from padless.graph.deferred_weights import deferring_weights, place_array
 from padless.graph.function import Function
 from padless.graph.model_runs import check_no_other_thread_trains, training_runs
 from padless.graph.node import auto_name
+from padless.graph.shape_inference import call_without_values
 from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves, map_leaves, shape_inference_mode
 from padless.layers.base.layer import Layer
-from padless.layers.base.mask_rule import CallSpec
+from padless.layers.base.mask_rule import CallSpec, call_spec_of
 from padless.layers.core.input_layer import InputLayer, is_input
 from padless.models import summary
 from padless.models.compile_layers import compiled_layers
 from padless.models.inputs import (
     describe_input,
+    described_shapes,
     input_names_of,
     inputs_in_order,
     map_shapes,
     match_input,
+    match_symbol,
+    shapes_in,
     zeros_like_described,
 )
 from padless.models.mask_plan import mask_info_of_call, mask_info_of_graph
@@ -40,7 +46,7 @@ from padless.saving.serialization import CustomObjectScope, deserialize, seriali
 from padless.trainers.data_checks import ModelMaskInfo
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.trainer import Trainer
-from padless.types import Config, DTypeLike, MaskTree, RegularizerLike, ShapeTree, StepTensor, TensorTree
+from padless.types import Arguments, Config, DTypeLike, MaskTree, RegularizerLike, ShapeTree, StepTensor, TensorTree
 
 
 class ModelOptions(TypedDict, total=False):
@@ -229,6 +235,16 @@ class Model(Trainer, Layer):
 
     # ------------------------------------------------------------------------------------------------ as a layer
 
+    def _infer_outputs(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
+        """Return the symbolic outputs for symbolic arguments. Those of a graph are inferred call by call."""
+        function = self._function
+        if function is None or not call_spec_of(type(self)).is_built_in or len(args) != 1 or set(kwargs) - {"training"}:
+            return super()._infer_outputs(args, kwargs)
+        values = inputs_in_order(function, args[0], self.name)
+        return function.infer(
+            [match_symbol(value, symbol) for value, symbol in zip(values, function.input_symbols, strict=True)]
+        )
+
     def _input_dtype(self) -> None:
         """Leave inputs as they are: the layers inside cast them."""
 
@@ -243,10 +259,21 @@ class Model(Trainer, Layer):
             input_shape: the shape of the inputs with the batch, or a list or dictionary of shapes.
         """
         if not self.built and input_shape is not None:
-            zeros = map_shapes(lambda shape: torch.zeros([size or 1 for size in shape]), input_shape)
+            sizes = map_shapes(lambda shape: [size or 1 for size in shape], input_shape)
+            num_elements = sum(math.prod(shape) for shape in shapes_in(sizes))
             with torch.no_grad(), shape_inference_mode():
-                self(zeros)
+                call_without_values(
+                    lambda device: self(map_shapes(lambda shape: torch.zeros(tuple(shape), device=device), sizes)),
+                    num_elements,
+                    self,
+                )
         self.built = True
+
+    def _build_as_described(self, first_inputs: list[Any]) -> None:
+        """Create the weights of a model with a user-defined `call` by a call on data that `describe_input` described."""
+        num_elements = sum(math.prod(shape) for shape in described_shapes(first_inputs))
+        with torch.no_grad(), shape_inference_mode():
+            call_without_values(lambda device: self(*zeros_like_described(first_inputs, device)), num_elements, self)
 
     def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Run a user-defined `build`. The call itself creates the weights of the layers inside."""
@@ -402,14 +429,30 @@ class Model(Trainer, Layer):
                 f"{sorted(set(weights) - set(arrays))}, unknown {sorted(set(arrays) - set(weights))}."
             )
         for name, weight in weights.items():
-            if weight.shape != arrays[name].shape:
+            array = arrays[name]
+            if weight.shape != array.shape:
                 raise ShapeError(
                     f"Weight {name!r} of model {self.name!r} has shape {tuple(weight.shape)}; {source!r} has "
-                    f"{tuple(arrays[name].shape)}."
+                    f"{tuple(array.shape)}."
+                )
+            if _number_kind(weight.dtype) != _number_kind(array.dtype):
+                raise ArgumentError(
+                    f"Weight {name!r} of model {self.name!r} has dtype {weight.dtype}; {source!r} has {array.dtype}. "
+                    f"Expected an array of the same kind of numbers."
                 )
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(arrays[name])
+                place_array(weight, arrays[name])
+
+    def _check_all_placed(self, source: str) -> None:
+        """Check that no tensor of the model has been left without memory; `source` is the file, for messages."""
+        for name, module in self.named_modules():
+            for attribute, value in {**module.__dict__, **module._parameters, **module._buffers}.items():
+                if isinstance(value, Tensor) and value.is_meta:
+                    raise ArgumentError(
+                        f"{attribute!r} of {name or self.name!r} is a tensor of shape {tuple(value.shape)}, for which {source!r} "
+                        f"has no array. Create a large tensor of a layer by add_weight, or register it as a buffer that is saved."
+                    )
 
 
 def load_model(filepath: str | os.PathLike[str], custom_objects: Mapping[str, object] | None = None) -> Model:
@@ -428,13 +471,29 @@ def load_model(filepath: str | os.PathLike[str], custom_objects: Mapping[str, ob
     arrays, config = safetensors_io.read(filepath)
     if config is None:
         raise ArgumentError(f"{os.fspath(filepath)!r} holds weights without a config. Make the model and use load_weights.")
-    model = deserialize(config, "layer", custom_objects=custom_objects)
-    first_inputs = config.get("build_config", {}).get("inputs")
-    if first_inputs and model._function is None:
-        with torch.no_grad(), shape_inference_mode():
-            model(*zeros_like_described(first_inputs))
+    try:
+        with deferring_weights(sum(array.numel() for array in arrays.values())):
+            model = deserialize(config, "layer", custom_objects=custom_objects)
+            first_inputs = config.get("build_config", {}).get("inputs")
+            if first_inputs and model._function is None:
+                model._build_as_described(first_inputs)
+    except (MemoryError, RecursionError) as error:
+        raise ArgumentError(
+            f"The config in {os.fspath(filepath)!r} asks for more memory or deeper nesting than there is: "
+            f"{type(error).__name__}: {error}. Make the model in Python, and use load_weights."
+        ) from error
     model._set_named_weights(arrays, os.fspath(filepath))
+    model._check_all_placed(os.fspath(filepath))
     return model
+
+
+def _number_kind(dtype: torch.dtype) -> str:
+    """Return whether a dtype has floats, complex numbers, booleans or integers."""
+    if dtype.is_floating_point:
+        return "float"
+    if dtype.is_complex:
+        return "complex"
+    return "boolean" if dtype == torch.bool else "integer"
 
 
 def _match_layer_numbers(arrays: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
