@@ -89,10 +89,14 @@ def deferring_weights(num_elements: int) -> Iterator[None]:
 
 
 @contextmanager
-def limited_memory(cls: type) -> Iterator[None]:
-    """Give no memory to large tensors that the code of a user-defined class creates while a file is read."""
+def limited_memory(layer_class: type | None = None) -> Iterator[None]:
+    """Give no memory to large tensors that user-defined code creates while a file is read.
+
+    Args:
+        layer_class: the class whose code runs. The layers of padless create their tensors by `add_weight`.
+    """
     deferred = deferred_weights()
-    if deferred is None or cls.__module__.partition(".")[0] == "padless":
+    if deferred is None or layer_class is not None and layer_class.__module__.partition(".")[0] == "padless":
         yield
         return
     with deferred.size_limit_mode:

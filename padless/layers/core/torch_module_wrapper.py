@@ -13,6 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from padless._torch_compat import BatchNormModule, pytree
 from padless.errors import ArgumentError, MaskLost, ShapeError
+from padless.graph.deferred_weights import limited_memory
 from padless.graph.node import auto_name
 from padless.graph.symbolic import leaves, map_leaves
 from padless.graph.train_mode import training_mode
@@ -99,7 +100,8 @@ class TorchModuleWrapper(Layer):
         **kwargs: Unpack[WrapperOptions],
     ) -> None:
         if isinstance(module, dict):
-            module = deserialize(module, "layer")
+            with limited_memory():
+                module = deserialize(module, "layer")
         if not isinstance(module, nn.Module):
             raise ArgumentError(f"TorchModuleWrapper holds a torch.nn.Module; got {module!r}.")
         lazy_modules = [inner for inner in module.modules() if isinstance(inner, LazyModuleMixin)]
