@@ -1,7 +1,7 @@
 """Files that ask for memory or time by a number in the config. `test_file_resources.py` runs this program.
 
-Each line of the output is the name of an attack, its time in seconds, the growth of the largest resident memory in MiB, and
-the end: "loaded" or the name of an error.
+Each line of the output is a list: the name of an attack, its time in seconds, the growth of the resident memory in MiB, and
+the end. The end is "loaded" or the name of an error.
 """
 
 import copy

@@ -263,7 +263,7 @@ def test_graph_called_as_a_layer_takes_a_last_axis_of_size_one_as_data_do():
 
 # ------------------------------------------------------------------------------------------------ rules of torch functions
 
-FLOATS = {"x": (5, 3), "y": (3, 4), "b": (4,), "z": (2, 5, 3)}
+FLOATS = {"x": (5, 3), "y": (3, 4), "b": (4,), "z": (2, 5, 3), "w": (5, 5, 2), "g": (4, 2, 2)}
 CALLS = [
     "x + 1", "1 - x", "x * x[:1]", "x / 2", "-x", "x > 0", "x == x", "x ** 2", "i // 2", "i / 2", "i % 2", "x.exp()", "i.exp()",
     "torch.where(x > 0, x, 0.0)", "x.clamp(0, 1)", "x.masked_fill(x > 0, 0.0)", "torch.lerp(x, x, 0.5)", "x.half() + x",
@@ -276,7 +276,10 @@ CALLS = [
     "torch.stack([x, x], 1)", "torch.softmax(x, -1)", "torch.log_softmax(x, 0)", "functional.normalize(x)",
     "functional.scaled_dot_product_attention(z, z, z)", "functional.embedding(i, x)", "functional.one_hot(i % 5, 5)",
     "functional.conv1d(z.mT, z[:, :2].mT)", "x.new_zeros(3)", "torch.zeros(4) + b", "torch.arange(4) * b", "x.clone().relu_()",
-    "x.double().sigmoid_()", "functional.cosine_similarity(x, x)", "torch.rand(4) + b",
+    "x.double().sigmoid_()", "i.sum()", "x.sum((0, 1))", "(x > 0).sum(-1, keepdim=True)", "x.amax(1)", "x.amin()", "x.repeat(2, 3, 1)",
+    "functional.conv1d(z, w, stride=2, padding=1)", "functional.conv_transpose1d(z, w.mT.mT, stride=2)", "torch.tile(x, (2, 1))",
+    "functional.conv1d(z[:, :4], g, dilation=2, groups=2)", "functional.conv_transpose1d(z[:, :4], g, groups=1)",
+    "functional.cosine_similarity(x, x)", "torch.rand(4) + b",
 ]  # fmt: skip
 
 
@@ -289,9 +292,13 @@ def test_shape_and_dtype_without_values_are_those_of_data(call):
     assert (result.shape, result.dtype, result.device.type) == (expected.shape, expected.dtype, "meta")
 
 
-@pytest.mark.parametrize("call", ["x + y", "torch.cat([x, y])", "torch.addmm(x, x, y)", "x @ x", "functional.layer_norm(x, (4,))"])
+MISFITS = ["x + y", "torch.cat([x, y])", "torch.addmm(x, x, y)", "x @ x", "functional.layer_norm(x, (4,))",
+    "functional.conv1d(z, z)", "x.sum(2)", "x.repeat(2)"]
+
+
+@pytest.mark.parametrize("call", MISFITS)
 def test_shapes_that_do_not_fit_are_an_error_without_values(call):
-    with MetaMode(), torch.no_grad(), pytest.raises((RuntimeError, ValueError)):
+    with MetaMode(), torch.no_grad(), pytest.raises((RuntimeError, ValueError, IndexError)):
         eval(call, {"torch": torch, "functional": functional}, {n: torch.empty(s, device="meta") for n, s in FLOATS.items()})
 
 

@@ -154,7 +154,7 @@ class Function:
 
     def _infer_symbols(self, inputs: Sequence[SymbolicTensor]) -> dict[int, SymbolicTensor]:
         """Return for the `id` of each symbol of the graph the symbol that it is for these inputs."""
-        symbols = {id(own): given for own, given in zip(self.input_symbols, inputs, strict=True)}
+        symbols = {id(symbol): value for symbol, value in zip(self.input_symbols, inputs, strict=True)}
         for node in self.nodes:
             args, kwargs = map_leaves(lambda x: symbols[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
             outputs = node.operation._infer_outputs(args, kwargs)

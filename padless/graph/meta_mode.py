@@ -48,13 +48,13 @@ class MetaMode(DispatchMode):
         tensors = _tensors_in((*args, *kwargs.values()))
         if not tensors or any(tensor.is_meta for tensor in tensors) or signature.draws:
             return self._converter.call(func, args, kwargs)
-        if any(_storage_id(tensor) not in self._own_storages for tensor in signature.written(args, kwargs)):
+        if any(_storage_id(tensor) not in self._own_storages for tensor in signature.find_written_tensors(args, kwargs)):
             return self._converter.call(func, args, kwargs)
         results = func(*args, **kwargs)
-        self._own(func, tensors, results)
+        self._remember_storages(func, tensors, results)
         return results
 
-    def _own(self, func: Operator, tensors: Iterable[Tensor], results: object) -> None:
+    def _remember_storages(self, func: Operator, tensors: Iterable[Tensor], results: object) -> None:
         """Remember which results do not share memory with an argument. `torch.tensor` ends with `lift_fresh`."""
         shared = set() if func is torch.ops.aten.lift_fresh.default else {_storage_id(tensor) for tensor in tensors}
         for result in _tensors_in(results if isinstance(results, list | tuple) else (results,)):
@@ -72,15 +72,12 @@ class SizeLimitMode(DispatchMode):
     def __init__(self, max_elements: int) -> None:
         super().__init__()
         self.max_elements = max_elements
-        self.paused = False
         self._converter = _MetaConverter()
 
     def __torch_dispatch__(
         self, func: Operator, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
-            return func(*args, **kwargs)
         if any(tensor.is_meta for tensor in _tensors_in((*args, *kwargs.values()))):
             return self._converter.call(func, args, kwargs)
         signature = _signature_of(func)
@@ -149,7 +146,7 @@ class _Signature:
     creates: bool
     """Whether it takes no tensor, so that it creates one."""
 
-    def written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    def find_written_tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors that a call writes to."""
         return _tensors_in(
             args[position] if position < len(args) else kwargs.get(name) for position, name in self.written_arguments

@@ -113,23 +113,80 @@ def _batch_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), _empty((0,), x.dtype), _empty((0,), x.dtype)
 
 
-def _deviation(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Any:
-    return aten.sum.dim_IntList(x, dim, keepdim) if x.dtype.is_floating_point else NotImplemented
+def _reduce(x: Tensor, dim: Any, keepdim: bool, dtype: torch.dtype) -> Tensor:
+    """Return a tensor without the reduced axes: an axis, a list of axes, or None for all."""
+    axes = {range(max(x.ndim, 1))[axis] for axis in ([dim] if isinstance(dim, int) else dim or range(x.ndim))}
+    sizes = [(1 if axis in axes else size) for axis, size in enumerate(x.shape) if keepdim or axis not in axes]
+    return _empty(sizes, dtype)
+
+
+def _sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    is_integer = not x.dtype.is_floating_point and not x.dtype.is_complex
+    return _reduce(x, dim, keepdim, dtype or (torch.int64 if is_integer else x.dtype))
+
+
+def _extremum(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    return _reduce(x, dim, keepdim, x.dtype)
 
 
 def _mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
-    if not (dtype or x.dtype).is_floating_point:
-        return NotImplemented
-    return aten.sum.dim_IntList(x, dim, keepdim, dtype=dtype)
+    dtype = dtype or x.dtype
+    return _reduce(x, dim, keepdim, dtype) if dtype.is_floating_point else NotImplemented
+
+
+def _deviation(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Any:
+    return _reduce(x, dim, keepdim, x.dtype) if x.dtype.is_floating_point else NotImplemented
 
 
 def _any_along(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    dims = [dim] if isinstance(dim, int) else dim
-    return _empty(aten.sum.dim_IntList(x, dims, keepdim).shape, torch.uint8 if x.dtype == torch.uint8 else torch.bool)
+    return _reduce(x, dim, keepdim, torch.uint8 if x.dtype == torch.uint8 else torch.bool)
 
 
 def _norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
-    return NotImplemented if x.is_complex() else aten.sum.dim_IntList(x, dim, keepdim, dtype=dtype)
+    return NotImplemented if x.is_complex() else _reduce(x, dim, keepdim, dtype or x.dtype)
+
+
+def _log_sum_exp(x: Tensor, dim: Any, keepdim: bool = False) -> Any:
+    return _reduce(x, dim, keepdim, x.dtype) if x.dtype.is_floating_point else NotImplemented
+
+
+def _repeat(x: Tensor, repeats: Sequence[int]) -> Any:
+    if len(repeats) < x.ndim or min(repeats, default=0) < 0:
+        return NotImplemented
+    sizes = (*(1,) * (len(repeats) - x.ndim), *x.shape)
+    return _empty([size * times for size, times in zip(sizes, repeats, strict=True)], x.dtype)
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    out_channels, in_channels = weight.shape[:2]
+    if transposed:
+        in_channels, out_channels = out_channels, in_channels * groups
+    else:
+        in_channels *= groups
+    num_axes = x.ndim - 2
+    fits = x.ndim == weight.ndim == len(stride) + 2 and x.shape[1] == in_channels and x.dtype == weight.dtype
+    if not fits or bias is not None and bias.shape != (out_channels,) or min(*stride, *dilation) < 1:
+        return NotImplemented
+    extents = [dilation[axis] * (weight.shape[axis + 2] - 1) + 1 for axis in range(num_axes)]
+    sizes = [
+        (x.shape[axis + 2] - 1) * stride[axis] - 2 * padding[axis] + extents[axis] + output_padding[axis]
+        if transposed
+        else (x.shape[axis + 2] + 2 * padding[axis] - extents[axis]) // stride[axis] + 1
+        for axis in range(num_axes)
+    ]
+    if min(sizes) < 1:  # torch says what is wrong
+        return NotImplemented
+    return _empty((x.shape[0], out_channels, *sizes), x.dtype)
 
 
 def _cumulative(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -146,10 +203,6 @@ def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tens
     return aten._softmax.default(x if dtype is None else x.to(dtype), dim, False)
 
 
-def _log_sum_exp(x: Tensor, dim: Any, keepdim: bool = False) -> Any:
-    return aten.sum.dim_IntList(x, dim, keepdim) if x.dtype.is_floating_point else NotImplemented
-
-
 _ALSO_POINTWISE = {aten.floor_divide.default, aten._prelu_kernel.default}  # torch does not say so
 
 
@@ -157,6 +210,12 @@ _RULES: dict[Operator, Rule] = {
     aten.addmm.default: _addmm,
     aten.cat.default: _cat,
     aten.native_layer_norm.default: _layer_norm,
+    aten.sum.default: _sum,
+    aten.sum.dim_IntList: _sum,
+    aten.amax.default: _extremum,
+    aten.amin.default: _extremum,
+    aten.repeat.default: _repeat,
+    aten.convolution.default: _convolution,
     aten.mean.default: _mean,
     aten.mean.dim: _mean,
     aten.any.default: _any_along,

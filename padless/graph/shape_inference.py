@@ -86,8 +86,8 @@ def infer(
         args: its positional arguments, symbols among them.
         kwargs: its named arguments.
         modules: the modules that it calls.
-        num_elements: the largest number of elements that a tensor of the call can have, for a function that reads no values
-            and changes no state; infinity for any other function.
+        num_elements: a bound on the elements of each tensor in the call, for a function that reads no values and changes
+            no state. Infinity for any other function.
 
     Raises:
         PadlessError: if the structure of the result, or a number in it, depends on the size of the batch or of time.
@@ -183,8 +183,9 @@ def call_without_values(call: Callable[[torch.device | None], Tree], num_element
     deferred = deferred_weights()
     if num_elements > max_elements() or deferred is None and any(weight.is_meta for weight in weights):
         raise ArgumentError(
-            f"A call needs values, but its inputs are too large for a call on zeros while the model is built, or its weights "
-            f"have none. {type(failure).__name__}: {failure} Define compute_output_shape in the layer, or compute without values."
+            f"A call needs values, but its inputs are too large for a call on zeros while the model is built, or its "
+            f"weights have none. {type(failure).__name__}: {failure} Define compute_output_shape in the layer, or compute "
+            f"without values."
         ) from failure
     if deferred is not None:
         deferred.create(weights)
@@ -299,13 +300,13 @@ class _ModuleState:
 
     def restore(self) -> None:
         """Restore the attributes that have become another tensor, or hold tensors without memory."""
-        for table, before in self._tables:
+        for table, old_table in self._tables:
             for name, value in list(dict.items(table)):
-                if value is before.get(name):
+                if value is old_table.get(name):
                     continue
                 holds_meta = _holds_meta(value)
-                if name in before and (holds_meta or isinstance(value, Tensor | Packed)):
-                    table[name] = before[name]
+                if name in old_table and (holds_meta or isinstance(value, Tensor | Packed)):
+                    table[name] = old_table[name]
                 elif holds_meta and (table is self._tables[0][0] or deferred_weights() is None):
                     del table[name]
 

@@ -148,7 +148,7 @@ def probe_shape(symbol: SymbolicTensor, sizes: tuple[int, int]) -> tuple[int, ..
 
 def probe_mask(grid: Sequence[int]) -> NDArray[np.bool_]:
     """Return a mask with a gap, padding and an empty sequence, for data without values."""
-    check_plan(*grid, what="a mask")
+    check_plan(*grid, grid_name="a mask")
     mask = np.zeros(tuple(grid), dtype=bool)
     mask[:1, ..., :3] = True
     mask[:1, ..., 1:2] = mask.shape[-1] < 3

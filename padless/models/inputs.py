@@ -126,7 +126,7 @@ def match_symbol(value: TensorTree, symbol: SymbolicTensor) -> SymbolicTensor:
     elif len(shape) == symbol.ndim - 1 and symbol.shape[-1] == 1:
         shape = (*shape, 1)
     fits = len(shape) == symbol.ndim and all(
-        size is None or size == given for size, given in zip(symbol.shape[1:], shape[1:], strict=True)
+        size is None or size == actual for size, actual in zip(symbol.shape[1:], shape[1:], strict=True)
     )
     if not fits:
         raise ShapeError(f"Input {symbol.name!r} expected shape {symbol.shape}; got {value.shape}.")
@@ -135,9 +135,9 @@ def match_symbol(value: TensorTree, symbol: SymbolicTensor) -> SymbolicTensor:
 
 def shapes_in(shapes: ShapeTree) -> list[Shape]:
     """Return the shapes of a nest in a list."""
-    found: list[Shape] = []
-    map_shapes(found.append, shapes)
-    return found
+    shape_list: list[Shape] = []
+    map_shapes(shape_list.append, shapes)
+    return shape_list
 
 
 def map_shapes(fn: Callable[[Shape], T], shapes: ShapeTree) -> T | list[Any] | dict[str, Any]:

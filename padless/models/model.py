@@ -450,8 +450,9 @@ class Model(Trainer, Layer):
             for attribute, value in {**module.__dict__, **module._parameters, **module._buffers}.items():
                 if isinstance(value, Tensor) and value.is_meta:
                     raise ArgumentError(
-                        f"{attribute!r} of {name or self.name!r} is a tensor of shape {tuple(value.shape)}, for which {source!r} "
-                        f"has no array. Create a large tensor of a layer by add_weight, or register it as a buffer that is saved."
+                        f"{attribute!r} of {name or self.name!r} is a tensor of shape {tuple(value.shape)}, for which "
+                        f"{source!r} has no array. Create a large tensor of a layer by add_weight, or register it as a "
+                        f"buffer that is saved."
                     )
 
 

@@ -140,7 +140,7 @@ class Index:
             >>> Index.dense(2, 3) is Index.dense(2, 3), Index.dense(2, 3).full
             (True, True)
         """
-        check_plan(batch, steps, what="a grid of steps")
+        check_plan(batch, steps, grid_name="a grid of steps")
         return Index(np.ones((batch, steps), dtype=bool), mask_source="no mask")
 
     @property

@@ -289,7 +289,7 @@ class Packed(TensorLike):
         index = self.index
         if index.outer is not None or index.shape[1] >= width:
             return self
-        check_plan(index.shape[0], width, what="a padded mask")
+        check_plan(index.shape[0], width, grid_name="a padded mask")
         mask = np.zeros((index.shape[0], width), dtype=bool)
         mask[index.rows, index.positions] = True
         return Packed(self.values, Index(mask, mask_source=index.mask_source))

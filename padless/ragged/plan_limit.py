@@ -27,12 +27,12 @@ def limited_plans(max_cells: int = MAX_CELLS) -> Iterator[None]:
         _max_cells.reset(token)
 
 
-def check_plan(*sizes: int, what: str) -> None:
+def check_plan(*sizes: int, grid_name: str) -> None:
     """Check the size of a grid before it is planned.
 
     Args:
         sizes: the sizes of its axes.
-        what: the grid, in words.
+        grid_name: the grid, in words.
 
     Raises:
         ArgumentError: in `limited_plans`, if the grid has more cells than allowed.
@@ -40,6 +40,6 @@ def check_plan(*sizes: int, what: str) -> None:
     limit = _max_cells.get()
     if limit is not None and math.prod(sizes) > limit:
         raise ArgumentError(
-            f"The file asks for {what} of {' x '.join(map(str, sizes))} cells, more than {limit}, which no array of the file "
+            f"The file asks for {grid_name} of {' x '.join(map(str, sizes))} cells, more than {limit}, which no array of the file "
             f"needs. If the model is yours, make it in Python with open lengths, Input((None, ...)), and use load_weights."
         )

@@ -120,7 +120,7 @@ def _concatenate_steps(inputs: list[StepTensor], axis: int, num_step_axes: int) 
 
 
 def _pack_all_steps(x: Tensor, num_step_axes: int) -> Packed:
-    check_plan(*x.shape[:num_step_axes], what="a grid of steps")
+    check_plan(*x.shape[:num_step_axes], grid_name="a grid of steps")
     index = Index.from_mask(np.ones(tuple(x.shape[:num_step_axes]), dtype=bool), "an input without a mask")
     return Packed(x.reshape(-1, *x.shape[num_step_axes:]), index)
 

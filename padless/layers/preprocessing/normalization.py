@@ -138,7 +138,7 @@ class Normalization(Layer):
 
     def _broadcast(self, number: ArrayLike, sizes: tuple[int, ...]) -> Tensor:
         """Return an argument as a tensor of these sizes."""
-        check_plan(*sizes, what="a mean or variance")
+        check_plan(*sizes, grid_name="a mean or variance")
         try:
             return torch.as_tensor(np.broadcast_to(np.asarray(number), sizes).copy(), dtype=self.dtype)
         except ValueError:
