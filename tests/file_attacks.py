@@ -82,8 +82,8 @@ def graph(function, shape=(None, 3), **options):
 
 
 def sized(function, size, **options):
-    """Return the config of a graph whose number 12345 is replaced."""
-    return json.loads(json.dumps(serialize(graph(function, **options), "layer")).replace("12345", str(size)))
+    """Return the config of a graph whose number 1237 is replaced."""
+    return json.loads(json.dumps(serialize(graph(function, **options), "layer")).replace("1237", str(size)))
 
 
 def nested(layer, depth):
@@ -207,11 +207,11 @@ def attacks():
             cell=serialize(layers.StackedRNNCells([layers.LSTMCell(64) for _ in range(300)]), "layer"),
         ),
         "doubled": lambda: doubled(40),
-        "tile": lambda: sized(lambda x: torch.tile(x, (1, 1, 12345)), 10**12),
-        "expand": lambda: sized(lambda x: torch.relu(x[..., None].expand(-1, -1, -1, 12345)), 10**12),
-        "repeat_interleave": lambda: sized(lambda x: torch.repeat_interleave(x, 12345, -1), 10**12),
-        "pad": lambda: sized(lambda x: torch.nn.functional.pad(x, (12345, 12345)), 10**12),
-        "one_hot": lambda: sized(lambda x: torch.nn.functional.one_hot(x, 12345), 10**11, shape=(None,), dtype="int64"),
+        "tile": lambda: sized(lambda x: torch.tile(x, (1, 1, 1237)), 10**12),
+        "expand": lambda: sized(lambda x: torch.relu(x[..., None].expand(-1, -1, -1, 1237)), 10**12),
+        "repeat_interleave": lambda: sized(lambda x: torch.repeat_interleave(x, 1237, -1), 10**12),
+        "pad": lambda: sized(lambda x: torch.nn.functional.pad(x, (1237, 1237)), 10**12),
+        "one_hot": lambda: sized(lambda x: torch.nn.functional.one_hot(x, 1237), 10**11, shape=(None,), dtype="int64"),
         "nested TimeDistributed": lambda: nested(layers.TimeDistributed(layers.Dense(2)), 90),
         "nested Sequential": lambda: nested_sequential(60),
         "subclass": subclass,

@@ -20,6 +20,7 @@ from padless.saving.serialization import serialize
 MAX_SECONDS, MAX_MEBIBYTES = 5, 64  # loose: other programs may run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the program limits its address space")
 def test_numbers_in_a_config_take_neither_memory_nor_time():
     program = Path(__file__).with_name("file_attacks.py")
