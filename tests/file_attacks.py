@@ -92,7 +92,11 @@ def nested(layer, depth):
     entry = config["config"]["layers"][-1]
     for number in range(depth):
         inner = {name: value for name, value in entry.items() if name != "inbound_nodes"}
-        entry = {**entry, "config": {**entry["config"], "name": f"outer_{number}", "layer": inner}, "name": f"outer_{number}"}
+        entry = {
+            **entry,
+            "config": {**entry["config"], "name": f"outer_{number}", "layer": inner},
+            "name": f"outer_{number}",
+        }
     config["config"]["layers"][-1] = entry
     return config
 
@@ -180,7 +184,7 @@ def attacks():
         "steps": (layers.Dense(2), {"batch_shape": [None, 10**12, 3]}),
         "Greedy": (Greedy(4), {"size": BIG}),
         "torch module": (layers.TorchModuleWrapper(WrappedLinear(3, 4)), {"out_features": BIG}),
-    }  # fmt: skip
+    }
     found = {}
     for name, (layer, changes) in one.items():
         for masked in (False, True):

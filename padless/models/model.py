@@ -46,7 +46,7 @@ from padless.saving.serialization import CustomObjectScope, deserialize, seriali
 from padless.trainers.data_checks import ModelMaskInfo
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.trainer import Trainer
-from padless.types import Arguments, Config, DTypeLike, MaskTree, RegularizerLike, ShapeTree, StepTensor, TensorTree
+from padless.types import Arguments, Config, DTypeLike, MaskTree, RegularizerLike, Shape, ShapeTree, StepTensor, TensorTree
 
 
 class ModelOptions(TypedDict, total=False):
@@ -259,11 +259,12 @@ class Model(Trainer, Layer):
             input_shape: the shape of the inputs with the batch, or a list or dictionary of shapes.
         """
         if not self.built and input_shape is not None:
-            sizes = map_shapes(lambda shape: [size or 1 for size in shape], input_shape)
-            num_elements = sum(math.prod(shape) for shape in shapes_in(sizes))
+            num_elements = sum(math.prod(_with_sizes(shape)) for shape in shapes_in(input_shape))
             with torch.no_grad(), shape_inference_mode():
                 call_without_values(
-                    lambda device: self(map_shapes(lambda shape: torch.zeros(tuple(shape), device=device), sizes)),
+                    lambda device: self(
+                        map_shapes(lambda shape: torch.zeros(_with_sizes(shape), device=device), input_shape)
+                    ),
                     num_elements,
                     self,
                 )
@@ -486,6 +487,11 @@ def load_model(filepath: str | os.PathLike[str], custom_objects: Mapping[str, ob
     model._set_named_weights(arrays, os.fspath(filepath))
     model._check_all_placed(os.fspath(filepath))
     return model
+
+
+def _with_sizes(shape: Shape) -> tuple[int, ...]:
+    """Return a shape with 1 for each open size."""
+    return tuple(size or 1 for size in shape)
 
 
 def _number_kind(dtype: torch.dtype) -> str:

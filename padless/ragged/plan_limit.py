@@ -40,6 +40,6 @@ def check_plan(*sizes: int, grid_name: str) -> None:
     limit = _max_cells.get()
     if limit is not None and math.prod(sizes) > limit:
         raise ArgumentError(
-            f"The file asks for {grid_name} of {' x '.join(map(str, sizes))} cells, more than {limit}, which no array of the file "
-            f"needs. If the model is yours, make it in Python with open lengths, Input((None, ...)), and use load_weights."
+            f"The file asks for {grid_name} of {' x '.join(map(str, sizes))} cells; a file may ask for {limit}. "
+            f"If the model is yours, make it in Python with open lengths, Input((None, ...)), and use load_weights."
         )

@@ -167,13 +167,14 @@ class WeightContainer(nn.Module):
         name = name or f"weight_{len(self._parameters) + len(self._buffers)}"
         initialize = initializers.get(initializer or "glorot_uniform")
         weight_dtype = self.dtype if dtype is None else as_dtype(dtype)
-        if initialize is None or any(not isinstance(size, int) or size < 0 for size in shape):
+        sizes = tuple(size for size in shape if isinstance(size, int) and size >= 0)
+        if initialize is None or len(sizes) < len(shape):
             raise ShapeError(
                 f"Weight {name!r} of layer {self.name!r} needs a shape of integers; got {tuple(shape)}. An "
                 f"axis of the input that decides the size of a weight must be known."
             )
         with torch.no_grad(), building_weights(self):
-            value = self._new_weight(name, tuple(shape), weight_dtype, initialize)
+            value = self._new_weight(name, sizes, weight_dtype, initialize)
             if trainable:
                 requires_grad = self._trainable and weight_dtype.is_floating_point
                 self.register_parameter(name, nn.Parameter(value, requires_grad=requires_grad))
@@ -186,9 +187,7 @@ class WeightContainer(nn.Module):
             self._constrained[name] = projection
         return getattr(self, name)
 
-    def _new_weight(
-        self, name: str, shape: tuple[int, ...], dtype: torch.dtype, initialize: InitializerFunction
-    ) -> Tensor:
+    def _new_weight(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, initialize: InitializerFunction) -> Tensor:
         """Return a weight with its initial values; without them while a file is read, or on the device `meta`."""
         deferred, device = deferred_weights(), torch.get_default_device()
         if deferred is not None:
