@@ -5,8 +5,9 @@ import pytest
 import torch
 from cases import LAYERS, MODELS
 
+from padless import layers as L
 from padless.graph.symbolic import leaves
-from padless.ragged.packed import Packed
+from padless.ragged.packed import Packed, pack
 from padless.testing.harness import LayerHarness
 
 pytestmark = pytest.mark.slow
@@ -94,3 +95,34 @@ def check_autocast(harness):
     empty = run(harness.sample(NO_STEPS), None)
     check_finite(empty)
     assert float_dtypes(empty) == float_dtypes(result)
+
+
+LAYERS_OF_TWO_INPUTS = {
+    "Add": lambda: L.Add(),
+    "Subtract": lambda: L.Subtract(),
+    "Multiply": lambda: L.Multiply(),
+    "Average": lambda: L.Average(),
+    "Maximum": lambda: L.Maximum(),
+    "Minimum": lambda: L.Minimum(),
+    "Concatenate": lambda: L.Concatenate(),
+    "Concatenate-time": lambda: L.Concatenate(axis=1),
+    "Dot-features": lambda: L.Dot(2),
+    "Dot-normalize": lambda: L.Dot(2, normalize=True),
+    "Dot-time": lambda: L.Dot(1),
+    "Attention": lambda: L.Attention(),
+    "AdditiveAttention": lambda: L.AdditiveAttention(use_scale=False),
+}
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "plain"])
+@pytest.mark.parametrize("name", LAYERS_OF_TWO_INPUTS)
+def test_inputs_of_two_dtypes_are_promoted_as_torch_promotes_them(name, masked):
+    layer, mask = LAYERS_OF_TWO_INPUTS[name](), np.array([[1, 0, 1], [0, 0, 0]], dtype=bool)
+    first, second = (torch.randn(2, 3, 4) for _ in range(2))
+    steps = (lambda x: pack(x, mask)) if masked else (lambda x: x)
+    expected = layer([steps(first.double()), steps(second.double())])
+    for one, other in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        output = layer([steps(first.to(one)), steps(second.to(other))])
+        assert output.dtype == torch.float64
+        one, other = (x.values if isinstance(x, Packed) else x for x in (output, expected))
+        torch.testing.assert_close(one, other)

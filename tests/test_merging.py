@@ -361,6 +361,19 @@ def test_concatenate_sequences_of_sequences(axis):
         assert np.array_equal(output.index.outer.mask, mask.any(-1))
 
 
+@pytest.mark.parametrize("form", ["packed", "lists", "grid"])
+def test_fit_takes_targets_for_steps_concatenated_in_time(form):
+    x = padless.Input((None, 2), masked=True)
+    model = padless.Model(x, padless.layers.Dense(1)(padless.layers.Concatenate(axis=1)([x, x])))
+    model.compile("sgd", "mse")
+    sequences = padless.pack([[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]])
+    output = model(sequences).detach()
+    assert output.lengths.tolist() == [2, 4]
+    targets = {"packed": output, "lists": list(output), "grid": output.unpack(0)}[form]
+    assert model.evaluate(sequences, targets, verbose=0) == 0
+    assert model.fit(sequences, targets, verbose=0).history["loss"] == [0]
+
+
 def test_concatenate_refuses_masks_on_different_levels():
     with pytest.raises(MaskError, match="same levels"):
         L.Concatenate(1)([pack(torch.ones(2, 3, 4), lengths=[1, 2]), pack(torch.ones(2, 3, 4), mask=np.ones((2, 3, 4)))])

@@ -44,5 +44,6 @@ def concatenate_indexes(indexes: Sequence[Index], axis: int) -> tuple[Index, Int
         for index, start in zip(indexes, starts, strict=False)
     ]
     grid = np.concatenate(positions, axis=axis)
-    union = Index.from_mask(grid >= 0, " and ".join(dict.fromkeys(index.mask_source for index in indexes)))
+    sources = " and ".join(dict.fromkeys(index.mask_source for index in indexes))
+    union = Index.from_mask(grid >= 0, f"{sources}, concatenated")  # a new name: the steps are not those of one input
     return union, grid.reshape(-1)[union.flat]

@@ -117,6 +117,8 @@ class Attention(Layer):
         query_steps, query_index = flatten_steps(self, query)
         key_steps, key_index = flatten_steps(self, key)
         value_steps, _ = flatten_steps(self, value)
+        dtype = reduce(torch.promote_types, [query_steps.dtype, key_steps.dtype, value_steps.dtype])
+        query_steps, key_steps, value_steps = query_steps.to(dtype), key_steps.to(dtype), value_steps.to(dtype)
         if query_steps.shape[1] != key_steps.shape[1]:
             raise ShapeError(
                 f"{type(self).__name__} {self.name!r} expected queries and keys with the same number of features; got "

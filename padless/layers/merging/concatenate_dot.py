@@ -209,7 +209,8 @@ class Dot(Layer):
     def call(self, inputs: list[StepTensor]) -> StepTensor:
         """Compute the sums of products."""
         axes = self._axes_from_front([tuple(x.shape) for x in check_inputs(self, inputs)])
-        first, second = _Operand(inputs[0], axes[0]), _Operand(inputs[1], axes[1])
+        x, y = _in_common_dtype(inputs[0], inputs[1])
+        first, second = _Operand(x, axes[0]), _Operand(y, axes[1])
         if first.sums_over_time and second.sums_over_time:
             first, second = _select_common_steps(first, second)
         first = _gather_summed_steps(first, second)
@@ -286,6 +287,12 @@ class Dot(Layer):
         del first[first_axis], second[second_axis]
         shape = (*first, *second[1:])
         return shape if len(shape) > 1 else (*shape, 1)
+
+
+def _in_common_dtype(x: StepTensor, y: StepTensor) -> tuple[StepTensor, StepTensor]:
+    """Return both inputs in the dtype to which torch promotes them: a product of matrices does not promote."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return cast("StepTensor", x.to(dtype)), cast("StepTensor", y.to(dtype))
 
 
 def _join_mask_sources(first: Index, second: Index) -> str:
