@@ -316,7 +316,11 @@ static void attend_backward(const attn_args *args, float *scratch, i64 row, i64 
 
 /* ---- entry points ---- */
 
-typedef struct { const attn_args *args; int backward; } attn_task;
+/* A call for torch's threads. The entry point owns it until all parts are done. */
+typedef struct {
+    const attn_args *args; /* the arguments, of the caller */
+    int backward; /* 1 for the backward pass */
+} attn_task;
 
 /* Run the parts from `begin` to `end`. */
 static void run_parts(i64 begin, i64 end, void *context) {

@@ -88,7 +88,12 @@ INLINE vec exp2_vec(vec t) {
 
 /* ---- up to four vectors; V is their number, known at compile time ---- */
 
-typedef struct { vec v0, v1, v2, v3; } row;
+typedef struct {
+    vec v0; /* (LANES,) the first numbers of the row */
+    vec v1; /* (LANES,) used if V > 1 */
+    vec v2; /* (LANES,) used if V > 2 */
+    vec v3; /* (LANES,) used if V > 3 */
+} row;
 
 /* Load V vectors, each `distance` numbers after the one before it. */
 INLINE void load_row(const int V, row *r, const float *p, i64 distance) {

@@ -94,7 +94,10 @@ INLINE void store_h(const rnn_args *args, i64 s, i64 t, i64 j, vec h) {
 /* ---- forward pass of any cell ---- */
 
 /* Where the sums of a tile begin and where the product writes them. */
-typedef struct { const float *begin; float *out; } tile_sums;
+typedef struct {
+    const float *begin; /* (V * LANES,) what the sums begin with, of the arguments or of scratch memory */
+    float *out; /* (V * LANES,) where the product writes the sums, of the arguments or of scratch memory */
+} tile_sums;
 
 /* The two functions of a cell, for a tile: sequence s at time t, and V vectors of units from unit j on. The first
    says where the sums of the product begin, and where they go; `scratch` is free memory for both. The second computes
@@ -348,7 +351,12 @@ static void simple_rnn_backward(const rnn_args *args, i64 begin, i64 end, i64 pa
 typedef void (*part_function)(const rnn_args *args, i64 begin, i64 end, i64 part);
 static const part_function FUNCTIONS[] = {
     lstm_forward, lstm_backward, gru_forward, gru_backward, simple_rnn_forward, simple_rnn_backward};
-typedef struct { part_function function; const rnn_args *args; } rnn_task;
+
+/* A call for torch's threads. The entry point owns it until all parts are done. */
+typedef struct {
+    part_function function; /* the pass of the cell, one of FUNCTIONS */
+    const rnn_args *args; /* the arguments, of the caller */
+} rnn_task;
 
 /* Run the parts from `begin` to `end`. */
 static void run_parts(i64 begin, i64 end, void *context) {
