@@ -25,14 +25,18 @@ try:
 except ImportError:
     is_functorch_wrapped_tensor = is_legacy_batchedtensor = None
 
+# torch documents TorchDispatchMode, but under this name only.
+from torch.utils._python_dispatch import TorchDispatchMode
+
 try:
-    # torch documents TorchDispatchMode in `torch.utils._python_dispatch`. It has no public name.
+    # It has no public name.
     from torch.utils._python_dispatch import _get_current_dispatch_mode as current_dispatch_mode
 except ImportError:
     current_dispatch_mode = None
 
 __all__ = [
     "BatchNormModule",
+    "DispatchMode",
     "FunctionContext",
     "LossModule",
     "disabled_torch_function",
@@ -53,6 +57,18 @@ torch_foreach: Any = torch
 
 # The documented way to switch `__torch_function__` off for a tensor subclass; it has this name only.
 disabled_torch_function: Any = torch._C._disabled_torch_function_impl
+
+
+class DispatchMode(TorchDispatchMode):
+    """The base of contexts that see every operation of torch in `__torch_dispatch__`.
+
+    torch imports its compiler at the first operation in such a context, which takes seconds, unless a class says that the
+    compiler may trace it. padless has no such context while a compiler runs.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 def in_functional_transform(*tensors: Tensor | None) -> bool:

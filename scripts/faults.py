@@ -1379,6 +1379,14 @@ WINDOW = [
         "tests/test_windowed_layers.py",
         function="Window.left_padding",
     ),
+    Fault(
+        "a kernel with one filter keeps the odd strides that torch takes for another format",
+        "kernels/conv/windows.py",
+        "_to_images(kernel.permute(2, 0, 1))",
+        "kernel.permute(2, 1, 0).unsqueeze(2)",
+        "tests/test_sizes.py",
+        function="_to_image_weight",
+    ),
 ]
 ATTEND = [
     Fault(
@@ -1879,6 +1887,76 @@ GRAPH = [
         '{"name": self.name, "trainable": True, "dtype": dtype}',
         "tests/test_layer.py",
         function="Layer.get_config",
+    ),
+    Fault(
+        "a weight in a file may be larger than the arrays of the file",
+        "graph/deferred_weights.py",
+        "sum(self._sizes.values()) > 2 * self.num_elements + _SPARE_ELEMENTS",
+        "False",
+        "tests/test_file_resources.py",
+        function="DeferredWeights._check_sum",
+    ),
+    Fault(
+        "initializers run while a file is read",
+        "layers/base/weights.py",
+        "if deferred is not None: ...",
+        "if False: ...",
+        "tests/test_file_resources.py",
+        function="WeightContainer._new_weight",
+    ),
+    Fault(
+        "arrays of another kind of numbers become weights",
+        "models/model.py",
+        "_number_kind(weight.dtype) != _number_kind(array.dtype)",
+        "False",
+        "tests/test_file_resources.py",
+        function="Model._set_named_weights",
+    ),
+    Fault(
+        "plans of any size are made while a file is read",
+        "ragged/plan_limit.py",
+        "limit is not None and math.prod(sizes) > limit",
+        "False",
+        "tests/test_file_resources.py",
+        function="check_plan",
+    ),
+    Fault(
+        "a user-defined call runs on values while a model is built",
+        "layers/base/layer.py",
+        """
+        if is_unknown:
+            return math.inf
+        """,
+        "pass",
+        "tests/test_shape_inference.py",
+        function="Layer._max_elements_in_call",
+    ),
+    Fault(
+        "a call on symbols writes into tensors from before",
+        "graph/meta_mode.py",
+        "_storage_id(tensor) not in self._own_storages",
+        "False",
+        "tests/test_shape_inference.py",
+        function="MetaMode.__torch_dispatch__",
+    ),
+    Fault(
+        "a declared output shape is not used",
+        "layers/base/layer.py",
+        "if not spec.declares_output_shape: ...",
+        "if True: ...",
+        "tests/test_shape_inference.py",
+        function="Layer._infer_outputs",
+    ),
+    Fault(
+        "a call on zeros leaves another random state",
+        "graph/shape_inference.py",
+        """
+        if run is not None and run.random_state is not None:
+            torch.set_rng_state(run.random_state)
+        """,
+        "pass",
+        "tests/test_shape_inference.py",
+        function="_tensors_restored",
     ),
 ]
 DATA = [

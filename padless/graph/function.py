@@ -11,7 +11,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError
 from padless.graph.node import Node, Operation, TorchFunction
-from padless.graph.symbolic import SymbolicTensor, Tree, device_of_weights, infer, is_symbolic, leaves, map_leaves
+from padless.graph.symbolic import SymbolicTensor, Tree, copy_symbol, is_symbolic, leaves, map_leaves
 from padless.ragged.packed import Packed, computing_gap_values
 
 
@@ -141,12 +141,23 @@ class Function:
         symbols = {id(s): s for node in self.nodes for s in leaves(node.outputs)} | {id(s): s for s in self.input_symbols}
         if all(number == symbol.num_step_axes for number, symbol in zip(num_step_axes, self.input_symbols, strict=True)):
             return symbols
-        for position, (symbol, number) in enumerate(zip(self.input_symbols, num_step_axes, strict=True)):
-            mask_source = self.mask_source_of_input(position) if number else ""
-            symbols[id(symbol)] = SymbolicTensor(symbol.shape, symbol.dtype, symbol.name, number, mask_source)
+        inputs = [
+            SymbolicTensor(s.shape, s.dtype, s.name, number, self.mask_source_of_input(position) if number else "")
+            for position, (s, number) in enumerate(zip(self.input_symbols, num_step_axes, strict=True))
+        ]
+        return symbols | self._infer_symbols(inputs)
+
+    def infer(self, inputs: Sequence[SymbolicTensor]) -> Tree:
+        """Return new symbols for the outputs, given a symbol for each of `input_symbols`."""
+        symbols = self._infer_symbols(inputs)
+        return map_leaves(lambda x: copy_symbol(symbols[id(x)]), self.outputs)
+
+    def _infer_symbols(self, inputs: Sequence[SymbolicTensor]) -> dict[int, SymbolicTensor]:
+        """Return for the `id` of each symbol of the graph the symbol that it is for these inputs."""
+        symbols = {id(symbol): value for symbol, value in zip(self.input_symbols, inputs, strict=True)}
         for node in self.nodes:
             args, kwargs = map_leaves(lambda x: symbols[id(x)] if is_symbolic(x) else x, (node.args, node.kwargs))
-            outputs = infer(node.operation, args, kwargs, device_of_weights(node.operation))
+            outputs = node.operation._infer_outputs(args, kwargs)
             symbols.update(zip(map(id, leaves(node.outputs)), leaves(outputs), strict=True))
         return symbols
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +12,8 @@ import torch
 from padless._threads import ForkSafeLock
 from padless.errors import ArgumentError
 from padless.graph.saved_functions import torch_function_at, torch_path
-from padless.graph.symbolic import SymbolicTensor, Tree, infer, is_symbolic, leaves, map_leaves
+from padless.graph.shape_inference import elements_of_probes, infer, size_of_numbers
+from padless.graph.symbolic import SymbolicTensor, Tree, is_symbolic, leaves, map_leaves
 from padless.graph.torch_modules import check_stateless
 from padless.ragged.packed import Packed
 from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, implements
@@ -23,15 +22,11 @@ from padless.registry import snake_case
 
 
 class _NameCounter:
-    """Make names unique by a count for each prefix.
+    """Make names unique by a count for each prefix."""
 
-    Args:
-        lock: the lock of the process, which all counters share, since it is kept for each fork.
-    """
-
-    def __init__(self, lock: ForkSafeLock) -> None:
+    def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._lock = lock
+        self._lock = ForkSafeLock()
 
     def next_name(self, prefix: str) -> str:
         """Return the prefix at first, then the prefix and a number."""
@@ -45,31 +40,13 @@ class _NameCounter:
         with self._lock:
             self._counts.clear()
 
-    def copy(self) -> _NameCounter:
-        """Return a counter that continues from the same counts."""
-        counter = _NameCounter(self._lock)
-        with self._lock:
-            counter._counts.update(self._counts)
-        return counter
 
-
-_names = _NameCounter(ForkSafeLock())
-_separate_names: ContextVar[_NameCounter | None] = ContextVar("separate_names", default=None)
+_names = _NameCounter()
 
 
 def auto_name(prefix: str) -> str:
     """Return the next free name, as Keras counts: `dense`, `dense_1`, `dense_2`."""
-    return (_separate_names.get() or _names).next_name(prefix)
-
-
-@contextmanager
-def separate_names() -> Iterator[None]:
-    """Count the automatic names in this context apart, so that the names of the process continue as if it had not been."""
-    token = _separate_names.set((_separate_names.get() or _names).copy())
-    try:
-        yield
-    finally:
-        _separate_names.reset(token)
+    return _names.next_name(prefix)
 
 
 def reset_names() -> None:
@@ -86,6 +63,10 @@ class Operation(Protocol):
 
     def needs_gap_values(self, outputs_read: bool, /) -> bool:
         """Return whether a call reads the gap values of its inputs, given whether those of its outputs are read."""
+        ...
+
+    def _infer_outputs(self, args: Args, kwargs: Kwargs, /) -> Tree:
+        """Return new symbols for the results of a call on symbols."""
         ...
 
 
@@ -132,10 +113,15 @@ class TorchFunction:
     def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
         inputs = leaves((args, kwargs))
         if any(map(is_symbolic, inputs)):  # while a graph is read from a config
-            return Node(self, args, kwargs, infer(self, args, kwargs)).outputs
+            return Node(self, args, kwargs, self._infer_outputs(args, kwargs)).outputs
         if any(isinstance(leaf, Packed) for leaf in inputs):
             return call_torch_function(self.function, args, kwargs)
         return self.function(*args, **kwargs)
+
+    def _infer_outputs(self, args: Args, kwargs: Kwargs) -> Tree:
+        """Return new symbols for the results of a call on symbols."""
+        num_elements = elements_of_probes((args, kwargs)) * size_of_numbers((args, kwargs))
+        return infer(self, args, kwargs, num_elements=num_elements)
 
     def needs_gap_values(self, outputs_read: bool, /) -> bool:
         """Return whether the gap values of the inputs are read: if those of the outputs are."""
@@ -177,4 +163,4 @@ def record(function: TensorFunction, args: Args, kwargs: Kwargs) -> Tree:
             f"padless.layers.TorchModuleWrapper(module)(x)."
         )
     operation = TorchFunction(function)
-    return Node(operation, args, kwargs, infer(operation, args, kwargs)).outputs
+    return Node(operation, args, kwargs, operation._infer_outputs(args, kwargs)).outputs

@@ -1,27 +1,28 @@
 """Symbolic tensors: placeholders with a shape, a dtype and a mask source, on which a model is built.
 
-The result of a call on symbols is found by calls on two probes: small tensors of zeros of different size. Axes whose
-size differs are open (None). A function that loses the mask of a symbol loses that of the probe, so symbols follow the
-same rules as data.
+`shape_inference.py` finds the result of a call on symbols.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from padless._torch_compat import pytree
-from padless.errors import ArgumentError, PadlessError
+from padless.errors import ArgumentError
 from padless.ragged.index import Index
-from padless.ragged.packed import Packed, gather_real_steps
-from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, TensorLike
-from padless.ragged.tree import Tree, leaves, map_leaves
+from padless.ragged.packed import Packed
+from padless.ragged.plan_limit import check_plan
+from padless.ragged.tensor_like import TensorFunction, TensorLike
+from padless.ragged.tree import Tree as Tree
+from padless.ragged.tree import leaves as leaves
+from padless.ragged.tree import map_leaves as map_leaves
 
 Shape: TypeAlias = tuple[int | None, ...]
 _in_shape_inference: ContextVar[bool] = ContextVar("in_shape_inference", default=False)
@@ -29,7 +30,6 @@ _USE_DATA = (
     "Ask for it in the `call` of a layer. If a torch module asks for it, wrap the module: "
     "padless.layers.TorchModuleWrapper(module)(x)."
 )
-_PROBE_SIZES = ((2, 29), (3, 61))  # batch and open axes of the probes; 32 apart, so that a stride does not make them equal
 
 
 class SymbolicTensor(TensorLike):
@@ -101,6 +101,11 @@ def is_symbolic(x: object) -> TypeGuard[SymbolicTensor]:
     return isinstance(x, SymbolicTensor)
 
 
+def copy_symbol(symbol: SymbolicTensor) -> SymbolicTensor:
+    """Return a symbol with the same shape, dtype and mask that no call has returned yet."""
+    return SymbolicTensor(symbol.shape, symbol.dtype, "", symbol.num_step_axes, symbol.mask_source)
+
+
 # ------------------------------------------------------------------------------------------------ shape inference
 
 
@@ -123,90 +128,28 @@ def probe(symbol: SymbolicTensor, sizes: tuple[int, int], device: torch.device |
     """Return zeros in the shape of a symbol.
 
     Args:
-        symbol: a symbol. If it has a mask, the probe has a gap, padding and an empty sequence.
+        symbol: a symbol. If it has a mask, that of the probe is `probe_mask`.
         sizes: the size of an open batch axis, and the size of all other open axes.
         device: the device of the zeros.
     """
-    batch, open_size = sizes
-    shape = [(batch if axis == 0 else open_size) if size is None else size for axis, size in enumerate(symbol.shape)]
-    values = torch.zeros(shape, dtype=symbol.dtype, device=device)
+    shape = probe_shape(symbol, sizes)
     if not symbol.masked:
-        return values
-    mask = np.zeros(shape[: symbol.num_step_axes], dtype=bool)
-    mask[0, ..., :3] = True
-    mask[0, ..., 1:2] = mask.shape[-1] < 3
-    index = Index.from_mask(mask, symbol.mask_source)
-    gap_values = values.new_zeros((index.num_gaps, *shape[symbol.num_step_axes :]))
-    return Packed(gather_real_steps(values, index), index, gap_values)
+        return torch.zeros(shape, dtype=symbol.dtype, device=device)
+    index = Index.from_mask(probe_mask(shape[: symbol.num_step_axes]), symbol.mask_source)
+    features = shape[symbol.num_step_axes :]
+    values = torch.zeros((index.num_steps, *features), dtype=symbol.dtype, device=device)
+    return Packed(values, index, values.new_zeros((index.num_gaps, *features)))
 
 
-def infer(function: Callable[..., Any], args: Args, kwargs: Kwargs, device: torch.device | None = None) -> Tree:
-    """Return what a call on symbols gives, as a tree of new symbols.
-
-    Args:
-        function: the function; it is called twice, on probes.
-        args: its positional arguments, symbols among them.
-        kwargs: its named arguments.
-        device: the device of the probes.
-
-    Raises:
-        PadlessError: if the structure of the result, or a number in it, depends on the size of the batch or of time.
-    """
-    symbols = [x for x in leaves((args, kwargs)) if is_symbolic(x)]
-    with torch.no_grad(), shape_inference_mode():
-        results = [_call_on_probes(function, args, kwargs, symbols, sizes, device) for sizes in _PROBE_SIZES]
-    small, large = (pytree.tree_structure(map_leaves(lambda _: None, result)) for result in results)
-    if small != large:
-        raise PadlessError(
-            f"A call gave {small.num_leaves} results for one size of batch or time and {large.num_leaves} "
-            f"for another: how many there are must not depend on the data."
-        )
-    return pytree.tree_map(_symbol_of_results, *results, is_leaf=lambda x: isinstance(x, Packed))
+def probe_shape(symbol: SymbolicTensor, sizes: tuple[int, int]) -> tuple[int, ...]:
+    """Return the shape of a symbol with sizes for its open axes: the first for the batch, the second for all others."""
+    return tuple(sizes[min(axis, 1)] if size is None else size for axis, size in enumerate(symbol.shape))
 
 
-def device_of_weights(*modules: object) -> torch.device | None:
-    """Return the device of the first weight that exists in these modules, for probes; None if there is none."""
-    inner_modules = (inner for module in modules if isinstance(module, nn.Module) for inner in module.modules())
-    return next((w.device for m in inner_modules for w in dict.values(m._parameters) if w is not None), None)
-
-
-def _call_on_probes(
-    function: Callable[..., Any],
-    args: Args,
-    kwargs: Kwargs,
-    symbols: list[SymbolicTensor],
-    sizes: tuple[int, int],
-    device: torch.device | None,
-) -> Tree:
-    """Call a function with each symbol replaced by a probe. Masks of the same grid are the same index."""
-    probes: dict[int, Tensor | Packed] = {}
-    indexes: dict[tuple[int, ...], Index] = {}
-    for symbol in symbols:
-        value = probe(symbol, sizes, device)
-        if isinstance(value, Packed):
-            value.index = indexes.setdefault(value.index.grid, value.index)
-        probes[id(symbol)] = value
-    args, kwargs = map_leaves(lambda x: probes.get(id(x), x), (args, kwargs))
-    return function(*args, **kwargs)
-
-
-def _symbol_of_results(small: object, large: Tree) -> Tree:
-    """Return the symbol for the results on two probes; what is not a tensor is returned as it is."""
-    if is_symbolic(small):
-        raise ArgumentError(f"A call uses {small!r}, which it was not given. Make it an argument of the call.")
-    if isinstance(small, bool | int | float) and small != large:
-        raise PadlessError(
-            f"A call gave the number {small!r} for one size of batch or time and {large!r} for another: "
-            f"a symbol has no such size yet. Compute with it in the `call` of a layer."
-        )
-    if not isinstance(small, Tensor | Packed):
-        return small
-    if small.ndim != large.ndim:
-        raise PadlessError(
-            f"A call gave shape {tuple(small.shape)} for one size of batch and {tuple(large.shape)} for "
-            f"another: the number of axes must not depend on the data."
-        )
-    shape = tuple(a if a == b else None for a, b in zip(small.shape, large.shape, strict=True))
-    if isinstance(small, Packed):
-        return SymbolicTensor(shape, small.dtype, num_step_axes=small.num_step_axes, mask_source=small.index.mask_source)
-    return SymbolicTensor(shape, small.dtype)
+def probe_mask(grid: Sequence[int]) -> NDArray[np.bool_]:
+    """Return a mask with a gap, padding and an empty sequence, for data without values."""
+    check_plan(*grid, grid_name="a mask")
+    mask = np.zeros(tuple(grid), dtype=bool)
+    mask[:1, ..., :3] = True
+    mask[:1, ..., 1:2] = mask.shape[-1] < 3
+    return mask

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.function import Function
-from padless.graph.saved_functions import DTYPES, check_elements
 from padless.graph.symbolic import SymbolicTensor
+from padless.layers.base.weights import as_dtype
 from padless.ragged.packed import Packed
 from padless.types import Config, Shape, ShapeTree, StepTensor, TensorTree
 
@@ -77,19 +77,67 @@ def describe_input(value: StepTensor | None) -> Config | None:
     return None if value is None else {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def zeros_like_described(description: Any) -> TensorTree:
+def zeros_like_described(description: Any, device: torch.device | None = None) -> TensorTree:
     """Return one example of zeros for each result of `describe_input` in a nest."""
     if isinstance(description, list):
-        return [zeros_like_described(inner) for inner in description]
+        return [zeros_like_described(inner, device) for inner in description]
     if not isinstance(description, dict):
         return description
-    if set(description) == {"shape", "dtype"} and isinstance(description["dtype"], str):
-        shape, dtype = description["shape"], DTYPES.get(description["dtype"])
-        if dtype is None or not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-            raise ArgumentError(f"{description!r:.200} does not describe an input. Expected a shape and a dtype.")
-        check_elements(tuple(shape[1:]), "An input of the saved model")
-        return torch.zeros((1, *shape[1:]), dtype=dtype)
-    return {key: zeros_like_described(inner) for key, inner in description.items()}
+    if _is_described_input(description):
+        return torch.zeros(_shape_of_described(description), dtype=as_dtype(description["dtype"]), device=device)
+    return {key: zeros_like_described(inner, device) for key, inner in description.items()}
+
+
+def described_shapes(description: Any) -> list[tuple[int, ...]]:
+    """Return the shape of each tensor that `zeros_like_described` returns."""
+    if isinstance(description, list):
+        return [shape for inner in description for shape in described_shapes(inner)]
+    if not isinstance(description, dict):
+        return []
+    if _is_described_input(description):
+        return [_shape_of_described(description)]
+    return [shape for inner in description.values() for shape in described_shapes(inner)]
+
+
+def _is_described_input(description: Config) -> bool:
+    return set(description) == {"shape", "dtype"} and isinstance(description["dtype"], str)
+
+
+def _shape_of_described(description: Config) -> tuple[int, ...]:
+    """Return the shape of one example; raise `ArgumentError` if it is not one."""
+    shape = description["shape"]
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ArgumentError(f"The shape of an input in a saved model must be a list of sizes; got {shape!r}.")
+    return (1, *shape[1:])
+
+
+def match_symbol(value: TensorTree, symbol: SymbolicTensor) -> SymbolicTensor:
+    """Return a symbolic tensor with the number of axes that its Input declares, as `match_input` does for data.
+
+    Raises:
+        ArgumentError: the value is not symbolic.
+        ShapeError: the shape is not the declared one.
+    """
+    if not isinstance(value, SymbolicTensor):
+        raise ArgumentError(f"Input {symbol.name!r} expected a symbolic tensor; got {type(value).__name__}.")
+    shape = value.shape
+    if len(shape) == symbol.ndim + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    elif len(shape) == symbol.ndim - 1 and symbol.shape[-1] == 1:
+        shape = (*shape, 1)
+    fits = len(shape) == symbol.ndim and all(
+        size is None or size == actual for size, actual in zip(symbol.shape[1:], shape[1:], strict=True)
+    )
+    if not fits:
+        raise ShapeError(f"Input {symbol.name!r} expected shape {symbol.shape}; got {value.shape}.")
+    return SymbolicTensor(shape, value.dtype, "", value.num_step_axes, value.mask_source)
+
+
+def shapes_in(shapes: ShapeTree) -> list[Shape]:
+    """Return the shapes of a nest in a list."""
+    shape_list: list[Shape] = []
+    map_shapes(shape_list.append, shapes)
+    return shape_list
 
 
 def map_shapes(fn: Callable[[Shape], T], shapes: ShapeTree) -> T | list[Any] | dict[str, Any]:

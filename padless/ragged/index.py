@@ -19,6 +19,7 @@ from torch import Tensor
 
 from padless._threads import cached_property
 from padless.ragged.device import to_device
+from padless.ragged.plan_limit import check_plan
 
 Ints: TypeAlias = NDArray[np.int64]
 TensorName: TypeAlias = Literal[
@@ -139,6 +140,7 @@ class Index:
             >>> Index.dense(2, 3) is Index.dense(2, 3), Index.dense(2, 3).full
             (True, True)
         """
+        check_plan(batch, steps, grid_name="a grid of steps")
         return Index(np.ones((batch, steps), dtype=bool), mask_source="no mask")
 
     @property

@@ -24,6 +24,7 @@ from padless.ragged.device import to_device, to_host
 from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, intersect_with_mask, rearrange_index
+from padless.ragged.plan_limit import check_plan
 from padless.ragged.tensor_like import TensorLike
 
 ArrayLike: TypeAlias = "NDArray[Any] | np.generic | Tensor | Packed | Sequence[Any] | float"
@@ -288,6 +289,7 @@ class Packed(TensorLike):
         index = self.index
         if index.outer is not None or index.shape[1] >= width:
             return self
+        check_plan(index.shape[0], width, grid_name="a padded mask")
         mask = np.zeros((index.shape[0], width), dtype=bool)
         mask[index.rows, index.positions] = True
         return Packed(self.values, Index(mask, mask_source=index.mask_source))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from padless.kernels.conv.windows import TransposedWindow, Window, WindowLayout
 from padless.kernels.index_cache import IndexCache
 from padless.ragged.index import Index, Ints
+from padless.ragged.plan_limit import check_plan
 
 _SEEN_THROUGH_WINDOWS = ", seen through windows"
 
@@ -117,6 +118,7 @@ def _place_parts(lengths: Ints, unit: int) -> tuple[Ints, int]:
 
 def _number_within_rows(counts: Ints) -> tuple[Ints, Ints]:
     """Return row and number within the row of each of `counts[r]` items of each row r."""
+    check_plan(sum(counts.tolist()), grid_name="windows")
     rows = np.repeat(np.arange(len(counts)), counts)
     return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -131,6 +133,7 @@ def _count_steps_in_windows(positions: Ints, line_length: int, window_starts: In
         window: Size and dilation.
     """
     dilation = window.dilation
+    check_plan(line_length + 2 * dilation, grid_name="a line of windows")
     is_real = np.zeros((-(-line_length // dilation) + 1) * dilation, dtype=np.int64)
     is_real[positions + dilation] = 1  # one more row of zeros first: the sum before the first step
     # A column of the reshaped line has every `dilation`-th step, so its cumulative sum counts the steps of a window.
@@ -155,6 +158,7 @@ def _reached_outputs(
     """
     last_given = int(span_positions.max(initial=0)) * window.stride + window.extent
     num_outputs = max(last_given, int(outputs.max(initial=0)) + 1)
+    check_plan(num_outputs, grid_name="outputs of windows")
     is_real, reached, possible = np.zeros((3, num_outputs), dtype=bool)
     is_real[positions] = True
     for tap in range(window.size):
@@ -166,6 +170,7 @@ def _reached_outputs(
 
 def _index_of_cells(index: Index, rows: Ints, columns: Ints, width: int) -> Index:
     """Return the index of some cells of a grid of a width, with the rows of `index`."""
+    check_plan(index.shape[0], width, grid_name="a mask")
     mask = np.zeros((index.shape[0], width), dtype=bool)
     mask[rows, columns] = True
     return Index(mask, mask_source=_mask_source(index))
@@ -207,6 +212,7 @@ def pad_spans(index: Index, left: int, right: int) -> tuple[Ints, Index]:
     def compute() -> tuple[Ints, Index]:
         first_columns, span_lengths = row_spans(index)
         rows = np.flatnonzero(span_lengths)
+        check_plan(index.shape[0], index.shape[1] + left + right, grid_name="a padded mask")
         mask = np.zeros((index.shape[0], index.shape[1] + left + right), dtype=bool)
         mask[index.rows, index.positions + left] = True
         mask[rows[:, None], first_columns[rows][:, None] + np.arange(left)] = True
@@ -219,4 +225,5 @@ def pad_spans(index: Index, left: int, right: int) -> tuple[Ints, Index]:
 
 def repeat_cells(index: Index, times: int) -> Index:
     """Return the index of a grid in which each column is repeated."""
+    check_plan(*index.shape, times, grid_name="a repeated mask")
     return _repeats.get(index, times, lambda: Index(np.repeat(index.mask, times, axis=1), mask_source=_mask_source(index)))

@@ -133,7 +133,17 @@ def _at_least_zero(number: Steps) -> Steps:
 
 def _to_images(grid: Shaped[Tensor, "rows steps channels"]) -> Shaped[Tensor, "rows channels 1 steps"]:
     """View the grid as channels-last images of height 1, the format for which torch's convolution is fast."""
-    return grid.transpose(1, 2).unsqueeze(2)
+    # An axis of size 1 may have any stride in a contiguous tensor. A view of the flat numbers has the usual strides.
+    return grid.contiguous().view(-1).view(grid.shape).unsqueeze(1).permute(0, 3, 1, 2)
+
+
+def _to_image_weight(kernel: Shaped[Tensor, "size part filters"]) -> Shaped[Tensor, "filters part 1 size"]:
+    """Return the kernel as the weight of a convolution of images, channels-last like the images.
+
+    Torch gives the gradient of the weight the format that the strides of the weight suggest. If this is not the format
+    of the images, torch's convolution without oneDNN has no backward pass.
+    """
+    return _to_images(kernel.permute(2, 0, 1))
 
 
 def _from_images(images: Shaped[Tensor, "rows channels 1 steps"]) -> Shaped[Tensor, "rows steps channels"]:
@@ -176,7 +186,7 @@ def valid_conv(
         return taps.conv_by_taps(grid[0], kernel, num_windows, strides, bias, window_numbers)[None]
     if window_numbers is not None:
         return gather_rows(valid_conv(grid, window, kernel, bias, groups)[0], window_numbers)[None]
-    weight = kernel.permute(2, 1, 0).unsqueeze(2)
+    weight = _to_image_weight(kernel)
     stride, dilation = (1, window.stride), (1, window.dilation)
     return _from_images(functional.conv2d(_to_images(grid), weight, bias, stride, 0, dilation, groups))
 
@@ -192,7 +202,7 @@ def valid_conv_transpose(
         size = (grid.shape[1] - 1) * window.stride + window.extent
         line = taps.conv_transpose_by_taps(grid[0], kernel, size, (window.stride, window.dilation))
         return (line if bias is None else line + bias)[None]
-    weight = kernel.permute(2, 1, 0).unsqueeze(2)
+    weight = _to_image_weight(kernel)
     stride, dilation = (1, window.stride), (1, window.dilation)
     return _from_images(functional.conv_transpose2d(_to_images(grid), weight, bias, stride, 0, 0, 1, dilation))
 

@@ -47,6 +47,11 @@ def scan(
         # The sum over no rows is 0. It makes a loss on the states of an empty batch differentiable.
         last = (s + new.sum(0) if new.requires_grad else s for s, new in zip(states, new_states, strict=True))
         return outputs, tuple(last)
+    if values.is_meta:  # all times have the same shapes, and a shape needs no loop
+        rows = order.rows[: order.batch_sizes[0]]
+        output, new_states = step(values[: len(rows)], tuple(state[: len(rows)] for state in states), rows)
+        last = (state.new_empty((index.shape[0], *state.shape[1:])) for state in new_states)
+        return output.new_empty((index.num_steps, *output.shape[1:])), tuple(last)
     states = tuple(state.index_select(0, order.rows) for state in states)
     outputs, final_states, num_rows = [], [], index.shape[0]
     for x in permute_rows(values, order.to_time_major, order.to_packed).split(order.batch_sizes):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,12 @@ from torch import Tensor, nn
 from padless import regularizers
 from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
+from padless.graph.deferred_weights import limited_memory
 from padless.graph.function import Function
 from padless.graph.model_runs import check_no_other_thread_trains, mode_of_run, training_runs
 from padless.graph.node import Node, auto_name
-from padless.graph.symbolic import (
-    SymbolicTensor,
-    device_of_weights,
-    in_shape_inference,
-    infer,
-    is_symbolic,
-    leaves,
-    map_leaves,
-)
+from padless.graph.shape_inference import building_weights, elements_of_probes, infer, max_elements, size_of_numbers
+from padless.graph.symbolic import SymbolicTensor, in_shape_inference, is_symbolic, leaves, map_leaves, probe_shape
 from padless.graph.train_mode import training_mode
 from padless.layers.base.mask_rule import (
     CallInterface,
@@ -51,8 +46,8 @@ from padless.layers.base.weights import (
     structure_lock,
 )
 from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, call_context, gap_values_by_operand
-from padless.ragged.packed import Packed, computing_gap_values
-from padless.registry import base_of, register, snake_case
+from padless.ragged.packed import Packed, computing_gap_values, gather_real_steps
+from padless.registry import register, snake_case
 from padless.saving.serialization import deserialize, serialize
 from padless.types import (
     Arguments,
@@ -66,13 +61,13 @@ from padless.types import (
     TensorTree,
 )
 
+T = TypeVar("T")
 compiled_calls: ContextVar[Mapping[int, Callable[..., TensorTree]]] = ContextVar("compiled calls", default={})  # noqa: B039
 """What runs in the place of `call`, by the identity of the layer, for `jit_compile=True`."""
 
 _training_of_enclosing_call: ContextVar[bool | None] = ContextVar("training", default=None)
 
 
-@base_of("layer")
 @register("layer")
 class Layer(CallInterface, WeightContainer):
     """The base of built-in and user-defined layers: Keras's `Layer`.
@@ -102,6 +97,7 @@ class Layer(CallInterface, WeightContainer):
     _building: bool = False  # whether `build` runs
     _class_supports_masking: bool | None = None  # the class attribute `supports_masking` of a user-defined layer
     _function: Function | None = None  # the graph of a model
+    _runs_user_code: bool = False  # whether `call` runs a function of the user
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         layer = super().__new__(cls)
@@ -171,7 +167,7 @@ class Layer(CallInterface, WeightContainer):
         symbols = [_symbols_of_shapes(shape, self.dtype) for shape in shapes]
         if not self.built:
             self.build(*shapes)
-        return map_leaves(lambda symbol: symbol.shape, self._infer_outputs(symbols, {}))
+        return map_leaves(lambda symbol: symbol.shape, self._infer_by_calls(symbols, {}))
 
     def needs_gap_values(self, outputs_needed: bool) -> bool:
         """Return whether a call reads what its input shows at masked steps.
@@ -221,8 +217,89 @@ class Layer(CallInterface, WeightContainer):
         return node.outputs
 
     def _infer_outputs(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
-        """Return the symbolic outputs for symbolic arguments, from calls on small probes."""
-        return infer(lambda *a, **k: self._call_on_data(a, k), tuple(args), kwargs, device_of_weights(self))
+        """Return the symbolic outputs for symbolic arguments, from the shapes of the user or from calls on probes."""
+        spec = call_spec_of(type(self))
+        if not spec.declares_output_shape:
+            return self._infer_by_calls(args, kwargs)
+        if any(isinstance(module._parameters, UnbuiltParameters) for module in self.modules()):
+            self._infer_by_calls(args, kwargs)  # a layer inside is built by its first call
+        arguments = _bind_arguments(self, spec, args, kwargs)
+        inputs = {
+            name: x for name, x in arguments.items() if name not in spec.mask_names and any(map(is_symbolic, leaves(x)))
+        }
+        shapes = {name: map_leaves(lambda leaf: leaf.shape if is_symbolic(leaf) else None, x) for name, x in inputs.items()}
+        outputs = _symbols_of_shapes(_call_with_shapes(self.compute_output_shape, spec, shapes), self._output_dtype(inputs))
+        input_symbols = [leaf for leaf in leaves(inputs) if is_symbolic(leaf)]
+        if not any(symbol.masked for symbol in input_symbols):
+            return outputs
+
+        def on_probes(*args: object, **kwargs: object) -> TensorTree:
+            return self._mask_declared_outputs(spec, outputs, input_symbols, _bind_arguments(self, spec, args, kwargs))
+
+        return infer(on_probes, tuple(args), kwargs, self)
+
+    def _infer_by_calls(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
+        """Return the symbolic outputs for symbolic arguments, from calls on two probes."""
+        num_elements = self._max_elements_in_call(args, kwargs)
+        return infer(lambda *a, **k: self._call_on_data(a, k), tuple(args), kwargs, self, num_elements=num_elements)
+
+    def _mask_declared_outputs(
+        self, spec: CallSpec, outputs: TensorTree, input_symbols: Sequence[SymbolicTensor], arguments: Arguments
+    ) -> TensorTree:
+        """Return tensors in the shape of symbolic outputs, with the masks that they have for these arguments.
+
+        Args:
+            spec: what the class of the layer declares about its `call`.
+            outputs: the symbolic outputs.
+            input_symbols: the symbolic inputs.
+            arguments: the arguments of a call on probes, by name.
+        """
+        data = {name: x for name, x in arguments.items() if name not in spec.mask_names and is_data(x)}
+        first_input = apply_explicit_mask(next(iter(data.values())), arguments.get("mask"), "mask")
+        probes = [leaf for leaf in leaves(data) if isinstance(leaf, Tensor | Packed)]
+        open_axes = [
+            (probe.shape[0], probe.shape[axis])
+            for symbol, probe in zip(input_symbols, probes, strict=True)
+            for axis, size in enumerate(symbol.shape)
+            if axis > 0 and size is None
+        ]
+        sizes = open_axes[0] if open_axes else (probes[0].shape[0], 1)
+        tensors = map_leaves(lambda x: torch.empty(probe_shape(x, sizes), dtype=x.dtype, device=probes[0].device), outputs)
+        if spec.may_use_grid(self):
+            return attach_output_masks(self, spec, first_input, mask_of(first_input), tensors)
+        index = next((x.index for x in leaves(first_input) if isinstance(x, Packed)), None)
+
+        def on_steps(x: Tensor) -> StepTensor:
+            has_steps = index is not None and tuple(x.shape[: len(index.grid)]) == index.grid
+            return Packed(gather_real_steps(x, index), index) if index is not None and has_steps else x
+
+        return map_leaves(on_steps, tensors)
+
+    def _output_dtype(self, inputs: TensorTree) -> torch.dtype:
+        """Return the dtype of outputs whose shape the user declares: as in Keras that of the layer."""
+        dtypes = [x.dtype for x in leaves(inputs) if is_symbolic(x) and x.dtype.is_floating_point]
+        return dtypes[0] if dtypes and self._input_dtype() is None else self.dtype
+
+    def _max_elements_in_call(self, args: Sequence[object], kwargs: Arguments) -> float:
+        """Return how many elements a tensor of a call on probes may have; infinity for code that is not padless's."""
+        num_elements = elements_of_probes((args, kwargs))
+        for module in self.modules():
+            if isinstance(module, Layer):
+                is_unknown = not call_spec_of(type(module)).is_built_in or module._runs_user_code
+            else:
+                is_unknown = not type(module).__module__.startswith("torch.nn.")
+            if is_unknown:
+                return math.inf
+            weights = [w for table in (module._parameters, module._buffers) for w in dict.values(table) if w is not None]
+            if any(weight.is_meta or weight.numel() > max_elements() for weight in weights):
+                return math.inf
+            if isinstance(module, Layer):
+                num_elements *= module._enlargement()
+        return num_elements
+
+    def _enlargement(self) -> int:
+        """Return how many times more elements than its inputs a tensor of a call can have, or more than that."""
+        return size_of_numbers(list(self._arguments.values()))
 
     def _call_on_data(self, args: Sequence[object], kwargs: Arguments) -> TensorTree:
         """Convert the arguments, apply explicit masks, build the weights, and run `call`."""
@@ -445,27 +522,15 @@ class Layer(CallInterface, WeightContainer):
 
     # ------------------------------------------------------------------------------------------------ building
 
-    def _shape_of_input(self, x: object) -> tuple[int | None, ...] | None:
-        """Return the shape of an input, for `build`; None for None."""
-        if x is None:
-            return None
-        if not isinstance(x, Tensor | Packed | SymbolicTensor):
-            raise ArgumentError(f"Layer {self.name!r} got {x!r:.100} among its inputs. Expected tensors.")
-        return tuple(x.shape)
-
     def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the weights for these data arguments, on the device of the data."""
         if self.built and not self._building:
             return
-        shapes = {name: map_leaves(self._shape_of_input, x) for name, x in data.items()}
-        parameters = list(inspect.signature(self.build).parameters)
-        named = len(parameters) > 1 and all(name.removesuffix("_shape") in spec.names for name in parameters)
+        shapes = {name: map_leaves(lambda x: None if x is None else tuple(x.shape), x) for name, x in data.items()}
         device = next((x.device for x in leaves(data) if isinstance(x, Tensor | Packed)), None)
-        with nullcontext() if device is None or device.type == "cpu" else device:
-            if named:  # build(query_shape, value_shape), as Keras's layers with several inputs
-                self.build(**{name: shapes.get(name.removesuffix("_shape")) for name in parameters})
-            else:
-                self.build(next(iter(shapes.values()), None))
+        is_probe = device is not None and device.type == "meta" and in_shape_inference()
+        with nullcontext() if device is None or device.type == "cpu" or is_probe else device:
+            _call_with_shapes(self.build, spec, shapes)
 
     # ------------------------------------------------------------------------------------------------ public facts
 
@@ -522,7 +587,8 @@ class Layer(CallInterface, WeightContainer):
     @classmethod
     def from_config(cls, config: Config) -> Self:
         """Create the layer that has this config, with new weights."""
-        return cls(**config)
+        with limited_memory(cls):
+            return cls(**config)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copy and pickle keep. Calls on symbolic tensors are kept by their graph (`Function`)."""
@@ -589,6 +655,17 @@ def _symbols_of_shapes(shape: ShapeTree, dtype: torch.dtype) -> TensorTree:
     return SymbolicTensor(tuple(shape), dtype)
 
 
+def _call_with_shapes(method: Callable[..., T], spec: CallSpec, shapes: Mapping[str, ShapeTree]) -> T:
+    """Call `build` or `compute_output_shape` with the shapes of the arguments of a call, by their names.
+
+    Layers with several inputs have a parameter for each, such as `build(query_shape, value_shape)` in Keras.
+    """
+    parameters = list(inspect.signature(method).parameters)
+    if len(parameters) > 1 and all(name.removesuffix("_shape") in spec.names for name in parameters):
+        return method(**{name: shapes.get(name.removesuffix("_shape")) for name in parameters})
+    return method(next(iter(shapes.values()), None))
+
+
 def _build_once(build: Callable[..., None]) -> Callable[..., None]:
     """Wrap `build`: it runs once, sets `built`, and leaves the layer unbuilt if it fails."""
 
@@ -603,7 +680,8 @@ def _build_once(build: Callable[..., None]) -> Callable[..., None]:
             self._replace_unbuilt_parameters()
             is_complete = False
             try:
-                build(self, *args, **kwargs)
+                with building_weights(self), limited_memory(type(self)):
+                    build(self, *args, **kwargs)
                 is_complete = True
                 self.built = True
             finally:

@@ -7,11 +7,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from padless.errors import ShapeError
-from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves, shape_inference_mode
+from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves, probe_mask, shape_inference_mode
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_recorder import AllMasksRecorded, MaskRecorder, is_recording, record_mask, record_masks
 from padless.ragged.device import host_copy, to_device
@@ -106,13 +107,14 @@ def create_mask(inputs: StepTensor, is_real: Callable[[Tensor], Tensor], mask_so
     """
     if isinstance(inputs, Packed):
         return _narrow_mask(inputs, is_real, mask_source)
-    if not isinstance(inputs, Tensor):
-        raise ShapeError(f"{mask_source} makes a mask of steps, so it needs one tensor; got {inputs!r:.100}.")
     if inputs.ndim < 2:
         raise ShapeError(
             f"{mask_source} makes a mask of steps, so it needs data of shape (batch, steps, ...); got {tuple(inputs.shape)}."
         )
-    index = Index.from_mask(as_mask(is_real(host_copy(inputs))), mask_source)
+    if inputs.is_meta:
+        index = Index.from_mask(probe_mask(is_real(inputs).shape), mask_source)
+    else:
+        index = Index.from_mask(as_mask(is_real(host_copy(inputs))), mask_source)
     record_mask(index)
     return Packed(gather_real_steps(inputs, index), index)
 
@@ -125,7 +127,7 @@ def _narrow_mask(inputs: Packed, is_real: Callable[[Tensor], Tensor], mask_sourc
             f"{mask_source} would make a mask of each step's parts, on inputs {inputs!r} whose steps are masked "
             f"already. Make the finer mask first: it says which of the steps are real, too. {NESTED_LISTS_ADVICE}"
         )
-    selection = as_mask(is_real_step[:, None])[:, 0]
+    selection = np.ones(len(is_real_step), bool) if inputs.values.is_meta else as_mask(is_real_step[:, None])[:, 0]
     index = inputs.index
     if selection.all():
         # A symbol names the layer that saw the mask last, so shape inference needs an index with that name.

@@ -83,6 +83,10 @@ class CallSpec:
     """Whether the class that defines `call` promises that each step is treated alone."""
     overrides_compute_mask: bool
     """Whether `compute_mask` is overridden by a user-defined class."""
+    is_built_in: bool
+    """Whether `call` and `compute_mask` are those of a layer of padless."""
+    declares_output_shape: bool
+    """Whether a user-defined class overrides `compute_output_shape`, and no class below it overrides `call`."""
     accepts_keywords: bool
     """Whether every argument may be given by its name."""
     accepts_one_positional: bool
@@ -112,6 +116,7 @@ def call_spec_of(layer_class: type[CallInterface]) -> CallSpec:
     overrides_compute_mask = compute_mask_owner is not CallInterface and (
         relation is None or mro.index(compute_mask_owner) < mro.index(call_owner)
     )
+    shape_owner = next((c for c in mro if "compute_output_shape" in vars(c)), CallInterface)
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     accepts_keywords = all(p.kind in (positional, p.KEYWORD_ONLY) for p in parameters)
     return CallSpec(
@@ -121,12 +126,18 @@ def call_spec_of(layer_class: type[CallInterface]) -> CallSpec:
         relation=None if overrides_compute_mask else relation,
         stepwise=bool(vars(call_owner).get("stepwise")),
         overrides_compute_mask=overrides_compute_mask,
+        is_built_in=_is_built_in(call_owner) and not overrides_compute_mask,
+        declares_output_shape=not _is_built_in(shape_owner) and mro.index(shape_owner) <= mro.index(call_owner),
         accepts_keywords=accepts_keywords,
         accepts_one_positional=accepts_keywords
         and bool(parameters)
         and parameters[0].kind is positional
         and all(p.default is not p.empty for p in parameters[1:]),
     )
+
+
+def _is_built_in(layer_class: type) -> bool:
+    return layer_class.__module__.partition(".")[0] == "padless"
 
 
 def _is_mask_name(name: str, names: tuple[str, ...]) -> bool:

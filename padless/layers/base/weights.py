@@ -25,7 +25,10 @@ from padless import constraints, initializers, regularizers
 from padless._threads import ForkSafeLock
 from padless.constraints import ConstraintFunction
 from padless.errors import ArgumentError, NotBuilt, ShapeError
+from padless.graph.deferred_weights import deferred_weights
+from padless.graph.shape_inference import building_weights
 from padless.graph.symbolic import in_shape_inference, leaves
+from padless.initializers import InitializerFunction
 from padless.regularizers import RegularizerFunction
 from padless.types import ConstraintLike, DTypeLike, InitializerLike, RegularizerLike, Shape, TensorTree
 
@@ -80,8 +83,7 @@ def as_dtype(dtype: DTypeLike | None) -> torch.dtype:
         ArgumentError: there is no such dtype.
     """
     if isinstance(dtype, Mapping):
-        policy = dtype.get("config")
-        dtype = policy.get("name") if isinstance(policy, Mapping) else str(dict(dtype))
+        dtype = dtype.get("config", {}).get("name")
     if dtype is None:
         return torch.get_default_dtype()
     if isinstance(dtype, torch.dtype):
@@ -165,24 +167,34 @@ class WeightContainer(nn.Module):
         name = name or f"weight_{len(self._parameters) + len(self._buffers)}"
         initialize = initializers.get(initializer or "glorot_uniform")
         weight_dtype = self.dtype if dtype is None else as_dtype(dtype)
-        if initialize is None or any(not isinstance(size, int) for size in shape):
+        sizes = tuple(size for size in shape if isinstance(size, int) and size >= 0)
+        if initialize is None or len(sizes) < len(shape):
             raise ShapeError(
                 f"Weight {name!r} of layer {self.name!r} needs a shape of integers; got {tuple(shape)}. An "
                 f"axis of the input that decides the size of a weight must be known."
             )
-        with torch.no_grad():
-            value = initialize(tuple(shape), dtype=weight_dtype).to(torch.get_default_device())
-        if trainable:
-            requires_grad = self._trainable and weight_dtype.is_floating_point
-            self.register_parameter(name, nn.Parameter(value, requires_grad=requires_grad))
-        else:
-            self.register_buffer(name, value)
+        with torch.no_grad(), building_weights(self):
+            value = self._new_weight(name, sizes, weight_dtype, initialize)
+            if trainable:
+                requires_grad = self._trainable and weight_dtype.is_floating_point
+                self.register_parameter(name, nn.Parameter(value, requires_grad=requires_grad))
+            else:
+                self.register_buffer(name, value)
         penalty, projection = regularizers.get(regularizer), constraints.get(constraint)
         if penalty is not None:
             self._regularized[name] = penalty
         if projection is not None:
             self._constrained[name] = projection
         return getattr(self, name)
+
+    def _new_weight(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, initialize: InitializerFunction) -> Tensor:
+        """Return a weight with its initial values; without them while a file is read, or on the device `meta`."""
+        deferred, device = deferred_weights(), torch.get_default_device()
+        if deferred is not None:
+            return deferred.new(self, name, shape, dtype)
+        if device.type == "meta":
+            return torch.empty(shape, dtype=dtype)
+        return initialize(shape, dtype=dtype).to(device)
 
     def add_loss(self, loss: TensorTree | float) -> None:
         """Add a scalar, or a nest of scalars, to the loss of the current step, as Keras's `add_loss`."""

@@ -141,6 +141,10 @@ class Embedding(MaskCreatingLayer):
     def _input_dtype(self) -> None:
         """Leave ids as they are: they are not cast to the dtype of the table."""
 
+    def _enlargement(self) -> int:
+        """Return the size of a row: the other numbers of the layer say nothing about the output."""
+        return self.output_dim
+
     def needs_gap_values(self, outputs_needed: bool) -> bool:
         """Return whether the output needs them: ids in gaps are looked up, too."""
         return outputs_needed

@@ -55,6 +55,7 @@ class Lambda(Layer):
     relation = (
         "stepwise"  # the table of torch functions refuses the others; `call` allows the grid to a function with a mask
     )
+    _runs_user_code = True
 
     def __init__(
         self,

@@ -13,13 +13,14 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from padless._torch_compat import BatchNormModule, pytree
 from padless.errors import ArgumentError, MaskLost, ShapeError
+from padless.graph.deferred_weights import limited_memory
 from padless.graph.node import auto_name
 from padless.graph.symbolic import leaves, map_leaves
 from padless.graph.train_mode import training_mode
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import check_same_steps
 from padless.ragged.packed import Packed, computing_gap_values, unpack
-from padless.registry import base_of, entries, register, snake_case
+from padless.registry import entries, register, snake_case
 from padless.saving.serialization import deserialize
 from padless.types import (
     Arguments,
@@ -56,9 +57,6 @@ class WrapperOptions(TypedDict, total=False):
     dtype: DTypeLike | None
     activity_regularizer: RegularizerLike
     input_shape: Shape | None
-
-
-base_of("module")(nn.Module)
 
 
 @register("layer")
@@ -102,7 +100,8 @@ class TorchModuleWrapper(Layer):
         **kwargs: Unpack[WrapperOptions],
     ) -> None:
         if isinstance(module, dict):
-            module = deserialize(module, ("module", "layer"))
+            with limited_memory():
+                module = deserialize(module, "layer")
         if not isinstance(module, nn.Module):
             raise ArgumentError(f"TorchModuleWrapper holds a torch.nn.Module; got {module!r}.")
         lazy_modules = [inner for inner in module.modules() if isinstance(inner, LazyModuleMixin)]

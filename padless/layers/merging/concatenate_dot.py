@@ -29,6 +29,7 @@ from padless.ragged.device import to_device
 from padless.ragged.index import Index
 from padless.ragged.mask import intersection
 from padless.ragged.packed import Packed, gather_real_steps
+from padless.ragged.plan_limit import check_plan
 from padless.registry import register
 from padless.types import LayerOptions, MaskLike, Shape, StepTensor
 
@@ -119,6 +120,7 @@ def _concatenate_steps(inputs: list[StepTensor], axis: int, num_step_axes: int) 
 
 
 def _pack_all_steps(x: Tensor, num_step_axes: int) -> Packed:
+    check_plan(*x.shape[:num_step_axes], grid_name="a grid of steps")
     index = Index.from_mask(np.ones(tuple(x.shape[:num_step_axes]), dtype=bool), "an input without a mask")
     return Packed(x.reshape(-1, *x.shape[num_step_axes:]), index)
 

@@ -16,6 +16,7 @@ from padless.layers.base.mask_rule import as_data
 from padless.layers.normalization.layer_normalization import as_float, feature_axes, normalize_axes
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
+from padless.ragged.plan_limit import check_plan
 from padless.registry import register
 from padless.types import ArrayLike, LayerOptions, Shape, StepTensor
 
@@ -137,6 +138,7 @@ class Normalization(Layer):
 
     def _broadcast(self, number: ArrayLike, sizes: tuple[int, ...]) -> Tensor:
         """Return an argument as a tensor of these sizes."""
+        check_plan(*sizes, grid_name="a mean or variance")
         try:
             return torch.as_tensor(np.broadcast_to(np.asarray(number), sizes).copy(), dtype=self.dtype)
         except ValueError:
