@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import init
 
 from padless.errors import ArgumentError, ShapeError, unknown_name
+from padless.ragged.masked_array import refuse_masked_array
 from padless.registry import register
 from padless.saving import serialization
 from padless.types import ArrayLike, ConfigLike, InitializerLike
@@ -78,6 +79,7 @@ class Constant(Initializer):
     value: ArrayLike = 0.0
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        refuse_masked_array("The array of Constant", self.value)
         value = torch.as_tensor(self.value)
         if value.ndim and value.shape != tuple(shape):
             raise ShapeError(

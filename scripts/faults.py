@@ -1989,6 +1989,14 @@ DATA = [
         function="BatchReader.peek",
     ),
     Fault(
+        "the mask of a NumPy masked array is ignored",
+        "ragged/masked_array.py",
+        "isinstance(value, MaskedArray) and bool(np.ma.is_masked(value))",
+        "False",
+        "tests/test_masked_arrays.py",
+        function="is_masked_array",
+    ),
+    Fault(
         "the batches of one accumulation share a buffer that is filled again",
         "data/epoch_iterator.py",
         "keep_batches and data.lends_memory",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, DataError, unknown_name
 from padless.ragged.device import to_device
+from padless.ragged.masked_array import refuse_masked_array
 
 Side: TypeAlias = Literal["pre", "post"]
 
@@ -59,6 +60,7 @@ def pad_sequences(
     for number, row in enumerate(rows):
         if not len(row):
             continue
+        refuse_masked_array("A sequence", row)
         steps = np.asarray(row[-width:] if truncating == "pre" else row[:width], dtype=array_dtype)
         if steps.shape[1:] != step_shape:
             raise DataError(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from padless.data.columns import DenseColumn
 from padless.errors import DataError
+from padless.ragged.masked_array import refuse_masked_array
 from padless.ragged.packed import NESTED_LISTS_ADVICE, Packed
 
 
@@ -33,6 +34,7 @@ def as_numbers(name: str, value: object) -> NDArray[np.generic]:
         raise DataError(
             f"{name} is a Packed, which holds many sequences. Expected one sequence, or a model with several inputs."
         )
+    refuse_masked_array(name, value)
     try:
         array = np.asarray(value)
     except ValueError as unequal_lengths:
@@ -40,6 +42,8 @@ def as_numbers(name: str, value: object) -> NDArray[np.generic]:
             f"{name} is a list whose entries have unequal lengths. Expected a sequence of numbers or equal vectors. "
             f"{NESTED_LISTS_ADVICE}"
         ) from unequal_lengths
+    if array.dtype.kind == "f" and isinstance(value, list | tuple) and np.isnan(array).any():
+        _refuse_masked_numbers(name, value)
     if array.dtype.kind not in "biuf":
         entry = next((entry for entry in array.flat if not isinstance(entry, int | float)), None)
         entry = entry.item() if isinstance(entry, np.generic) else entry
@@ -48,3 +52,12 @@ def as_numbers(name: str, value: object) -> NDArray[np.generic]:
             f"into numbers, first."
         )
     return array
+
+
+def _refuse_masked_numbers(name: str, values: object) -> None:
+    """Raise `DataError` for the constant `np.ma.masked` in nested lists, which NumPy converts to NaN."""
+    if isinstance(values, list | tuple):
+        for entry in values:
+            _refuse_masked_numbers(name, entry)
+    elif values is np.ma.masked:
+        refuse_masked_array(name, values)

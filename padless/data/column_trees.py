@@ -11,6 +11,7 @@ from padless.data.containers import read_column
 from padless.data.data_spec import DataSpec
 from padless.data.lists import read_list
 from padless.errors import ArgumentError
+from padless.ragged.masked_array import refuse_masked_array
 
 Result = TypeVar("Result")
 ColumnTree: TypeAlias = "Tree[Column]"
@@ -36,6 +37,8 @@ def read_columns(argument: Argument, container: object, spec: DataSpec) -> Colum
     takes_sequences = spec.takes_sequences if argument == "x" else ()
     if container is None:
         return None
+    if argument != "x":
+        refuse_masked_array(argument, container)
     if count == 1 and not isinstance(container, Mapping):
         return read_column(argument, container, any(takes_sequences))
     if argument == "sample_weight" and not isinstance(container, Mapping | list | tuple):

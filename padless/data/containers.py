@@ -14,7 +14,8 @@ from padless.data.columns import Column
 from padless.data.foreign_types import is_instance
 from padless.data.lists import read_list
 from padless.data.ragged_formats import read_arrow, read_awkward, read_pandas, read_polars
-from padless.data.torch_formats import read_nested_tensor, read_packed, read_packed_sequence
+from padless.data.torch_formats import read_masked_array, read_nested_tensor, read_packed, read_packed_sequence
+from padless.ragged.masked_array import is_masked_array
 from padless.ragged.packed import Packed
 
 
@@ -36,6 +37,7 @@ CONTAINER_READERS = (
     ContainerReader(lambda container: isinstance(container, Packed), read_packed),
     ContainerReader(lambda container: isinstance(container, PackedSequence), read_packed_sequence),
     ContainerReader(lambda container: isinstance(container, Tensor) and container.is_nested, read_nested_tensor),
+    ContainerReader(is_masked_array, read_masked_array),
     ContainerReader(lambda container: isinstance(container, list | tuple) or is_object_array(container), read_list),
     ContainerReader(lambda container: isinstance(container, np.ndarray | Tensor), read_array),
     ContainerReader(lambda container: is_instance(container, "pyarrow", "Array", "ChunkedArray"), read_arrow),

@@ -81,7 +81,9 @@ def read_awkward(name: str, array: Foreign) -> Column:
 
 
 def read_pandas(name: str, series: Foreign) -> Column:
-    """Read a `Series` of pandas: of numbers, or of objects that are lists."""
+    """Read a `Series` of pandas: of numbers, or of objects that are lists. Raises `DataError` for `pandas.NA`."""
+    if not isinstance(series.dtype, np.dtype):  # a dtype with missing values, which NumPy would see as NaN
+        _check_missing(name, series.isna().to_numpy(), [])
     array = series.to_numpy()
     return read_list(name, array) if array.dtype == object else read_array(name, array)
 

@@ -1,7 +1,8 @@
-"""Read ragged containers of padless and torch: `Packed`, `PackedSequence`, nested tensors."""
+"""Read ragged containers of padless, torch and NumPy: `Packed`, `PackedSequence`, nested tensors, masked arrays."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from padless.data.columns import RaggedColumn
+from padless.data.arrays import as_numbers
+from padless.data.columns import RaggedColumn, tensor_from_numpy
 from padless.ragged.index import Index
+from padless.ragged.masked_array import split_masked_array
 from padless.ragged.packed import Packed, pack_shared
 
 
@@ -40,6 +43,18 @@ def read_packed(name: str, packed: Packed) -> RaggedColumn:
         gap_values=packed.gap_values,
         gap_offsets=gap_offsets,
     )
+
+
+def read_masked_array(name: str, array: np.ma.MaskedArray) -> RaggedColumn:
+    """Read the steps of a NumPy masked array that are not masked. `predict` answers with an array.
+
+    >>> array = np.ma.masked_array([[1, 2], [3, 4]], mask=[[0, 0], [0, 1]])
+    >>> read_masked_array("x", array).read(slice(0, 2)).lengths.tolist()
+    [2, 1]
+    """
+    values, is_real = split_masked_array(name, array)
+    packed = pack_shared(tensor_from_numpy(as_numbers(name, values)), is_real)
+    return replace(read_packed(name, packed), kind="grid")
 
 
 def read_packed_sequence(name: str, sequences: PackedSequence) -> RaggedColumn:

@@ -17,6 +17,7 @@ from torch import Tensor
 from padless.errors import DataError, ShapeError
 from padless.ragged.device import host_copy, to_device
 from padless.ragged.index import Index
+from padless.ragged.masked_array import refuse_masked_array
 from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack_shared
 
 
@@ -70,6 +71,7 @@ def to_tensor(data: ArrayLike, argument: str) -> Tensor | Packed:
     """
     if isinstance(data, Tensor | Packed):
         return data
+    refuse_masked_array(f"`{argument}`", data)
     if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
         return _stack_or_pack(data)
     try:

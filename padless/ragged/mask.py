@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from padless.errors import MaskError
 from padless.ragged import device
 from padless.ragged.index import Index, Ints
+from padless.ragged.masked_array import refuse_masked_array
 
 
 def as_mask(mask: object, grid: tuple[int, ...] | None = None, argument: str = "mask") -> NDArray[np.bool_]:
@@ -45,6 +46,7 @@ def _as_booleans(mask: object, argument: str) -> NDArray[np.bool_]:
     if isinstance(mask, torch.Tensor):
         on_host = device.to_host(mask)
         mask = (on_host.float() if on_host.dtype == torch.bfloat16 else on_host).numpy()
+    refuse_masked_array(f"`{argument}`", mask)
     try:
         array = np.asarray(mask)
     except ValueError as unequal_lengths:

@@ -25,6 +25,7 @@ from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, intersect_with_mask, rearrange_index
 from padless.ragged.plan_limit import check_plan
+from padless.ragged.masked_array import is_masked_array, refuse_masked_array, split_masked_array
 from padless.ragged.tensor_like import TensorLike
 
 ArrayLike: TypeAlias = "NDArray[Any] | np.generic | Tensor | Packed | Sequence[Any] | float"
@@ -327,7 +328,7 @@ def pack(
 
     Args:
         values: a padded array `(B, T, ...)`, a list of sequences of different lengths, or a `Packed`. A mask keeps the
-            steps of a `Packed` that it marks, too.
+            steps of a `Packed` that it marks, too. Masked steps of a NumPy masked array are not real.
         mask: the boolean grid `(B, T)`, True at real steps.
         lengths: `(B,)`, the number of real steps of each right-padded row.
         like: a `Packed` or an `Index`; the result has its steps. Sequences must have its lengths. A `Packed` that has
@@ -361,6 +362,9 @@ def pack_shared(
     if isinstance(mask, Packed):
         mask = mask.unpack(padding=0)
     like_index = like.index if isinstance(like, Packed) else like
+    if is_masked_array(values):
+        numbers, is_real = split_masked_array("`values`", values)
+        values = pack_shared(numbers, is_real)
     if isinstance(values, Packed):
         return _select_steps(values, mask, lengths, like_index, by_position=True)
     if _is_list_of_sequences(values):
@@ -454,6 +458,7 @@ def _sequence_tensor(sequence: ArrayLike, number: int, dtype: torch.dtype | None
     """Return a sequence as a tensor; a list of Python floats has torch's default dtype."""
     if isinstance(sequence, Tensor):
         return sequence if dtype is None else sequence.to(dtype)
+    refuse_masked_array(f"Sequence {number}", sequence)
     try:
         array = np.asarray(sequence)
     except ValueError as unequal_shapes:
@@ -479,6 +484,7 @@ def _is_list_of_sequences(values: object) -> bool:
 
 def _mask_from_lengths(lengths: ArrayLike, grid: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return the mask of right-padded rows on a grid `(B, T, ...)`."""
+    refuse_masked_array("`lengths`", lengths)
     array = np.asarray(to_host(lengths) if isinstance(lengths, Tensor) else lengths)
     is_integer = array.dtype.kind in "iu"
     if array.shape != grid[:1] or not is_integer or (array < 0).any() or (array > grid[1]).any():

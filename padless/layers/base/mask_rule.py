@@ -23,6 +23,7 @@ from padless.errors import MaskError, MaskLost, ShapeError
 from padless.graph.symbolic import leaves, map_leaves
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask
+from padless.ragged.masked_array import is_masked_array
 from padless.ragged.packed import Packed, gather_real_steps, pack_shared
 from padless.types import MaskLike, MaskTree, StepTensor, TensorTree
 
@@ -162,6 +163,9 @@ def as_data(x: object, float_dtype: Callable[[], torch.dtype] = torch.get_defaul
         x: any argument of a call. What is neither an array nor a list of sequences is returned as it is.
         float_dtype: returns the dtype for floats of NumPy and Python, which are double.
     """
+    if is_masked_array(x):
+        packed = pack_shared(x)
+        return packed.with_values(packed.values.to(float_dtype())) if packed.dtype == torch.float64 else packed
     if isinstance(x, np.ndarray):
         has_torch_layout = x.flags.writeable and all(stride >= 0 for stride in x.strides)
         tensor = torch.from_numpy(x if has_torch_layout else x.copy())

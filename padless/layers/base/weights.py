@@ -29,6 +29,7 @@ from padless.graph.deferred_weights import deferred_weights
 from padless.graph.shape_inference import building_weights
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.initializers import InitializerFunction
+from padless.ragged.masked_array import refuse_masked_array
 from padless.regularizers import RegularizerFunction
 from padless.types import ConstraintLike, DTypeLike, InitializerLike, RegularizerLike, Shape, TensorTree
 
@@ -286,6 +287,8 @@ class WeightContainer(nn.Module):
         targets = self.weights
         if len(weights) != len(targets):
             raise ShapeError(f"{self.name!r} has {len(targets)} weights; got {len(weights)} arrays.")
+        for number, weight in enumerate(weights):
+            refuse_masked_array(f"Weight {number}", weight)
         values = [w if isinstance(w, Tensor) else torch.as_tensor(np.asarray(w)) for w in weights]
         for number, (target, value) in enumerate(zip(targets, values, strict=True)):
             if target.shape != value.shape:
