@@ -66,6 +66,7 @@ CASES = [
         "bits",
     ),
     ("CategoricalFocalCrossentropy", {}, "onehot chances"),
+    ("CategoricalFocalCrossentropy", {"alpha": [0.1, 0.2, 0.4]}, "onehot chances"),
     ("CategoricalFocalCrossentropy", {"alpha": 0.5, "gamma": 1.0, "from_logits": True, "label_smoothing": 0.1}, "onehot"),
     ("CategoricalGeneralizedCrossEntropy", {"q": 0.7}, "ids"),
     ("Dice", {"axis": -1}, "chances"),
@@ -152,6 +153,10 @@ def test_names_of_keras_mean_the_same_losses():
         (lambda: losses.Huber(0), "`delta` must be above 0; got 0"),
         (lambda: losses.CategoricalGeneralizedCrossEntropy(1.0), "`q` must be between 0 and 1.*got 1.0"),
         (lambda: losses.BinaryFocalCrossentropy(label_smoothing=1.5), "label_smoothing.*1.5"),
+        (
+            lambda: losses.CategoricalFocalCrossentropy([0.1, 0.2])([[0.0, 1.0, 0.0]], [[0.2, 0.5, 0.3]]),
+            r"`alpha` has shape \(2,\)",
+        ),
         (lambda: losses.get("hubr"), "Did you mean 'huber'"),
     ],
 )

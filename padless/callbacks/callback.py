@@ -64,6 +64,8 @@ class Callback:
         raw_logs: whether hooks after a batch receive tensors, which may be on a device, in place of floats.
         runs_last: whether the hooks are called after those of all other callbacks.
         state_attributes: the names of the attributes that `BackupAndRestore` saves.
+        config_attributes: the names of the attributes that decide what the state means, such as `monitor`. The state of
+            a callback with other values is refused.
 
     Example:
         >>> class Stop(Callback):
@@ -76,6 +78,7 @@ class Callback:
     raw_logs: bool = False
     runs_last: ClassVar[bool] = False
     state_attributes: ClassVar[tuple[str, ...]] = ()
+    config_attributes: ClassVar[tuple[str, ...]] = ()
 
     def set_params(self, params: Params) -> None:
         """Receive the parameters of the run."""
@@ -94,6 +97,11 @@ class Callback:
         if alias is not None and self.uses_hook(alias):
             return True
         return hook in vars(self) or getattr(type(self), hook) is not getattr(Callback, hook)
+
+    @property
+    def state_config(self) -> State:
+        """Return the values of `config_attributes`."""
+        return {name: getattr(self, name) for name in self.config_attributes}
 
     def state_dict(self) -> State:
         """Return what `BackupAndRestore` saves: the attributes in `state_attributes`.

@@ -22,6 +22,8 @@ class Monitor(Callback):
         ArgumentError: for a wrong argument; when training begins, if "auto" does not find the direction.
     """
 
+    config_attributes = ("monitor", "mode")
+
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
             raise ArgumentError(unknown_name("mode", mode, ("auto", "min", "max")))

@@ -122,7 +122,7 @@ def categorical_crossentropy(
 def categorical_focal_crossentropy(
     y_true: ArrayLike,
     y_pred: ArrayLike,
-    alpha: float = 0.25,
+    alpha: ArrayLike = 0.25,
     gamma: float = 2.0,
     from_logits: bool = False,
     label_smoothing: float = 0.0,
@@ -133,7 +133,7 @@ def categorical_focal_crossentropy(
     Args:
         y_true: One-hot labels `(N, C)`.
         y_pred: Probabilities or logits `(N, C)`. Probabilities are divided by their sum.
-        alpha: The weight of all classes.
+        alpha: The weight of all classes, or one for each class.
         gamma: The focusing exponent.
         from_logits: Whether `y_pred` are logits.
         label_smoothing: As for `categorical_crossentropy`.
@@ -149,7 +149,12 @@ def categorical_focal_crossentropy(
     targets, outputs = read_same_shape(y_true, y_pred, ONE_HOT_ADVICE, combines_features=True)
     targets = _smooth_labels(targets, label_smoothing, targets.shape[-1])
     p = _normalize_probabilities(outputs.softmax(axis) if from_logits else outputs, axis)
-    return -(alpha * (1.0 - p).pow(gamma) * targets * p.log()).sum(axis)
+    weights = alpha if isinstance(alpha, float) else torch.as_tensor(alpha, dtype=p.dtype, device=p.device)
+    if isinstance(weights, Tensor) and weights.shape not in ((), p.shape[-1:]):
+        raise ArgumentError(
+            f"`alpha` has shape {tuple(weights.shape)}. Expected one number, or {p.shape[-1]} for the classes."
+        )
+    return -(weights * (1.0 - p).pow(gamma) * targets * p.log()).sum(axis)
 
 
 @register("loss_function")
@@ -405,7 +410,7 @@ class CategoricalFocalCrossentropy(LossWithFunction):
     """The cross entropy of one-hot labels times `alpha * (1 - p) ** gamma`, the mean over real steps.
 
     Args:
-        alpha: The weight of all classes.
+        alpha: The weight of all classes, or one for each class.
         gamma: The focusing exponent.
         from_logits: Whether outputs are logits, not probabilities.
         label_smoothing: From 0 to 1: the share of the uniform distribution in the labels.
@@ -423,7 +428,7 @@ class CategoricalFocalCrossentropy(LossWithFunction):
 
     def __init__(
         self,
-        alpha: float = 0.25,
+        alpha: ArrayLike = 0.25,
         gamma: float = 2.0,
         from_logits: bool = False,
         label_smoothing: float = 0.0,

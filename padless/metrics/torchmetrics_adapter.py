@@ -112,7 +112,7 @@ def torchmetrics_in(module: nn.Module) -> list[torchmetrics.Metric]:
 
 def save_torchmetric(metric: torchmetrics.Metric) -> dict[str, object]:
     """Return the state of a metric of torchmetrics, without a copy."""
-    return {"states": dict(metric.metric_state), "count": metric.update_count}
+    return {"class": type(metric).__name__, "states": dict(metric.metric_state), "count": metric.update_count}
 
 
 def load_torchmetric(metric: torchmetrics.Metric, state: Mapping[str, Any]) -> None:

@@ -8,15 +8,17 @@ The keys in a saved state are those of padless 0.1.0, also where an attribute ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 from torch import Tensor, nn
 
 from padless.data.batch import Batch
 from padless.errors import DataError
+from padless.losses.base import LossWithFunction
 from padless.losses.loss import WeightedSum
-from padless.metrics.metric import Metric
-from padless.metrics.torchmetrics_adapter import load_torchmetric, save_torchmetric, torchmetrics_in
+from padless.metrics.metric import MeanMetricWrapper, Metric
+from padless.metrics.torchmetrics_adapter import TorchMetric, load_torchmetric, save_torchmetric, torchmetrics_in
 from padless.metrics.variable import Variable
 from padless.trainers.compile_utils import CompiledObjective, LossTracker, OutputObjective
 from padless.trainers.epoch_loop import device_of
@@ -25,6 +27,7 @@ from padless.trainers.trainable_model import TrainableModel
 Saved: TypeAlias = "object"
 """A value of a backup: None, a number, text, a tensor, and lists, tuples and dictionaries of these."""
 
+_PACKAGE = __name__.partition(".")[0] + "."
 _NOT_SAVED = object()  # result of `_save` for a value that is not part of a state
 _TRACKER_KEYS = {"has_external_loss": "told"}  # attribute of LossTracker: its key
 
@@ -45,12 +48,21 @@ def load_metric_state_dict(model: TrainableModel, states: list[Saved], first_bat
         first_batch: some examples. Metrics that get their kind or size from the data are created from them.
 
     Raises:
-        DataError: if the model has other metrics.
+        DataError: if the model has other losses or metrics; nothing is restored then.
     """
+    check_metric_state_dict(model, states, first_batch)
+    for part, state in zip(_parts(model), states, strict=True):
+        if state is not None:
+            _load(part, state)
+
+
+def check_metric_state_dict(model: TrainableModel, states: list[Saved], first_batch: Batch) -> None:
+    """Raise `DataError` if the sums are of other losses or metrics; the arguments are as above."""
     objective = model._objective
     if objective is not None and model._has_call:
         outputs = model._dry_run(first_batch.to(device_of(model)))
         objective.update_metrics(first_batch.y, outputs, first_batch.sample_weight)
+        model.reset_metrics()
     parts = _parts(model)
     if len(parts) != len(states):
         raise DataError(
@@ -58,8 +70,7 @@ def load_metric_state_dict(model: TrainableModel, states: list[Saved], first_bat
             f"model with the same losses and metrics as before."
         )
     for part, state in zip(parts, states, strict=True):
-        if state is not None:
-            _load(part, state)
+        _check(part, state)
 
 
 def _parts(model: TrainableModel) -> list[CompiledObjective | Metric]:
@@ -89,8 +100,95 @@ def _save(value: object, saved_ids: set[int]) -> Saved:
             return _NOT_SAVED
         saved_ids.add(id(value))
         states = {key: _save(attribute, saved_ids) for key, attribute in _attributes(value).items()}
-        return {"attributes": {key: state for key, state in states.items() if state is not _NOT_SAVED}}
+        saved_states = {key: state for key, state in states.items() if state is not _NOT_SAVED}
+        return {"attributes": saved_states, "class": _description(value), "config": _config(value)}
     return _NOT_SAVED
+
+
+def _description(owner: CompiledObjective | OutputObjective | Metric) -> str:
+    """Return what the sums of an object are of, in words: its class and name, of an output its loss."""
+    if isinstance(owner, OutputObjective):
+        loss = owner.loss
+        return "an output without a loss" if loss is None else f"an output with the loss {loss.name!r}"
+    if isinstance(owner, CompiledObjective):
+        return "losses and metrics"
+    return f"{type(owner).__name__} {owner.name!r}"
+
+
+def _config(owner: CompiledObjective | OutputObjective | Metric) -> Saved:
+    """Return the numbers that decide what a sum means: coefficients, and the config of a loss or metric of padless."""
+    if isinstance(owner, OutputObjective):
+        loss = owner.loss
+        is_of_padless = loss is not None and type(loss).__module__.startswith(_PACKAGE)
+        config = loss.get_config() if isinstance(loss, LossWithFunction) and is_of_padless else {}
+        return _plain({"coefficient": owner.coefficient, **config})
+    is_of_padless = type(owner).__module__.startswith(f"{_PACKAGE}metrics.")
+    if isinstance(owner, CompiledObjective) or type(owner) in (MeanMetricWrapper, TorchMetric) or not is_of_padless:
+        return {}  # functions and foreign metrics have no config
+    return _plain(owner.get_config())
+
+
+def _plain(value: object) -> Saved:
+    """Return a value of a config in lists, dictionaries and Python's numbers, which can be compared and saved."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def _check(current: object, saved: Saved) -> None:
+    """Raise `DataError` if a saved state is not one of the object to which it would be restored."""
+    if isinstance(saved, list):
+        if not isinstance(current, list) or len(current) != len(saved):
+            if any(_is_saved_object(state) for state in saved):
+                raise _other_metrics(f"{len(saved)} metrics", _describe(current))
+            return
+        for item, state in zip(current, saved, strict=True):
+            _check(item, state)
+    elif isinstance(current, Variable) and isinstance(saved, Tensor):
+        if current.shape != saved.shape:
+            raise _other_metrics(f"a sum of shape {tuple(saved.shape)}", f"one of shape {tuple(current.shape)}")
+    elif isinstance(saved, Mapping) and "torchmetrics" in saved:
+        metrics = torchmetrics_in(current) if isinstance(current, nn.Module) else []
+        classes = [type(metric).__name__ for metric in metrics]
+        saved_classes = [state.get("class", name) for state, name in zip(saved["torchmetrics"], classes, strict=False)]
+        if len(metrics) != len(saved["torchmetrics"]) or saved_classes != classes:
+            raise _other_metrics(f"{saved_classes} of torchmetrics", f"{classes}")
+    elif isinstance(saved, Mapping) and _is_saved_object(saved):
+        _check_object(current, saved)
+
+
+def _check_object(current: object, saved: Mapping[str, Any]) -> None:
+    """Raise `DataError` for the state of another object, or of one with another config."""
+    if not isinstance(current, CompiledObjective | OutputObjective | Metric):
+        raise _other_metrics(str(saved.get("class", "a metric")), _describe(current))
+    description, config, attributes = _description(current), _config(current), _attributes(current)
+    saved_description = saved.get("class", description)  # padless 0.1.0 saved the name of a metric only
+    saved_name = saved["attributes"].get("name") if isinstance(current, Metric) else None
+    if saved_description != description or saved_name not in (None, attributes.get("name")):
+        raise _other_metrics(str(saved_description if saved_description != description else saved_name), description)
+    if saved.get("config", config) != config:
+        raise _other_metrics(f"{description} with {saved['config']}", str(config))
+    for key, state in saved["attributes"].items():
+        _check(attributes.get(key), state)
+
+
+def _is_saved_object(state: Saved) -> bool:
+    return isinstance(state, Mapping) and "attributes" in state
+
+
+def _describe(value: object) -> str:
+    return _description(value) if isinstance(value, CompiledObjective | OutputObjective | Metric) else repr(value)
+
+
+def _other_metrics(saved: str, current: str) -> DataError:
+    return DataError(
+        f"The backup has the sums of {saved}, but the model has {current}. Compile the model with the same losses and "
+        f"metrics as before, or choose another backup_dir."
+    )
 
 
 def _attributes(owner: CompiledObjective | OutputObjective | Metric) -> dict[str, object]:
@@ -152,10 +250,7 @@ def _load(current: object, saved: Saved) -> object:
             load_torchmetric(metric, state)
         return current
     if not isinstance(current, CompiledObjective | OutputObjective | Metric):
-        raise DataError(
-            f"The backup has the sums of a metric, but the model has {current!r} there. Compile the model with the same "
-            f"losses and metrics as before."
-        )
+        raise _other_metrics("a metric", repr(current))
     attributes = _attributes(current)
     _set_attributes(current, {key: _load(attributes.get(key), state) for key, state in saved["attributes"].items()})
     return current

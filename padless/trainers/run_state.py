@@ -16,7 +16,7 @@ batches that were used are skipped, and the random states are set to those of no
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from padless.data.epoch_iterator import EpochIterator
 from padless.errors import DataError
 from padless.layers.base.layer import Layer
 from padless.trainers.epoch_loop import device_of
-from padless.trainers.metric_state import load_metric_state_dict, metric_state_dict
+from padless.trainers.metric_state import check_metric_state_dict, load_metric_state_dict, metric_state_dict
 from padless.trainers.trainable_model import TrainableModel
 
 State = dict[str, Any]
@@ -108,7 +108,8 @@ class FitState:
             "random": random_state(),
             "sums": metric_state_dict(model) if self.batch else None,
             "callbacks": [
-                {"class": type(callback).__name__, "state": callback.state_dict()} for callback in self._stateful_callbacks()
+                {"class": type(callback).__name__, "config": callback.state_config, "state": callback.state_dict()}
+                for callback in self._stateful_callbacks()
             ],
         }
 
@@ -141,13 +142,25 @@ class FitState:
             scaler.load_state_dict(state["scaler"])
         if state["sums"] is not None:
             load_metric_state_dict(model, state["sums"], self.iterator.data.head(1))
-        callbacks = list(self._stateful_callbacks())
-        for saved in state["callbacks"]:
-            callback = next((c for c in callbacks if type(c).__name__ == saved["class"]), None)
-            if callback is not None:
-                callbacks.remove(callback)
-                callback.load_state_dict(saved["state"])
+        for callback, callback_state in self._pair_callbacks(state["callbacks"]):
+            callback.load_state_dict(callback_state)
         set_random_state(state["random"])
+
+    def _pair_callbacks(self, saved_states: Iterable[State]) -> list[tuple[Callback, State]]:
+        """Return callbacks with their saved states. Raises `DataError` for a callback that had another config."""
+        callbacks, pairs = list(self._stateful_callbacks()), []
+        for saved in saved_states:
+            of_class = [callback for callback in callbacks if type(callback).__name__ == saved["class"]]
+            matching = [c for c in of_class if saved.get("config", c.state_config) == c.state_config]
+            if of_class and not matching:
+                raise DataError(
+                    f"The backup has the state of a {saved['class']} with {saved['config']}; this one has "
+                    f"{of_class[0].state_config}. Give the callback as before, or choose another backup_dir."
+                )
+            if matching:
+                callbacks.remove(matching[0])
+                pairs.append((matching[0], saved["state"]))
+        return pairs
 
     def _stateful_callbacks(self) -> Iterator[Callback]:
         """Yield the callbacks whose state is saved; `BackupAndRestore` saves the state itself."""
@@ -174,12 +187,15 @@ class FitState:
                 f"The backup was made with {saved_optimizer['class']} for {saved_sizes} weights; this is "
                 f"{type(optimizer).__name__} for {sizes}. Compile as before, or choose another backup_dir."
             )
+        self._pair_callbacks(state["callbacks"])
         steps = state["data"]["steps"]
         if state["batch"] and steps != self.iterator.steps:
             raise DataError(
                 f"The backup was made in the middle of an epoch of {steps} batches; now an epoch has "
                 f"{self.iterator.steps}. Give the data and batch sizes as before, or choose another backup_dir."
             )
+        if state["sums"] is not None:
+            check_metric_state_dict(self.model, state["sums"], self.iterator.data.head(1))
 
 
 def random_state() -> State:
