@@ -13,6 +13,7 @@ from padless.callbacks.model_checkpoint import SaveFrequency, check_save_frequen
 from padless.errors import ArgumentError, DataError, PadlessError
 from padless.registry import register
 from padless.saving import safetensors_io, state_tree
+from padless.saving import state_checks as checks
 
 _FILE_NAME = re.compile(r"backup-(\d{10})\.safetensors")
 
@@ -26,6 +27,9 @@ class BackupAndRestore(Callback):
     weights are bit for bit those of a run without interruption, if data, code and machine are the same. A backup is
     written completely or not at all, and the one before it is kept.
 
+    The run that continues must be the same: model, optimizer, learning rate, losses and metrics, data, batch size and
+    `initial_epoch` as before. Only `epochs` may change. The random states are those of the backup, whatever seed is set.
+
     When training ends, the backups are deleted. With `delete_checkpoint=False` they are kept, and the next `fit` with
     more epochs continues from them.
 
@@ -37,7 +41,8 @@ class BackupAndRestore(Callback):
 
     Raises:
         ArgumentError: for wrong arguments.
-        DataError: when training begins, for a damaged backup; the message names the one before it.
+        DataError: when training begins, for a damaged backup, whose message names the one before it, and for a backup
+            of another model, other data or other arguments. Nothing has changed then.
         NotWritten: when training begins, if the folder cannot be written.
     """
 
@@ -76,12 +81,15 @@ class BackupAndRestore(Callback):
             partial_file.unlink()
         backup, self._batches_since_save = self._read(), 0
         if backup is not None:
+            checks.mapping("the backup", backup, ("run", "since"), ())
+            batches_since_save = checks.integer("since", backup["since"])
             self.run.load_state_dict(backup["run"])
-            self._batches_since_save = backup["since"]
+            self._batches_since_save = batches_since_save
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.run.set_resume_point(epoch + 1, 0)
-        if self.save_freq == "epoch":
+        is_last = self.model.stop_training or self.params is not None and epoch + 1 == self.params["epochs"]
+        if self.save_freq == "epoch" or is_last and not self.delete_checkpoint:
             self._write()
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -121,7 +129,8 @@ class BackupAndRestore(Callback):
         for position, (_, path) in enumerate(backups):
             try:
                 arrays, plain = safetensors_io.read(path)
-                return state_tree.join_arrays(plain, arrays)
+                # Copied, since a mapped file that becomes shorter ends the process.
+                return state_tree.join_arrays(plain, {name: array.clone() for name, array in arrays.items()})
             except PadlessError as error:
                 older = [os.fspath(other) for _, other in backups[position + 1 :]]
                 if not older:

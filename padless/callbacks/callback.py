@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from padless.errors import ArgumentError, unknown_name
 from padless.ragged.packed import Packed
 from padless.registry import register
+from padless.saving import state_checks as checks
 
 Results: TypeAlias = dict[str, Any]
 """Losses and metrics by name: tensors, floats, or what a user-defined metric returns."""
@@ -66,6 +67,7 @@ class Callback:
         state_attributes: the names of the attributes that `BackupAndRestore` saves.
         config_attributes: the names of the attributes that decide what the state means, such as `monitor`. The state of
             a callback with other values is refused.
+        state_checks: functions that raise `DataError` for a wrong entry of a saved state, by the name of the entry.
 
     Example:
         >>> class Stop(Callback):
@@ -79,6 +81,7 @@ class Callback:
     runs_last: ClassVar[bool] = False
     state_attributes: ClassVar[tuple[str, ...]] = ()
     config_attributes: ClassVar[tuple[str, ...]] = ()
+    state_checks: ClassVar[Mapping[str, checks.Check]] = {}
 
     def set_params(self, params: Params) -> None:
         """Receive the parameters of the run."""
@@ -110,6 +113,13 @@ class Callback:
         override this method and `load_state_dict`.
         """
         return {name: getattr(self, name) for name in self.state_attributes}
+
+    def check_state_dict(self, state: State) -> None:
+        """Raise `DataError` for a state that cannot be restored; called before anything is restored."""
+        place = f"the state of {type(self).__name__}"
+        checks.mapping(place, state, {*self.state_attributes, *self.state_checks})
+        for name, check in self.state_checks.items():
+            check(f"{place}, {name},", state[name])
 
     def load_state_dict(self, state: State) -> None:
         """Restore the result of `state_dict`; called after `on_train_begin`."""

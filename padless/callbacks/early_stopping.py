@@ -7,9 +7,10 @@ from copy import deepcopy
 import numpy as np
 from numpy.typing import NDArray
 
-from padless.callbacks.callback import Logs
+from padless.callbacks.callback import Logs, State
 from padless.callbacks.monitor import Monitor, check_count
 from padless.registry import register
+from padless.saving import state_checks as checks
 
 
 @register("callback")
@@ -31,6 +32,13 @@ class EarlyStopping(Monitor):
     """
 
     state_attributes = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+    state_checks = {
+        "wait": checks.integer,
+        "stopped_epoch": checks.integer,
+        "best_epoch": checks.integer,
+        "best": checks.optional(checks.number),
+        "best_weights": checks.optional(checks.list_of(checks.array)),
+    }
 
     def __init__(
         self,
@@ -49,6 +57,14 @@ class EarlyStopping(Monitor):
         self.restore_best_weights = restore_best_weights
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
         self.best_weights: list[NDArray[np.generic]] | None = None
+
+    def check_state_dict(self, state: State) -> None:
+        super().check_state_dict(state)
+        if state["best_weights"] is not None:
+            weights = self.model.get_weights()
+            saved = checks.sequence("best_weights of EarlyStopping", state["best_weights"], len(weights))
+            for array, weight in zip(saved, weights, strict=True):
+                checks.array_like("best_weights of EarlyStopping", array, weight)
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0

@@ -9,6 +9,7 @@ from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
 from padless.errors import ArgumentError, unknown_name
 from padless.registry import register
+from padless.saving import state_checks as checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,10 @@ class History(Callback):
     """
 
     state_attributes = ("history", "epoch")
+    state_checks = {
+        "history": checks.dictionary_of(checks.list_of(checks.anything)),
+        "epoch": checks.list_of(checks.integer),
+    }
     padding: Any = None  # of a class in padless.data, which this package does not import
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from padless.callbacks.monitor import Monitor, check_count
 from padless.errors import ArgumentError
 from padless.optimizers.base import Optimizer
 from padless.registry import register
+from padless.saving import state_checks as checks
 
 Schedule: TypeAlias = "Callable[[int, float], float] | Callable[[int], float]"
 """A function of the epoch and the learning rate, or of the epoch, that returns the learning rate of the epoch."""
@@ -57,6 +58,10 @@ class LearningRateScheduler(Callback):
 
     def state_dict(self) -> State:
         return self.schedule.state_dict() if isinstance(self.schedule, lr_scheduler.LRScheduler) else {}
+
+    def check_state_dict(self, state: State) -> None:
+        if isinstance(self.schedule, lr_scheduler.LRScheduler):
+            checks.check_alike("the state of a scheduler of torch", state, self.schedule.state_dict())
 
     def load_state_dict(self, state: State) -> None:
         if isinstance(self.schedule, lr_scheduler.LRScheduler):
@@ -110,6 +115,11 @@ class ReduceLROnPlateau(Monitor):
     """
 
     state_attributes = ("best", "wait", "cooldown_counter")
+    state_checks = {
+        "best": checks.optional(checks.number),
+        "wait": checks.integer,
+        "cooldown_counter": checks.integer,
+    }
 
     def __init__(
         self,

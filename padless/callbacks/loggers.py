@@ -15,6 +15,7 @@ from padless.callbacks.monitor import check_count
 from padless.errors import ArgumentError, NotWritten
 from padless.optimizers.base import Optimizer
 from padless.registry import register
+from padless.saving import state_checks as checks
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -38,6 +39,10 @@ class CSVLogger(Callback):
     """
 
     state_attributes = ("keys", "_length")
+    state_checks = {
+        "keys": checks.optional(checks.list_of(checks.text)),
+        "_length": checks.optional(checks.integer),
+    }
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         if not isinstance(separator, str) or len(separator) != 1:
@@ -99,6 +104,7 @@ class TensorBoard(Callback):
     """
 
     state_attributes = ("_steps", "_steps_before")
+    state_checks = {"_steps": checks.integer, "_steps_before": checks.integer}
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from padless.callbacks.monitor import Monitor
 from padless.errors import ArgumentError
 from padless.registry import register
 from padless.saving import safetensors_io
+from padless.saving import state_checks as checks
 
 SaveFrequency: TypeAlias = int | Literal["epoch"]
 """Save after each epoch, or after this number of batches."""
@@ -35,6 +36,8 @@ class ModelCheckpoint(Monitor):
         ArgumentError: for wrong arguments, a path of a folder, and a name in the path that is not a result.
         NotWritten: when training begins, if the folder cannot be written.
     """
+
+    state_checks = {"best": checks.optional(checks.number), "_since": checks.integer}
 
     def __init__(
         self,

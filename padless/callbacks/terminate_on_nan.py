@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from padless._torch_compat import pytree
 from padless.callbacks.callback import Callback, Logs
 from padless.registry import register
+from padless.saving import state_checks as checks
 
 
 class _LayerCall(NamedTuple):
@@ -37,6 +38,7 @@ class TerminateOnNaN(Callback):
     """
 
     state_attributes = ("_steps",)
+    state_checks = {"_steps": checks.integer}
 
     def __init__(self, raise_error: bool = False) -> None:
         self.raise_error = raise_error

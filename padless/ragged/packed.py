@@ -24,8 +24,8 @@ from padless.ragged.device import to_device, to_host
 from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, intersect_with_mask, rearrange_index
-from padless.ragged.plan_limit import check_plan
 from padless.ragged.masked_array import is_masked_array, refuse_masked_array, split_masked_array
+from padless.ragged.plan_limit import check_plan
 from padless.ragged.tensor_like import TensorLike
 
 ArrayLike: TypeAlias = "NDArray[Any] | np.generic | Tensor | Packed | Sequence[Any] | float"

@@ -17,6 +17,7 @@ from padless.saving.serialization import JsonValue
 
 KIND_KEY = "~"
 CONTENT_KEY = "of"
+_NOT_OF_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def split_arrays(tree: object, path: str = "") -> tuple[JsonValue, dict[str, Tensor]]:
@@ -44,22 +45,42 @@ def join_arrays(values: JsonValue, arrays: Mapping[str, Tensor]) -> Any:
     """Return the nested values that `split_arrays` has split.
 
     Raises:
-        DataError: An array is missing, or the values are not those of `split_arrays`.
+        DataError: An array is missing or unused, or the values are not those of `split_arrays`.
     """
+    unused = dict(arrays)
+    tree = _from_json(values, unused)
+    if unused:
+        raise DataError(f"The array {next(iter(unused))!r:.100} belongs to no saved value. Expected a file of padless.")
+    return tree
+
+
+def _from_json(values: JsonValue, unused: dict[str, Tensor]) -> Any:
+    """Return nested values, and remove their arrays from `unused`; so no two values share an array."""
     if isinstance(values, list):
-        return [join_arrays(item, arrays) for item in values]
+        return [_from_json(item, unused) for item in values]
     if not isinstance(values, Mapping):
         return values
     kind, content = values.get(KIND_KEY), values.get(CONTENT_KEY)
     if kind is None:
-        return {key: join_arrays(value, arrays) for key, value in values.items()}
+        return {key: _from_json(value, unused) for key, value in values.items()}
     if kind == "tuple" and isinstance(content, list):
-        return tuple(join_arrays(item, arrays) for item in content)
-    if kind == "dict" and isinstance(content, list):
-        return {join_arrays(key, arrays): join_arrays(value, arrays) for key, value in content}
-    if kind in ("tensor", "array") and isinstance(content, str) and content in arrays:
-        return arrays[content] if kind == "tensor" else arrays[content].numpy()
-    raise DataError(f"The saved value {dict(values)!r} is not valid. Expected values that padless has written.")
+        return tuple(_from_json(item, unused) for item in content)
+    if kind == "dict" and isinstance(content, list) and all(isinstance(p, list) and len(p) == 2 for p in content):
+        pairs = [(_from_json(key, unused), _from_json(value, unused)) for key, value in content]
+        if all(_is_key(key) for key, _ in pairs) and len(dict(pairs)) == len(pairs):
+            return dict(pairs)
+    if kind in ("tensor", "array") and isinstance(content, str) and content in unused:
+        tensor = unused.pop(content)
+        if kind == "tensor":
+            return tensor
+        if tensor.dtype not in _NOT_OF_NUMPY:
+            return tensor.numpy()
+    raise DataError(f"The saved value {dict(values)!r:.200} is not valid. Expected values that padless has written.")
+
+
+def _is_key(value: object) -> bool:
+    """Return whether a value can be a key of a dictionary: a number, text, None, or a tuple of these."""
+    return all(map(_is_key, value)) if isinstance(value, tuple) else isinstance(value, int | float | str | None)
 
 
 def _to_json(value: object, path: str, arrays: dict[str, Tensor]) -> JsonValue:
@@ -68,6 +89,8 @@ def _to_json(value: object, path: str, arrays: dict[str, Tensor]) -> JsonValue:
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, Tensor | np.ndarray | np.generic):
         kind = "tensor" if isinstance(value, Tensor) else "array"
+        while path in arrays:  # as for the entry "b" of "a" and the entry "a/b"
+            path += "'"
         arrays[path] = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
         return {KIND_KEY: kind, CONTENT_KEY: path}
     if isinstance(value, list | tuple):

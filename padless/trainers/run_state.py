@@ -2,6 +2,7 @@
 
 A state is a dictionary with these entries:
 
+- `settings`: the arguments of `fit` and `compile`, and the configs of layers, when the run began
 - `model`, `layers`, `optimizer`, `scaler`: their `state_dict`, and the random generators and states of layers
 - `data`: the random states when the epoch began, the state of the `EpochIterator` then, and the number of its batches
   that were used
@@ -10,13 +11,14 @@ A state is a dictionary with these entries:
 - `callbacks`: their `state_dict`, including that of the history
 
 The order of an epoch depends on the random states at its beginning. To continue, the order is drawn from them again, the
-batches that were used are skipped, and the random states are set to those of now. The keys are those of padless 0.1.0.
+batches that were used are skipped, and the random states are set to those of now. The keys are those of padless 0.1.0,
+which did not write the settings.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ from padless.data.batch import Batch
 from padless.data.epoch_iterator import EpochIterator
 from padless.errors import DataError
 from padless.layers.base.layer import Layer
+from padless.saving import state_checks as checks
+from padless.trainers import run_state_checks
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.metric_state import check_metric_state_dict, load_metric_state_dict, metric_state_dict
 from padless.trainers.trainable_model import TrainableModel
@@ -43,11 +47,21 @@ class FitState:
         iterator: the batches of the epochs.
         callbacks: the callbacks of the run.
         epoch: the number of the first epoch.
+        accumulation_steps: the number of batches for one step of the optimizer.
     """
 
-    def __init__(self, model: TrainableModel, iterator: EpochIterator, callbacks: CallbackList, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        model: TrainableModel,
+        iterator: EpochIterator,
+        callbacks: CallbackList,
+        epoch: int = 0,
+        accumulation_steps: int = 1,
+    ) -> None:
         self.model, self.iterator, self.callbacks = model, iterator, callbacks
         self.epoch, self.batch, self.first_batch = epoch, 0, 0
+        is_saved = any(isinstance(callback, BackupAndRestore) for callback in callbacks.callbacks)
+        self._settings = run_state_checks.run_settings(model, iterator, epoch, accumulation_steps) if is_saved else {}
         self._random_at_start: State = {}  # the random states when the order of the current epoch was drawn
         self._batches_used = 0  # in the current epoch
         self._loaded: State | None = None  # the state to continue from, until its first epoch has begun
@@ -92,6 +106,7 @@ class FitState:
         """Return the state from which `load_state_dict` continues."""
         model, optimizer, scaler = self.model, self.model.optimizer, self._scaler
         return {
+            "settings": self._settings,
             "epoch": self.epoch,
             "batch": self.batch,
             "stopped": bool(model.stop_training),
@@ -120,6 +135,7 @@ class FitState:
             DataError: if the state is of another model, optimizer or data; nothing has changed then.
         """
         self._check(state)
+        self._settings = state.get("settings", self._settings)  # of the beginning, which a callback may have changed since
         self._loaded, data = state, state["data"]
         self.epoch, self.batch = state["epoch"], state["batch"]
         if self.batch or self.iterator.limit is not None:  # with steps_per_epoch a pass over the data spans epochs
@@ -146,10 +162,11 @@ class FitState:
             callback.load_state_dict(callback_state)
         set_random_state(state["random"])
 
-    def _pair_callbacks(self, saved_states: Iterable[State]) -> list[tuple[Callback, State]]:
+    def _pair_callbacks(self, saved_states: object) -> list[tuple[Callback, State]]:
         """Return callbacks with their saved states. Raises `DataError` for a callback that had another config."""
         callbacks, pairs = list(self._stateful_callbacks()), []
-        for saved in saved_states:
+        for number, saved in enumerate(checks.sequence("callbacks", saved_states)):
+            saved = checks.mapping(f"callbacks[{number}]", saved, ("class", "state"), ("config",))
             of_class = [callback for callback in callbacks if type(callback).__name__ == saved["class"]]
             matching = [c for c in of_class if saved.get("config", c.state_config) == c.state_config]
             if of_class and not matching:
@@ -169,32 +186,21 @@ class FitState:
                 yield callback
 
     def _check(self, state: State) -> None:
-        """Raise `DataError` if the state is of another model, optimizer or number of batches."""
-        weights, saved_weights = self.model.state_dict(), state["model"]
-        for name in sorted({*weights, *saved_weights}):
-            shape = tuple(weights[name].shape) if name in weights else None
-            saved_shape = tuple(saved_weights[name].shape) if name in saved_weights else None
-            if shape != saved_shape:
-                raise DataError(
-                    f"The backup is of another model: its weight {name!r} has shape {saved_shape}, here {shape}. "
-                    f"Build the model as it was, or choose another backup_dir."
-                )
-        optimizer, saved_optimizer = self.model.optimizer, state["optimizer"]
-        sizes = [len(group["params"]) for group in optimizer.param_groups]
-        saved_sizes = [len(group["params"]) for group in saved_optimizer["state"]["param_groups"]]
-        if type(optimizer).__name__ != saved_optimizer["class"] or sizes != saved_sizes:
-            raise DataError(
-                f"The backup was made with {saved_optimizer['class']} for {saved_sizes} weights; this is "
-                f"{type(optimizer).__name__} for {sizes}. Compile as before, or choose another backup_dir."
-            )
-        self._pair_callbacks(state["callbacks"])
-        steps = state["data"]["steps"]
-        if state["batch"] and steps != self.iterator.steps:
-            raise DataError(
-                f"The backup was made in the middle of an epoch of {steps} batches; now an epoch has "
-                f"{self.iterator.steps}. Give the data and batch sizes as before, or choose another backup_dir."
-            )
+        """Raise `DataError` if the state is damaged, or of another model, optimizer, data or arguments of `fit`."""
+        checks.mapping("run", state, run_state_checks.STATE_KEYS)
+        run_state_checks.check_model(self.model, state)
+        run_state_checks.check_optimizer(self.model.optimizer, state["optimizer"])
+        run_state_checks.check_position(self.iterator, state)
+        run_state_checks.check_scaler(self._scaler, state["scaler"])
+        run_state_checks.check_random_state("random", state["random"])
+        if "settings" in state:  # padless 0.1.0 did not write them
+            run_state_checks.check_settings(state["settings"], self._settings, state)
+        for callback, callback_state in self._pair_callbacks(state["callbacks"]):
+            callback.check_state_dict(callback_state)
+        if state["batch"] and state["sums"] is None:
+            raise checks.invalid("sums", None, "the sums of losses and metrics in the middle of an epoch")
         if state["sums"] is not None:
+            checks.sequence("sums", state["sums"])
             check_metric_state_dict(self.model, state["sums"], self.iterator.data.head(1))
 
 

@@ -145,7 +145,7 @@ class Trainer(CompileMixin):
         held_out_batching = None if held_out is None else held_out.batching_for_validation(batching, validation_batch_size)
         self._build_optimizer()
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps, epochs, add_history=True)
-        state = FitState(self, iterator, callback_list, initial_epoch)
+        state = FitState(self, iterator, callback_list, initial_epoch, accumulation_steps)
         callback_list.set_fit_state(state)
         with running_fit(self), closing(bar), closing(iterator):
             self.stop_training = False
