@@ -13,6 +13,17 @@ from padless.registry import register
 from padless.saving import serialization
 from padless.types import ConfigLike, ConstraintLike
 
+__all__ = [
+    "Constraint",
+    "MaxNorm",
+    "MinMaxNorm",
+    "NonNeg",
+    "UnitNorm",
+    "deserialize",
+    "get",
+    "serialize",
+]
+
 _EPSILON = 1e-7  # Keras's
 ConstraintFunction: TypeAlias = Callable[[Tensor], Tensor]
 

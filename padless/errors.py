@@ -19,6 +19,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "ArgumentError",
+    "ConcurrentUse",
+    "DataError",
+    "MaskError",
+    "MaskLost",
+    "NotBuilt",
+    "NotWritten",
+    "PadlessError",
+    "ShapeError",
+]
+
 
 class PadlessError(Exception):
     """The base class of all errors that padless raises."""

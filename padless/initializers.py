@@ -23,6 +23,28 @@ from padless.registry import register
 from padless.saving import serialization
 from padless.types import ArrayLike, ConfigLike, InitializerLike
 
+__all__ = [
+    "Constant",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Identity",
+    "Initializer",
+    "LecunNormal",
+    "LecunUniform",
+    "Ones",
+    "Orthogonal",
+    "RandomNormal",
+    "RandomUniform",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "Zeros",
+    "deserialize",
+    "get",
+    "serialize",
+]
+
 _TRUNCATED_STD = 0.8796256610342398  # standard deviation of a standard normal distribution truncated at -2 and 2
 InitializerFunction: TypeAlias = Callable[..., Tensor]
 

@@ -17,6 +17,17 @@ from padless.registry import register
 from padless.saving import serialization
 from padless.types import ConfigLike, RegularizerLike
 
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "OrthogonalRegularizer",
+    "Regularizer",
+    "deserialize",
+    "get",
+    "serialize",
+]
+
 _EPSILON = 1e-7  # Keras's
 RegularizerFunction: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -17,6 +17,31 @@ from padless.ragged.packed import MaskLike as MaskLike
 from padless.ragged.packed import Packed
 from padless.ragged.tensor_like import TensorLike
 
+__all__ = [
+    "ActivationLike",
+    "Arguments",
+    "ArrayLike",
+    "BasicLayerOptions",
+    "BatchTree",
+    "Config",
+    "ConfigLike",
+    "ConstraintLike",
+    "DTypeLike",
+    "DataLike",
+    "InitializerLike",
+    "LayerOptions",
+    "LossLike",
+    "MaskLike",
+    "MaskTree",
+    "MetricLike",
+    "OptimizerLike",
+    "RegularizerLike",
+    "ShapeLike",
+    "ShapeTree",
+    "StepTensor",
+    "TensorTree",
+]
+
 DataLike: TypeAlias = "ArrayLike | Mapping[str, Any] | Iterable[Any] | Dataset[Any]"
 """Data for `fit`: `ArrayLike`, a list or dictionary of several, a table, a dataset, a loader or generator of batches."""
 

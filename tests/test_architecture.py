@@ -30,7 +30,8 @@ PUBLIC = [
     "padless",
     *(f"padless.{name}" for name in ("callbacks", "data", "layers", "losses", "metrics", "models", "optimizers")),
 ]
-PUBLIC += ["padless.testing", "padless.utils"]
+PUBLIC += ["padless.testing", "padless.utils", "padless.optimizers.schedules"]
+PUBLIC += [f"padless.{name}" for name in ("activations", "initializers", "regularizers", "constraints", "errors", "types")]
 FILES = {".".join((TOP, *p.relative_to(ROOT).with_suffix("").parts)): p for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
@@ -96,8 +97,10 @@ def test_package_files_only_re_export():
 
 
 def test_public_packages_list_their_names():
+    page = (REPOSITORY / "docs/public.md").read_text()
     for name in PUBLIC:
         package = importlib.import_module(name)
+        assert f"`{name}`" in page, name
         assert package.__all__ == sorted(set(package.__all__)), name
         assert all(hasattr(package, public) for public in package.__all__), name
 

@@ -475,6 +475,23 @@ def test_the_mask_of_a_user_defined_mask_creating_layer_is_seen_as_that_of_an_em
     torch.testing.assert_close(L.TimeDistributed(Nonzero())(ids).values, ids[ids != 0].float()[:, None])
 
 
+class FindsWords(L.Dense):
+    """A user-defined layer with a method whose name padless once took for the sign of a mask source."""
+
+    def index_of(self, word):
+        return len(word)
+
+
+def test_a_method_named_index_of_does_not_lose_the_mask_of_sentences():
+    words = padless.pack(torch.randn(2, 3, 4, 5), mask=REAL[:2])
+    results = [
+        L.TimeDistributed(layer)(words)
+        for layer in (FindsWords(5, kernel_initializer="ones"), L.Dense(5, kernel_initializer="ones"))
+    ]
+    assert results[0].index.equals(results[1].index) and results[0].index.num_steps == REAL[:2].sum()
+    assert torch.equal(results[0].values, results[1].values)
+
+
 def test_labels_are_checked_before_training_on_the_mask_of_a_user_defined_layer():
     steps = []
     model = padless.Sequential([Nonzero(), L.Dense(2, activation="softmax")])

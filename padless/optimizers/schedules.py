@@ -17,6 +17,18 @@ from padless.errors import ArgumentError
 from padless.registry import register
 from padless.saving import serialization
 
+__all__ = [
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRateSchedule",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+    "deserialize",
+    "serialize",
+]
+
 
 class LearningRateSchedule:
     """The base of user-defined schedules: define `__call__(step)`, and `get_config` if the schedule must be saved.

@@ -77,7 +77,7 @@ def to_tensor(data: ArrayLike, argument: str) -> Tensor | Packed:
     try:
         array = np.asarray(data)
     except ValueError:  # NumPy refuses rows of different lengths
-        return Packed.from_sequences(data)  # pyright: ignore[reportArgumentType] - NumPy accepts all but a sequence
+        return Packed.from_sequences(cast(Sequence[ArrayLike], data))
     if array.dtype.kind not in "biuf":
         raise DataError(f"`{argument}` must hold numbers; got {type(data).__name__} of {array.dtype}.")
     if array.dtype == np.float64 and isinstance(data, list | tuple):  # Python has no float of lower precision
