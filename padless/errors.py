@@ -6,6 +6,8 @@
     ├── MaskError (ValueError)       a mask that does not fit its data
     │   └── MaskLost (TypeError)     an operation that would lose a mask
     ├── DataError (ValueError)       examples that cannot be used: ids, labels, empty data
+    │   └── NotLoaded                a file that could not be loaded
+    │       └── FileMissing (FileNotFoundError)   a file that does not exist
     ├── NotBuilt (RuntimeError)      weights were asked for before they exist
     ├── ConcurrentUse (RuntimeError) threads that use one model in ways that exclude each other
     └── NotWritten (OSError)         a file that could not be written
@@ -54,6 +56,18 @@ class MaskLost(MaskError, TypeError):
 
 class DataError(PadlessError, ValueError):
     """Examples that cannot be used: ids outside the vocabulary, labels of another length, empty data."""
+
+
+class NotLoaded(DataError, ArgumentError, ShapeError):
+    """A file that could not be loaded. It is damaged, forged, of a newer version, or not for this model.
+
+    All functions that read a file of padless raise this error, before a weight or anything in the process has changed. It
+    is an `ArgumentError` and a `ShapeError`, too, which padless 0.1.0 raised for weights of another model.
+    """
+
+
+class FileMissing(NotLoaded, FileNotFoundError):
+    """A file that does not exist."""
 
 
 class NotBuilt(PadlessError, RuntimeError):

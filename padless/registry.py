@@ -12,8 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 from padless.errors import ArgumentError, unknown_name
 
 Registered = TypeVar("Registered", bound="type | Callable[..., Any]")
+RegisteredClass = TypeVar("RegisteredClass", bound=type)
 Table: TypeAlias = "dict[str, Any]"
 _tables: dict[str, Table] = {}
+_bases: dict[str, type] = {}
+_required_bases: dict[str, type] = {}
 
 
 def snake_case(name: str) -> str:
@@ -69,3 +72,35 @@ def lookup(kind: str, name: str, extra: Mapping[str, object] | None = None) -> A
 def entries(kind: str) -> Table:
     """Return all classes and functions of a kind, by name."""
     return dict(_tables.get(kind, {}))
+
+
+def base_of(kind: str, required: bool = True) -> Callable[[RegisteredClass], RegisteredClass]:
+    """Return a decorator that makes a class the base of a kind, for configs that name user-defined classes.
+
+    Args:
+        kind: the table, such as "layer".
+        required: whether only subclasses are of this kind. Else subclasses are of no other kind.
+    """
+
+    def enter(cls: RegisteredClass) -> RegisteredClass:
+        _bases[kind] = cls
+        if required:
+            _required_bases[kind] = cls
+        return cls
+
+    return enter
+
+
+def is_of_kind(definition: object, kind: str) -> bool:
+    """Return whether a user-defined class or function can be of a kind.
+
+    A kind with a required base takes its subclasses. Another kind takes functions, and classes that are not subclasses of
+    the base of a different kind. An activation may be a layer.
+    """
+    base = _required_bases.get(kind)
+    if base is not None:
+        return isinstance(definition, type) and issubclass(definition, base)
+    if not isinstance(definition, type):
+        return callable(definition)
+    foreign_bases = (base for name, base in _bases.items() if name != kind and (kind, name) != ("activation", "layer"))
+    return not issubclass(definition, tuple(foreign_bases))

@@ -216,8 +216,8 @@ def attacks():
         "repeat_interleave": lambda: sized(lambda x: torch.repeat_interleave(x, 1237, -1), 10**12),
         "pad": lambda: sized(lambda x: torch.nn.functional.pad(x, (1237, 1237)), 10**12),
         "one_hot": lambda: sized(lambda x: torch.nn.functional.one_hot(x, 1237), 10**11, shape=(None,), dtype="int64"),
-        "nested TimeDistributed": lambda: nested(layers.TimeDistributed(layers.Dense(2)), 90),
-        "nested Sequential": lambda: nested_sequential(60),
+        "nested TimeDistributed": lambda: nested(layers.TimeDistributed(layers.Dense(2)), 28),
+        "nested Sequential": lambda: nested_sequential(18),
         "subclass": subclass,
     }
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 import numpy as np
@@ -22,11 +24,15 @@ from padless.registry import snake_case
 
 
 class _NameCounter:
-    """Make names unique by a count for each prefix."""
+    """Make names unique by a count for each prefix.
 
-    def __init__(self) -> None:
+    Args:
+        lock: the lock of the process, which all counters share, since it is kept for each fork.
+    """
+
+    def __init__(self, lock: ForkSafeLock) -> None:
         self._counts: Counter[str] = Counter()
-        self._lock = ForkSafeLock()
+        self._lock = lock
 
     def next_name(self, prefix: str) -> str:
         """Return the prefix at first, then the prefix and a number."""
@@ -40,13 +46,31 @@ class _NameCounter:
         with self._lock:
             self._counts.clear()
 
+    def copy(self) -> _NameCounter:
+        """Return a counter that continues from the same counts."""
+        counter = _NameCounter(self._lock)
+        with self._lock:
+            counter._counts.update(self._counts)
+        return counter
 
-_names = _NameCounter()
+
+_names = _NameCounter(ForkSafeLock())
+_separate_names: ContextVar[_NameCounter | None] = ContextVar("separate_names", default=None)
 
 
 def auto_name(prefix: str) -> str:
     """Return the next free name, as Keras counts: `dense`, `dense_1`, `dense_2`."""
-    return _names.next_name(prefix)
+    return (_separate_names.get() or _names).next_name(prefix)
+
+
+@contextmanager
+def separate_names() -> Iterator[None]:
+    """Count the automatic names in this context apart, so that the names of the process continue as if it had not been."""
+    token = _separate_names.set((_separate_names.get() or _names).copy())
+    try:
+        yield
+    finally:
+        _separate_names.reset(token)
 
 
 def reset_names() -> None:

@@ -190,7 +190,8 @@ def _call_operation(operation: Operation, call: Call, args: list[Tree], kwargs: 
         results = operation(*args, **kwargs)
     except PadlessError:
         raise
-    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:  # torch refuses the arguments
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
+        # torch refuses the arguments, or a layer gets a nest of tensors where it needs a tensor
         raise ArgumentError(
             f"Call {call[1]} of {call[0]!r} in a saved graph is not possible: {error}. Its arguments are {args!r:.200} and "
             f"{kwargs!r:.200}."

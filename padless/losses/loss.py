@@ -32,7 +32,7 @@ from padless.ragged.device import to_device
 from padless.ragged.gather import scatter_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, pack_shared
-from padless.registry import snake_case
+from padless.registry import base_of, snake_case
 from padless.types import ArrayLike, StepTensor
 
 Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"] | None
@@ -119,6 +119,7 @@ class PerStepValues:
         return self.weighted_values if self.index is None else Packed(self.weighted_values, self.index)
 
 
+@base_of("loss", required=False)
 class Loss:
     """The base class of losses, as `keras.losses.Loss`: define `call(y_true, y_pred)`.
 

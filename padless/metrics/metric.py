@@ -20,13 +20,14 @@ from padless.metrics.variable import Variable
 from padless.ragged.alignment import align_targets, is_unweighted, sample_weights_for, to_tensor
 from padless.ragged.device import to_device
 from padless.ragged.packed import Packed
-from padless.registry import register, snake_case
+from padless.registry import base_of, register, snake_case
 from padless.saving import serialization as saving
 from padless.types import ArrayLike, Config, ConfigLike
 
 FUNCTION_KINDS = ("metric_function", "loss_function", "loss", "metric")  # of the registry, in the order of a look-up
 
 
+@base_of("metric", required=False)
 class Metric:
     """The base class of metrics, as `keras.metrics.Metric`.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.function import Function
+from padless.graph.saved_functions import check_elements
 from padless.graph.symbolic import SymbolicTensor
 from padless.layers.base.weights import as_dtype
 from padless.ragged.packed import Packed
@@ -107,7 +108,8 @@ def _shape_of_described(description: Config) -> tuple[int, ...]:
     """Return the shape of one example; raise `ArgumentError` if it is not one."""
     shape = description["shape"]
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ArgumentError(f"The shape of an input in a saved model must be a list of sizes; got {shape!r}.")
+        raise ArgumentError(f"The shape of an input in a saved model must be a list of sizes; got {shape!r:.200}.")
+    check_elements(tuple(shape[1:]), "An input of the saved model")
     return (1, *shape[1:])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from padless.data.batch import Batch
 from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
-from padless.errors import ArgumentError, NotBuilt, ShapeError
+from padless.errors import ArgumentError, NotBuilt, NotLoaded, PadlessError
 from padless.graph import serialization as graph_config
 from padless.graph.deferred_weights import deferring_weights, place_array
 from padless.graph.function import Function
@@ -38,11 +38,12 @@ from padless.models.inputs import (
     shapes_in,
     zeros_like_described,
 )
+from padless.models.loading import check_weights, loading, match_layer_numbers
 from padless.models.mask_plan import mask_info_of_call, mask_info_of_graph
 from padless.ragged.packed import Packed, gap_values_needed
 from padless.registry import register
 from padless.saving import safetensors_io
-from padless.saving.serialization import CustomObjectScope, deserialize, serialize
+from padless.saving.serialization import CustomObjectScope, JsonValue, deserialize, serialize
 from padless.trainers.data_checks import ModelMaskInfo
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.trainer import Trainer
@@ -105,8 +106,8 @@ class Model(Trainer, Layer):
                     f"A model begins at symbols made by Input(...); got {symbol!r}, which layer "
                     f"{symbol.node.operation.name!r} gave."
                 )
-        names = [operation.name for operation in function.operations]
-        duplicates = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(operation.name for operation in function.operations)
+        duplicates = sorted(name for name, count in counts.items() if count > 1)
         if duplicates:
             raise ArgumentError(f"Layers of a model need different names; {duplicates} occur more than once.")
         if any(isinstance(leaf, nn.Parameter) for node in function.nodes for leaf in leaves((node.args, node.kwargs))):
@@ -378,6 +379,8 @@ class Model(Trainer, Layer):
     def from_config(cls, config: Config, custom_objects: Mapping[str, object] | None = None) -> Self:
         """Create the model that has this config, with new weights."""
         if "input_layers" not in config:
+            if cls is Model:
+                raise ArgumentError("A config of a Model has no graph. Expected 'layers', 'input_layers', 'output_layers'.")
             return cls(**config)
         with CustomObjectScope(custom_objects):
             inputs, outputs = graph_config.from_config(config)
@@ -387,15 +390,22 @@ class Model(Trainer, Layer):
         """Write all weights to a safetensors file."""
         safetensors_io.write(filepath, self._named_weights())
 
-    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+    def load_weights(self, filepath: str | os.PathLike[str], foreign: bool = False) -> None:
         """Read all weights from a file.
 
+        Arrays of another floating dtype are converted to that of the weight, as by torch. All other dtypes must be equal.
+
+        Args:
+            filepath: the file.
+            foreign: whether the safetensors file may be of another program, without the checksum of padless.
+
         Raises:
-            ArgumentError: the names are not those of this model; then no weight has changed.
-            ShapeError: a shape is wrong; then no weight has changed.
+            NotLoaded: the file is damaged, or its names, shapes or dtypes are not those of this model. Then no weight has
+                changed.
         """
-        arrays, _ = safetensors_io.read(filepath)
-        self._set_named_weights(arrays, os.fspath(filepath))
+        weights = self._named_weights()
+        arrays, _ = safetensors_io.read(filepath, foreign)
+        self._set_named_weights(arrays, os.fspath(filepath), weights)
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write config and weights to one safetensors file, for `padless.load_model`."""
@@ -420,27 +430,19 @@ class Model(Trainer, Layer):
         """Return the layers whose names are prefixes of the names of weights in a file."""
         return [self] if self._function is None else self.layers
 
-    def _set_named_weights(self, arrays: Mapping[str, Tensor], source: str) -> None:
-        """Set all weights from arrays by name; `source` is the file, for messages."""
-        weights = self._named_weights()
-        arrays = _match_layer_numbers(arrays, weights)
-        if set(weights) != set(arrays):
-            raise ArgumentError(
-                f"The weights in {source!r} are not those of model {self.name!r}: missing "
-                f"{sorted(set(weights) - set(arrays))}, unknown {sorted(set(arrays) - set(weights))}."
-            )
-        for name, weight in weights.items():
-            array = arrays[name]
-            if weight.shape != array.shape:
-                raise ShapeError(
-                    f"Weight {name!r} of model {self.name!r} has shape {tuple(weight.shape)}; {source!r} has "
-                    f"{tuple(array.shape)}."
-                )
-            if _number_kind(weight.dtype) != _number_kind(array.dtype):
-                raise ArgumentError(
-                    f"Weight {name!r} of model {self.name!r} has dtype {weight.dtype}; {source!r} has {array.dtype}. "
-                    f"Expected an array of the same kind of numbers."
-                )
+    def _set_named_weights(
+        self, arrays: Mapping[str, Tensor], source: str, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Set all weights from arrays by name, after all of them have been checked.
+
+        Args:
+            arrays: the arrays, by name.
+            source: the file, for messages.
+            weights: the weights by name, if the caller has them already.
+        """
+        weights = self._named_weights() if weights is None else weights
+        arrays = match_layer_numbers(arrays, weights)
+        check_weights(weights, arrays, source, self.name)
         with torch.no_grad():
             for name, weight in weights.items():
                 place_array(weight, arrays[name])
@@ -460,71 +462,56 @@ class Model(Trainer, Layer):
 def load_model(filepath: str | os.PathLike[str], custom_objects: Mapping[str, object] | None = None) -> Model:
     """Load a model that `Model.save` wrote, with its weights.
 
+    A file can build layers and set arrays, and nothing else. docs/security.md has the list.
+
     Args:
         filepath: the file.
-        custom_objects: user-defined classes and functions by the names in the config.
+        custom_objects: user-defined classes and functions by the names in the config. Their code runs.
 
     Returns:
         The model, not compiled.
 
     Raises:
-        ArgumentError: the file has no config, or the weights are not those of the model.
+        NotLoaded: the file is damaged or forged, has no config, or its weights are not those of the model.
     """
+    source = os.fspath(filepath)
     arrays, config = safetensors_io.read(filepath)
     if config is None:
-        raise ArgumentError(f"{os.fspath(filepath)!r} holds weights without a config. Make the model and use load_weights.")
-    try:
+        raise NotLoaded(f"{source!r} holds weights without a config. Make the model and use load_weights.")
+    with loading(source):
         with deferring_weights(sum(array.numel() for array in arrays.values())):
-            model = deserialize(config, "layer", custom_objects=custom_objects)
-            first_inputs = config.get("build_config", {}).get("inputs")
-            if first_inputs and model._function is None:
-                model._build_as_described(first_inputs)
-    except (MemoryError, RecursionError) as error:
-        raise ArgumentError(
-            f"The config in {os.fspath(filepath)!r} asks for more memory or deeper nesting than there is: "
-            f"{type(error).__name__}: {error}. Make the model in Python, and use load_weights."
-        ) from error
-    model._set_named_weights(arrays, os.fspath(filepath))
-    model._check_all_placed(os.fspath(filepath))
+            model = _create_model(config, custom_objects)
+        model._set_named_weights(arrays, source)
+        model._check_all_placed(source)
+    return model
+
+
+def _create_model(config: JsonValue, custom_objects: Mapping[str, object] | None) -> Model:
+    """Return the model of the config of a file, with new weights."""
+    if not isinstance(config, dict):
+        raise ArgumentError(f"The config of a file must be a dictionary; got {config!r:.200}.")
+    model = deserialize(config, "layer", custom_objects=custom_objects)
+    if not isinstance(model, Model):
+        raise ArgumentError(f"The file has a {config.get('class_name')!r:.100}, which is not a model.")
+    build_config = config.get("build_config", {})
+    first_inputs = build_config.get("inputs") if isinstance(build_config, dict) else None
+    if first_inputs and model._function is None:
+        if not isinstance(first_inputs, list):
+            raise ArgumentError(f"The first inputs in the config of a file must be a list; got {first_inputs!r:.200}.")
+        try:
+            model._build_as_described(first_inputs)
+        except PadlessError:
+            raise
+        except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:  # a layer refuses the inputs
+            raise ArgumentError(
+                f"Model {model.name!r} cannot be built for inputs like {first_inputs!r:.200}: {error}."
+            ) from error
     return model
 
 
 def _with_sizes(shape: Shape) -> tuple[int, ...]:
     """Return a shape with 1 for each open size."""
     return tuple(size or 1 for size in shape)
-
-
-def _number_kind(dtype: torch.dtype) -> str:
-    """Return whether a dtype has floats, complex numbers, booleans or integers."""
-    if dtype.is_floating_point:
-        return "float"
-    if dtype.is_complex:
-        return "complex"
-    return "boolean" if dtype == torch.bool else "integer"
-
-
-def _match_layer_numbers(arrays: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Rename arrays to the names of weights if only the numbers of the layers differ, such as `dense_7` and `dense_2`."""
-    names_in_file, names_in_model = _names_by_rank(arrays), _names_by_rank(weights)
-    if set(names_in_file) != set(names_in_model):
-        return arrays
-    return {names_in_model[key]: arrays[name] for key, name in names_in_file.items()}
-
-
-def _names_by_rank(names: Iterable[str]) -> dict[tuple[str, int, str], str]:
-    """Return names of weights by a key without the number of the layer.
-
-    The key of `dense_7/bias` is `("dense", n, "/bias")`, if n layers `dense` have a smaller number.
-    """
-    split_names = [name.partition("/") for name in names]
-    matches = {layer: re.fullmatch(r"(.*?)(?:_(\d+))?", layer) for layer, _, _ in split_names}
-    numbered = {layer: (match[1], int(match[2] or 0)) for layer, match in matches.items() if match}
-    keys = {}
-    for layer, slash, weight in split_names:
-        prefix, number = numbered[layer]
-        rank = sum(1 for other, other_number in numbered.values() if other == prefix and other_number < number)
-        keys[prefix, rank, slash + weight] = layer + slash + weight
-    return keys
 
 
 def _direct_layers(module: nn.Module) -> Iterator[Layer]:

@@ -54,8 +54,11 @@ class Sequential(Model):
         self._stack = nn.ModuleList()
         self._input_symbol: SymbolicTensor | None = None
         self.built = False
+        names: set[str] = set()
+        outputs: TensorTree = None
         for layer in layers or ():
-            self.add(layer)
+            outputs = self._append(layer, outputs, names)
+        self._set_outputs(outputs if len(self._stack) else None)
 
     def add(self, layer: Layer | nn.Module | SymbolicTensor, rebuild: bool = True) -> None:
         """Add a layer at the end.
@@ -67,24 +70,36 @@ class Sequential(Model):
         Raises:
             ArgumentError: the layer cannot be added; then the model has not changed.
         """
+        inputs = self._input_symbol if self._function is None else self._function.outputs
+        outputs = self._append(layer, inputs, {other.name for other in self.layers})
+        self._set_outputs(outputs if len(self._stack) else None)
+
+    def _append(self, layer: Layer | nn.Module | SymbolicTensor, inputs: TensorTree, names: set[str]) -> TensorTree:
+        """Append a layer or the input, and return the symbolic outputs so far; None if the input is not known.
+
+        Args:
+            layer: see `add`.
+            inputs: the symbolic outputs of the layers before it.
+            names: the names of these layers, to which that of the new one is added.
+        """
         if isinstance(layer, SymbolicTensor) and is_input(layer):
             layer = layer.node.operation
         if isinstance(layer, Layer) and layer._input_shape_argument is not None and self._is_empty():
-            self._input_symbol = Input(tuple(layer._input_shape_argument))
+            inputs = self._input_symbol = Input(tuple(layer._input_shape_argument))
         if isinstance(layer, InputLayer):
             if not self._is_empty():
                 raise ArgumentError(f"Sequential {self.name!r} has its input already; an Input can only come first.")
             self._input_symbol = layer.output
-            return
+            return layer.output
         if not isinstance(layer, nn.Module):
             raise ArgumentError(f"Sequential {self.name!r} takes layers; got {layer!r}.")
         layer = as_layer(layer)
-        if any(other.name == layer.name for other in self.layers):
+        if layer.name in names:
             raise ArgumentError(f"Layers of a model need different names; {layer.name!r} is there already.")
-        inputs = self._input_symbol if self._function is None else self._function.outputs
         outputs = None if inputs is None else layer(inputs)
         self._stack.append(layer)
-        self._set_outputs(outputs)
+        names.add(layer.name)
+        return outputs
 
     def _is_empty(self) -> bool:
         return self._input_symbol is None and not len(self._stack)

@@ -16,6 +16,7 @@ from torch.optim.optimizer import ParamsT
 
 from padless._torch_compat import torch_foreach
 from padless.errors import ArgumentError, NotBuilt, unknown_name
+from padless.registry import base_of
 from padless.saving import serialization
 
 Init = TypeVar("Init", bound=Callable[..., None])
@@ -89,6 +90,7 @@ def parameters_first(init: Init) -> Init:
     return wrapped  # pyright: ignore[reportReturnType] - the type of `init` hides the argument `params`
 
 
+@base_of("optimizer", required=False)
 class Optimizer(torch.optim.Optimizer):
     """The base of optimizers with Keras's arguments, which are also attributes.
 

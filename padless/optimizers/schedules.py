@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from padless.errors import ArgumentError
-from padless.registry import register
+from padless.registry import base_of, register
 from padless.saving import serialization
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 
+@base_of("schedule")
 class LearningRateSchedule:
     """The base of user-defined schedules: define `__call__(step)`, and `get_config` if the schedule must be saved.
 

@@ -3,9 +3,10 @@
     object    {"class_name": name, "config": object.get_config()}
     function  its registered name
 
-A name is looked up in `custom_objects` and enclosing `CustomObjectScope`s first, then among the objects of
-`register_keras_serializable`, then in the registry under the kind that is read. Nothing is unpickled, evaluated or
-imported: a config can only name what is registered. Configs of Keras, with "module" and "registered_name", are read too.
+A name is looked up in `custom_objects` and enclosing `CustomObjectScope`s first, then in the registry under the kind that
+is read, then among the objects of `register_keras_serializable`. So only the caller can replace a built-in name. What a
+name means must be of the kind that is read: a layer is not an initializer. Nothing is unpickled, evaluated or imported.
+A config can only name what is registered. Configs of Keras, with "module" and "registered_name", are read too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from padless.errors import ArgumentError, unknown_name
-from padless.registry import entries
+from padless.errors import ArgumentError, PadlessError, unknown_name
+from padless.registry import entries, is_of_kind
 
 T = TypeVar("T")
 Kind: TypeAlias = str | tuple[str, ...]
@@ -33,6 +34,7 @@ CustomObjects: TypeAlias = "Mapping[str, object]"
 """Classes and functions, by the names that configs have for them."""
 
 _KINDS = ("layer", "activation", "initializer", "regularizer", "constraint", "loss", "metric", "optimizer", "schedule")
+_ARRAY_DTYPES = tuple("float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split())
 _registered: dict[str, object] = {}  # "package>name" -> class or function
 _scope: ContextVar[CustomObjects | None] = ContextVar("custom_objects", default=None)
 
@@ -281,7 +283,7 @@ def _from_json(config: JsonValue, kinds: tuple[str, ...]) -> Any:
     name, content = config["class_name"], config.get("config")
     registered_name, module = config.get("registered_name"), config.get("module")
     if name in ("__numpy__", "__tensor__") and isinstance(content, Mapping):  # an array in a config of Keras
-        return np.asarray(content["value"], dtype=content["dtype"])
+        return _array(content)
     if name == "function":
         if not isinstance(content, str):
             raise ArgumentError(f"{config!r} is not a config of a function: expected its name under 'config'.")
@@ -291,6 +293,21 @@ def _from_json(config: JsonValue, kinds: tuple[str, ...]) -> Any:
     return _create(_look_up(kinds, name, registered_name, module), content or {}, name)
 
 
+def _array(content: Mapping[str, JsonValue]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return an array of a config of Keras, whose numbers are all in the config."""
+    value, dtype = content.get("value"), content.get("dtype")
+    if not isinstance(dtype, str) or dtype not in _ARRAY_DTYPES:
+        raise ArgumentError(
+            f"An array in a config has the dtype {dtype!r:.100}. Expected one of {', '.join(_ARRAY_DTYPES)}."
+        )
+    try:
+        return np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(
+            f"An array in a config has the value {value!r:.100}: {error}. Expected lists of numbers."
+        ) from error
+
+
 def _create(registered: object, config: Mapping[str, JsonValue], name: str) -> Any:
     """Return an instance of a registered class with this config; return a registered function as it is."""
     if not isclass(registered):
@@ -298,28 +315,42 @@ def _create(registered: object, config: Mapping[str, JsonValue], name: str) -> A
     from_config = getattr(registered, "from_config", None)
     try:
         return from_config(dict(config)) if from_config else registered(**config)
-    except TypeError as error:
+    except PadlessError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:  # torch refuses the arguments
         raise ArgumentError(
-            f"{name!r} cannot be created from the config {dict(config)!r}: {error}. Expected the "
+            f"{name!r} cannot be created from the config {dict(config)!r:.500}: {error}. Expected the "
             f"arguments of its constructor, or a class with its own `from_config`."
         ) from error
 
 
-def _look_up(kinds: tuple[str, ...], name: str, registered_name: str | None = None, module: str | None = None) -> Any:
+def _look_up(kinds: tuple[str, ...], name: str, registered_name: object = None, module: object = None) -> Any:
     """Return the class or function of a name.
 
     Custom objects have precedence, and are also found by the part of a name after ">".
     """
-    full_names = [full_name for full_name in (registered_name, name) if full_name]
+    for key, value in (("registered_name", registered_name), ("module", module)):
+        if not isinstance(value, str | None):
+            raise ArgumentError(f"The {key!r} of {name!r} must be a string or None; got {value!r:.100}.")
+    full_names = [full_name for full_name in (registered_name, name) if isinstance(full_name, str) and full_name]
     short_names = [full_name.rpartition(">")[2] for full_name in full_names]
     custom = _scope.get() or {}
     built_in: dict[str, object] = {}
     for kind in reversed(kinds):
         built_in |= {key: obj for key, obj in entries(kind).items() if _is_of_module(obj, module)}
-    for table, names in ((custom, full_names + short_names), (_registered, full_names), (built_in, [name])):
-        for candidate in names:
-            if candidate in table:
-                return table[candidate]
+    for candidate in full_names + short_names:
+        if candidate in custom:
+            return _check_kind(custom[candidate], kinds, candidate)
+    if name in built_in:
+        if isinstance(registered_name, str) and registered_name in _registered:
+            raise ArgumentError(
+                f"A config has the built-in class name {name!r} and the registered name {registered_name!r} of another "
+                f"class. Give the user-defined class another name, or pass it in `custom_objects`."
+            )
+        return built_in[name]
+    for candidate in full_names:
+        if candidate in _registered:
+            return _check_kind(_registered[candidate], kinds, candidate)
     message = unknown_name(kinds[0], name, {*built_in, *custom, *_registered})
     raise ArgumentError(
         f"{message} If it is user-defined, pass it in `custom_objects`, or decorate it with "
@@ -327,9 +358,16 @@ def _look_up(kinds: tuple[str, ...], name: str, registered_name: str | None = No
     )
 
 
-def _is_of_module(obj: object, module: str | None) -> bool:
+def _check_kind(definition: object, kinds: tuple[str, ...], name: str) -> object:
+    """Return a user-defined class or function; raise `ArgumentError` if it is not of one of the kinds."""
+    if not any(is_of_kind(definition, kind) for kind in kinds):
+        raise ArgumentError(f"A config names {name!r}, which is {definition!r}, where it needs a {kinds[0]}.")
+    return definition
+
+
+def _is_of_module(obj: object, module: object) -> bool:
     """Return whether a config with this "module", as Keras writes it, can mean a registered object."""
-    package = (module or "keras").partition(".")[0]
+    package = str(module or "keras").partition(".")[0]
     return package in ("keras", "padless", "builtins") or getattr(obj, "__module__", None) == module
 
 

@@ -47,7 +47,7 @@ from padless.layers.base.weights import (
 )
 from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, call_context, gap_values_by_operand
 from padless.ragged.packed import Packed, computing_gap_values, gather_real_steps
-from padless.registry import register, snake_case
+from padless.registry import base_of, register, snake_case
 from padless.saving.serialization import deserialize, serialize
 from padless.types import (
     Arguments,
@@ -68,6 +68,7 @@ compiled_calls: ContextVar[Mapping[int, Callable[..., TensorTree]]] = ContextVar
 _training_of_enclosing_call: ContextVar[bool | None] = ContextVar("training", default=None)
 
 
+@base_of("layer")
 @register("layer")
 class Layer(CallInterface, WeightContainer):
     """The base of built-in and user-defined layers: Keras's `Layer`.
@@ -522,11 +523,19 @@ class Layer(CallInterface, WeightContainer):
 
     # ------------------------------------------------------------------------------------------------ building
 
+    def _shape_of_input(self, x: object) -> tuple[int | None, ...] | None:
+        """Return the shape of an input, for `build`; None for None."""
+        if x is None:
+            return None
+        if not isinstance(x, Tensor | Packed | SymbolicTensor):
+            raise ArgumentError(f"Layer {self.name!r} got {x!r:.100} among its inputs. Expected tensors.")
+        return tuple(x.shape)
+
     def _ensure_built(self, spec: CallSpec, data: Mapping[str, TensorTree]) -> None:
         """Build the weights for these data arguments, on the device of the data."""
         if self.built and not self._building:
             return
-        shapes = {name: map_leaves(lambda x: None if x is None else tuple(x.shape), x) for name, x in data.items()}
+        shapes = {name: map_leaves(self._shape_of_input, x) for name, x in data.items()}
         device = next((x.device for x in leaves(data) if isinstance(x, Tensor | Packed)), None)
         is_probe = device is not None and device.type == "meta" and in_shape_inference()
         with nullcontext() if device is None or device.type == "cpu" or is_probe else device:

@@ -107,6 +107,8 @@ def create_mask(inputs: StepTensor, is_real: Callable[[Tensor], Tensor], mask_so
     """
     if isinstance(inputs, Packed):
         return _narrow_mask(inputs, is_real, mask_source)
+    if not isinstance(inputs, Tensor):
+        raise ShapeError(f"{mask_source} makes a mask of steps, so it needs one tensor; got {inputs!r:.100}.")
     if inputs.ndim < 2:
         raise ShapeError(
             f"{mask_source} makes a mask of steps, so it needs data of shape (batch, steps, ...); got {tuple(inputs.shape)}."

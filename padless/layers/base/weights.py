@@ -84,7 +84,8 @@ def as_dtype(dtype: DTypeLike | None) -> torch.dtype:
         ArgumentError: there is no such dtype.
     """
     if isinstance(dtype, Mapping):
-        dtype = dtype.get("config", {}).get("name")
+        policy = dtype.get("config")
+        dtype = policy.get("name") if isinstance(policy, Mapping) else str(dict(dtype))
     if dtype is None:
         return torch.get_default_dtype()
     if isinstance(dtype, torch.dtype):

@@ -20,7 +20,7 @@ from padless.graph.train_mode import training_mode
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import check_same_steps
 from padless.ragged.packed import Packed, computing_gap_values, unpack
-from padless.registry import entries, register, snake_case
+from padless.registry import base_of, entries, register, snake_case
 from padless.saving.serialization import deserialize
 from padless.types import (
     Arguments,
@@ -57,6 +57,9 @@ class WrapperOptions(TypedDict, total=False):
     dtype: DTypeLike | None
     activity_regularizer: RegularizerLike
     input_shape: Shape | None
+
+
+base_of("module")(nn.Module)
 
 
 @register("layer")
@@ -101,7 +104,7 @@ class TorchModuleWrapper(Layer):
     ) -> None:
         if isinstance(module, dict):
             with limited_memory():
-                module = deserialize(module, "layer")
+                module = deserialize(module, ("module", "layer"))
         if not isinstance(module, nn.Module):
             raise ArgumentError(f"TorchModuleWrapper holds a torch.nn.Module; got {module!r}.")
         lazy_modules = [inner for inner in module.modules() if isinstance(inner, LazyModuleMixin)]

@@ -25,6 +25,7 @@ from padless.graph.train_mode import training_mode
 from padless.kernels.recurrent.reference import scan
 from padless.layers.base.layer import Layer, get
 from padless.ragged.index import Index
+from padless.saving.serialization import deserialize
 from padless.types import ConfigLike, Shape, TensorTree
 
 TORCH_CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
@@ -78,6 +79,8 @@ def as_cell(cell: nn.Module | ConfigLike) -> nn.Module:
     Raises:
         ArgumentError: it cannot be used as a cell.
     """
+    if isinstance(cell, dict):
+        cell = deserialize(cell, ("layer", "module"))
     cell = cell if isinstance(cell, nn.Module) else get(cell)
     if isinstance(cell, TORCH_CELLS):
         return cell
