@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,8 @@ from padless.errors import ArgumentError, DataError, PadlessError
 from padless.registry import register
 from padless.saving import safetensors_io, state_tree
 from padless.saving import state_checks as checks
+from padless.saving.folder_lock import FILE_NAME as LOCK_NAME
+from padless.saving.folder_lock import FolderLock
 
 _FILE_NAME = re.compile(r"backup-(\d{10})\.safetensors")
 
@@ -43,7 +46,7 @@ class BackupAndRestore(Callback):
         ArgumentError: for wrong arguments.
         DataError: when training begins, for a damaged backup, whose message names the one before it, and for a backup
             of another model, other data or other arguments. Nothing has changed then.
-        NotWritten: when training begins, if the folder cannot be written.
+        NotWritten: when training begins, if the folder cannot be written, or another training writes to it.
     """
 
     runs_last: ClassVar[bool] = True
@@ -60,6 +63,7 @@ class BackupAndRestore(Callback):
         self.backup_dir, self.save_freq = Path(backup_dir), check_save_frequency(self, save_freq)
         self.double_checkpoint, self.delete_checkpoint = double_checkpoint, delete_checkpoint
         self._run: ResumableRun | None = None
+        self._lock: FolderLock | None = None
         self._batches_since_save = 0
 
     def uses_hook(self, hook: str) -> bool:
@@ -77,6 +81,7 @@ class BackupAndRestore(Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         safetensors_io.writable_folder(self.backup_dir)
+        self._lock_folder()
         for partial_file in self.backup_dir.glob(".backup-*"):  # of a run that ended while it wrote a backup
             partial_file.unlink()
         backup, self._batches_since_save = self._read(), 0
@@ -104,10 +109,24 @@ class BackupAndRestore(Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         if not self.delete_checkpoint:
             return
+        if not self.backup_dir.is_dir():  # deleted during the last epoch
+            return
         for _, path in self._backups():
-            path.unlink()
-        if not any(self.backup_dir.iterdir()):
-            self.backup_dir.rmdir()
+            path.unlink(missing_ok=True)
+        if {path.name for path in self.backup_dir.iterdir()} <= {LOCK_NAME}:
+            self.close()
+            with suppress(OSError):  # another training may begin there now
+                self.backup_dir.rmdir()
+
+    def close(self) -> None:
+        """Unlock the folder; `fit` calls this method at its end, also after an error."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _lock_folder(self) -> None:
+        """Take the lock of the folder. Raises `NotWritten` if another training writes to it."""
+        self._lock = FolderLock(self.backup_dir)
+        self._lock.acquire()
 
     def _backups(self) -> list[tuple[int, Path]]:
         """Return the numbers and paths of the backups, the newest first."""
@@ -116,12 +135,18 @@ class BackupAndRestore(Callback):
 
     def _write(self) -> None:
         """Write a backup, and delete all others but the newest."""
+        if not self.backup_dir.is_dir():
+            message = f"The folder {os.fspath(self.backup_dir)!r} was deleted during training. It is made again."
+            warnings.warn(message, stacklevel=2)
+            safetensors_io.writable_folder(self.backup_dir)
+            self.close()
+            self._lock_folder()
         backups = self._backups()
         number = backups[0][0] + 1 if backups else 0
         plain, arrays = state_tree.split_arrays({"run": self.run.state_dict(), "since": self._batches_since_save})
         safetensors_io.write(self.backup_dir / f"backup-{number:010}.safetensors", arrays, plain)
         for _, path in backups[1:]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def _read(self) -> State | None:
         """Return the newest backup; None if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from io import StringIO
 from pathlib import Path
 from time import perf_counter
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 from padless._utils.optional_import import import_optional
 from padless.callbacks.callback import Callback, Logs
 from padless.callbacks.monitor import check_count
-from padless.errors import ArgumentError, NotWritten
+from padless.errors import ArgumentError
 from padless.optimizers.base import Optimizer
 from padless.registry import register
 from padless.saving import state_checks as checks
+from padless.saving.targets import not_written, resolve_target
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -31,11 +33,11 @@ class CSVLogger(Callback):
     Args:
         filename: the path of the file.
         separator: the character between two values.
-        append: whether to add lines to an existing file, else it is overwritten.
+        append: whether to add lines to an existing file, else it is overwritten. The names in its first line are kept.
 
     Raises:
         ArgumentError: for a separator that is not one character.
-        NotWritten: when training begins, if the file cannot be written.
+        NotWritten: if the file cannot be written. Earlier lines stay, and no part of a line.
     """
 
     state_attributes = ("keys", "_length")
@@ -53,31 +55,75 @@ class CSVLogger(Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.keys = self._length = None
+        target = resolve_target(self.filename)
         try:
-            with Path(self.filename).open("ab"):
+            with target.open("ab"):
                 pass
         except OSError as error:
-            raise NotWritten(
-                error.errno, f"{error.strerror}; CSVLogger cannot write there. Choose another file", self.filename
-            ) from error
+            raise not_written(self.filename, error, "CSVLogger cannot write there. Choose another file") from error
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
-        path, lines = Path(self.filename), StringIO()
+        target, lines = resolve_target(self.filename), StringIO()
+        try:
+            self._prepare(target)
+            if self.keys is None:
+                self.keys = sorted(logs)
+                if not any(key.startswith("val_") for key in self.keys):  # a later epoch may have a validation
+                    self.keys += [f"val_{key}" for key in self.keys]
+            writer = csv.writer(lines, delimiter=self.sep)
+            if not self._length:
+                writer.writerow(["epoch", *self.keys])
+            writer.writerow([epoch, *(logs.get(key, "NA") for key in self.keys)])
+            self._append(target, lines.getvalue().encode(errors="backslashreplace"))
+        except OSError as error:
+            advice = "CSVLogger has kept the lines of earlier epochs. Free some space, or choose another file"
+            raise not_written(self.filename, error, advice) from error
+
+    def _prepare(self, target: Path) -> None:
+        """Find the end of the last complete line, and make a file again that was deleted in the run."""
+        if not target.parent.is_dir():
+            warnings.warn(f"The folder of {self.filename!r} was deleted during training. It is made again.", stacklevel=2)
+            target.parent.mkdir(parents=True, exist_ok=True)
+        size = target.stat().st_size if target.exists() else 0
         if self._length is None:
-            self._length = path.stat().st_size if self.append and path.exists() else 0
-        if self.keys is None:
-            self.keys = sorted(logs)
-            if not any(key.startswith("val_") for key in self.keys):  # a later epoch may have a validation
-                self.keys += [f"val_{key}" for key in self.keys]
-        writer = csv.writer(lines, delimiter=self.sep)
-        if not self._length:
-            writer.writerow(["epoch", *self.keys])
-        writer.writerow([epoch, *(logs.get(key, "NA") for key in self.keys)])
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            file.truncate(self._length)
-            file.seek(self._length)
-            file.write(lines.getvalue().encode())
+            self._length = self._complete_lines(target) if self.append and size else 0
+        elif size < self._length:
+            message = (
+                f"{self.filename!r} was deleted or shortened during training. CSVLogger goes on with a new line of names; "
+                f"the lines of earlier epochs are lost."
+            )
+            warnings.warn(message, stacklevel=2)
+            self._length = 0
+
+    def _complete_lines(self, target: Path) -> int:
+        """Return the number of bytes of a file without a line that an interruption has cut off; `keys` are its names."""
+        content = target.read_bytes()
+        end = content.rfind(b"\n") + 1
+        while end and content.count(b'"', 0, end) % 2:  # this line break is a part of a name
+            end = content.rfind(b"\n", 0, end - 1) + 1
+        rows = csv.reader(StringIO(content[:end].decode(errors="backslashreplace"), newline=""), delimiter=self.sep)
+        names = next(rows, [])
+        if names[:1] == ["epoch"]:
+            self.keys = names[1:]
+        if end < len(content):
+            message = f"The last line of {self.filename!r} is incomplete: {content[end:]!r:.300}. CSVLogger removes it."
+            warnings.warn(message, stacklevel=2)
+        return end
+
+    def _append(self, target: Path, content: bytes) -> None:
+        """Write lines after the present ones: all of them, or none if there is an error."""
+        length = self._length or 0
+        with target.open("r+b" if target.exists() else "w+b", buffering=0) as file:
+            file.truncate(length)
+            file.seek(length)
+            try:
+                while content:
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(length)  # a part of a line
+                raise
             self._length = file.tell()
 
 

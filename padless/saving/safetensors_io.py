@@ -35,6 +35,7 @@ from torch import Tensor
 from padless.errors import ArgumentError, DataError, FileMissing, NotLoaded, NotWritten
 from padless.saving import json_text
 from padless.saving.serialization import JsonValue
+from padless.saving.targets import copy_permissions, create_temporary, resolve_target
 
 FORMAT = 1  # the version that `write` writes, and the newest that `read` reads
 FORMAT_KEY = "padless.format"  # in the metadata of a file
@@ -80,11 +81,12 @@ class _Entry:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` at the end of the block.
 
-    If the block raises an error, the temporary file is removed and the file at `path` is unchanged.
+    If the block raises an error, the temporary file is removed and the file at `path` is unchanged. A link stays a link:
+    the file to which it leads is replaced. The permissions of an existing file are kept.
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        NotWritten: The folder is not writable, or the disk is full.
+        NotWritten: The folder is not writable, the disk is full, or the path is not one of a file.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -93,17 +95,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     (Path(folder) / "note").read_text()
         'complete'
     """
-    target = Path(path)
+    target = resolve_target(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"The folder {os.fspath(target.parent)!r} for {target.name!r} does not exist.")
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = create_temporary(target)
         yield temporary
+        copy_permissions(target, temporary)
         _synchronize(temporary)
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
         _synchronize(target.parent)
     except OSError as error:
@@ -391,10 +391,3 @@ def _to_host(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         host_arrays[name] = array.clone() if storage in storages else array
         storages.add(storage)
     return host_arrays
-
-
-def _umask() -> int:
-    """Return the mask of file permissions of the process."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

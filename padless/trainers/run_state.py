@@ -67,6 +67,12 @@ class FitState:
         self._loaded: State | None = None  # the state to continue from, until its first epoch has begun
         self._remaining_batches: Iterator[Batch] | None = None  # of the epoch in which the loaded state ends
 
+    def close(self) -> None:
+        """Unlock the folders of backups."""
+        for callback in self.callbacks.callbacks:
+            if isinstance(callback, BackupAndRestore):
+                callback.close()
+
     def epochs(self, stop: int) -> Iterator[int]:
         """Yield the numbers of the remaining epochs; none if a loaded run was stopped at the end of an epoch."""
         if self._loaded is not None and self._loaded["stopped"] and not self.batch:

@@ -147,7 +147,7 @@ class Trainer(CompileMixin):
         callback_list, bar = self._callback_list(callbacks, verbose, iterator.steps, epochs, add_history=True)
         state = FitState(self, iterator, callback_list, initial_epoch, accumulation_steps)
         callback_list.set_fit_state(state)
-        with running_fit(self), closing(bar), closing(iterator):
+        with running_fit(self), closing(bar), closing(iterator), closing(state):
             self.stop_training = False
             callback_list.on_train_begin()
             for epoch in state.epochs(epochs):
