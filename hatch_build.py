@@ -1,7 +1,8 @@
 """Build the compiled kernels of padless next to their C sources, once for each level of processor.
 
 pip runs this file when it builds or installs the package. To run it by hand: `python hatch_build.py`. Without a C compiler
-nothing is built and nothing fails; `padless.backends()` says which kernels exist.
+nothing is built and nothing fails; `padless.backends()` says which kernels exist. CC names the compiler, and
+PADLESS_CFLAGS has further options, such as those of `scripts/sanitize`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _compile(folder: Path, level_flags: tuple[str, ...], source_hash: str, libra
     """Compile the sources to a library that appears whole or not at all; a library of older sources is deleted."""
     compiler = shlex.split(os.environ.get("CC") or "cc")
     partial = library.with_suffix(f".{os.getpid()}")
-    options = [*FLAGS, *level_flags, f'-DSOURCE="{source_hash}"', "-o", str(partial)]
+    more_flags = shlex.split(os.environ.get("PADLESS_CFLAGS") or "")
+    options = [*FLAGS, *level_flags, *more_flags, f'-DSOURCE="{source_hash}"', "-o", str(partial)]
     library.unlink(missing_ok=True)
     try:
         command = [*compiler, *options, *map(str, sorted(folder.glob("*.c")))]

@@ -25,7 +25,7 @@ ORDER = {
         {"pooling"},
     ],
     "padless.kernels": [
-        {"half_precision", "index_cache", "double_backward"},
+        {"half_precision", "index_cache", "double_backward", "fixed_order_sum"},
         {"native"},
         {"backends"},
         {"recurrent", "attention", "conv"},

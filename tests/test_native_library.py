@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -51,6 +52,25 @@ def test_a_library_of_another_source_is_not_used(tmp_path):
             source.write_text(text + "\n")
             assert "another source" in str(library.find_library()), source
             source.write_text(text)
+
+
+@needs_library
+def test_a_stale_library_is_reported_once_when_the_kernels_are_first_used(tmp_path):
+    for path in (*map(library.library_path, BUILT), *SOURCES):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "gemm.h").write_text("/* another source */")
+    with (
+        patch.object(library, "FOLDER", tmp_path),
+        patch.object(library, "get_library", cache(library.get_library.__wrapped__)),
+    ):
+        with pytest.warns(
+            RuntimeWarning, match=r"without its compiled kernels.*another source; run `python hatch_build.py`"
+        ):
+            assert library.get_library() is None
+        assert library.get_library() is None  # a second warning would be an error
+        for path in tmp_path.glob("*.so"):
+            path.unlink()
+        assert library.get_library.__wrapped__() is None  # without a compiler nothing is wrong, so there is no warning
 
 
 def test_a_processor_gets_no_library_that_it_cannot_run():

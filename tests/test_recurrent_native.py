@@ -219,7 +219,7 @@ def test_the_kernel_does_not_depend_on_the_default_dtype():
 
 
 def test_empty_sequences_need_no_memory():
-    parts = native.SequenceParts.of_index(index_of([4, 3, *[0] * 1000]), False)
+    parts = native.SequenceParts.of_index(index_of([4, 3, *[0] * 1000]), False, 7)
     assert parts.most_sequences <= 2
 
 

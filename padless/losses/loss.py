@@ -19,6 +19,7 @@ from torch import Tensor
 
 from padless._threads import cached_property
 from padless.errors import ArgumentError, ShapeError, unknown_name
+from padless.kernels.fixed_order_sum import sum_in_fixed_order
 from padless.ragged.alignment import (
     align_targets,
     broadcast_weights,
@@ -103,12 +104,12 @@ class PerStepValues:
                 number of values that count.
             dtype: The dtype of the sums.
         """
-        total = self.weighted_values.sum(dtype=dtype)
+        total = sum_in_fixed_order(self.weighted_values, dtype)
         if reduction == "sum":
             return WeightedSum(total, 1.0, adds_weights=False)
         if reduction == "mean_with_sample_weight" and self.weight is not None:
             weight = self.weight if self.count_mask is None else torch.where(self.count_mask, self.weight, 0)
-            return WeightedSum(total, weight.sum(dtype=dtype))
+            return WeightedSum(total, sum_in_fixed_order(weight, dtype))
         if self.count_mask is not None:
             return WeightedSum(total, self.count_mask.sum(dtype=total.dtype))
         return WeightedSum(total, float(self.values.numel()))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from padless.errors import ArgumentError, ShapeError
+from padless.kernels.fixed_order_sum import sum_in_fixed_order
 from padless.losses.base import check_class_ids
 from padless.losses.loss import Loss, PerStepValues, WeightedSum
 from padless.losses.wrappers import LossFunctionWrapper
@@ -201,7 +202,7 @@ class Sum(_ValueMetric):
     def update_state(self, values: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Add values `(B, T, ...)`, plain or `Packed`, with weights of sequences `(B,)` or steps `(B, T)`."""
         weighted_values = self.per_step_values(values, sample_weight).weighted_values
-        self.total.assign_add(weighted_values.sum(dtype=sum_dtype(weighted_values)))
+        self.total.assign_add(sum_in_fixed_order(weighted_values, sum_dtype(weighted_values)))
 
     def result(self) -> Tensor:
         """Return the sum; 0 without values."""

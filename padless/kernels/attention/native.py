@@ -113,8 +113,8 @@ def attend(
         reference: Computes the same in torch from queries, keys and values, for second derivatives.
     """
     task = AttentionTask(
-        np.ascontiguousarray(queries.offsets, dtype=np.int64),
-        np.ascontiguousarray(keys.offsets, dtype=np.int64),
+        library.check_offsets(queries, len(query), "the queries"),
+        library.check_offsets(keys, len(key), "the keys"),
         causal,
         scale,
     )
@@ -163,7 +163,7 @@ class AttentionTask:
         units = heads * (np.ones_like(blocks) if backward else blocks)
         row_cost = num_queries * num_keys + OVERHEAD * np.maximum(blocks, 1)
         unit_cost = np.repeat(row_cost / np.maximum(units, 1), units)
-        return np.append(0, np.cumsum(units)), library.split_by_cost(unit_cost, len(unit_cost))
+        return np.append(0, np.cumsum(units)), library.split_by_cost(unit_cost, min(torch.get_num_threads(), len(unit_cost)))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, keep_stats: bool) -> tuple[Tensor, Tensor | None]:
         """Return the sums of values and, for the backward pass, the statistics of the softmax.

@@ -7,6 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from padless.errors import ShapeError
 from padless.kernels.native import library
 
 
@@ -52,8 +53,12 @@ def convolve_line(
 
     Returns:
         The products, `(num_windows or m, filters)`.
+
+    Raises:
+        ShapeError: If a window is not in the line.
     """
     native = library.require_library()
+    _check_windows(line, weights.shape[0], num_windows, window_stride, window_numbers)
     count = num_windows if window_numbers is None else len(window_numbers)
     out = line.new_empty(count, weights.shape[1])
     line, weight_panels = line.contiguous(), library.pack_weight_panels(weights, native.lanes)
@@ -71,3 +76,18 @@ def convolve_line(
     )
     native.run(native.conv, count, ctypes.byref(args))
     return out
+
+
+def _check_windows(
+    line: Tensor, window_size: int, num_windows: int, window_stride: int, window_numbers: Tensor | None
+) -> None:
+    """Raise `ShapeError` if a window would be before or after the numbers of the line."""
+    first, last = 0, num_windows - 1
+    if window_numbers is not None and len(window_numbers):
+        first, last = (int(number) for number in window_numbers.aminmax())
+    is_empty = last < 0 or window_numbers is not None and not len(window_numbers)
+    if not is_empty and (first < 0 or last >= num_windows or last * window_stride + window_size > line.numel()):
+        raise ShapeError(
+            f"The windows {first} to {last} of {window_size} numbers each, one after {window_stride} numbers, must be "
+            f"among the {num_windows} windows of a line of {line.numel()} numbers. Was an index changed after it was made?"
+        )

@@ -8,7 +8,7 @@
 
    kernels/attention/native.py checks the arguments and prepares the memory. */
 
-#include "gemm.h"
+#include "activations.h"
 
 enum {
     PIECE_KEYS = 512, /* most keys of a piece */

@@ -47,45 +47,6 @@ INLINE vec broadcast(float x) { return (vec){x, x, x, x}; }
 /* Return a in lanes where the mask is set, else b. */
 INLINE vec select_vec(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
-/* Return 1 / x. A division takes as long as twenty products, so an estimate is refined by one Newton step. It is
-   exact to the last bit but one. */
-#if LANES == 16
-INLINE vec reciprocal(vec x) { vec r = (vec)_mm512_rcp14_ps((__m512)x); return r + r * (1.0f - x * r); }
-#elif LANES == 8
-INLINE vec reciprocal(vec x) { vec r = (vec)_mm256_rcp_ps((__m256)x); return r + r * (1.0f - x * r); }
-#else
-INLINE vec reciprocal(vec x) { return 1.0f / x; }
-#endif
-
-/* Return 2 to the power of t, exact to the last bit or two. The result is 2^126 at most, may be 0 below 2^-126, and
-   is NaN for NaN. The fraction of t goes into a polynomial, its whole part into the exponent. */
-#if LANES == 16
-INLINE vec exp2_vec(vec t) {
-    t = (vec)_mm512_min_ps((__m512)broadcast(126.0f), (__m512)t);
-    const vec fraction = (vec)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const vec whole = t - fraction;
-#else
-INLINE vec exp2_vec(vec t) {
-    t = select_vec(t < broadcast(-126.0f), broadcast(-126.0f), t); /* NaN compares false, so it stays NaN */
-    t = select_vec(t > broadcast(126.0f), broadcast(126.0f), t);
-    const vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    const vec shifted = t + magic, fraction = t - (shifted - magic);
-#endif
-    vec p = broadcast(1.5345813e-4f); /* of degree 6, fitted to 2^fraction between -1/2 and 1/2 */
-    p = p * fraction + broadcast(1.3399931e-3f);
-    p = p * fraction + broadcast(9.6184891e-3f);
-    p = p * fraction + broadcast(5.5503286e-2f);
-    p = p * fraction + broadcast(2.4022646e-1f);
-    p = p * fraction + broadcast(6.9314718e-1f);
-    p = p * fraction + broadcast(1.0f);
-#if LANES == 16
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
-#else
-    p *= (vec)(((ivec)shifted << 23) + 0x3f800000);
-    return select_vec(t <= broadcast(-126.0f), broadcast(0.0f), p);
-#endif
-}
-
 /* ---- up to four vectors; V is their number, known at compile time ---- */
 
 typedef struct {

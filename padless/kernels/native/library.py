@@ -1,14 +1,18 @@
 """Load the compiled kernels that fit this processor.
 
-hatch_build.py builds them from the C sources in this folder when padless is installed: `recurrent.c`, `attention.c`,
-`conv.c`, and `gemm.h` with the matrix products that they share. They are called by ctypes. Every kernel has a path in
-torch too, so a missing library costs speed, never a result.
+hatch_build.py builds them from the C sources in this folder when padless is installed. The sources are `recurrent.c`,
+`attention.c`, `conv.c`, and headers with the matrix products and activations that they share. They are called by
+ctypes. Every kernel has a path in torch too, so a missing library costs speed, never a result.
+
+A kernel trusts its arguments. So everything that decides which memory it reads is checked here or by its caller, at
+each call.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +25,8 @@ from torch import Tensor
 from torch.nn import Buffer, Parameter
 
 from padless._torch_compat import in_dispatch_mode, in_functional_transform
+from padless.errors import MaskError
+from padless.ragged.index import Index, Ints
 
 FOLDER = Path(__file__).parent
 LEVELS = ("avx512", "avx2", "default")  # the fastest first; torch's names for what a processor supports
@@ -38,6 +44,7 @@ class Library:
         attention: `attention(backward, args, num_parts, parallel_for)`, see attention.c.
         attention_scratch_size: `attention_scratch_size(head_size, value_width)`: how many numbers of scratch memory
             `attention` needs for each part.
+        activation: `activation(number, num_vectors, x, out)`, for tests, see recurrent.c.
         lanes: The number of float32 in a SIMD vector. Columns of weights are padded to a multiple of it.
         parallel_for: Torch's function that runs a part of the work on each of its threads.
     """
@@ -47,6 +54,7 @@ class Library:
     conv: Callable[..., int]
     attention: Callable[..., int]
     attention_scratch_size: Callable[[int, int], int]
+    activation: Callable[..., None]
     lanes: int
     parallel_for: ctypes.c_void_p
 
@@ -62,9 +70,18 @@ class Library:
 
 @cache
 def get_library() -> Library | None:
-    """Return the library for this processor, None if there is none."""
+    """Return the library for this processor, None if there is none.
+
+    Warns:
+        RuntimeWarning: Once, if there is a library that cannot be used, because it is damaged or older than its sources.
+    """
     library = find_library()
-    return library if isinstance(library, Library) else None
+    if isinstance(library, Library):
+        return library
+    if any(library_path(level).exists() for level in supported_levels()):
+        message = f"padless computes without its compiled kernels, which is slower: {library}."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return None
 
 
 def require_library() -> Library:
@@ -115,6 +132,8 @@ def load_library(level: str) -> Library | str:
         native.padless_conv.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         native.padless_attention_scratch_size.argtypes = [ctypes.c_int64, ctypes.c_int64]
         native.padless_attention_scratch_size.restype = ctypes.c_int64
+        native.padless_activation.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+        native.padless_activation.restype = None
         native.padless_lanes.restype = ctypes.c_int64
         return Library(
             level=level,
@@ -122,6 +141,7 @@ def load_library(level: str) -> Library | str:
             conv=native.padless_conv,
             attention=native.padless_attention,
             attention_scratch_size=native.padless_attention_scratch_size,
+            activation=native.padless_activation,
             lanes=native.padless_lanes(),
             parallel_for=ctypes.cast(torch_native.torch_parallel_for, ctypes.c_void_p),
         )
@@ -156,8 +176,36 @@ def can_access_memory(*tensors: Tensor | None) -> bool:
         and t.layout is torch.strided
         and not t.is_neg()
         and not t.is_conj()
+        and t.data_ptr() % t.element_size() == 0  # a tensor made from bytes may begin anywhere
         for t in tensors
     )
+
+
+def check_offsets(index: Index, num_rows: int, name: str) -> Ints:
+    """Return the offsets of an index, checked: a kernel that gets them reads rows of `values` only.
+
+    An index is right when it is made, but its arrays can be changed.
+
+    Args:
+        index: The real steps.
+        num_rows: The number of rows of the values.
+        name: The name of the values, for the message.
+
+    Raises:
+        MaskError: If the sequences do not divide the rows among them.
+
+    >>> check_offsets(Index(np.ones((2, 3), dtype=bool)), 6, "values").tolist()
+    [0, 3, 6]
+    """
+    offsets = np.ascontiguousarray(index.offsets, dtype=np.int64)
+    num_sequences = index.shape[0]
+    if offsets.shape != (num_sequences + 1,) or offsets[0] or offsets[-1] != num_rows or (np.diff(offsets) < 0).any():
+        raise MaskError(
+            f"The {num_sequences} sequences of {index!r} must have the {num_rows} rows of {name} one after another; "
+            f"their offsets are {offsets.tolist() if offsets.size < 20 else offsets}. The arrays of an index must not be "
+            f"changed. Make an index from a mask: padless.pack(x, mask)."
+        )
+    return offsets
 
 
 def pack_weight_panels(weights: Tensor, lanes: int) -> Tensor:
@@ -179,7 +227,7 @@ def pack_weight_panels(weights: Tensor, lanes: int) -> Tensor:
 
 
 def split_by_cost(costs: NDArray[np.number], max_parts: int) -> NDArray[np.int64]:
-    """Split a list of tasks into parts of nearly equal cost, one for each thread.
+    """Split a list of tasks into parts of nearly equal cost.
 
     Args:
         costs: The cost of each task.
@@ -188,10 +236,10 @@ def split_by_cost(costs: NDArray[np.number], max_parts: int) -> NDArray[np.int64
     Returns:
         The first task of each part, and the number of tasks.
 
-    >>> split_by_cost(np.array([3, 1, 1, 1]), 1).tolist()
-    [0, 4]
+    >>> split_by_cost(np.array([3, 1, 1, 1]), 2).tolist()
+    [0, 1, 4]
     """
-    num_parts = max(1, min(torch.get_num_threads(), max_parts))
+    num_parts = max(1, max_parts)
     part_offsets = np.searchsorted(np.cumsum(costs) - costs / 2, costs.sum() / num_parts * np.arange(num_parts + 1))
     part_offsets[-1] = len(costs)
     return part_offsets

@@ -17,14 +17,11 @@
 
    kernels/recurrent/native.py checks the arguments and prepares the memory. */
 
-#include "gemm.h"
+#include "activations.h"
 
 #ifndef SOURCE
 #define SOURCE ""
 #endif
-
-INLINE vec sigmoid(vec x) { return reciprocal(1.0f + exp2_vec(x * -1.44269504f)); }
-INLINE vec tanh_vec(vec x) { return 2.0f * reciprocal(1.0f + exp2_vec(x * -2.88539008f)) - 1.0f; }
 
 /* The arguments of a call. N: steps, B: rows of the batch, S: sequences, P: parts, U: units, W: width. The caller
    owns all memory. A copy of this struct for each part has the chunk_* fields, which belong to the thread. */
@@ -56,7 +53,8 @@ typedef struct {
     float *h_last; /* (B, U) output */
     float *c_last; /* (B, U) output; without save_for_backward, c is updated here at each step */
     const float *grad_outputs; /* backward: (N, U) gradient of the outputs, or null */
-    float *grad_bias; /* backward: (P, W) sums of the gradients of the gates, for each part */
+    const i64 *bias_rows; /* backward: (S,) row of grad_bias to which each sequence adds; a row belongs to one part */
+    float *grad_bias; /* backward: (rows, W) sums of the gradients of the gates */
     float *dh; /* backward: (B, U) gradient of h_last in, of h0 out */
     float *dc; /* backward: (B, U) gradient of c_last in, of c0 out */
     i64 chunk_sequence; /* thread: first sequence of the part */
@@ -183,10 +181,10 @@ typedef void (*gate_gradients)(const rnn_args *args, i64 t, i64 s, float *grad_b
 /* Compute a part from its last time to its first: the gradients of the gates of each sequence, then the gradient of
    the state before them. That is dh = gradients @ weights, or with `accumulate` dh + gradients @ weights, of the
    first K columns of the gates. */
-INLINE void run_backward(const rnn_args *args, i64 begin, i64 end, i64 part, gate_gradients gradients, i64 K, int accumulate) {
+INLINE void run_backward(const rnn_args *args, i64 begin, i64 end, gate_gradients gradients, i64 K, int accumulate) {
     for (i64 t = begin < end ? args->lengths[begin] - 1 : -1, alive = begin; t >= 0; t--) {
         while (alive < end && args->lengths[alive] > t) alive++;
-        for (i64 s = begin; s < alive; s++) gradients(args, t, s, args->grad_bias + part * args->width);
+        for (i64 s = begin; s < alive; s++) gradients(args, t, s, args->grad_bias + args->bias_rows[s] * args->width);
         for (i64 j = 0; j < args->units; j += 4 * LANES)
             for (i64 s = begin, n; s < alive; s += n) {
                 const float *dz[MAX_ROWS];
@@ -263,7 +261,7 @@ INLINE void lstm_gradients(const rnn_args *args, i64 t, i64 s, float *grad_bias)
 }
 
 static void lstm_backward(const rnn_args *args, i64 begin, i64 end, i64 part) {
-    run_backward(args, begin, end, part, lstm_gradients, 4 * args->units, 0);
+    run_backward(args, begin, end, lstm_gradients, 4 * args->units, 0);
 }
 
 /* ---- GRU: m, z, r, candidate a; m is the product of the state for the candidate, with its bias, before r multiplies
@@ -312,7 +310,7 @@ INLINE void gru_gradients(const rnn_args *args, i64 t, i64 s, float *grad_bias) 
 }
 
 static void gru_backward(const rnn_args *args, i64 begin, i64 end, i64 part) {
-    run_backward(args, begin, end, part, gru_gradients, 3 * args->units, 1);
+    run_backward(args, begin, end, gru_gradients, 3 * args->units, 1);
 }
 
 /* ---- SimpleRNN, with tanh or relu: the state has the memory of its gate ---- */
@@ -343,7 +341,7 @@ INLINE void simple_rnn_gradients(const rnn_args *args, i64 t, i64 s, float *grad
 }
 
 static void simple_rnn_backward(const rnn_args *args, i64 begin, i64 end, i64 part) {
-    run_backward(args, begin, end, part, simple_rnn_gradients, args->units, 0);
+    run_backward(args, begin, end, simple_rnn_gradients, args->units, 0);
 }
 
 /* ---- entry points ---- */
@@ -369,6 +367,14 @@ static void run_parts(i64 begin, i64 end, void *context) {
 int32_t padless_rnn(i64 function, const rnn_args *args, i64 parts, parallel_for each) {
     rnn_task task = {FUNCTIONS[function], args};
     return each(0, parts, 1, run_parts, &task);
+}
+
+/* Apply tanh (number 0), sigmoid (1) or the power of 2 (2) to some vectors, for tests of their errors. */
+void padless_activation(i64 number, i64 vectors, const float *x, float *out) {
+    for (i64 i = 0; i < vectors * LANES; i += LANES) {
+        const vec v = load(x + i);
+        store(out + i, number == 0 ? tanh_vec(v) : number == 1 ? sigmoid(v) : exp2_vec(v));
+    }
 }
 
 /* Return the number of float32 in a vector. */

@@ -94,6 +94,7 @@ def lstm(
     Returns:
         The outputs, the last h and the last c.
     """
+    _check_shapes("LSTM", 4, index, values, kernel, recurrent, bias, h0, c0)
     standard = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
     run = PATHS[_choose_path("lstm", path, standard, values, kernel, recurrent, bias, h0, c0)].lstm
     tensors, no_autocast = _in_autocast_dtype(values, kernel, recurrent, bias, h0, c0, recurrent_masks)
@@ -140,6 +141,7 @@ def gru(
             f"The bias of a GRU with reset_after={reset_after} has shape "
             f"{'(2, 3 * units)' if reset_after else '(3 * units,)'}; got {tuple(bias.shape)}."
         )
+    _check_shapes("GRU", 3, index, values, kernel, recurrent, bias, h0)
     standard = activation is torch.tanh and recurrent_activation is torch.sigmoid and recurrent_masks is None
     run = PATHS[_choose_path("gru", path, standard and reset_after, values, kernel, recurrent, bias, h0)].gru
     tensors, no_autocast = _in_autocast_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
@@ -165,11 +167,41 @@ def simple_rnn(
     Returns:
         The outputs and the last h.
     """
+    _check_shapes("SimpleRNN", 1, index, values, kernel, recurrent, bias, h0)
     standard = (activation is torch.tanh or activation is torch.relu) and recurrent_masks is None
     run = PATHS[_choose_path("simple_rnn", path, standard, values, kernel, recurrent, bias, h0)].simple_rnn
     tensors, no_autocast = _in_autocast_dtype(values, kernel, recurrent, bias, h0, recurrent_masks)
     with no_autocast:
         return run(index, reverse, activation, *tensors)
+
+
+def _check_shapes(
+    cell: str,
+    gates: int,
+    index: Index,
+    values: Tensor,
+    kernel: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None,
+    *states: Tensor,
+) -> None:
+    """Raise `ShapeError` unless the tensors of a cell fit each other and the index, before a kernel reads them."""
+    units, columns = len(recurrent), gates * len(recurrent)
+    features = values.shape[-1]
+    tensors: list[tuple[Tensor, tuple[int, ...]]] = [
+        (values, (index.num_steps, features)),
+        (kernel, (features, columns)),
+        (recurrent, (units, columns)),
+    ]
+    if bias is not None:
+        tensors.append((bias, (2, columns) if cell == "GRU" and bias.ndim == 2 else (columns,)))
+    tensors += [(state, (index.shape[0], units)) for state in states]
+    if any(tensor.shape != expected for tensor, expected in tensors):
+        raise ShapeError(
+            f"A {cell} of {units} units over {index.num_steps} steps of {index.shape[0]} sequences needs inputs, kernel, "
+            f"recurrent kernel, bias and states of the shapes {[expected for _, expected in tensors]}; "
+            f"got {[tuple(tensor.shape) for tensor, _ in tensors]}."
+        )
 
 
 def _choose_path(

@@ -31,6 +31,7 @@ from padless.kernels.recurrent.reference import Activation
 from padless.ragged.index import Index
 
 DTYPES = (torch.float32, torch.bfloat16)
+MAX_BIAS_ROWS = 64  # the sums of a bias; also the largest number of threads that share the sequences
 CHUNK_NUMBERS = 1 << 17  # numbers that stay in the L2 cache of a core, together with all else
 
 
@@ -94,6 +95,7 @@ class _RNNArgs(ctypes.Structure):
         ("h_last", ctypes.c_void_p),
         ("c_last", ctypes.c_void_p),
         ("grad_outputs", ctypes.c_void_p),
+        ("bias_rows", ctypes.c_void_p),
         ("grad_bias", ctypes.c_void_p),
         ("dh", ctypes.c_void_p),
         ("dc", ctypes.c_void_p),
@@ -107,8 +109,13 @@ class _RNNArgs(ctypes.Structure):
 class SequenceParts:
     """The sequences of an index, longest first, in one part for each thread.
 
+    The gradient of a bias is a sum over all steps. The order of its terms must not depend on the number of threads. So
+    the sequences are first split by their lengths alone, and each part of that split has a row of sums. The part of a
+    thread has whole rows.
+
     Args:
         part_offsets: The first sequence of each part, and the number of sequences; `(parts + 1,)`.
+        bias_rows: The row of sums to which each sequence adds.
         first_steps: The packed step at which each sequence begins; with `reverse` its last real step.
         lengths: The number of steps of each sequence.
         batch_rows: The row of each sequence in the batch.
@@ -116,30 +123,49 @@ class SequenceParts:
     """
 
     part_offsets: Tensor
+    bias_rows: Tensor
     first_steps: Tensor
     lengths: Tensor
     batch_rows: Tensor
     stride: int
 
     @staticmethod
-    def of_index(index: Index, reverse: bool) -> "SequenceParts":
+    def of_index(index: Index, reverse: bool, num_steps: int) -> "SequenceParts":
         """Split the sequences of an index into parts with nearly equal numbers of steps.
 
         Sequences that end at the same time are in the same part, because they are sorted by length.
+
+        Args:
+            index: The real steps.
+            reverse: Whether each sequence runs from its last step to its first.
+            num_steps: The number of rows of the values.
+
+        Raises:
+            MaskError: If the index has another number of steps.
         """
-        batch_rows = np.argsort(-index.lengths, kind="stable")
-        lengths = index.lengths[batch_rows]
-        part_offsets = library.split_by_cost(lengths, int((lengths > 0).sum()))
-        first_steps = (index.offsets[1:] - 1 if reverse else index.offsets[:-1])[batch_rows]
+        offsets = library.check_offsets(index, num_steps, "the inputs")
+        lengths = np.diff(offsets)
+        batch_rows = np.argsort(-lengths, kind="stable")
+        lengths = lengths[batch_rows]
+        row_offsets = library.split_by_cost(lengths, min(MAX_BIAS_ROWS, int((lengths > 0).sum())))
+        steps_before = np.append(0, np.cumsum(lengths))[row_offsets]
+        parts = library.split_by_cost(np.diff(steps_before), min(torch.get_num_threads(), len(row_offsets) - 1))
+        first_steps = (offsets[1:] - 1 if reverse else offsets[:-1])[batch_rows]
+        bias_rows = np.repeat(np.arange(len(row_offsets) - 1), np.diff(row_offsets))
         tensors = [
             torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
-            for array in (part_offsets, first_steps, lengths, batch_rows)
+            for array in (row_offsets[parts], bias_rows, first_steps, lengths, batch_rows)
         ]
         return SequenceParts(*tensors, stride=-1 if reverse else 1)
 
     def __len__(self) -> int:
         """Return the number of parts."""
         return len(self.part_offsets) - 1
+
+    @property
+    def num_bias_rows(self) -> int:
+        """Return the number of rows of sums of a bias."""
+        return int(self.bias_rows[-1]) + 1 if len(self.bias_rows) else 1
 
     @property
     def most_sequences(self) -> int:
@@ -183,6 +209,7 @@ class SequenceParts:
             first_steps=self.first_steps.data_ptr(),
             lengths=self.lengths.data_ptr(),
             batch_rows=self.batch_rows.data_ptr(),
+            bias_rows=self.bias_rows.data_ptr(),
             h0=h0.data_ptr(),
             gates=gates.data_ptr() - missing_columns * gates.element_size(),
             **pointers,
@@ -273,7 +300,8 @@ def _run(
     *initial: Tensor,
 ) -> tuple[Tensor, ...]:
     """Run a cell; `reference_cell` computes its second derivatives."""
-    parts, tensors = SequenceParts.of_index(index, reverse), (values, kernel, recurrent, bias, *initial)
+    tensors = (values, kernel, recurrent, bias, *initial)
+    parts = SequenceParts.of_index(index, reverse, len(values))
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _NativeFunction.apply(cell, parts, reference_cell, *tensors)
     return _forward(cell, parts, False, *tensors)[0]
@@ -549,7 +577,7 @@ def _backward_steps(
     units = saved.h0.shape[1]
     dh = _new_state_gradient(grad_h_last, saved.h0)
     dc = None if saved.c0 is None else _new_state_gradient(grad_c_last, saved.c0)
-    grad_bias = saved.gates.new_zeros(len(parts), saved.gates.shape[1])
+    grad_bias = saved.gates.new_zeros(parts.num_bias_rows, saved.gates.shape[1])
     parts.run(
         cell,
         True,
