@@ -36,7 +36,7 @@ def encode(text: list[str]) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     """Return inputs that begin with END, targets that end with it, and the number of symbols."""
     ids = {character: number + 2 for number, character in enumerate(sorted(set("".join(text))))}
     rows = [np.array([END, *(ids[character] for character in line), END]) for line in text]
-    return [row[:-1] for row in rows], [row[1:] for row in rows], len(ids) + 2
+    return *padless.utils.next_step_pairs(rows), len(ids) + 2
 
 
 def build_model(symbols: int, units: int = 64) -> Model:

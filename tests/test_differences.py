@@ -511,3 +511,57 @@ def test_classes_below_zero():
     assert keras.utils.to_categorical([-1], 3).tolist() == [[0, 0, 1]]
     with pytest.raises(DataError, match="-1"):
         padless.utils.to_categorical([-1], 3)
+
+
+# ------------------------------------------------------------------------------------------------ slices
+
+
+def test_slices_of_time():
+    x, y = embed(padless, ids)[0], embed(keras, ids)[0]
+    assert mask_on(y[:, :-1]) is None
+    assert mask_on(x[:, :-1]).tolist() == [[True, True, False, False], [False] * 4]  # the last step of each sequence is cut
+    assert [row.tolist() for row in padless.pack([[1, 2, 3], [4]])[:, -2:]] == [[2, 3], [4]]
+    for key in (np.s_[:, -1], np.s_[:, ::-1]):
+        with pytest.raises(MaskLost):
+            x[key]
+
+
+def test_operands_without_a_batch():
+    left, positions = np.array([[0, 0, 5], [1, 2, 3]]), torch.arange(3.0)[:, None]
+    x, y = embed(padless, left)[0], embed(keras, left)[0]
+    close((y + positions)[0, 2], y[0, 2] + 2)
+    close((x + positions).sequences()[0][0], x.sequences()[0][0])  # the first step of the sequence
+
+
+def test_foreign_functions():
+    x, y = embed(padless, ids)[0], embed(keras, ids)[0]
+    assert mask_on(keras.ops.tanh(y)) is None
+    with pytest.raises(MaskLost, match="keras.ops"):
+        L.Lambda(lambda h: keras.ops.tanh(h))(x)
+
+
+def test_zeros_between_labels_of_ctc():
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(1, T, D)).astype("float32"))
+    theirs = keras.losses.CTC()(torch.tensor([[1, 0, 2]]), logits)
+    assert not torch.isclose(padless.losses.CTC()([[1, 0, 2]], logits), theirs)
+    for labels in ([[1, 2, 0]], [[0, 1, 2]]):
+        torch.testing.assert_close(
+            padless.losses.CTC()([[1, 0, 2]], logits), keras.losses.CTC()(torch.tensor([[1, 2, 0]]), logits)
+        )
+        torch.testing.assert_close(padless.losses.CTC()(labels, logits), padless.losses.CTC()([[1, 0, 2]], logits))
+
+
+def test_labels_of_the_next_step():
+    ids = np.array([[1, 2, 1, 2], [2, 1, 0, 0]])
+    losses = []
+    for lib in (padless, keras):
+        model = lib.Sequential([lib.layers.Embedding(V, D, mask_zero=True, weights=[table()])])
+        model.compile("sgd", lib.losses.SparseCategoricalCrossentropy(from_logits=True))
+        losses.append(float(model.evaluate(ids[:, :-1], ids[:, 1:], verbose=0)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    logits = torch.from_numpy(table())
+    pairs = torch.nn.functional.cross_entropy(logits[[1, 2, 1, 2]], torch.tensor([2, 1, 2, 1])).item()
+    mine = padless.Sequential([L.Embedding(V, D, mask_zero=True, weights=[table()])])
+    mine.compile("sgd", padless.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert mine.evaluate(*padless.utils.next_step_pairs(ids), verbose=0) == pytest.approx(pairs, rel=1e-5)
+    assert losses[0] != pytest.approx(pairs, rel=1e-3)

@@ -36,7 +36,7 @@ FUNCTIONS = {
     "[:, [0, 1]]": lambda h: h[:, [0, 1]],
     "[h > 0]": lambda h: h[h > 0],
     "select": lambda h: h.select(1, 0),
-    "narrow": lambda h: h.narrow(1, 0, 1),
+    "narrow": lambda h: h.narrow(1, -1, 1),
     "gather": lambda h: torch.gather(h, 1, torch.zeros(1, 1, 4, dtype=torch.long)),
     "unbind": lambda h: h.unbind(1),
     "split": lambda h: torch.split(h, 2, 1),

@@ -14,6 +14,7 @@ from torch import Tensor
 from padless.errors import ArgumentError, DataError, unknown_name
 from padless.ragged.device import to_device
 from padless.ragged.masked_array import refuse_masked_array
+from padless.ragged.packed import ArrayLike, MaskLike, pack
 
 Side: TypeAlias = Literal["pre", "post"]
 
@@ -80,6 +81,38 @@ def _check_rows(sequences: Iterable[Any]) -> list[Any]:
         if not isinstance(row, Sized):
             raise DataError(f"`sequences` must be a list of sequences; {row!r} in it is not a sequence.")
     return rows
+
+
+def next_step_pairs(
+    sequences: ArrayLike, mask: MaskLike | None = None, mask_zero: bool = True
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the inputs and targets of a language model: each real step, and the next real step of its sequence.
+
+    `fit(ids[:, :-1], ids[:, 1:])` cuts columns. Then the last real step of each shorter sequence learns padding, in Keras
+    too. Here each sequence is cut, so that no target is padding: `model.fit(*next_step_pairs(ids))`.
+
+    Args:
+        sequences: Ids or other steps: a list of sequences, a `Packed`, or a padded array `(B, T, ...)`.
+        mask: The real steps of a padded array `(B, T)`.
+        mask_zero: Whether the id 0 is padding if there is no mask, as for an Embedding. It does not concern vectors.
+
+    Returns:
+        Two lists of arrays, one for each sequence. One with n real steps gives n - 1 pairs, an empty one none.
+
+    Raises:
+        MaskError: For a mask that does not fit.
+        ShapeError: For what is neither an array with a batch and steps nor a list of sequences.
+
+    Example:
+        >>> inputs, targets = next_step_pairs([[5, 6, 7, 0], [8, 9, 0, 0]])
+        >>> [row.tolist() for row in inputs], [row.tolist() for row in targets]
+        ([[5, 6], [8]], [[6, 7], [9]])
+    """
+    packed = pack(sequences, mask)
+    if mask is None and mask_zero and packed.values.ndim == 1:
+        packed = pack(packed, mask=packed.unpack() != 0)
+    rows = [row.detach().cpu().numpy() for row in packed.sequences()]
+    return [row[:-1] for row in rows], [row[1:] for row in rows]
 
 
 def to_categorical(x: NDArray[Any] | Tensor | Sequence[Any], num_classes: int | None = None) -> NDArray[Any] | Tensor:

@@ -110,6 +110,8 @@ class RaggedColumn:
         steps, lengths = _entries_of_rows(self.offsets, grid_rows)
         mask = self._mask(steps, lengths)
         index = Index.from_mask(mask.reshape(len(examples), *self.inner_shape, mask.shape[1]), self.mask_source)
+        if self.kind == "list" and self.positions is None and not self.inner_shape:
+            index.given_lengths = lengths
         gap_values = None
         if self.gap_values is not None and self.gap_offsets is not None:
             gaps, _ = _entries_of_rows(self.gap_offsets, grid_rows)

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
@@ -17,6 +15,8 @@ from torch import Tensor
 
 from padless.errors import ArgumentError
 from padless.ragged.index import Index
+from padless.ragged.inference_mode import in_shape_inference as in_shape_inference
+from padless.ragged.inference_mode import shape_inference_mode as shape_inference_mode
 from padless.ragged.packed import Packed
 from padless.ragged.plan_limit import check_plan
 from padless.ragged.tensor_like import TensorFunction, TensorLike
@@ -25,7 +25,6 @@ from padless.ragged.tree import leaves as leaves
 from padless.ragged.tree import map_leaves as map_leaves
 
 Shape: TypeAlias = tuple[int | None, ...]
-_in_shape_inference: ContextVar[bool] = ContextVar("in_shape_inference", default=False)
 _USE_DATA = (
     "Ask for it in the `call` of a layer. If a torch module asks for it, wrap the module: "
     "padless.layers.TorchModuleWrapper(module)(x)."
@@ -107,21 +106,6 @@ def copy_symbol(symbol: SymbolicTensor) -> SymbolicTensor:
 
 
 # ------------------------------------------------------------------------------------------------ shape inference
-
-
-def in_shape_inference() -> bool:
-    """Return whether the current call runs on probes. Then no state may change and no random number may be drawn."""
-    return _in_shape_inference.get()
-
-
-@contextmanager
-def shape_inference_mode() -> Iterator[None]:
-    """Mark the calls in this context as calls on probes."""
-    token = _in_shape_inference.set(True)
-    try:
-        yield
-    finally:
-        _in_shape_inference.reset(token)
 
 
 def probe(symbol: SymbolicTensor, sizes: tuple[int, int], device: torch.device | None = None) -> Tensor | Packed:

@@ -45,5 +45,7 @@ def concatenate_indexes(indexes: Sequence[Index], axis: int) -> tuple[Index, Int
     ]
     grid = np.concatenate(positions, axis=axis)
     sources = " and ".join(dict.fromkeys(index.mask_source for index in indexes))
-    union = Index.from_mask(grid >= 0, f"{sources}, concatenated")  # a new name: the steps are not those of one input
+    columns_agree = all(index.columns_agree for index in indexes)
+    # A new name: the steps are not those of one input.
+    union = Index.from_mask(grid >= 0, f"{sources}, concatenated", columns_agree)
     return union, grid.reshape(-1)[union.flat]

@@ -31,7 +31,7 @@ from padless.ragged.alignment import (
 )
 from padless.ragged.device import to_device
 from padless.ragged.gather import scatter_rows
-from padless.ragged.index import Index
+from padless.ragged.index import Index, Ints
 from padless.ragged.packed import Packed, pack_shared
 from padless.registry import base_of, snake_case
 from padless.types import ArrayLike, StepTensor
@@ -231,6 +231,12 @@ class Loss:
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Raise `DataError` if a target is not valid. It is called for targets on the CPU."""
 
+    def check_sequences(self, y_true: Tensor, lengths: Ints) -> None:
+        """Raise `DataError` if the targets `(B, ...)` of whole sequences do not fit the numbers of their real steps `(B,)`.
+
+        It is called for targets on the CPU, by `fit` for all data before training if the lengths of the outputs are known.
+        """
+
     def replace_targets(self, y_true: Tensor, y_pred: Tensor, is_replaced: Tensor) -> Tensor:
         """Return targets without NaN and infinity where `is_replaced`: their weight is 0, so any valid target will do.
 
@@ -312,6 +318,8 @@ class Loss:
         targets = self.weighted_targets(targets, grid, weights)
         if targets.device.type == "cpu" or host_copy_may_be_invalid(y_true):
             self.check_targets(targets, grid)
+        if targets.device.type == "cpu":
+            self.check_sequences(targets, np.full(len(grid), grid.shape[1]) if index is None else index.lengths)
         targets, grid = self.cast(to_device(targets, grid.device), grid)
         values, count_mask = self._call_on_sequences(targets, grid, mask, index)
         weight = None if weights is None else broadcast_weights(weights, values)

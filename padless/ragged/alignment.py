@@ -16,7 +16,8 @@ from torch import Tensor
 
 from padless.errors import DataError, ShapeError
 from padless.ragged.device import host_copy, to_device
-from padless.ragged.index import Index
+from padless.ragged.index import Index, Ints
+from padless.ragged.mask import check_columns
 from padless.ragged.masked_array import refuse_masked_array
 from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack_shared
 
@@ -101,6 +102,9 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
     rows = to_tensor(data, argument)
     if isinstance(rows, Tensor):
         if tuple(rows.shape[: len(index.grid)]) == index.grid:
+            check_columns(index, rows.shape, f"`{argument}`")
+            if isinstance(data, list | tuple):
+                check_given_lengths(np.full(len(rows), rows.shape[1]), index, argument)
             return gather_real_steps(rows, index)
         if rows.ndim > 1 and len(rows) == index.shape[0] and (index.lengths == rows.shape[1]).all():
             return rows.flatten(0, 1)  # sequences of one length
@@ -114,7 +118,10 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
     same_rows = rows.index.shape[0] == index.shape[0]
     if rows.index.equals(index) or same_rows and np.array_equal(rows.index.lengths, index.lengths):
         return rows.values
+    if one_for_each_given_step(rows.index, index):
+        return rows.reindex(index).values
     if rows.index.grid == index.grid and rows.index.full:
+        check_given_lengths(rows.index.lengths, index, argument)
         return rows.reindex(index).values
     row = first_difference(rows.index.lengths, index.lengths)
     lengths = [str(i.lengths[row]) if row < i.shape[0] else "no such row" for i in (rows.index, index)]
@@ -123,6 +130,30 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
         f"steps ({rows.index.shape[0]} sequences for {index.shape[0]}). Give one entry for each real "
         f"step, or a padded grid of shape {index.grid}."
     )
+
+
+def one_for_each_given_step(rows: Index, index: Index) -> bool:
+    """Return whether sequences have one entry for each step of the sequences that were given, masked ones among them."""
+    if rows.given_lengths is None or index.given_lengths is None or rows.grid != index.grid:
+        return False
+    is_whole = np.array_equal(rows.lengths, rows.given_lengths)
+    return is_whole and np.array_equal(rows.given_lengths, index.given_lengths)
+
+
+def check_given_lengths(lengths: Ints, index: Index, argument: str) -> None:
+    """Refuse rows of one length for sequences that were given as lists of other lengths: an entry would be dropped.
+
+    Raises:
+        ShapeError: for the first row of another length.
+    """
+    if index.given_lengths is None or len(lengths) != len(index.given_lengths):
+        return
+    row = first_difference(lengths, index.given_lengths)
+    if row < len(lengths):
+        raise ShapeError(
+            f"`{argument}` does not fit the outputs at row {row}: length {lengths[row]} against {index.given_lengths[row]} "
+            f"steps. The inputs are sequences without padding, so give one entry for each of their steps."
+        )
 
 
 def sample_weights_for(weight: ArrayLike, index: Index | None, values: Tensor) -> Tensor:
@@ -219,6 +250,9 @@ def step_weights(weight: ArrayLike, index: Index) -> Tensor:
     if not shape:
         return weights
     if shape[: len(grid)] == grid:
+        check_columns(index, shape, "`sample_weight`")
+        if isinstance(weight, list | tuple):
+            check_given_lengths(np.full(shape[0], shape[1]), index, "sample_weight")
         return gather_real_steps(weights, index)
     broadcasts = shape[0] == grid[0] and all(a in (1, b) for a, b in zip(shape[1:], grid[1:], strict=False))
     if not broadcasts and isinstance(weight, list | tuple) and weights.ndim > 1:

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from padless.errors import ShapeError
-from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, align, current_call, operand_gap_values
+from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, align, align_step_axes, operand_gap_values
+from padless.ragged.call_context import current_call
+from padless.ragged.mask import check_columns
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.ragged.tree import leaves, map_leaves
 
@@ -147,6 +149,8 @@ def _gather_grid(packed: Packed, operand: object) -> Aligned:
         raise ShapeError(
             f"Shapes {shape} and {tuple(packed.shape)} cannot be joined: batch, time and the number of axes must be equal."
         )
+    if not current_call().may_use_grid:
+        check_columns(packed.index, shape, "An operand")
     return AlignedOperand(gather_real_steps(operand, packed.index), operand_gap_values(packed, operand))
 
 
@@ -246,6 +250,8 @@ rule_for("stack")(_rule_along_axes(1, default=0, num_new_axes=1))
 rule_for("unsqueeze")(_rule_along_axes(1, num_new_axes=1))
 rule_for("normalize")(_rule_along_axes(2, default=1))
 rule_for("glu", "sort", "argsort")(_rule_along_axes(1, default=-1))
+rule_for("index_select", "narrow")(_rule_along_axes(1))
+rule_for("repeat_interleave")(_rule_along_axes(2))
 rule_for("topk")(_rule_along_axes(2, default=-1))
 
 
@@ -255,6 +261,12 @@ def max_or_min(packed: Packed, arguments: Arguments) -> Arguments:
     other = arguments.get(1, "other", None)
     is_pair = isinstance(other, Packed | Tensor | np.ndarray) or "other" in arguments.named
     return (pointwise if isinstance(arguments.data, Packed) and is_pair else _along_axes)(packed, arguments)
+
+
+@rule_for("roll")
+def roll(packed: Packed, arguments: Arguments) -> Arguments:
+    """Roll feature axes."""
+    return Arguments([arguments.data, arguments.get(1, "shifts"), _feature_axes(packed, arguments.get(2, "dims", None))], {})
 
 
 @rule_for("flip")
@@ -315,6 +327,89 @@ def matmul(packed: Packed, arguments: Arguments) -> Arguments:
     if not is_packed_times_plain or right.ndim > 2 or left.ndim <= left.num_step_axes:
         raise NotElementwise("Only a product with a matrix from the right treats each step alone.")
     return Arguments([left, right], {})
+
+
+@rule_for("tensordot")
+def tensordot(packed: Packed, arguments: Arguments) -> Arguments:
+    """Contract feature axes with axes of a plain tensor on the right."""
+    left, right = arguments.data, _as_tensor(arguments.get(1, "b", arguments.named.get("other")))
+    dims = arguments.get(2, "dims", 2)
+    if not isinstance(left, Packed) or not isinstance(right, Tensor) or isinstance(dims, Tensor):
+        raise NotElementwise("Only a contraction of feature axes with a plain tensor on the right treats each step alone.")
+    if isinstance(dims, int):
+        left_axes, right_axes = list(range(left.ndim - dims, left.ndim)), list(range(dims))
+    else:
+        left_axes, right_axes = ([axes] if isinstance(axes, int) else list(axes) for axes in dims)
+    return Arguments([left, right, ([_feature_axis(packed, axis) for axis in left_axes], right_axes)], {})
+
+
+@rule_for("einsum")
+def einsum(packed: Packed, arguments: Arguments) -> Arguments:
+    """Compute a sum of products whose result keeps the axes of batch and time of each `Packed` in front.
+
+    A plain operand may have features only, or some of the axes of the steps: `btd,bd->bt` and `btd,td->bt`.
+    """
+    equation, operands = _einsum_operands(arguments)
+    inputs, output = _split_equation(equation, operands)
+    count = packed.num_step_axes
+    steps = next(labels for labels, x in zip(inputs, operands, strict=True) if isinstance(x, Packed))[:count]
+    own_labels = [labels[count:] if isinstance(x, Packed) else "" for labels, x in zip(inputs, operands, strict=True)]
+    if len(set(steps)) < count or any(label in features for label in steps for features in (*own_labels, output[count:])):
+        raise NotElementwise("A label of batch or time occurs twice in one operand.")
+    starts = [labels[:count] for labels, x in zip(inputs, operands, strict=True) if isinstance(x, Packed)]
+    if any(start != steps for start in (*starts, output[:count])):
+        raise NotElementwise(f"The result and each Packed must begin with the same labels, here {steps!r}.")
+    terms, aligned = [], []
+    for labels, x in zip(inputs, operands, strict=True):
+        features = "".join(label for label in labels if label not in steps)
+        if isinstance(x, Packed) or not any(label in labels for label in steps):
+            aligned.append(x)
+            terms.append((steps[0] if isinstance(x, Packed) else "") + features)
+            continue
+        if any(labels.count(label) > 1 for label in steps):
+            raise NotElementwise("A label of batch or time occurs twice in one operand.")
+        present = [label for label in steps if label in labels]
+        x = x.permute([labels.index(label) for label in (*present, *features)])
+        sizes = [1 if label not in present else x.shape[present.index(label)] for label in steps]
+        aligned.append(align_step_axes(packed, x.reshape(*sizes, *x.shape[len(present) :]), steps[0] in present))
+        terms.append(steps[0] + features)
+    return Arguments([f"{','.join(terms)}->{steps[0]}{output[count:]}", *aligned], {})
+
+
+def _einsum_operands(arguments: Arguments) -> tuple[str, list[Any]]:
+    """Return the equation and the operands of a call of `einsum`."""
+    equation, *operands = arguments.positional
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    if not isinstance(equation, str) or not all(isinstance(x, Tensor | Packed) for x in operands):
+        raise NotElementwise("Give the equation as text, and tensors.")
+    return equation.replace(" ", ""), operands
+
+
+def _split_equation(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
+    """Return the labels of each operand and of the result. Labels in upper case or digits replace an ellipsis.
+
+    Raises:
+        NotElementwise: if the equation does not fit the operands, or if it has an ellipsis of a plain operand.
+    """
+    left, arrow, output = equation.partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(operands):
+        raise NotElementwise(f"The equation has {len(inputs)} operands, {len(operands)} were given.")
+    letters = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    num_hidden = [x.ndim - len(labels.replace("...", "")) for labels, x in zip(inputs, operands, strict=True)]
+    hidden = "".join(letters[: max(num_hidden)]) if "..." in equation else ""
+    for number, (labels, x) in enumerate(zip(inputs, operands, strict=True)):
+        if "..." in labels:
+            if num_hidden[number] < 0 or num_hidden[number] not in (0, len(hidden)):
+                raise NotElementwise("An ellipsis must stand for the same axes in each operand.")
+            inputs[number] = labels.replace("...", hidden if num_hidden[number] else "")
+        if len(inputs[number]) != x.ndim:
+            raise NotElementwise(f"{labels!r} does not name the {x.ndim} axes of its operand.")
+    if not arrow:
+        all_labels = "".join(inputs)
+        output = "..." * bool(hidden) + "".join(sorted(c for c in set(all_labels) - set(hidden) if all_labels.count(c) == 1))
+    return inputs, output.replace("...", hidden)
 
 
 @rule_for("one_hot")
@@ -397,46 +492,3 @@ def permute(packed: Packed, arguments: Arguments) -> Arguments:
     if [axis % packed.ndim for axis in axes[: packed.num_step_axes]] != list(range(packed.num_step_axes)):
         raise NotElementwise("It moves batch or time.")
     return Arguments([arguments.data, [0, *(_feature_axis(packed, axis) for axis in axes[packed.num_step_axes :])]], {})
-
-
-# ------------------------------------------------------------------------------------------------ slices
-
-
-def slice_grid(packed: Packed, key: object) -> Packed:
-    """Return `packed[key]`, with the axes of the grid.
-
-    `h[i:j]` slices the batch, `h[:, a:b]` the columns of the grid, `h[..., a:b]` features.
-
-    Raises:
-        NotElementwise: if the key selects single steps or rows.
-    """
-    keys = _keys_of_axes(packed, key)
-    step_keys, feature_keys = keys[: packed.num_step_axes], keys[packed.num_step_axes :]
-    if not all(isinstance(axis_key, slice) for axis_key in step_keys):
-        raise NotElementwise(
-            "It selects single steps or rows of the grid. For the last real step use LastStep()(x), for whole "
-            "sequences `x.sequences()`."
-        )
-    if any(axis_key != slice(None) for axis_key in step_keys):
-        cells = np.arange(len(packed.index.step_of_cell)).reshape(packed.index.grid)[tuple(step_keys)]
-        packed = packed.rearrange_cells(cells, every_cell=current_call().may_use_grid)
-    if all(isinstance(axis_key, slice) and axis_key == slice(None) for axis_key in feature_keys):
-        return packed
-    if sum(isinstance(axis_key, Tensor) for axis_key in feature_keys) > 1:
-        raise NotElementwise("Several index tensors at once may move the features before the steps.")
-    value_key = (slice(None), *feature_keys)
-    return packed.map_values(lambda rows: rows[value_key])
-
-
-def _keys_of_axes(packed: Packed, key: object) -> list[Any]:
-    """Return the key of each axis of the grid, with an ellipsis and missing keys replaced by full slices."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    keys = [torch.tensor(k) if isinstance(k, np.ndarray | list) else k for k in keys]
-    if any(isinstance(k, Packed) for k in keys):
-        raise NotElementwise("Boolean selection by a Packed takes steps out of their sequences.")
-    if not any(k is Ellipsis for k in keys):
-        keys.append(Ellipsis)
-    position = next(number for number, k in enumerate(keys) if k is Ellipsis)
-    num_keys = sum(k is not None for k in keys) - 1  # None adds an axis, the ellipsis is replaced
-    keys[position : position + 1] = [slice(None)] * (packed.ndim - num_keys)
-    return keys

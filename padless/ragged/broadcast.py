@@ -1,54 +1,27 @@
 """Combine a `Packed` with plain tensors: broadcast a tensor against the grid and gather it at the real steps.
 
-A plain operand always broadcasts against the grid `(B, T, ...)`, never against the values `(N, ...)`.
+A plain operand always broadcasts against the grid `(B, T, ...)`, never against the values `(N, ...)`. One of the shape
+of the grid is read by columns. One with an axis of time and without a batch, such as `torch.arange(T)`, is read by steps.
+Its first entry belongs to the first real step of each sequence, whatever the padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from padless.errors import ShapeError
+from padless.errors import MaskError, ShapeError
+from padless.ragged.call_context import current_call
+from padless.ragged.device import to_device
 from padless.ragged.index import Index
+from padless.ragged.inference_mode import in_shape_inference
+from padless.ragged.mask import check_columns
 from padless.ragged.packed import Packed
-
-
-@dataclass(frozen=True)
-class CallContext:
-    """The layer that is being called.
-
-    Attributes:
-        layer: its name; empty outside a layer.
-        may_use_grid: whether a torch function that mixes steps acts on the padded grid in this call.
-    """
-
-    layer: str = ""
-    may_use_grid: bool = False
-
-
-_OUTSIDE_LAYERS = CallContext()
-_context: ContextVar[CallContext] = ContextVar("call_context", default=_OUTSIDE_LAYERS)
-
-
-@contextmanager
-def call_context(layer: str, may_use_grid: bool) -> Iterator[None]:
-    """Set the layer that calls torch functions in this context, and whether it may use the padded grid."""
-    token = _context.set(CallContext(layer, may_use_grid))
-    try:
-        yield
-    finally:
-        _context.reset(token)
-
-
-def current_call() -> CallContext:
-    """Return the context of the layer that is being called."""
-    return _context.get()
 
 
 class NotElementwise(Exception):
@@ -84,6 +57,8 @@ def align(packed: Packed, operand: Tensor) -> Tensor | AlignedOperand:
     Raises:
         NotElementwise: if the operand has more axes than the grid.
         ShapeError: if the operand does not broadcast against the grid.
+        MaskError: if it would be read by columns, and a slice of time has moved steps to other columns. Also for an
+            operand `(1, T, ...)` and a batch of one, where the two readings differ.
     """
     ndim, num_step_axes = packed.ndim, packed.num_step_axes
     if operand.ndim <= ndim - num_step_axes:
@@ -99,11 +74,89 @@ def align(packed: Packed, operand: Tensor) -> Tensor | AlignedOperand:
             f"An operand of shape {tuple(operand.shape)} does not broadcast against the grid "
             f"{tuple(packed.shape)}. To combine values of the real steps use padless.pack(x, like=packed)."
         )
-    operand = operand.reshape(shape)
     if all(size == 1 for size in step_shape):
         return operand.reshape(1, *shape[num_step_axes:])
-    values = _gather_cells(operand, packed.index.coordinates(operand.device))
+    return align_step_axes(packed, operand.reshape(shape), has_batch_axis=operand.ndim == ndim)
+
+
+def align_step_axes(packed: Packed, operand: Tensor, has_batch_axis: bool) -> AlignedOperand:
+    """Gather an operand at the real steps.
+
+    Args:
+        packed: the other operand.
+        operand: begins with the step axes of the grid, each of the size of the grid or 1.
+        has_batch_axis: whether the user gave an axis for the batch, maybe of size 1.
+
+    Raises:
+        ShapeError: if the step axes have other sizes.
+        MaskError: see `align`.
+    """
+    index, shape = packed.index, tuple(operand.shape)
+    step_shape = shape[: packed.num_step_axes]
+    if any(size not in (1, grid_size) for size, grid_size in zip(step_shape, index.grid, strict=True)):
+        raise ShapeError(f"An operand with the step axes {step_shape} does not fit the grid {tuple(packed.shape)}.")
+    coordinates = index.coordinates(operand.device)
+    if not current_call().may_use_grid:
+        for axis, size in enumerate(step_shape[1:], start=1):
+            if size == 1:
+                continue
+            if _is_read_by_steps(packed, axis, shape, has_batch_axis):
+                steps = to_device(index.span_coordinates[axis], operand.device)
+                coordinates = (*coordinates[:axis], steps, *coordinates[axis + 1 :])
+            else:
+                check_columns(index, shape, "An operand")
+    values = _gather_cells(operand, coordinates)
     return AlignedOperand(values, operand_gap_values(packed, operand))
+
+
+def at_columns(operand: Tensor, like: Packed | Index) -> Tensor | Packed:
+    """Return an operand as it is combined with a grid column by column, for layers whose operands belong to columns.
+
+    Args:
+        operand: broadcasts against the grid.
+        like: the real steps.
+
+    Raises:
+        MaskError: if a slice of time has moved steps to other columns.
+    """
+    index = like.index if isinstance(like, Packed) else like
+    ndim = like.ndim if isinstance(like, Packed) else operand.ndim
+    shape = (1,) * (ndim - operand.ndim) + tuple(operand.shape)
+    step_shape = shape[: len(index.grid)]
+    fits = all(size in (1, grid_size) for size, grid_size in zip(step_shape, index.grid, strict=True))
+    if not fits or all(size == 1 for size in step_shape[1:]):
+        return operand
+    check_columns(index, shape, "An operand")
+    return Packed(_gather_cells(operand.reshape(shape), index.coordinates(operand.device)), index)
+
+
+def _is_read_by_steps(packed: Packed, axis: int, shape: Sequence[int], has_batch_axis: bool) -> bool:
+    """Return whether an operand is the same for all sequences, so that an axis of time counts steps and not columns.
+
+    Args:
+        packed: the other operand.
+        axis: the axis of time.
+        shape: the shape of the operand, which begins with the step axes.
+        has_batch_axis: whether the operand has an axis for the batch, maybe of size 1.
+
+    Raises:
+        MaskError: if the shape does not say which one, and the readings differ.
+    """
+    grid = packed.index.grid
+    if any(size < grid_size for size, grid_size in zip(shape[:axis], grid[:axis], strict=True)):
+        return True
+    if 1 not in shape[:axis]:
+        return False
+    if not has_batch_axis:
+        return True
+    columns, steps = packed.index.coordinates(torch.device("cpu"))[axis].numpy(), packed.index.span_coordinates[axis]
+    if not np.array_equal(columns, steps) and not in_shape_inference():
+        raise MaskError(
+            f"An operand of shape {tuple(shape)} on a batch of one with padding on the left, {packed!r}: the shape "
+            f"does not say whether its entries belong to columns or to the steps of a sequence. For steps leave out the "
+            f"first axis, as in `x + positions`. For columns give padless.pack(operand, like=x)."
+        )
+    return False
 
 
 def _gather_cells(grid: Tensor, coordinates: Sequence[Tensor]) -> Tensor:

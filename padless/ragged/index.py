@@ -70,6 +70,10 @@ class Index:
         outer: the level above, in documents of sentences of words. Its grid is `(B, S)`, and then the rows of this
             index are the `B * S` inner sequences.
         mask_source: the layer or argument that created the mask, in words. Error messages show it.
+        columns_agree: whether a plain tensor that was cut as this grid has its steps at the same columns. A slice of
+            time acts on the steps of each sequence, so that they may move to other columns.
+        given_lengths: `(B,)`, the length of each sequence as it was given, for sequences that came without padding. A mask
+            may have removed steps since. None for a padded array.
 
     Attributes:
         shape: rows and columns of the grid. With an outer level the rows are those of all inner sequences.
@@ -84,10 +88,19 @@ class Index:
         (2, [0, 0], [0, 2], [0, 2])
     """
 
-    def __init__(self, mask: NDArray[np.bool_], outer: Index | None = None, mask_source: str = "a mask") -> None:
+    def __init__(
+        self,
+        mask: NDArray[np.bool_],
+        outer: Index | None = None,
+        mask_source: str = "a mask",
+        columns_agree: bool = True,
+        given_lengths: Ints | None = None,
+    ) -> None:
         self.shape: tuple[int, int] = (mask.shape[0], mask.shape[1])
         self.outer = outer
         self.mask_source = mask_source
+        self.columns_agree = columns_agree
+        self.given_lengths = given_lengths
         self.flat: Ints = np.flatnonzero(mask)
         width = max(self.shape[1], 1)
         self.rows: Ints = self.flat // width
@@ -100,11 +113,11 @@ class Index:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled: no caches."""
-        names = ("shape", "outer", "mask_source", "flat", "rows", "positions", "offsets")
+        names = ("shape", "outer", "mask_source", "columns_agree", "given_lengths", "flat", "rows", "positions", "offsets")
         return {**{name: self.__dict__[name] for name in names}, "_tensors": {}, "_orders": {}}
 
     @staticmethod
-    def from_mask(mask: NDArray[np.bool_], mask_source: str = "a mask") -> Index:
+    def from_mask(mask: NDArray[np.bool_], mask_source: str = "a mask", columns_agree: bool = True) -> Index:
         """Return the index of a boolean grid of two or more axes; each axis beyond two is one more outer level.
 
         A step of an outer level is real if one of its inner steps is.
@@ -115,21 +128,27 @@ class Index:
             ((2, 2), (1, 2, 2), [0, 1])
         """
         if mask.ndim == 2:
-            return Index(mask, mask_source=mask_source)
+            return Index(mask, mask_source=mask_source, columns_agree=columns_agree)
         rows = mask.reshape(math.prod(mask.shape[:-1]), mask.shape[-1])
-        return Index(rows, Index.from_mask(np.asarray(mask.any(-1)), mask_source), mask_source)
+        outer = Index.from_mask(np.asarray(mask.any(-1)), mask_source, columns_agree)
+        return Index(rows, outer, mask_source, columns_agree)
 
     @staticmethod
-    def from_lengths(lengths: Ints, width: int | None = None, mask_source: str = "lengths") -> Index:
+    def from_lengths(
+        lengths: Ints, width: int | None = None, mask_source: str = "lengths", were_padded: bool = True
+    ) -> Index:
         """Return the index of right-padded sequences.
 
         Args:
             lengths: `(B,)`, the number of steps of each sequence.
             width: the number of columns of the grid; by default the longest length.
             mask_source: where the lengths come from, in words.
+            were_padded: whether a padded array was given. If not, no user has seen the columns.
         """
         width = int(lengths.max(initial=0)) if width is None else width
-        return Index(np.arange(width) < np.asarray(lengths)[:, None], mask_source=mask_source)
+        lengths = np.asarray(lengths)
+        mask = np.arange(width) < lengths[:, None]
+        return Index(mask, mask_source=mask_source, given_lengths=None if were_padded else lengths)
 
     @staticmethod
     @lru_cache(16)
@@ -182,6 +201,29 @@ class Index:
         """Whether every cell of the grid is a real step."""
         return self.num_steps == self.shape[0] * self.shape[1]
 
+    @cached_property
+    def span_starts(self) -> Ints:
+        """The column of the first real step of each row, `(B,)`; 0 for an empty row."""
+        starts = np.zeros(self.shape[0], dtype=np.int64)
+        not_empty = self.lengths > 0
+        starts[not_empty] = self.positions[self.offsets[:-1][not_empty]]
+        return starts
+
+    @cached_property
+    def span_coordinates(self) -> tuple[Ints, ...]:
+        """For each real step its position on every axis of `grid`, counted from the first real step on that axis.
+
+        Example:
+            >>> index = Index(np.array([[0, 1, 0, 1], [1, 0, 0, 0]], dtype=bool))
+            >>> [axis.tolist() for axis in index.span_coordinates]
+            [[0, 0, 1], [0, 2, 0]]
+        """
+        positions = self.positions - self.span_starts[self.rows]
+        if self.outer is None:
+            return self.rows, positions
+        outer_step_of_row = self.outer.step_of_cell[self.rows]
+        return *(axis[outer_step_of_row] for axis in self.outer.span_coordinates), positions
+
     # Levels. A step of the outermost level contains a sequence.
 
     @cached_property
@@ -193,7 +235,8 @@ class Index:
     def inner(self) -> Index:
         """The real steps of the outermost level as a batch of sequences. The inner steps keep their order."""
         batch = self.outermost.shape[0] * self.outermost.shape[1]
-        return Index.from_mask(self.mask.reshape(batch, *self.grid[2:])[self.outermost.flat], self.mask_source)
+        mask = self.mask.reshape(batch, *self.grid[2:])[self.outermost.flat]
+        return Index.from_mask(mask, self.mask_source, self.columns_agree)
 
     # Gaps: runs of masked steps within a row. `gap_values` of a `Packed` has one row for each.
 

@@ -19,11 +19,13 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from padless._torch_compat import pytree
-from padless.errors import MaskError, ShapeError
+from padless.errors import MaskError, MaskLost, ShapeError
+from padless.ragged.call_context import current_call
 from padless.ragged.device import to_device, to_host
 from padless.ragged.gather import gather_rows, gather_rows_or_zero, scatter_rows
 from padless.ragged.index import Index
-from padless.ragged.mask import as_mask, intersect_with_mask, rearrange_index
+from padless.ragged.inference_mode import in_shape_inference
+from padless.ragged.mask import as_mask, check_columns, intersect_with_mask, rearrange_index
 from padless.ragged.masked_array import is_masked_array, refuse_masked_array, split_masked_array
 from padless.ragged.plan_limit import check_plan
 from padless.ragged.tensor_like import TensorLike
@@ -126,7 +128,7 @@ class Packed(TensorLike):
         else:
             values = torch.zeros((0, *feature_shapes.pop()), dtype=tensors[0].dtype if tensors else dtype)
         lengths = np.array([len(tensor) for tensor in tensors], dtype=np.int64)
-        return Packed(values, Index.from_lengths(lengths, mask_source="a list of sequences"))
+        return Packed(values, Index.from_lengths(lengths, mask_source="a list of sequences", were_padded=False))
 
     @property
     def num_step_axes(self) -> int:
@@ -231,8 +233,29 @@ class Packed(TensorLike):
         return list(torch.split(self.values, self.index.lengths.tolist()))
 
     def numpy(self) -> NDArray[Any]:
-        """Return the padded grid as a NumPy array, without gradients."""
-        return to_host(self.unpack()).numpy()
+        """Return the padded grid as a NumPy array.
+
+        Raises:
+            MaskLost: if a gradient is required, or in a call of a layer or model. An array has neither gradient nor mask.
+        """
+        self._check_read("numpy()")
+        return self.to_array()
+
+    def to_array(self) -> NDArray[Any]:
+        """Return the padded grid as a NumPy array, without gradients, also in a call. User code calls `numpy`."""
+        return to_host(self.unpack().detach()).numpy()
+
+    def _check_read(self, reader: str) -> None:
+        """Raise `MaskLost` where an array in place of this `Packed` would lose a gradient or a mask."""
+        layer = current_call().layer
+        if layer or in_shape_inference() or self.requires_grad:
+            reason = f"inside layer {layer!r}" if layer else "while gradients are required"
+            raise MaskLost(
+                f"{reader} of {self!r} {reason} would give the padded grid without its gradient and without the mask "
+                f"created by {self.index.mask_source}. Functions of NumPy and keras.ops read it so. Ways out: torch "
+                f"functions and layers, which accept a Packed; `.values` for the real steps or `unpack()` for the grid, as "
+                f"torch tensors; `.detach().numpy()` outside of a layer, to look at numbers."
+            )
 
     def reindex(self, index: Index) -> Packed:
         """Return the values at the steps of another index of the same grid.
@@ -258,7 +281,7 @@ class Packed(TensorLike):
         source = getattr(self.index, self._cell_source_name(self.gap_values))[index.flat]
         return Packed(torch.cat([self.values, self.gap_values])[to_device(source, self.device)], index)
 
-    def rearrange_cells(self, cells: NDArray[np.int64], every_cell: bool = False) -> Packed:
+    def rearrange_cells(self, cells: NDArray[np.int64], every_cell: bool = False, columns_agree: bool = True) -> Packed:
         """Rearrange the cells of the grid, as a slice or a flip does.
 
         A gap of the new grid may join cells of several old gaps. It then shows zeros.
@@ -266,8 +289,9 @@ class Packed(TensorLike):
         Args:
             cells: for each cell of the new grid, in its shape, the flat cell of this grid.
             every_cell: keep what each masked cell shows, with one row of gap values for each cell where necessary.
+            columns_agree: whether the same cells of a plain tensor are at the same columns.
         """
-        index, steps, masked = rearrange_index(self.index, cells)
+        index, steps, masked = rearrange_index(self.index, cells, columns_agree)
         values = self.values.index_select(0, to_device(steps, self.device))
         if self.gap_values is None:
             return Packed(values, index)
@@ -293,10 +317,12 @@ class Packed(TensorLike):
         check_plan(index.shape[0], width, grid_name="a padded mask")
         mask = np.zeros((index.shape[0], width), dtype=bool)
         mask[index.rows, index.positions] = True
-        return Packed(self.values, Index(mask, mask_source=index.mask_source))
+        return Packed(self.values, Index(mask, mask_source=index.mask_source, columns_agree=index.columns_agree))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+        self._check_read("A NumPy array")
+        array = self.to_array()
+        return array if dtype is None else array.astype(dtype)
 
     def __len__(self) -> int:
         return self.index.grid[0]
@@ -335,7 +361,8 @@ def pack(
             more steps on the same grid is reduced to them.
 
     Raises:
-        MaskError: if the mask does not fit the data, or if more than one of the three is given.
+        MaskError: if the mask does not fit the data, or if more than one of the three is given. Also for an array that
+            is to be packed like a slice of time whose steps are at other columns than in a slice of the array.
         ShapeError: if lengths or shapes do not fit.
 
     Example:
@@ -344,6 +371,9 @@ def pack(
         >>> pack(np.zeros((2, 3, 5)), lengths=[3, 1]).values.shape
         torch.Size([4, 5])
     """
+    index = like.index if isinstance(like, Packed) else like
+    if index is not None and not isinstance(values, Packed | list | tuple):
+        check_columns(index, np.shape(values), "`values`")
     packed = pack_shared(values, mask, lengths, like)
     if packed.index.full and not isinstance(values, Packed | list | tuple):  # else the steps were gathered or joined
         return Packed(packed.values.clone(), packed.index)
@@ -419,6 +449,12 @@ def _select_steps(
         marked = as_mask(mask, tuple(packed.shape))
     else:
         return packed
+    if not by_position and (missing := marked & ~packed.index.mask).any():
+        row, step = np.argwhere(missing)[0]
+        raise MaskError(
+            f"`{'mask' if lengths is None else 'lengths'}` marks step {step} of row {row} as real, but sequence {row} has "
+            f"{packed.index.lengths[row]} steps."
+        )
     grid = packed.index.grid
     marked = np.broadcast_to(marked.reshape(*marked.shape, *(1,) * (len(grid) - marked.ndim)), grid)  # all inner steps
     return packed.reindex(intersect_with_mask(packed.index, marked, "the given mask"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeAlias
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 TensorFunction: TypeAlias = "Callable[..., Any]"
@@ -63,6 +63,16 @@ class TensorLike:
                 f"functions accept it. Use `.values` of a Packed for the real steps, `.unpack()` for the padded grid."
             )
         return lambda *args, **kwargs: self.__torch_function__(method, (type(self),), (self, *args), kwargs)
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the numbers as a NumPy array."""
+        return self.__array__()
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        raise TypeError(
+            f"{self!r} has no numbers yet, so functions of NumPy and keras.ops cannot read it. Use torch functions and "
+            f"layers, which accept it, or compute in the `call` of a layer."
+        )
 
     def dim(self) -> int:
         """Return the number of axes."""

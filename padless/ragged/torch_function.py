@@ -15,10 +15,13 @@ from torch import Tensor
 from padless.errors import ArgumentError, MaskLost, ShapeError
 from padless.ragged import axis_rules
 from padless.ragged.axis_rules import Arguments, FeatureShape, MissingArgument
-from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, current_call, gap_values_by_operand
+from padless.ragged.broadcast import Aligned, AlignedOperand, NotElementwise, gap_values_by_operand
+from padless.ragged.call_context import current_call
 from padless.ragged.packed import Packed
+from padless.ragged.slices import slice_grid
 from padless.ragged.tensor_like import Args, Kwargs, TensorFunction, implements
 from padless.ragged.tree import Tree, leaves, map_leaves
+from padless.ragged.whole_sequences import move_sequences
 
 _KEEPS_GAP_VALUES = {"dropout", "alpha_dropout"}
 _NO_GAP_VALUES = {"bernoulli", "rand_like", "randn_like", "randint_like", "normal_like"}  # masked steps show 0
@@ -47,7 +50,10 @@ def call_torch_function(function: TensorFunction, args: Args, kwargs: Kwargs) ->
         raise in_place_error(name, kwargs)
     kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     try:
-        packed = _common_steps(args, kwargs)
+        sequences = None if in_place else move_sequences(function, name, args, kwargs)
+        if sequences is not None:
+            return sequences
+        packed = _common_steps(args, kwargs, name != "einsum")
         if name in _ABOUT_DTYPE_OR_DEVICE and packed is args[0]:
             return function(packed.values, *args[1:], **kwargs)
         rule = axis_rules.find_rule(name)
@@ -60,7 +66,7 @@ def call_torch_function(function: TensorFunction, args: Args, kwargs: Kwargs) ->
     except NotElementwise as reason:
         if current_call().may_use_grid:
             return function(*_unpack_leaves(args), **_unpack_leaves(kwargs))
-        raise _mask_lost(name, _common_steps(args, kwargs), str(reason)) from None
+        raise _mask_lost(name, _first_packed(args, kwargs), str(reason)) from None
 
 
 def function_name(function: TensorFunction) -> str:
@@ -111,12 +117,24 @@ def _apply_rule(rule: axis_rules.AxisRule, name: str, packed: Packed, call: Argu
         raise TypeError(f"`{name}` on {packed!r} needs the argument `{argument}`; got {options} and {call.named}.") from None
 
 
-def _common_steps(args: object, kwargs: object) -> Packed:
-    """Return the first `Packed` of the arguments; all others must have its steps and its number of axes."""
+def _first_packed(args: object, kwargs: object) -> Packed:
+    """Return the first `Packed` of the arguments."""
+    return next(leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Packed))
+
+
+def _common_steps(args: object, kwargs: object, same_ndim: bool = True) -> Packed:
+    """Return the first `Packed` of the arguments; all others must have its steps.
+
+    Args:
+        args: the positional arguments.
+        kwargs: the named arguments.
+        same_ndim: whether all must have the same number of axes.
+    """
     first, *others = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Packed)]
     for other in others:
         same_steps = first.index.equals(other.index)
-        if current_call().may_use_grid and (first.ndim != other.ndim or not same_steps):
+        other_ndim = same_ndim and first.ndim != other.ndim
+        if current_call().may_use_grid and (other_ndim or not same_steps):
             raise NotElementwise
         if not same_steps:
             raise MaskLost(
@@ -124,7 +142,7 @@ def _common_steps(args: object, kwargs: object) -> Packed:
                 f"{other!r}, masked by {other.index.mask_source}. Only the merging layers (Add, Multiply, "
                 f"Concatenate, ...) unite two masks; padless.pack(x, like=y) brings one to the other's steps."
             )
-        if first.ndim != other.ndim:
+        if other_ndim:
             raise ShapeError(
                 f"An operation on Packed of shapes {tuple(first.shape)} and {tuple(other.shape)}: axes are "
                 f"the grid's, so both need the same number. Add feature axes with `x[..., None]`."
@@ -192,11 +210,11 @@ def _getitem(packed: object, key: object) -> Any:
     try:
         if not isinstance(packed, Packed):
             raise NotElementwise
-        return axis_rules.slice_grid(packed, key)
+        return slice_grid(packed, key)
     except NotElementwise as reason:
         if current_call().may_use_grid:
             return _unpack_leaves(packed)[_unpack_leaves(key)]
-        raise _mask_lost(f"[{key!r}]", _common_steps(packed, key), str(reason)) from None
+        raise _mask_lost(f"[{key!r}]", _first_packed(packed, key), str(reason)) from None
 
 
 def _mask_lost(name: str, packed: Packed, reason: str) -> MaskLost:

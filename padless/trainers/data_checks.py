@@ -18,8 +18,16 @@ from padless.data.batch_sampler import Batching
 from padless.data.batch_structure import flatten
 from padless.data.data_adapter import DataAdapter
 from padless.errors import ArgumentError, DataError, ShapeError
-from padless.ragged.alignment import check_weights_are_finite, describe_row, find_not_finite, match_rank, step_weights
+from padless.ragged.alignment import (
+    check_weights_are_finite,
+    describe_row,
+    find_not_finite,
+    match_rank,
+    one_for_each_given_step,
+    step_weights,
+)
 from padless.ragged.index import Index, Ints
+from padless.ragged.mask import check_columns
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.trainers.compile_utils import CompiledObjective, OutputObjective
 from padless.trainers.trainable_model import TrainableModel
@@ -141,6 +149,7 @@ def _check_targets(
         index = None if info.origin is None else indexes[info.origin]
         weights_of_steps = _check_weights(weight, index, info, first_row)
         if output.loss.reads_whole_sequences:
+            _check_whole_sequences(target, weight, index, info, output, first_row)
             continue
         if index is None and info.num_step_axes:
             continue  # the mask is not known yet; the loss of the batch compares the lengths
@@ -150,6 +159,30 @@ def _check_targets(
         rows = _target_rows(target, index, output, first_row)
         if rows is not None and None not in info.shape[-1:]:
             _check_labels(rows, weights_of_steps, info, output, index, first_row)
+
+
+def _check_whole_sequences(
+    target: Tensor | Packed,
+    weight: Tensor | Packed | None,
+    index: Index | None,
+    info: OutputInfo,
+    output: OutputObjective,
+    first_row: int,
+) -> None:
+    """Run the check of a loss of whole sequences, if the lengths of the outputs are known."""
+    targets = target.unpack(0) if isinstance(target, Packed) else target
+    width = info.shape[1] if len(info.shape) > 2 else None
+    if output.loss is None or targets.ndim < 2 or index is None and (info.num_step_axes or width is None):
+        return
+    lengths = np.full(len(targets), width) if index is None else index.lengths
+    if len(lengths) != len(targets):
+        return
+    if isinstance(weight, Tensor) and weight.shape[:1] == targets.shape[:1] and weight.numel() == len(targets):
+        targets = output.loss.weighted_targets(targets, targets, weight.reshape(-1))
+    try:
+        output.loss.check_sequences(targets, lengths)
+    except DataError as error:
+        raise DataError(f"The targets of output {output.name!r}: {error} Rows are counted from {first_row}.") from error
 
 
 def _check_weights(weight: Tensor | Packed | None, index: Index | None, info: OutputInfo, first_row: int) -> Tensor | None:
@@ -170,7 +203,11 @@ def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObj
     """Return the targets at real steps `(N, ...)`, None if only the loss can check their shape."""
     subject = f"targets of output {output.name!r}"
     if isinstance(target, Packed):
+        if index is not None and one_for_each_given_step(target.index, index):
+            return target.reindex(index).values
         if index is not None and target.index.full and target.index.grid == index.grid:
+            if index.given_lengths is not None:
+                _check_lengths(target.index.lengths, index.given_lengths, subject, "labels", first_row)
             return target.reindex(index).values  # a list of equally long lists is a padded grid
         if index is not None:
             _check_lengths(target.index.lengths, index.lengths, subject, "labels", first_row)
@@ -178,6 +215,7 @@ def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObj
     if index is None:
         return target
     if tuple(target.shape[: len(index.grid)]) == index.grid:
+        check_columns(index, target.shape, subject)
         return gather_real_steps(target, index)
     if target.ndim < 2:
         raise ShapeError(

@@ -1,5 +1,6 @@
 """Provide functions with the names of `keras.utils`."""
 
+from padless._utils.sequence_utils import next_step_pairs as next_step_pairs
 from padless._utils.sequence_utils import pad_sequences as pad_sequences
 from padless._utils.sequence_utils import set_random_seed as set_random_seed
 from padless._utils.sequence_utils import to_categorical as to_categorical
@@ -12,6 +13,7 @@ __all__ = [
     "CustomObjectScope",
     "custom_object_scope",
     "get_custom_objects",
+    "next_step_pairs",
     "pad_sequences",
     "register_keras_serializable",
     "set_random_seed",

@@ -29,8 +29,8 @@ def row_spans(index: Index) -> tuple[Ints, Ints]:
     ([1, 0], [3, 0])
     """
     not_empty = index.lengths > 0
-    first_columns, lengths = np.zeros((2, index.shape[0]), dtype=np.int64)
-    first_columns[not_empty] = index.positions[index.offsets[:-1][not_empty]]
+    first_columns = index.span_starts
+    lengths = np.zeros(index.shape[0], dtype=np.int64)
     lengths[not_empty] = index.positions[index.offsets[1:][not_empty] - 1] - first_columns[not_empty] + 1
     return first_columns, lengths
 
@@ -173,7 +173,7 @@ def _index_of_cells(index: Index, rows: Ints, columns: Ints, width: int) -> Inde
     check_plan(index.shape[0], width, grid_name="a mask")
     mask = np.zeros((index.shape[0], width), dtype=bool)
     mask[rows, columns] = True
-    return Index(mask, mask_source=_mask_source(index))
+    return Index(mask, mask_source=_mask_source(index), columns_agree=index.columns_agree)
 
 
 def _mask_source(index: Index) -> str:
@@ -217,7 +217,7 @@ def pad_spans(index: Index, left: int, right: int) -> tuple[Ints, Index]:
         mask[index.rows, index.positions + left] = True
         mask[rows[:, None], first_columns[rows][:, None] + np.arange(left)] = True
         mask[rows[:, None], (first_columns + span_lengths)[rows][:, None] + left + np.arange(right)] = True
-        padded = Index(mask, mask_source=_mask_source(index))
+        padded = Index(mask, mask_source=_mask_source(index), columns_agree=index.columns_agree)
         return padded.step_of_cell[index.rows * mask.shape[1] + index.positions + left], padded
 
     return _selections.get(index, ("pad", left, right), compute)
@@ -226,4 +226,9 @@ def pad_spans(index: Index, left: int, right: int) -> tuple[Ints, Index]:
 def repeat_cells(index: Index, times: int) -> Index:
     """Return the index of a grid in which each column is repeated."""
     check_plan(*index.shape, times, grid_name="a repeated mask")
-    return _repeats.get(index, times, lambda: Index(np.repeat(index.mask, times, axis=1), mask_source=_mask_source(index)))
+
+    def compute() -> Index:
+        mask = np.repeat(index.mask, times, axis=1)
+        return Index(mask, mask_source=_mask_source(index), columns_agree=index.columns_agree)
+
+    return _repeats.get(index, times, compute)

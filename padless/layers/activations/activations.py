@@ -14,6 +14,7 @@ from padless.graph.symbolic import SymbolicTensor
 from padless.kernels.segment_reduce import segment_softmax
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import as_data
+from padless.ragged.broadcast import at_columns
 from padless.ragged.packed import Packed
 from padless.registry import register
 from padless.types import (
@@ -209,7 +210,8 @@ class PReLU(SameShape):
                 f"{tuple(inputs.shape)}. For sequences of any length share it over time: "
                 f"PReLU(shared_axes=[1])."
             )
-        return activations.relu(inputs) - self.alpha * activations.relu(-inputs)
+        alpha = at_columns(self.alpha, inputs) if isinstance(inputs, Packed) else self.alpha
+        return activations.relu(inputs) - alpha * activations.relu(-inputs)
 
 
 @register("layer")
@@ -259,6 +261,8 @@ class Softmax(SameShape):
             return self._softmax(inputs)
         _check_broadcasts(self, element_mask, inputs)
         selected = cast("Tensor", element_mask if element_mask.dtype == torch.bool else element_mask > 0.5)
+        if isinstance(inputs, Packed) and isinstance(selected, Tensor):
+            selected = cast("Tensor", at_columns(selected, inputs))
         lowest = torch.finfo(inputs.dtype).min  # finite: if no number is selected, -inf would give NaN
         softmax = self._softmax(torch.where(selected, cast("Tensor", inputs), lowest))
         return torch.where(selected, cast("Tensor", softmax), 0.0)

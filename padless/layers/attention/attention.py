@@ -18,7 +18,7 @@ from padless.kernels.attention.reference import AttentionMask, Score
 from padless.layers.base.layer import Layer
 from padless.layers.regularization.dropout import Dropout
 from padless.ragged.index import Index
-from padless.ragged.mask import intersection
+from padless.ragged.mask import check_columns, intersection
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
 from padless.types import LayerOptions, MaskLike, Shape, StepTensor
@@ -250,7 +250,10 @@ def align_value_and_key(layer: Layer, value: StepTensor, key: StepTensor) -> tup
 
 
 def _select_steps(x: StepTensor, index: Index) -> Packed:
-    return x.reindex(index) if isinstance(x, Packed) else Packed(gather_real_steps(x, index), index)
+    if isinstance(x, Packed):
+        return x.reindex(index)
+    check_columns(index, x.shape, "A value or key")
+    return Packed(gather_real_steps(x, index), index)
 
 
 def check_same_batch(layer: Layer, query: StepTensor, value: StepTensor) -> None:

@@ -22,6 +22,7 @@ from padless.layers.core.dense import last_axis_size
 from padless.layers.core.embedding import Embedding
 from padless.ragged.device import to_device
 from padless.ragged.index import Index, Ints
+from padless.ragged.mask import check_columns
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
 from padless.types import (
@@ -89,7 +90,10 @@ class _PositionLayer(Layer):
                 f"{type(self).__name__} {self.name!r} expected positions of shape {tuple(inputs.shape[1:2])} "
                 f"or {tuple(inputs.shape[:2])}, one for each column; got {tuple(tensor.shape)}."
             )
-        return gather_real_steps(grid.expand(inputs.shape[:2]), inputs.index) if isinstance(inputs, Packed) else grid
+        if not isinstance(inputs, Packed):
+            return grid
+        check_columns(inputs.index, tensor.shape, "`positions`")
+        return gather_real_steps(grid.expand(inputs.shape[:2]), inputs.index)
 
     def compute_mask(self, inputs: StepTensor, mask: MaskLike | None = None) -> MaskLike | None:
         """Return the mask of the input."""

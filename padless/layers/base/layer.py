@@ -45,7 +45,8 @@ from padless.layers.base.weights import (
     non_padless_children,
     structure_lock,
 )
-from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, call_context, gap_values_by_operand
+from padless.ragged.broadcast import AlignedOperand, NotElementwise, align, gap_values_by_operand
+from padless.ragged.call_context import call_context
 from padless.ragged.packed import Packed, computing_gap_values, gather_real_steps
 from padless.registry import base_of, register, snake_case
 from padless.saving.serialization import deserialize, serialize

@@ -22,7 +22,7 @@ from torch import Tensor
 from padless.errors import MaskError, MaskLost, ShapeError
 from padless.graph.symbolic import leaves, map_leaves
 from padless.ragged.index import Index
-from padless.ragged.mask import as_mask
+from padless.ragged.mask import as_mask, check_columns
 from padless.ragged.masked_array import is_masked_array
 from padless.ragged.packed import Packed, gather_real_steps, pack_shared
 from padless.types import MaskLike, MaskTree, StepTensor, TensorTree
@@ -229,7 +229,8 @@ def _with_explicit_mask(x: StepTensor, mask: MaskLike, argument: str) -> Packed:
         array = np.broadcast_to(array.reshape(*array.shape, *(1,) * (x.num_step_axes - array.ndim)), x.index.grid)
     if np.array_equal(array, x.index.mask):
         return x
-    return x.reindex(Index.from_mask(array, f"`{argument}`"))
+    check_columns(x.index, array.shape, f"`{argument}`")
+    return x.reindex(Index.from_mask(array, f"`{argument}`", x.index.columns_agree))
 
 
 def mask_of(x: object) -> MaskTree:

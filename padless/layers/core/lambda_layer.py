@@ -16,7 +16,7 @@ from padless.graph.serialization import argument_from_json, argument_to_json
 from padless.graph.symbolic import SymbolicTensor, in_shape_inference, leaves
 from padless.layers.base.layer import Layer
 from padless.layers.base.mask_rule import attach_output_masks, call_spec_of, mask_of
-from padless.ragged.broadcast import call_context
+from padless.ragged.call_context import call_context
 from padless.ragged.packed import computing_gap_values
 from padless.registry import register
 from padless.saving.serialization import deserialize, serialize

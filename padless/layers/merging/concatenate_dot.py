@@ -27,7 +27,7 @@ from padless.layers.merging.elementwise import Merge, check_inputs
 from padless.ragged.broadcast import align
 from padless.ragged.device import to_device
 from padless.ragged.index import Index
-from padless.ragged.mask import intersection
+from padless.ragged.mask import check_columns, intersection
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.ragged.plan_limit import check_plan
 from padless.registry import register
@@ -325,9 +325,10 @@ def _gather_summed_steps(operand: _Operand, other: _Operand) -> _Operand:
     if y.num_step_axes == 2 and other.axis == 1:
         index = y.index
     elif y.num_step_axes == 3 and other.axis == 2:
-        index = Index.from_mask(np.asarray(y.index.mask.any(1)), y.index.mask_source)
+        index = Index.from_mask(np.asarray(y.index.mask.any(1)), y.index.mask_source, y.index.columns_agree)
     else:
         return operand
+    check_columns(index, x.shape, "An input")
     return _Operand(Packed(gather_real_steps(x.movedim(operand.axis, 1), index), index), 1)
 
 

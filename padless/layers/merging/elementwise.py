@@ -17,6 +17,7 @@ from padless.errors import ArgumentError, MaskError, ShapeError
 from padless.graph.symbolic import leaves
 from padless.kernels.union import scatter_to_union, steps_present
 from padless.layers.base.layer import Layer
+from padless.ragged.broadcast import at_columns
 from padless.ragged.index import Index
 from padless.ragged.mask import union
 from padless.ragged.packed import Packed
@@ -53,8 +54,11 @@ class Merge(Layer):
         inputs = [_add_axes(x, ndim) for x in inputs]
         packed = [x for x in inputs if isinstance(x, Packed)]
         self.check_shapes(inputs, max((x.num_step_axes for x in packed), default=0))
-        if all(x.index.equals(packed[0].index) for x in packed):
+        if not packed:
             return self.merge(inputs)
+        if all(x.index.equals(packed[0].index) for x in packed):
+            index = packed[0].index
+            return self.merge([x if isinstance(x, Packed) else at_columns(x, index) for x in inputs])
         index = _union_of_steps(self, packed)
         is_present = [steps_present(x.index, index, x.device) if isinstance(x, Packed) else None for x in inputs]
         return self.merge_with_missing_steps([self._at_steps(x, index) for x in inputs], is_present)
@@ -62,7 +66,7 @@ class Merge(Layer):
     def _at_steps(self, x: StepTensor, index: Index) -> StepTensor:
         """Return a `Packed` on the steps of `index`, with `missing` at those that it does not have."""
         if not isinstance(x, Packed):
-            return x
+            return at_columns(x, index)
         return Packed(scatter_to_union(x.values, x.index, index, self.missing), index)
 
     def check_shapes(self, inputs: list[StepTensor], num_step_axes: int) -> None:
