@@ -15,6 +15,7 @@ Check: TypeAlias = "Callable[[str, object], object]"
 """A function of the name of a value and the value, which raises `DataError` for a wrong one."""
 
 LARGEST = 2**53  # up to here a float counts without a gap
+LARGEST_OPTION = 1e38  # of an optimizer; a step in float32 has an error for a larger one
 
 
 def invalid(name: str, value: object, expected: str) -> DataError:
@@ -37,6 +38,13 @@ def integer(name: str, value: object, lowest: int = 0, highest: int = LARGEST) -
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
         raise invalid(name, value, f"an integer from {lowest} to {highest}")
     return value
+
+
+def option(name: str, value: object, lowest: float = -LARGEST_OPTION) -> float:
+    """Return an option of an optimizer, which is a finite number that float32 can hold."""
+    if number(name, value, lowest, finite=True) > LARGEST_OPTION:
+        raise invalid(name, value, f"a number of at most {LARGEST_OPTION}")
+    return number(name, value)
 
 
 def number(name: str, value: object, lowest: float = -math.inf, finite: bool = False) -> float:
@@ -114,6 +122,18 @@ def check_alike(name: str, value: object, like: object) -> None:
             raise invalid(name, value, "None, a number or text")
     elif type(value) is not type(like):
         raise invalid(name, value, f"a value like {like!r}")
+
+
+def plain(name: str, value: object) -> None:
+    """Raise `DataError` unless a value has no tensors, arrays and tuples, so that it can be compared."""
+    if isinstance(value, list):
+        for item in value:
+            plain(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            plain(f"{name}.{key}", item)
+    elif not isinstance(value, None | bool | int | float | str):
+        raise invalid(name, value, "numbers, text, lists and dictionaries")
 
 
 def text(name: str, value: object) -> str:

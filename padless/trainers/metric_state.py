@@ -8,7 +8,7 @@ The keys in a saved state are those of padless 0.1.0, also where an attribute ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from padless.losses.loss import WeightedSum
 from padless.metrics.metric import MeanMetricWrapper, Metric
 from padless.metrics.torchmetrics_adapter import TorchMetric, load_torchmetric, save_torchmetric, torchmetrics_in
 from padless.metrics.variable import Variable
+from padless.saving import state_checks as checks
 from padless.trainers.compile_utils import CompiledObjective, LossTracker, OutputObjective
 from padless.trainers.epoch_loop import device_of
 from padless.trainers.trainable_model import TrainableModel
@@ -58,10 +59,14 @@ def load_metric_state_dict(model: TrainableModel, states: list[Saved], first_bat
 
 def check_metric_state_dict(model: TrainableModel, states: list[Saved], first_batch: Batch) -> None:
     """Raise `DataError` if the sums are of other losses or metrics; the arguments are as above."""
-    objective = model._objective
+    checks.sequence("sums", states)
+    for number, state in enumerate(states):
+        _check_form(f"sums[{number}]", state)
+    objective, templates = model._objective, None
     if objective is not None and model._has_call:
         outputs = model._dry_run(first_batch.to(device_of(model)))
         objective.update_metrics(first_batch.y, outputs, first_batch.sample_weight)
+        templates = metric_state_dict(model)
         model.reset_metrics()
     parts = _parts(model)
     if len(parts) != len(states):
@@ -71,6 +76,9 @@ def check_metric_state_dict(model: TrainableModel, states: list[Saved], first_ba
         )
     for part, state in zip(parts, states, strict=True):
         _check(part, state)
+    for number, (state, template) in enumerate(zip(states, templates or (), strict=False)):
+        if state is not None and template is not None:
+            _check_like(f"sums[{number}]", state, template)
 
 
 def _parts(model: TrainableModel) -> list[CompiledObjective | Metric]:
@@ -143,12 +151,15 @@ def _check(current: object, saved: Saved) -> None:
     """Raise `DataError` if a saved state is not one of the object to which it would be restored."""
     if isinstance(saved, list):
         if not isinstance(current, list) or len(current) != len(saved):
-            if any(_is_saved_object(state) for state in saved):
-                raise _other_metrics(f"{len(saved)} metrics", _describe(current))
+            has_variables = isinstance(current, list) and any(isinstance(item, Variable) for item in current)
+            if has_variables or any(_is_saved_object(state) for state in saved):
+                raise _other_metrics(f"{len(saved)} metrics or sums", _describe(current))
             return
         for item, state in zip(current, saved, strict=True):
             _check(item, state)
-    elif isinstance(current, Variable) and isinstance(saved, Tensor):
+    elif isinstance(current, Variable):
+        if not isinstance(saved, Tensor):
+            raise checks.invalid("a sum of a metric", saved, "a tensor")
         if current.shape != saved.shape:
             raise _other_metrics(f"a sum of shape {tuple(saved.shape)}", f"one of shape {tuple(current.shape)}")
     elif isinstance(saved, Mapping) and "torchmetrics" in saved:
@@ -174,6 +185,74 @@ def _check_object(current: object, saved: Mapping[str, Any]) -> None:
         raise _other_metrics(f"{description} with {saved['config']}", str(config))
     for key, state in saved["attributes"].items():
         _check(attributes.get(key), state)
+
+
+def _check_form(name: str, saved: Saved) -> None:
+    """Raise `DataError` for a value that `_save` does not return."""
+    if isinstance(saved, list | tuple):
+        for number, item in enumerate(saved):
+            _check_form(f"{name}[{number}]", item)
+    elif isinstance(saved, dict) and "attributes" in saved:
+        checks.mapping(name, saved, ("attributes",), ("class", "config"))
+        checks.plain(f"{name}.config", saved.get("config"))
+        if "class" in saved:
+            checks.text(f"{name}.class", saved["class"])
+        for key, item in checks.mapping(f"{name}.attributes", saved["attributes"]).items():
+            _check_form(f"{name}.{checks.text('the name of an attribute', key)}", item)
+    elif isinstance(saved, dict) and set(saved) == {"term"}:
+        total, weight, adds_weights = checks.sequence(f"{name}.term", saved["term"], 3)
+        checks.boolean(f"{name}.term[2]", adds_weights)
+        for value in (total, weight):
+            is_scalar = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+            checks.number(f"{name}.term", value.item() if isinstance(value, Tensor) and is_scalar else value)
+    elif isinstance(saved, dict) and set(saved) == {"dict"}:
+        for key, item in checks.mapping(f"{name}.dict", saved["dict"]).items():
+            _check_form(f"{name}.{key}", item)
+    elif isinstance(saved, dict) and set(saved) == {"torchmetrics"}:
+        for state in checks.sequence(f"{name}.torchmetrics", saved["torchmetrics"]):
+            checks.mapping(f"{name}.torchmetrics", state, ("states", "count"), ("class",))
+            checks.integer(f"{name}.torchmetrics.count", state["count"])
+            for key, item in checks.mapping(f"{name}.torchmetrics.states", state["states"]).items():
+                _check_form(f"{name}.torchmetrics.{key}", item)
+    elif not isinstance(saved, None | bool | int | float | str | Tensor):
+        raise checks.invalid(name, saved, "a number, text, a tensor or the state of a metric")
+
+
+def _check_like(name: str, saved: Saved, template: Saved, is_constant: bool = False) -> None:
+    """Raise `DataError` if a saved value cannot take the place of the present one, which is `template`."""
+    if is_constant and not isinstance(template, Tensor):
+        if isinstance(saved, Tensor) or _plain(saved) != _plain(template):
+            raise checks.invalid(name, saved, f"{template!r}, as in the present metric")
+    elif isinstance(template, str):
+        checks.text(name, saved)
+    elif isinstance(template, bool):
+        checks.boolean(name, saved)
+    elif isinstance(template, int | float):
+        if not isinstance(saved, Tensor):
+            checks.number(name, saved)
+    elif isinstance(template, Tensor):
+        if not isinstance(saved, Tensor) or saved.dtype != template.dtype or saved.ndim != template.ndim:
+            raise checks.invalid(name, saved, f"a tensor of {template.ndim} axes and dtype {template.dtype}")
+    elif isinstance(template, list | tuple):
+        kind = list if isinstance(template, list) else tuple
+        items = checks.sequence(name, saved, None if kind is list else len(template), kind)
+        for number, item in enumerate(items):
+            if template:
+                _check_like(f"{name}[{number}]", item, template[min(number, len(template) - 1)])
+    elif isinstance(template, dict):
+        kinds = set(template) - {"class", "config"}
+        checks.mapping(name, saved, kinds, template)
+        content, saved_content = template[kind := kinds.pop()], cast("dict[str, Any]", saved)[kind]
+        if kind in ("attributes", "dict"):
+            constants = set(template.get("config", {})) - {"name"}  # the name of an output depends on earlier layers
+            for key, item in saved_content.items():
+                is_of_0_1_0 = kind == "attributes" and "class" not in saved  # whose other names are not loaded
+                if content and key not in content and not is_of_0_1_0:
+                    raise checks.invalid(f"{name}.{key}", item, f"only {', '.join(map(str, content))}")
+                if key in content:
+                    _check_like(f"{name}.{key}", item, content[key], key in constants or key == "function_arguments")
+    elif isinstance(saved, str) and template is None:
+        raise checks.invalid(name, saved, "a number, a tensor or None")
 
 
 def _is_saved_object(state: Saved) -> bool:
@@ -252,5 +331,6 @@ def _load(current: object, saved: Saved) -> object:
     if not isinstance(current, CompiledObjective | OutputObjective | Metric):
         raise _other_metrics("a metric", repr(current))
     attributes = _attributes(current)
-    _set_attributes(current, {key: _load(attributes.get(key), state) for key, state in saved["attributes"].items()})
+    known_states = {key: state for key, state in saved["attributes"].items() if key in attributes}
+    _set_attributes(current, {key: _load(attributes[key], state) for key, state in known_states.items()})
     return current

@@ -173,6 +173,7 @@ class FitState:
         callbacks, pairs = list(self._stateful_callbacks()), []
         for number, saved in enumerate(checks.sequence("callbacks", saved_states)):
             saved = checks.mapping(f"callbacks[{number}]", saved, ("class", "state"), ("config",))
+            checks.plain(f"callbacks[{number}].config", saved.get("config"))
             of_class = [callback for callback in callbacks if type(callback).__name__ == saved["class"]]
             matching = [c for c in of_class if saved.get("config", c.state_config) == c.state_config]
             if of_class and not matching:

@@ -64,6 +64,7 @@ def run_settings(
 
 def check_settings(saved: object, current: Mapping[str, JsonValue], state: Mapping[str, Any]) -> None:
     """Raise `DataError` if a state was saved by a run with other settings. Files of padless 0.1.0 have no settings."""
+    checks.plain("settings", saved)
     saved = checks.mapping("settings", saved, current)
     _check_layers(saved["layers"], current["layers"])
     allowed_epochs = (saved["initial_epoch"], state["epoch"])
@@ -287,7 +288,7 @@ def _check_group(name: str, group: Mapping[str, Any], current: Mapping[str, Any]
             for average, parameter in zip(checks.sequence(place, value, len(parameters)), parameters, strict=True):
                 checks.tensor_like(place, average, parameter)
         elif option == "lr" and not isinstance(value, Tensor):
-            checks.number(place, value, lowest=0, finite=True)
+            checks.option(place, value, lowest=0)
         elif option in current:
             _check_option(place, value, current[option])
     if group.get("averaged") and "averages" not in group:
@@ -299,14 +300,14 @@ def _check_option(name: str, value: object, current: object) -> None:
     if isinstance(current, bool):
         checks.boolean(name, value)
     elif isinstance(current, int | float):
-        checks.number(name, value, finite=True)
+        checks.option(name, value)
     elif isinstance(current, Tensor):
         checks.tensor_like(name, value, current)
     elif isinstance(current, tuple | list):
         for item, current_item in zip(checks.sequence(name, value, len(current), type(current)), current, strict=True):
             _check_option(name, item, current_item)
     elif current is None and isinstance(value, int | float):
-        checks.number(name, value, finite=True)
+        checks.option(name, value)
     elif type(value) is not type(current):
         raise checks.invalid(name, value, f"a value like {current!r}")
 
