@@ -114,6 +114,8 @@ def forged_headers():
     yield "offsets outside", of_entry(data_offsets=[0, 999])
     yield "offsets reversed", of_entry(data_offsets=[24, 0])
     yield "offsets overlap", of_entry(data_offsets=[4, 28])
+    bias = {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}
+    yield "a gap before an overlap", lambda header, data: ({**header, "dense/bias": bias}, data)
     yield "negative offsets", of_entry(data_offsets=[-24, 0])
     yield "offsets of floats", of_entry(data_offsets=[0.0, 24.0])
     yield "offsets of booleans", of_entry(data_offsets=[False, 24])

@@ -337,6 +337,7 @@ def test_other_names_are_refused_as_functions(path):
         ("torch.nn.functional.gelu", (SYMBOL,), {"approximate": "exact"}),
         ("torch.nn.functional.embedding", (SYMBOL, SYMBOL), {"max_norm": 1.0}),
         ("torch.nn.functional.scaled_dot_product_attention", (SYMBOL, SYMBOL, SYMBOL), {"dropout_p": 0.5}),
+        ("torch.abs", (SYMBOL,), SYMBOL),  # a symbol where the named arguments are
         ("torch.einsum", ("__import__('os')", SYMBOL), {}),
         ("torch.Tensor.__getitem__", (SYMBOL, "name"), {}),
         ("torch.Tensor.__getitem__", (SYMBOL, {"class_name": "__slice__", "items": ["a", 1, 2]}), {}),
@@ -384,6 +385,12 @@ def test_arguments_that_are_not_in_the_signature_are_refused(path, args, kwargs)
 def test_a_config_of_another_form_is_refused(config):
     with pytest.raises(ArgumentError, match="not a config of a TorchFunction"):
         Model.from_config(graph_with(None, config=config))
+
+
+def test_a_call_without_a_symbol_is_refused():
+    for args in ((), (1.0,), (torch.ones(2),)):
+        with pytest.raises(ArgumentError, match="no symbolic input"):
+            check_call("torch.abs", args, {})
 
 
 def test_results_that_double_are_refused_at_the_limit():

@@ -87,7 +87,8 @@ def from_config(config: Config) -> tuple[Tree, Tree]:
             outputs[name, 0] = leaves(_input_symbol(operation, name))
     for call in _sort_calls(nodes, outputs):
         node = nodes[call]
-        args, kwargs = _from_json(node["args"], outputs), _from_json(node["kwargs"], outputs)
+        args = _from_json(node["args"], outputs)
+        kwargs = {name: _from_json(value, outputs) for name, value in node["kwargs"].items()}
         outputs[call] = leaves(_call_operation(operations[call[0]], call, args, kwargs).outputs)
     trees = []
     for key in ("input_layers", "output_layers"):
