@@ -15,12 +15,12 @@ from padless import (
     regularizers,
     utils,
 )
-from padless.data import collate
+from padless.data import collate, pack
 from padless.graph.node import reset_names as _reset_names
 from padless.kernels.backends import backends
 from padless.layers import Input, Layer
 from padless.models import Model, Sequential, load_model
-from padless.ragged import Index, Packed, pack, unpack
+from padless.ragged import Index, Packed, unpack
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 import padless
 from padless import Index, Packed, pack, unpack
-from padless.errors import MaskError, ShapeError
+from padless.errors import DataError, MaskError, ShapeError
 
 
 @st.composite
@@ -251,7 +251,7 @@ def test_a_wider_grid_has_the_same_steps():
         (lambda: pack([[1, 2], [3]], like=pack([[1, 2], [3]], lengths=[1, 1])), ShapeError, "row 0 has 2"),
         (lambda: pack([[[1, 2], [3]], [[4]]]), ShapeError, "Sequence 0"),
         (lambda: pack([np.zeros((1, 2)), np.zeros((1, 3))]), ShapeError, r"\(2,\), \(3,\)"),
-        (lambda: pack([["a"]]), ShapeError, "Sequence 0.*<U1"),
+        (lambda: pack([["a"]]), DataError, "Sequence 0.*<U1"),
         (lambda: Packed.from_sequences([1, 2]), ShapeError, "scalars"),
         (lambda: Packed(torch.ones(3), Index(np.ones((2, 2), bool))), ShapeError, r"4 real steps.*\(3,\)"),
         (lambda: Packed(torch.ones(()), Index(np.zeros((0, 2), bool))), ShapeError, r"\(\)"),

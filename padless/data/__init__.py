@@ -11,6 +11,7 @@ from padless.data.data_spec import DataSpec as DataSpec
 from padless.data.epoch_iterator import EpochIterator as EpochIterator
 from padless.data.in_memory import Examples as Examples
 from padless.data.iterable_dataset import BatchIterableAdapter as BatchIterableAdapter
+from padless.data.packing import pack as pack
 from padless.data.parquet_files import Parquet as Parquet
 from padless.data.parquet_files import parquet as parquet
 
@@ -25,6 +26,7 @@ __all__ = [
     "Padding",
     "Parquet",
     "collate",
+    "pack",
     "parquet",
     "read",
     "unpack_validation_data",

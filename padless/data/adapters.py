@@ -30,12 +30,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from padless.data.containers import is_container
 from padless.data.data_adapter import DataAdapter
 from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
-from padless.data.foreign_types import is_instance
+from padless.data.foreign_types import is_instance, is_table
 from padless.data.in_memory import Examples
 from padless.data.iterable_dataset import BatchIterableAdapter, ExampleIterableAdapter
 from padless.data.map_dataset import MapDataset, MapDatasetAdapter, PyDataset, PyDatasetAdapter, is_huggingface_dataset
 from padless.data.parquet_files import Parquet
-from padless.data.tables import DataParts, is_table, split_named_columns
+from padless.data.tables import DataParts, split_named_columns
+from padless.data.unsupported import refuse_unsupported
 from padless.errors import ArgumentError
 
 
@@ -90,6 +91,7 @@ def open_source(x: object, spec: DataSpec) -> DataAdapter | None:
         return PyDatasetAdapter(x, spec)
     if is_container(x) or is_table(x) or isinstance(x, Mapping | str | bytes):
         return None
+    refuse_unsupported("x", x)
     return BatchIterableAdapter(x, spec) if isinstance(x, Iterable) else None
 
 

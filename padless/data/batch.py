@@ -12,6 +12,7 @@ from padless._torch_compat import pytree
 from padless.data.columns import Kind
 from padless.ragged.device import to_device, to_device_keep_host_copy
 from padless.ragged.packed import Packed
+from padless.ragged.row_names import RowNames
 
 Leaf = TypeVar("Leaf")
 Tree: TypeAlias = "Leaf | list[Leaf | None] | dict[str, Leaf | None] | None"
@@ -31,6 +32,7 @@ class Batch:
         sample_weight: Sample weights, or None.
         rows: Number of examples.
         kinds: For each input, the container that the user gave: "grid", "list" or "packed".
+        row_names: Names a row in error messages, by its number in the data. None names it by its number in the batch.
     """
 
     x: BatchPart
@@ -38,6 +40,7 @@ class Batch:
     sample_weight: BatchPart = None
     rows: int = 0
     kinds: tuple[Kind, ...] = ()
+    row_names: RowNames | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device. The host keeps a copy, from which masks are computed without waiting."""

@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from padless.data.batch import Tree
 from padless.data.columns import Column, read_all
-from padless.data.containers import read_column
+from padless.data.containers import columns_of_table, read_column
 from padless.data.data_spec import DataSpec
+from padless.data.foreign_types import is_table
 from padless.data.lists import read_list
 from padless.errors import ArgumentError
 from padless.ragged.masked_array import refuse_masked_array
@@ -44,6 +45,9 @@ def read_columns(argument: Argument, container: object, spec: DataSpec) -> Colum
     if argument == "sample_weight" and not isinstance(container, Mapping | list | tuple):
         shared = read_column(argument, container)
         return [shared for _ in range(count)]
+    if is_table(container):
+        columns_by_name = columns_of_table(argument, container)
+        container = {name: columns_by_name[name] for name in names if name in columns_by_name} or container
     parts = _parts_by_key(argument, container, count, names)
     absent = [key for key, part in parts.items() if part is None]
     if argument == "x" and absent:

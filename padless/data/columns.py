@@ -17,6 +17,7 @@ from torch import Tensor
 
 from padless.ragged.device import to_device
 from padless.ragged.index import Index, Ints
+from padless.ragged.numeric import tensor_of
 from padless.ragged.packed import Packed
 
 Kind: TypeAlias = Literal["grid", "list", "packed"]
@@ -161,11 +162,11 @@ def tensor_from_numpy(array: NDArray[np.generic]) -> Tensor:
 
     Floats become torch's default dtype (float64, else float32), unsigned integers int64. Other integers and booleans stay.
     """
-    default_float = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-    dtypes = {"f": default_float, "u": np.int64 if array.dtype.itemsize > 1 else np.uint8}
-    array = array.astype(dtypes.get(array.dtype.kind, array.dtype.newbyteorder("=")), copy=False)
-    torch_can_share = array.flags.writeable and min(array.strides, default=0) >= 0
-    return torch.from_numpy(array if torch_can_share else array.copy())
+    if array.dtype.kind == "f":
+        default_float = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+        with np.errstate(over="ignore"):  # infinity for large numbers, as torch
+            array = array.astype(default_float, copy=False)
+    return tensor_of(array)
 
 
 def _entries_of_rows(offsets: Ints, rows: Ints) -> tuple[Rows, Ints]:

@@ -16,6 +16,7 @@ from padless.data.columns import Rows
 from padless.data.data_spec import DataSpec
 from padless.errors import ArgumentError
 from padless.ragged.index import Ints
+from padless.ragged.row_names import naming_rows
 
 
 class DataPass(Iterator[Batch], ABC):
@@ -107,10 +108,21 @@ class NumberedExamples(DataAdapter):
         """Return the examples of a slice with step 1 (views where possible), or of an array of row numbers (one gather)."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
-            return self._read(slice(self._first + start, self._first + max(start, stop)))
+            return self._named_batch(slice(self._first + start, self._first + max(start, stop)))
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise ArgumentError(f"Expected rows from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}.")
-        return self._read(rows + self._first)
+        return self._named_batch(rows + self._first)
+
+    def _named_batch(self, rows: Rows) -> Batch:
+        """Return examples by their numbers in the source. Errors name rows by these numbers, not by those in the batch."""
+
+        def name(row: int) -> str:
+            return f"row {rows.start + row if isinstance(rows, slice) else int(rows[row])}"
+
+        with naming_rows(name):
+            batch = self._read(rows)
+        batch.row_names = name
+        return batch
 
     def head(self, num_rows: int = 1) -> Batch:
         """Return the first examples."""

@@ -15,6 +15,7 @@ from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.data.input_masks import apply_masks
 from padless.data.tables import DataParts, split_named_columns
 from padless.errors import ArgumentError, DataError
+from padless.ragged.row_names import RowNames
 
 
 class Examples(NumberedExamples):
@@ -43,6 +44,8 @@ class Examples(NumberedExamples):
     """
 
     in_memory = True
+    row_names: RowNames | None = None
+    """Names a row in error messages, where its number in these examples is not what the user knows."""
 
     def __init__(
         self,
@@ -70,7 +73,9 @@ class Examples(NumberedExamples):
 
     def whole(self) -> Batch:
         """Return all examples as one batch."""
-        return self.batch(slice(0, len(self)))
+        batch = self.batch(slice(0, len(self)))
+        batch.row_names = self.row_names or batch.row_names
+        return batch
 
     def copy(self) -> Examples:
         """Return the same examples in new memory."""

@@ -16,6 +16,7 @@ from padless.data.containers import read_column
 from padless.data.torch_formats import read_packed
 from padless.errors import ArgumentError, DataError, MaskError
 from padless.ragged.packed import Packed, pack_shared
+from padless.ragged.row_names import row_name
 
 Steps: TypeAlias = "NDArray[np.generic] | Tensor | Packed"
 
@@ -155,7 +156,7 @@ def _align(column_name: str, mask: InputMask, data: Tensor | Packed) -> Steps:
     if len(wrong):
         row = int(wrong[0])
         raise MaskError(
-            f"The mask of {column_name} has {mask_lengths[row]} entries in row {row}, but the data have {lengths[row]} "
-            f"steps there ({len(mask_lengths)} rows for {len(lengths)}). Expected one entry for each step."
+            f"The mask of {column_name} has {mask_lengths[row]} entries in {row_name(row)}, but the data have "
+            f"{lengths[row]} steps there ({len(mask_lengths)} rows for {len(lengths)}). Expected one entry for each step."
         )
     return steps if isinstance(data, Packed) else steps.unpack(padding=0)

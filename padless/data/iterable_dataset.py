@@ -16,6 +16,7 @@ from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.data.in_memory import Examples, read_item
 from padless.data.map_dataset import check_no_batch_size, without_random_numbers
 from padless.errors import ArgumentError, DataError
+from padless.ragged.row_names import RowNames, naming_rows
 
 
 class BatchIterableAdapter(DataAdapter):
@@ -92,6 +93,10 @@ class BatchIterableAdapter(DataAdapter):
         """Return an iterator of what the source gives for each batch."""
         return iter(self.source)
 
+    def names_of_rows(self, number: int, batching: Batching | None) -> RowNames:
+        """Return the function that names a row of a batch in error messages."""
+        return lambda row: f"row {row} of batch {number}"
+
 
 class ExampleIterableAdapter(BatchIterableAdapter):
     """Examples of an IterableDataset, which have no numbers. A batch has `batch_size` of them.
@@ -122,6 +127,11 @@ class ExampleIterableAdapter(BatchIterableAdapter):
         examples = iter(self.source)
         return self._group_batches(examples, (batching or Batching()).rows)
 
+    def names_of_rows(self, number: int, batching: Batching | None) -> RowNames:
+        """Return the function that names a row of a batch by the number of its example."""
+        first = number * (batching or Batching()).rows
+        return lambda row: f"row {first + row}"
+
     def _group_batches(self, examples: Iterator[object], batch_size: int) -> Iterator[object]:
         while group := [copy_example(example) for example in islice(examples, batch_size)]:
             yield group_parts(group)
@@ -132,7 +142,7 @@ class BatchReader(DataPass):
 
     def __init__(self, data: BatchIterableAdapter, batching: Batching | None) -> None:
         self.exhausted = False
-        self._data, self._items = data, data.iterate_items(batching)
+        self._data, self._items, self._batching = data, data.iterate_items(batching), batching
         self._num_read = 0
         self._peeked: Examples | None = None
 
@@ -166,7 +176,12 @@ class BatchReader(DataPass):
         return True
 
     def _read_next(self) -> Examples:
-        return read_item(self._next_item(), self._data.spec)
+        item = self._next_item()
+        names = self._data.names_of_rows(self._num_read - 1, self._batching)
+        with naming_rows(names):
+            examples = read_item(item, self._data.spec)
+        examples.row_names = names
+        return examples
 
     def _next_item(self) -> object:
         try:

@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padless.data.arrays import as_numbers
+from padless.data.arrays import as_number_tensor, as_numbers
 from padless.data.columns import Column, DenseColumn, Kind, RaggedColumn, tensor_from_numpy
 from padless.data.foreign_types import is_instance
 from padless.errors import DataError
+from padless.ragged.numeric import shorten
+from padless.ragged.row_names import row_name
 
 Row: TypeAlias = "Tensor | NDArray[np.generic]"
 
@@ -42,12 +44,16 @@ def read_list(name: str, container: Iterable[object]) -> Column:
         entries = [_ids_without_padding(encoding) for encoding in entries]
     if not entries:
         return DenseColumn(name, torch.zeros(0), "grid")
-    if not isinstance(entries[0], Sized):
+    if not any(issubclass(kind, Sized) for kind in set(map(type, entries))):
         return DenseColumn(name, as_numbers(name, entries), "grid")
-    rows = [row if isinstance(row, Tensor) else as_numbers(f"{name}[{i}]", row) for i, row in enumerate(entries)]
+    rows = [_read_row(name, number, row) for number, row in enumerate(entries)]
     shapes = {tuple(row.shape) for row in rows}
     if len({len(shape) == 0 for shape in shapes}) > 1:
-        raise DataError(f"{name} mixes single values with sequences. Expected one sequence for each example.")
+        single = next(number for number, row in enumerate(rows) if row.ndim == 0)
+        raise DataError(
+            f"{name} mixes single values with sequences: {row_name(single)} is {shorten(entries[single])}. Expected one "
+            f"sequence for each example."
+        )
     if shapes == {()}:
         return DenseColumn(name, torch.stack(_as_tensors(rows)), "grid")
     sequence_source = f"{name}, a list of sequences"
@@ -70,14 +76,26 @@ def _ids_without_padding(encoding: Encoding) -> NDArray[np.int64]:
     return np.asarray(encoding.ids, dtype=np.int64)[np.asarray(encoding.attention_mask, dtype=bool)]
 
 
+def _read_row(name: str, number: int, row: object) -> Row:
+    """Return one row as an array or a tensor of numbers."""
+
+    def place(index: tuple[int, ...]) -> str:
+        return f"step {index[0]} of {row_name(number)}" if index else row_name(number)
+
+    if isinstance(row, Tensor):
+        return as_number_tensor(f"{name}[{number}]", row, place)
+    return as_numbers(f"{name}[{number}]", row, place)
+
+
 def _rows_with_steps(name: str, rows: Sequence[Row]) -> Sequence[Row]:
     """Return the rows that are not empty, after a check of their features. An empty list has no dtype and no features."""
     numbers = [number for number, row in enumerate(rows) if len(row)]
     for number in numbers:
         if rows[number].shape[1:] != rows[numbers[0]].shape[1:]:
             raise DataError(
-                f"{name} holds sequences of different features: shape {tuple(rows[numbers[0]].shape)} in row {numbers[0]}, "
-                f"{tuple(rows[number].shape)} in row {number}. Expected them to differ in length only."
+                f"{name} holds sequences of different features: shape {tuple(rows[numbers[0]].shape)} in "
+                f"{row_name(numbers[0])}, {tuple(rows[number].shape)} in {row_name(number)}. Expected them to differ "
+                f"in length only."
             )
     return [rows[number] for number in numbers] or rows
 
@@ -92,4 +110,4 @@ def _join(rows: Sequence[Row]) -> Tensor:
 def _as_tensors(rows: Sequence[Row]) -> list[Tensor]:
     """Return rows as tensors on one device, that of the first tensor among them."""
     device = next((row.device for row in rows if isinstance(row, Tensor)), torch.device("cpu"))
-    return [row if isinstance(row, Tensor) else tensor_from_numpy(row).to(device) for row in rows]
+    return [(row if isinstance(row, Tensor) else tensor_from_numpy(row)).to(device) for row in rows]

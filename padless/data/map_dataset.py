@@ -17,6 +17,7 @@ from padless.data.data_spec import UNKNOWN_SPEC, DataSpec
 from padless.data.foreign_types import is_instance
 from padless.data.in_memory import Examples, read_item
 from padless.errors import ArgumentError, DataError
+from padless.ragged.row_names import naming_rows
 
 Result = TypeVar("Result")
 
@@ -196,7 +197,14 @@ class PyDatasetAdapter(DataAdapter):
         except Exception as error:
             error.add_note(f"Raised by the data, a {self.source_name}, instead of batch {number}.")
             raise
-        return read_item(item, self.spec)
+
+        def name(row: int) -> str:
+            return f"row {row} of batch {number}"
+
+        with naming_rows(name):
+            examples = read_item(item, self.spec)
+        examples.row_names = name
+        return examples
 
 
 def is_huggingface_dataset(source: object) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from padless.data.containers import FeatureColumns, columns_of_table
 from padless.data.data_spec import DataSpec
-from padless.data.foreign_types import is_instance
+from padless.data.foreign_types import is_table
 from padless.data.input_masks import SharedMask
+from padless.data.ragged_formats import holds_sequences
 from padless.errors import ArgumentError
 
 LABELS = ("labels", "label")
@@ -23,15 +25,6 @@ class DataParts(NamedTuple):
     y: object = None
     sample_weight: object = None
     mask: object = None
-
-
-def is_table(container: object) -> bool:
-    """Check whether a container is a table of pyarrow, polars or pandas."""
-    return (
-        is_instance(container, "pyarrow", "Table", "RecordBatch")
-        or is_instance(container, "polars", "DataFrame", "LazyFrame")
-        or is_instance(container, "pandas", "DataFrame")
-    )
 
 
 def split_named_columns(parts: DataParts, spec: DataSpec) -> DataParts:
@@ -58,7 +51,7 @@ def split_named_columns(parts: DataParts, spec: DataSpec) -> DataParts:
                     f"data themselves."
                 )
         return parts
-    columns = dict(x) if isinstance(x, Mapping) else _columns_of_table(x)
+    columns = dict(x) if isinstance(x, Mapping) else columns_of_table("x", x)
     all_names = list(columns)
     y = _take_named("y", y, columns, all_names)
     sample_weight = _take_named(WEIGHTS, sample_weight, columns, all_names)
@@ -72,15 +65,6 @@ def split_named_columns(parts: DataParts, spec: DataSpec) -> DataParts:
         mask = SharedMask(columns.pop(MASK))
     inputs = _inputs_of_table(columns, all_names, spec) if is_table(x) else _inputs_of_mapping(columns, spec)
     return DataParts(inputs, y, sample_weight, mask)
-
-
-def _columns_of_table(table: Any) -> dict[str, object]:
-    """Return the columns of a table by name."""
-    if is_instance(table, "polars", "LazyFrame"):
-        raise ArgumentError(f"x is a {type(table).__name__}, which has not been computed yet. Call its collect() first.")
-    if is_instance(table, "pyarrow", "Table", "RecordBatch"):
-        return dict(zip(table.column_names, table.columns, strict=True))
-    return {str(name): table[name] for name in table.columns}
 
 
 def _take_named(argument: str, names: object, columns: dict[str, object], all_names: Sequence[str]) -> object:
@@ -114,13 +98,19 @@ def _inputs_of_mapping(columns: dict[str, object], spec: DataSpec) -> object:
 
 
 def _inputs_of_table(columns: dict[str, object], all_names: Sequence[str], spec: DataSpec) -> object:
-    """Return the column of a model with one input, else the columns of the inputs by name; all if names are not known."""
+    """Return the inputs of a table.
+
+    A model with one input takes the column of its name, the only column, or all columns of single numbers as its features.
+    Other models take the columns of the inputs by name, all columns if the names are not known.
+    """
     if spec.num_inputs == 1:
         name = next((name for name in (*spec.input_names, IDS) if name in columns), None)
         if name is not None:
             return columns[name]
-        if len(columns) == 1:
+        if len(columns) == 1 and holds_sequences(*columns.values()):
             return next(iter(columns.values()))
+        if columns and not any(holds_sequences(column) for column in columns.values()):
+            return FeatureColumns(columns)
     missing = [name for name in spec.input_names if name not in columns]
     if missing or not columns:
         raise ArgumentError(

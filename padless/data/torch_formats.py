@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from padless.data.arrays import as_numbers
+from padless.data.arrays import as_number_tensor, as_numbers
 from padless.data.columns import RaggedColumn, tensor_from_numpy
+from padless.ragged.alignment import example_of_step
 from padless.ragged.index import Index
 from padless.ragged.masked_array import split_masked_array
+from padless.ragged.numeric import Places
 from padless.ragged.packed import Packed, pack_shared
+from padless.ragged.row_names import row_name
 
 
 class JaggedTensor(Protocol):
@@ -33,7 +36,7 @@ def read_packed(name: str, packed: Packed) -> RaggedColumn:
     return RaggedColumn(
         name,
         num_examples=len(packed),
-        values=packed.values,
+        values=as_number_tensor(name, packed.values, places_of_steps(packed.index)),
         offsets=index.offsets,
         mask_source=index.mask_source,
         kind="packed",
@@ -55,6 +58,11 @@ def read_masked_array(name: str, array: np.ma.MaskedArray) -> RaggedColumn:
     values, is_real = split_masked_array(name, array)
     packed = pack_shared(tensor_from_numpy(as_numbers(name, values)), is_real)
     return replace(read_packed(name, packed), kind="grid")
+
+
+def places_of_steps(index: Index) -> Places:
+    """Return the function that names the row of one of the real steps."""
+    return lambda place: row_name(example_of_step(index, place[0]))
 
 
 def read_packed_sequence(name: str, sequences: PackedSequence) -> RaggedColumn:

@@ -10,6 +10,7 @@ from padless.errors import DataError, ShapeError
 from padless.losses.base import LossWithFunction, check_class_ids, read_tensors
 from padless.losses.loss import Reduction
 from padless.ragged.index import Ints
+from padless.ragged.row_names import row_name
 from padless.registry import register
 from padless.types import ArrayLike
 
@@ -73,7 +74,7 @@ def _check_lengths(labels: Tensor, label_lengths: Tensor, step_lengths: Tensor) 
         row = int(too_short[0])
         num_labels = int(label_lengths[row])
         raise DataError(
-            f"CTC cannot place the {num_labels} labels {labels[row, :num_labels].tolist()} of row {row} on "
+            f"CTC cannot place the {num_labels} labels {labels[row, :num_labels].tolist()} of {row_name(row)} on "
             f"{int(step_lengths[row])} real steps: each label needs one step, and two equal labels in a row need one "
             f"more between them. Give longer inputs, leave such sequences out, or set zero_infinity=True, which gives "
             f"them the loss 0."

@@ -19,7 +19,9 @@ from padless.ragged.device import host_copy, to_device
 from padless.ragged.index import Index, Ints
 from padless.ragged.mask import check_columns
 from padless.ragged.masked_array import refuse_masked_array
+from padless.ragged.numeric import array_of, numeric_array, numeric_tensor, tensor_of
 from padless.ragged.packed import ArrayLike, Packed, first_difference, gather_real_steps, pack_shared
+from padless.ragged.row_names import row_name
 
 
 def align_targets(
@@ -70,22 +72,20 @@ def to_tensor(data: ArrayLike, argument: str) -> Tensor | Packed:
     Raises:
         DataError: if the data are not numbers.
     """
-    if isinstance(data, Tensor | Packed):
+    if isinstance(data, Tensor):
+        return numeric_tensor(f"`{argument}`", data)
+    if isinstance(data, Packed):
         return data
     refuse_masked_array(f"`{argument}`", data)
     if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
         return _stack_or_pack(data)
-    try:
-        array = np.asarray(data)
-    except ValueError:  # NumPy refuses rows of different lengths
+    array = array_of(data)
+    if array is None:
         return Packed.from_sequences(cast(Sequence[ArrayLike], data))
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"`{argument}` must hold numbers; got {type(data).__name__} of {array.dtype}.")
+    array = numeric_array(f"`{argument}`", array, source=data)
     if array.dtype == np.float64 and isinstance(data, list | tuple):  # Python has no float of lower precision
         array = array.astype(np.float32)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has no arithmetic for these
-        array = array.astype(np.int64)
-    return torch.as_tensor(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+    return tensor_of(array)
 
 
 def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
@@ -126,7 +126,7 @@ def target_rows(data: ArrayLike, index: Index, argument: str) -> Tensor:
     row = first_difference(rows.index.lengths, index.lengths)
     lengths = [str(i.lengths[row]) if row < i.shape[0] else "no such row" for i in (rows.index, index)]
     raise ShapeError(
-        f"`{argument}` does not fit the outputs at row {row}: length {lengths[0]} against {lengths[1]} real "
+        f"`{argument}` does not fit the outputs at {row_name(row)}: length {lengths[0]} against {lengths[1]} real "
         f"steps ({rows.index.shape[0]} sequences for {index.shape[0]}). Give one entry for each real "
         f"step, or a padded grid of shape {index.grid}."
     )
@@ -151,7 +151,7 @@ def check_given_lengths(lengths: Ints, index: Index, argument: str) -> None:
     row = first_difference(lengths, index.given_lengths)
     if row < len(lengths):
         raise ShapeError(
-            f"`{argument}` does not fit the outputs at row {row}: length {lengths[row]} against {index.given_lengths[row]} "
+            f"`{argument}` does not fit the outputs at {row_name(row)}: length {lengths[row]} against {index.given_lengths[row]} "
             f"steps. The inputs are sequences without padding, so give one entry for each of their steps."
         )
 
@@ -180,7 +180,7 @@ def weight_rows(weight: ArrayLike, index: Index | None) -> Tensor:
     return weights
 
 
-def check_weights_are_finite(container: ArrayLike, weights: Tensor, index: Index | None, first_row: int = 0) -> None:
+def check_weights_are_finite(container: ArrayLike, weights: Tensor, index: Index | None) -> None:
     """Raise `DataError` for the first weight at a real step that is NaN or infinite.
 
     Weights that were made on a device are not checked, because the host would wait for the device.
@@ -189,14 +189,13 @@ def check_weights_are_finite(container: ArrayLike, weights: Tensor, index: Index
         container: the weights in the container of the user.
         weights: the weights at the real steps `(N, ...)`.
         index: the real steps, or None.
-        first_row: the number of the first row, for the message.
     """
     if weights.device.type != "cpu" and not host_copy_may_be_invalid(container):
         return
     place = find_not_finite(weights)
     if place is not None:
         raise DataError(
-            f"`sample_weight` is {weights[place].item()} in {describe_row(place, index, first_row)}. Expected finite "
+            f"`sample_weight` is {weights[place].item()} in {describe_row(place, index)}. Expected finite "
             f"numbers. Give the weight 0 to a target that must not count."
         )
 
@@ -216,14 +215,18 @@ def find_not_finite(tensor: Tensor) -> tuple[int, ...] | None:
     return tuple(places[0].tolist()) if len(places) else None  # the sum of finite numbers may be infinite
 
 
-def describe_row(place: tuple[int, ...], index: Index | None, first_row: int = 0) -> str:
+def describe_row(place: tuple[int, ...], index: Index | None) -> str:
     """Return the row, and with an index the step, of a place among the real steps `(N, ...)`."""
     if not place:
         return "all rows"
     if index is None:
-        return f"row {first_row + place[0]}"
-    row = int(index.rows[place[0]]) // max(index.shape[0] // max(index.grid[0], 1), 1)
-    return f"row {first_row + row}, step {int(index.positions[place[0]])}"
+        return row_name(place[0])
+    return f"{row_name(example_of_step(index, place[0]))}, step {int(index.positions[place[0]])}"
+
+
+def example_of_step(index: Index, number: int) -> int:
+    """Return the row of the batch that holds a real step. The sentences of a document are in one row."""
+    return int(index.rows[number]) // max(index.shape[0] // max(index.grid[0], 1), 1)
 
 
 def is_unweighted(weights: Tensor, targets: Tensor) -> Tensor:
@@ -324,7 +327,7 @@ def match_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
 
 def _stack_or_pack(items: Sequence[ArrayLike]) -> Tensor | Packed:
     """Return a list with tensors in it as one tensor, or as a `Packed` if their shapes differ."""
-    tensors = [item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item)) for item in items]
+    tensors = [item if isinstance(item, Tensor) else tensor_of(np.asarray(item)) for item in items]
     return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else Packed.from_sequences(tensors)
 
 

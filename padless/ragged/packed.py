@@ -27,7 +27,9 @@ from padless.ragged.index import Index
 from padless.ragged.inference_mode import in_shape_inference
 from padless.ragged.mask import as_mask, check_columns, intersect_with_mask, rearrange_index
 from padless.ragged.masked_array import is_masked_array, refuse_masked_array, split_masked_array
+from padless.ragged.numeric import array_of, numeric_array, numeric_tensor, tensor_of
 from padless.ragged.plan_limit import check_plan
+from padless.ragged.row_names import row_name
 from padless.ragged.tensor_like import TensorLike
 
 ArrayLike: TypeAlias = "NDArray[Any] | np.generic | Tensor | Packed | Sequence[Any] | float"
@@ -107,7 +109,8 @@ class Packed(TensorLike):
             The steps of all sequences. The grid is as wide as the longest sequence.
 
         Raises:
-            ShapeError: if a sequence does not hold numbers or has no time axis, or if feature shapes differ.
+            DataError: if a sequence does not hold numbers.
+            ShapeError: if a sequence has no time axis, or if feature shapes differ.
 
         Example:
             >>> Packed.from_sequences([[1, 2, 3], [], [4]]).numpy().tolist()
@@ -275,7 +278,7 @@ class Packed(TensorLike):
         if self.gap_values is None:
             row, step = divmod(int(index.flat[step_numbers < 0][0]), index.shape[1])
             raise MaskError(
-                f"The given mask marks step {step} of row {row} as real, but the input has no value there: it was "
+                f"The given mask marks step {step} of {row_name(row)} as real, but the input has no value there: it was "
                 f"masked by {self.index.mask_source}. Mark fewer steps, or mask the data differently at the start."
             )
         source = getattr(self.index, self._cell_source_name(self.gap_values))[index.flat]
@@ -346,7 +349,7 @@ def pack(
     lengths: ArrayLike | None = None,
     like: Packed | Index | None = None,
 ) -> Packed:
-    """Gather the real steps of a padded array, or of a list of sequences.
+    """Gather the real steps of a padded array, or of a list of sequences. `padless.pack` reads other containers, too.
 
     At most one of `mask`, `lengths` and `like` says which steps are real. Without any, all steps are real. What the
     array contains at masked steps has no effect. The steps of arrays and lists are copied, so later changes of these have
@@ -361,6 +364,7 @@ def pack(
             more steps on the same grid is reduced to them.
 
     Raises:
+        DataError: if the data are not numbers.
         MaskError: if the mask does not fit the data, or if more than one of the three is given. Also for an array that
             is to be packed like a slice of time whose steps are at other columns than in a slice of the array.
         ShapeError: if lengths or shapes do not fit.
@@ -400,7 +404,7 @@ def pack_shared(
     if _is_list_of_sequences(values):
         sequences = Packed.from_sequences(cast("Sequence[ArrayLike]", values))
         return _select_steps(sequences, mask, lengths, like_index, by_position=False)
-    grid = values if isinstance(values, Tensor) else torch.as_tensor(_shareable(np.asarray(values)))
+    grid = _grid_tensor(values)
     if grid.ndim < 2:
         raise ShapeError(f"pack expected an array of shape (batch, steps, ...); got {tuple(grid.shape)}.")
     index = _index_of_grid(tuple(grid.shape), mask, lengths) if like_index is None else like_index
@@ -452,7 +456,7 @@ def _select_steps(
     if not by_position and (missing := marked & ~packed.index.mask).any():
         row, step = np.argwhere(missing)[0]
         raise MaskError(
-            f"`{'mask' if lengths is None else 'lengths'}` marks step {step} of row {row} as real, but sequence {row} has "
+            f"`{'mask' if lengths is None else 'lengths'}` marks step {step} of {row_name(row)} as real, but sequence {row} has "
             f"{packed.index.lengths[row]} steps."
         )
     grid = packed.index.grid
@@ -476,7 +480,7 @@ def _pack_like(packed: Packed, index: Index, by_position: bool) -> Packed:
     if not np.array_equal(lengths, expected):
         row = first_difference(lengths, expected)
         raise ShapeError(
-            f"{len(lengths)} sequences cannot be packed like {len(expected)}: row {row} has "
+            f"{len(lengths)} sequences cannot be packed like {len(expected)}: {row_name(row)} has "
             f"{lengths[row] if row < len(lengths) else 'no'} steps, expected "
             f"{expected[row] if row < len(expected) else 'no such row'}."
         )
@@ -490,27 +494,39 @@ def first_difference(first: NDArray[np.generic], second: NDArray[np.generic]) ->
     return int(positions[0]) if len(positions) else num_common
 
 
+def _grid_tensor(values: ArrayLike) -> Tensor:
+    """Return a padded array as a tensor."""
+    if isinstance(values, Tensor):
+        return numeric_tensor("The array", values)
+    array = array_of(values)
+    if array is None:
+        raise ShapeError(
+            f"pack expected a padded array or a list of sequences; got a list whose entries have unequal lengths. "
+            f"{NESTED_LISTS_ADVICE}"
+        )
+    return tensor_of(numeric_array("The array", array, source=values, complex_numbers=True))
+
+
 def _sequence_tensor(sequence: ArrayLike, number: int, dtype: torch.dtype | None) -> Tensor:
     """Return a sequence as a tensor; a list of Python floats has torch's default dtype."""
+
+    def place(index: tuple[int, ...]) -> str:
+        return f"step {index[0]} of {row_name(number)}" if index else row_name(number)
+
+    name = f"Sequence {number}"
     if isinstance(sequence, Tensor):
-        return sequence if dtype is None else sequence.to(dtype)
-    refuse_masked_array(f"Sequence {number}", sequence)
-    try:
-        array = np.asarray(sequence)
-    except ValueError as unequal_shapes:
+        tensor = numeric_tensor(name, sequence, place)
+        return tensor if dtype is None else tensor.to(dtype)
+    refuse_masked_array(name, sequence)
+    array = array_of(sequence)
+    if array is None:
         raise ShapeError(
-            f"Sequence {number} has steps of unequal size: each step must have the same feature shape. {NESTED_LISTS_ADVICE}"
-        ) from unequal_shapes
-    if array.dtype.kind not in "iufbc":
-        raise ShapeError(f"Sequence {number} must hold numbers; got {array.dtype}.")
+            f"{name} has steps of unequal size: each step must have the same feature shape. {NESTED_LISTS_ADVICE}"
+        )
+    array = numeric_array(name, array, place, source=sequence, complex_numbers=True)
     if dtype is None and array.dtype == np.float64 and not isinstance(sequence, np.ndarray):
         dtype = torch.get_default_dtype()
-    return torch.as_tensor(_shareable(array), dtype=dtype)
-
-
-def _shareable(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return an array whose memory torch can share: writeable, without negative strides. Copy it if necessary."""
-    return array if array.flags.writeable and all(stride >= 0 for stride in array.strides) else array.copy()
+    return tensor_of(array, dtype)
 
 
 def _is_list_of_sequences(values: object) -> bool:

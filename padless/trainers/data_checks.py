@@ -29,6 +29,7 @@ from padless.ragged.alignment import (
 from padless.ragged.index import Index, Ints
 from padless.ragged.mask import check_columns
 from padless.ragged.packed import Packed, gather_real_steps
+from padless.ragged.row_names import naming_rows, row_name
 from padless.trainers.compile_utils import CompiledObjective, OutputObjective
 from padless.trainers.trainable_model import TrainableModel
 
@@ -102,20 +103,15 @@ def check_data(
         ShapeError: for data that do not fit the model.
     """
     check_all = data.in_memory or count and data.counts_steps
-    mask_info, lengths, first_row = ModelMaskInfo(), [], 0
+    mask_info, lengths = ModelMaskInfo(), []
     for batch in data.begin(Batching(_ROWS), None) if check_all else [data.head(1)]:
         inputs = model.arrange_inputs(batch.x)
-        if first_row == 0:
+        if not lengths:
             mask_info = mask_info_of(data.head(1))
-        try:
+        with naming_rows(batch.row_names):
             indexes = mask_info.find_indexes(inputs)
-        except DataError as error:
-            if first_row == 0:
-                raise
-            raise DataError(f"{error} Rows are counted from {first_row}.") from error
-        if objective is not None and batch.y is not None:
-            _check_targets(batch, indexes, mask_info, objective, first_row)
-        first_row += batch.rows
+            if objective is not None and batch.y is not None:
+                _check_targets(batch, indexes, mask_info, objective)
         lengths.append(_count_steps(inputs, indexes, batch.rows))
     if check_all:
         data.lengths = np.concatenate(lengths)
@@ -138,7 +134,7 @@ def _count_steps(inputs: Sequence[Tensor | Packed], indexes: Sequence[Index | No
 
 
 def _check_targets(
-    batch: Batch, indexes: list[Index | None], mask_info: ModelMaskInfo, objective: CompiledObjective, first_row: int
+    batch: Batch, indexes: list[Index | None], mask_info: ModelMaskInfo, objective: CompiledObjective
 ) -> None:
     """Check the targets and sample weights of all outputs with a loss of single steps."""
     targets, weights = flatten(batch.y), flatten(batch.sample_weight)
@@ -147,18 +143,18 @@ def _check_targets(
         if target is None or output.loss is None:
             continue
         index = None if info.origin is None else indexes[info.origin]
-        weights_of_steps = _check_weights(weight, index, info, first_row)
+        weights_of_steps = _check_weights(weight, index, info)
         if output.loss.reads_whole_sequences:
-            _check_whole_sequences(target, weight, index, info, output, first_row)
+            _check_whole_sequences(target, weight, index, info, output)
             continue
         if index is None and info.num_step_axes:
             continue  # the mask is not known yet; the loss of the batch compares the lengths
         if index is not None and isinstance(weight, Packed):
             subject = f"sample weights of output {output.name!r}"
-            _check_lengths(weight.index.lengths, index.lengths, subject, "weights", first_row)
-        rows = _target_rows(target, index, output, first_row)
+            _check_lengths(weight.index.lengths, index.lengths, subject, "weights")
+        rows = _target_rows(target, index, output)
         if rows is not None and None not in info.shape[-1:]:
-            _check_labels(rows, weights_of_steps, info, output, index, first_row)
+            _check_labels(rows, weights_of_steps, info, output, index)
 
 
 def _check_whole_sequences(
@@ -167,7 +163,6 @@ def _check_whole_sequences(
     index: Index | None,
     info: OutputInfo,
     output: OutputObjective,
-    first_row: int,
 ) -> None:
     """Run the check of a loss of whole sequences, if the lengths of the outputs are known."""
     targets = target.unpack(0) if isinstance(target, Packed) else target
@@ -182,24 +177,24 @@ def _check_whole_sequences(
     try:
         output.loss.check_sequences(targets, lengths)
     except DataError as error:
-        raise DataError(f"The targets of output {output.name!r}: {error} Rows are counted from {first_row}.") from error
+        raise DataError(f"The targets of output {output.name!r}: {error}") from error
 
 
-def _check_weights(weight: Tensor | Packed | None, index: Index | None, info: OutputInfo, first_row: int) -> Tensor | None:
+def _check_weights(weight: Tensor | Packed | None, index: Index | None, info: OutputInfo) -> Tensor | None:
     """Return the sample weights at real steps, None where the mask is not known; refuse NaN and infinity."""
     if isinstance(weight, Packed):
         if index is None or weight.index.grid != index.grid or not weight.index.full:  # one for each real step
-            check_weights_are_finite(weight, weight.values, weight.index, first_row)
+            check_weights_are_finite(weight, weight.values, weight.index)
             return weight.values
         weight = weight.unpack()
     if weight is None or index is None and info.num_step_axes and (weight.ndim > 1 and weight.shape[1] > 1):
         return None
     weights = weight if index is None or weight.ndim < 2 or weight.shape[1] == 1 else step_weights(weight, index)
-    check_weights_are_finite(weight, weights, None if weights is weight else index, first_row)
+    check_weights_are_finite(weight, weights, None if weights is weight else index)
     return weights if index is None or weights is not weight else step_weights(weight, index)
 
 
-def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObjective, first_row: int) -> Tensor | None:
+def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObjective) -> Tensor | None:
     """Return the targets at real steps `(N, ...)`, None if only the loss can check their shape."""
     subject = f"targets of output {output.name!r}"
     if isinstance(target, Packed):
@@ -207,10 +202,10 @@ def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObj
             return target.reindex(index).values
         if index is not None and target.index.full and target.index.grid == index.grid:
             if index.given_lengths is not None:
-                _check_lengths(target.index.lengths, index.given_lengths, subject, "labels", first_row)
+                _check_lengths(target.index.lengths, index.given_lengths, subject, "labels")
             return target.reindex(index).values  # a list of equally long lists is a padded grid
         if index is not None:
-            _check_lengths(target.index.lengths, index.lengths, subject, "labels", first_row)
+            _check_lengths(target.index.lengths, index.lengths, subject, "labels")
         return target.values
     if index is None:
         return target
@@ -226,11 +221,11 @@ def _target_rows(target: Tensor | Packed, index: Index | None, output: OutputObj
     if index.outer is not None:
         return None
     widths = np.full(len(target), target.shape[1])  # a list of equally long lists, or an array that does not fit
-    _check_lengths(widths, index.lengths, subject, "labels", first_row)
+    _check_lengths(widths, index.lengths, subject, "labels")
     return target.flatten(0, 1)
 
 
-def _check_lengths(counts: Ints, lengths: Ints, subject: str, unit: str, first_row: int) -> None:
+def _check_lengths(counts: Ints, lengths: Ints, subject: str, unit: str) -> None:
     """Raise `DataError` for the first row whose number of labels or weights is not the number of its real steps."""
     if len(counts) != len(lengths):
         return
@@ -238,14 +233,14 @@ def _check_lengths(counts: Ints, lengths: Ints, subject: str, unit: str, first_r
     if len(wrong_rows):
         row = int(wrong_rows[0])
         raise DataError(
-            f"The {subject} have {counts[row]} {unit} in row {first_row + row}, but its mask has "
+            f"The {subject} have {counts[row]} {unit} in {row_name(row)}, but its mask has "
             f"{lengths[row]} real steps. Give one for each real step, or a padded array of the width "
             f"of the input."
         )
 
 
 def _check_labels(
-    rows: Tensor, weights: Tensor | None, info: OutputInfo, output: OutputObjective, index: Index | None, first_row: int
+    rows: Tensor, weights: Tensor | None, info: OutputInfo, output: OutputObjective, index: Index | None
 ) -> None:
     """Run the check of the loss on the targets, with outputs that have a shape but no numbers."""
     if output.loss is None:
@@ -263,5 +258,5 @@ def _check_labels(
         place = find_not_finite(targets)
         if place is None:
             raise
-        row = describe_row(place, index, first_row)
+        row = describe_row(place, index)
         raise DataError(f"The targets of output {output.name!r} are not finite in {row}. {error}") from error

@@ -15,6 +15,7 @@ from padless.callbacks import CallbackList, Results
 from padless.data.batch import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
 from padless.errors import DataError
+from padless.ragged.row_names import naming_rows
 from padless.trainers.nested_runs import running_epoch
 from padless.trainers.trainable_model import TrainableModel
 from padless.types import BatchTree
@@ -63,7 +64,8 @@ def train_epoch(
             if callbacks is not None:
                 callbacks.on_train_batch_begin(number)
             try:
-                logs = model._run_train_step(data_of(_to_device(batch, model._device)))
+                with naming_rows(batch.row_names):
+                    logs = model._run_train_step(data_of(_to_device(batch, model._device)))
             except DataError as error:
                 error.add_note(f"This is in batch {number} of the epoch. The weights have the steps of the batches before.")
                 raise
@@ -87,7 +89,8 @@ def test_epoch(model: TrainableModel, batches: Iterable[Batch], callbacks: Callb
         for number, batch in enumerate(batches):
             if callbacks is not None:
                 callbacks.on_test_batch_begin(number)
-            logs = model._run_test_step(data_of(_to_device(batch, model._device)))
+            with naming_rows(batch.row_names):
+                logs = model._run_test_step(data_of(_to_device(batch, model._device)))
             rows += batch.rows
             if callbacks is not None and wants_logs:
                 callbacks.on_test_batch_end(number, _batch_logs(model, batch, callbacks, logs))
@@ -106,7 +109,8 @@ def predict_epoch(
             if callbacks is not None:
                 callbacks.on_predict_batch_begin(number)
             x = batch.to(model._device).x
-            outputs = _copy_views(model.predict_step(pack_x_y_sample_weight(x)), x)
+            with naming_rows(batch.row_names):
+                outputs = _copy_views(model.predict_step(pack_x_y_sample_weight(x)), x)
             if callbacks is not None:
                 callbacks.on_predict_batch_end(number, {"outputs": outputs})
             yield batch, outputs

@@ -12,8 +12,10 @@ from padless import constraints, initializers, regularizers
 from padless.errors import ArgumentError, DataError
 from padless.layers.base.mask_creation import MaskCreatingLayer, create_mask
 from padless.layers.base.mask_rule import as_data
+from padless.ragged.alignment import example_of_step
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed, gap_values_needed
+from padless.ragged.row_names import row_name
 from padless.registry import register
 from padless.types import (
     ArrayLike,
@@ -170,9 +172,10 @@ def _check_ids(ids: Tensor, num_rows: int, layer_name: str, index: Index | None)
         position = int(is_wrong.reshape(-1).nonzero()[0])
         place = ""
         if index is not None:
-            place = f" at step {index.positions[position]} of row {index.rows[position]}"
+            number = position // ids[0].numel()
+            place = f" at step {index.positions[number]} of {row_name(example_of_step(index, number))}"
         elif ids.ndim == 2:
-            place = f" at step {position % ids.shape[1]} of row {position // ids.shape[1]}"
+            place = f" at step {position % ids.shape[1]} of {row_name(position // ids.shape[1])}"
         raise DataError(
             f"Embedding {layer_name!r} has rows 0 to {num_rows - 1}; got id {ids.reshape(-1)[position].item()!r}{place}. "
             f"Give ids of the vocabulary, or a larger input_dim."
