@@ -2321,11 +2321,59 @@ DATA = [
         "data/ragged_formats.py",
         """
         for lengths in reversed(lengths_of_levels):
-            row = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
+            position = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
         """,
         "pass",
         "tests/test_containers.py",
-        function="_check_missing",
+        function="_row_of_value",
+    ),
+    Fault(
+        "unsigned tensors are read with torch's dtype, which has no arithmetic",
+        "ragged/numeric.py",
+        "signed = tensor.to(torch.int64)",
+        "signed = tensor",
+        "tests/test_container_dtypes.py",
+        function="numeric_tensor",
+    ),
+    Fault(
+        "unsigned numbers beyond int64 become negative",
+        "ragged/numeric.py",
+        'array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() > np.iinfo(np.int64).max',
+        "False",
+        "tests/test_container_dtypes.py",
+        function="numeric_array",
+    ),
+    Fault(
+        "errors name the row of the shuffled batch of a file",
+        "data/parquet_files.py",
+        "batch.row_names = names",
+        "batch.row_names = None",
+        "tests/test_damaged_parquet.py",
+        function="WindowPass.__next__",
+    ),
+    Fault(
+        "checksums of pages are not verified",
+        "data/parquet_files.py",
+        "self._arrow_parquet.ParquetFile(path, page_checksum_verification=True)",
+        "self._arrow_parquet.ParquetFile(path)",
+        "tests/test_damaged_parquet.py",
+        function="Parquet._open",
+    ),
+    Fault(
+        "page headers that contradict the footer are accepted",
+        "data/parquet_pages.py",
+        "if not encodings <= chunk.encodings: ...",
+        "pass",
+        "tests/test_damaged_parquet.py",
+        function="check_pages",
+    ),
+    Fault(
+        "a file that was replaced between epochs is read",
+        "data/parquet_files.py",
+        "state != self._states[number]",
+        "False",
+        "tests/test_damaged_parquet.py",
+        function="Parquet._open",
     ),
 ]
 FAULTS = [*RAGGED, *SEGMENT, *STEPWISE, *SCAN, *WINDOW, *ATTEND, *COMPILED, *COMBINE, *TRAINING, *GRAPH, *DATA]

@@ -19,7 +19,6 @@ TOP = "padless"
 ORDER = runpy.run_path(str(REPOSITORY / "scripts" / "package_order.py"))["ORDER"]
 # Modules that may call `hasattr`, with the reason. Classes of padless declare what they support in a base class.
 HASATTR_REASONS = {
-    "padless.data.ragged_formats": "arrays of pyarrow, which is not imported",
     "padless.layers.preprocessing.normalization": "arrays of any library",
     "padless.layers.rnn.cell_runner": "torch modules as cells",
     "padless.metrics.metrics": "metrics of torchmetrics, which is not imported",

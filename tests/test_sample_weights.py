@@ -175,9 +175,9 @@ def test_weights_of_a_generator_are_checked_before_the_step_of_their_batch():
             model,
             lambda s=steps: model.fit(iter([(IDS, TAGS, weights)]), gradient_accumulation_steps=s, verbose=0),
             DataError,
-            "row 1, step 0",
+            "row 1 of batch 0, step 0",
         )
-    with pytest.raises(DataError, match="row 1, step 0") as raised:
+    with pytest.raises(DataError, match="row 1 of batch 1, step 0") as raised:
         model.fit(iter([(IDS, TAGS), (IDS, TAGS, weights)]), verbose=0)
     assert any("batch 1" in note for note in raised.value.__notes__)
 

@@ -151,8 +151,9 @@ def check_given_lengths(lengths: Ints, index: Index, argument: str) -> None:
     row = first_difference(lengths, index.given_lengths)
     if row < len(lengths):
         raise ShapeError(
-            f"`{argument}` does not fit the outputs at {row_name(row)}: length {lengths[row]} against {index.given_lengths[row]} "
-            f"steps. The inputs are sequences without padding, so give one entry for each of their steps."
+            f"`{argument}` does not fit the outputs at {row_name(row)}: length {lengths[row]} against "
+            f"{index.given_lengths[row]} steps. The inputs are sequences without padding, so give one entry for each "
+            f"of their steps."
         )
 
 

@@ -64,7 +64,7 @@ def split_masked_array(name: str, array: np.ma.MaskedArray) -> tuple[NDArray[np.
     if len(partly_masked):
         row, step = partly_masked[0].tolist()
         raise DataError(
-            f"{name} is a masked array in which a part of {row_name(row)}, step {step} is masked. Expected that a step is masked "
-            f"with all its features. Fill the others with `filled()`, and give a mask of steps as mask=."
+            f"{name} is a masked array in which a part of {row_name(row)}, step {step} is masked. Expected that a step is "
+            f"masked with all its features. Fill the others with `filled()`, and give a mask of steps as mask=."
         )
     return np.asarray(array.data), np.asarray(~by_step.all(-1))

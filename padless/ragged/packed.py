@@ -456,8 +456,8 @@ def _select_steps(
     if not by_position and (missing := marked & ~packed.index.mask).any():
         row, step = np.argwhere(missing)[0]
         raise MaskError(
-            f"`{'mask' if lengths is None else 'lengths'}` marks step {step} of {row_name(row)} as real, but sequence {row} has "
-            f"{packed.index.lengths[row]} steps."
+            f"`{'mask' if lengths is None else 'lengths'}` marks step {step} of {row_name(row)} as real, but sequence {row} "
+            f"has {packed.index.lengths[row]} steps."
         )
     grid = packed.index.grid
     marked = np.broadcast_to(marked.reshape(*marked.shape, *(1,) * (len(grid) - marked.ndim)), grid)  # all inner steps
