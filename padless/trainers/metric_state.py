@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from padless.data.batch import Batch
@@ -184,7 +185,24 @@ def _check_object(current: object, saved: Mapping[str, Any]) -> None:
     if saved.get("config", config) != config:
         raise _other_metrics(f"{description} with {saved['config']}", str(config))
     for key, state in saved["attributes"].items():
-        _check(attributes.get(key), state)
+        value = attributes.get(key)
+        # A built-in metric changes its variables only, so what else it has, such as thresholds, is as in the present one.
+        is_constant = bool(config) and isinstance(current, Metric) and key in attributes and key != "_variables"
+        if is_constant and not isinstance(value, Variable) and not _is_equal(state, _save(value, set())):
+            raise checks.invalid(f"{description}, {key},", state, f"{value!r:.100}, as in the present metric")
+        _check(value, state)
+
+
+def _is_equal(value: Saved, other: Saved) -> bool:
+    """Return whether two saved values are equal; tensors have the same dtype, shape and values."""
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return value.dtype == other.dtype and torch.equal(value, other.cpu())
+    if isinstance(value, dict) and isinstance(other, dict):
+        return value.keys() == other.keys() and all(_is_equal(value[key], other[key]) for key in value)
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(_is_equal, value, other))
+    is_array = isinstance(value, Tensor | dict | list | tuple) or isinstance(other, Tensor | dict | list | tuple)
+    return not is_array and bool(value == other)
 
 
 def _check_form(name: str, saved: Saved) -> None:
@@ -242,7 +260,8 @@ def _check_like(name: str, saved: Saved, template: Saved, is_constant: bool = Fa
     elif isinstance(template, dict):
         kinds = set(template) - {"class", "config"}
         checks.mapping(name, saved, kinds, template)
-        content, saved_content = template[kind := kinds.pop()], cast("dict[str, Any]", saved)[kind]
+        saved = cast("dict[str, Any]", saved)
+        content, saved_content = template[kind := kinds.pop()], saved[kind]
         if kind in ("attributes", "dict"):
             constants = set(template.get("config", {})) - {"name"}  # the name of an output depends on earlier layers
             for key, item in saved_content.items():

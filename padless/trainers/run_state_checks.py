@@ -329,7 +329,7 @@ def _check_parameter_states(optimizer: torch.optim.Optimizer, saved: Mapping[Any
 
 def _check_parameter_state(name: str, key: str, value: object, like: object) -> None:
     if key == "step":
-        is_scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+        is_scalar = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
         checks.number(name, value.item() if isinstance(value, Tensor) and is_scalar else value, lowest=0, finite=True)
     elif isinstance(like, Tensor) and like.ndim:
         checks.tensor_like(name, value, torch.empty(like.shape, dtype=like.dtype, device="meta"))
