@@ -780,6 +780,14 @@ RAGGED = [
         function="ModelRun.excludes",
     ),
     Fault(
+        "a model is trained while another thread copies it",
+        "graph/model_runs.py",
+        '"train" in (self.kind, other.kind) and ...',
+        "False",
+        "tests/test_threads.py",
+        function="ModelRun.excludes",
+    ),
+    Fault(
         "the mode of a torch module changes while another thread runs it",
         "graph/train_mode.py",
         "while _holds and _is_blocked(hold, inner_modules): ...",

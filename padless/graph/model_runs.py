@@ -4,6 +4,7 @@
 - `evaluate` uses the metrics of the model, so a second `evaluate` waits until the first has ended.
 - A method that trains, such as `fit`, changes weights and modes. While it runs, other threads cannot use a layer of its
   model: they get `ConcurrentUse`. The same holds for layers that keep states between batches.
+- A method that trains waits until `copy.deepcopy` in another thread has ended.
 
 A thread that works for a run, for example inside `train_step`, belongs to it if it runs in a copy of its context:
 `contextvars.copy_context().run(function)`.
@@ -27,7 +28,7 @@ from padless.errors import ConcurrentUse
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
-RunKind = Literal["train", "evaluate", "predict"]
+RunKind = Literal["train", "evaluate", "predict", "copy"]
 
 
 class ModelRun:
@@ -69,13 +70,16 @@ class ModelRun:
 
     def excludes(self, other: ModelRun) -> bool:
         """Return whether this run and that of another thread cannot use one model at the same time."""
+        if "copy" in (self.kind, other.kind):
+            return "train" in (self.kind, other.kind) and self.shared_module(other.model) is not None
         if self.kind == other.kind == "predict" or self.kind != other.kind and "train" not in (self.kind, other.kind):
             return self.stateful and self.shared_module(other.model) is not None
         return self.shared_module(other.model) is not None
 
     def __str__(self) -> str:
         name = getattr(self.model, "name", type(self.model).__name__)
-        return f"`{self.method}` of model {name!r} in thread {self.thread.name!r}"
+        method = "A copy" if self.kind == "copy" else f"`{self.method}`"
+        return f"{method} of model {name!r} in thread {self.thread.name!r}"
 
 
 _runs: list[ModelRun] = []
@@ -113,6 +117,23 @@ def runs(
     return decorate
 
 
+@contextmanager
+def copying(module: nn.Module) -> Iterator[None]:
+    """Hold off runs of other threads that train a module while it is copied. Raises `ConcurrentUse` if one trains it."""
+    outer = _run.get()
+    if outer is not None and outer.kind == "copy":  # a layer of the module that is copied
+        yield
+        return
+    run = ModelRun(module, "deepcopy", "copy", outer, lambda _: False)
+    _begin(run)
+    token = _run.set(run)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+        _end(run)
+
+
 def _begin(run: ModelRun) -> None:
     """Add a run, if necessary after the end of another one."""
     with _condition:
@@ -120,7 +141,8 @@ def _begin(run: ModelRun) -> None:
             other = next((other for other in _runs if not run.is_part_of(other) and run.excludes(other)), None)
             if other is None:
                 break
-            if "train" in (run.kind, other.kind) or run.stateful or run.outer is not None:
+            is_copied = other.kind == "copy"  # for a short time, and a copy waits for no run
+            if not is_copied and ("train" in (run.kind, other.kind) or run.stateful or run.outer is not None):
                 _refuse(str(run), other, run.model)
             _condition.wait()
         _runs.append(run)

@@ -6,13 +6,14 @@ and calls `call`. A call on symbolic tensors is recorded as a node of a graph in
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.deferred_weights import limited_memory
 from padless.graph.function import Function
-from padless.graph.model_runs import check_no_other_thread_trains, mode_of_run, training_runs
+from padless.graph.model_runs import check_no_other_thread_trains, copying, mode_of_run, training_runs
 from padless.graph.node import Node, auto_name
 from padless.graph.shape_inference import building_weights, elements_of_probes, infer, max_elements, size_of_numbers
 from padless.graph.symbolic import SymbolicTensor, in_shape_inference, is_symbolic, leaves, map_leaves, probe_shape
@@ -600,6 +601,14 @@ class Layer(CallInterface, WeightContainer):
         with limited_memory(cls):
             return cls(**config)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy; training in other threads waits until the copy is complete."""
+        with copying(self):
+            make, arguments, state = cast("_Reduced", self.__reduce_ex__(4)[:3])  # as `copy.deepcopy` does itself
+            memo[id(self)] = layer = make(*copy.deepcopy(arguments, memo))
+            layer.__setstate__(copy.deepcopy(state, memo))
+        return layer
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what copy and pickle keep. Calls on symbolic tensors are kept by their graph (`Function`)."""
         if training_runs:
@@ -616,6 +625,7 @@ class Layer(CallInterface, WeightContainer):
         return f"name={self.name!r}" + ("" if self.built else ", not built")
 
 
+_Reduced: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Any]
 _TRANSIENT = ("_building", "_compiled_calls")  # exist only while a layer is built, or hold what cannot be copied
 _NOT_IN_ARGUMENTS = ("name", "trainable", "dtype", "activity_regularizer", "weights")  # `weights` are initial values
 
