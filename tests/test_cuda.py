@@ -19,6 +19,7 @@ from padless.callbacks import LambdaCallback
 from padless.kernels.attention import varlen
 from padless.kernels.attention.api import attend
 from padless.kernels.attention.reference import AttentionMask, attend_by_row
+from padless.ragged.device import to_device
 from padless.ragged.index import Index
 
 if not torch.cuda.is_available():
@@ -216,6 +217,14 @@ def test_a_step_that_waits_is_noticed(refuse_waiting):
     model.predict(ids, verbose=0)
     with pytest.raises(RuntimeError, match="synchroniz"):
         model.to(CUDA).predict(ids, batch_size=4, verbose=0, callbacks=[waiting, refuse_waiting])
+
+
+def test_a_pinned_tensor_may_be_filled_again_after_it_was_copied_to_the_device():
+    buffer = torch.zeros(2**24).pin_memory()
+    torch.cuda._sleep(10**8)  # the copy begins later
+    copied = to_device(buffer, CUDA)
+    buffer.fill_(1.0)
+    assert not copied.any()
 
 
 def test_cudnn_computes_the_recurrent_layers_where_it_exists():

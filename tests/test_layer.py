@@ -208,6 +208,15 @@ def test_add_weight_creates_parameters_and_buffers():
         layer.add_weight((None, 2), name="w")
 
 
+@pytest.mark.parametrize("view", [lambda w: w, lambda w: w.detach(), lambda w: w.detach().numpy(), lambda w: w.detach().T.T])
+def test_set_weights_takes_weights_of_the_layer_in_another_order(view):
+    layer = layers.StackedRNNCells([layers.SimpleRNNCell(2, use_bias=False) for _ in range(2)])
+    layer.build((None, 2))
+    before = layer.get_weights()
+    layer.set_weights([view(weight) for weight in reversed(layer.weights)])
+    assert all(map(np.array_equal, layer.get_weights(), reversed(before)))
+
+
 def test_set_weights_checks_all_arrays_before_it_changes_a_weight():
     dense = Dense(3)
     dense.build((None, 2))

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from padless._torch_compat import write_count
@@ -47,8 +48,20 @@ def to_device(x: Tensor | NDArray[Any], device: torch.device | str) -> Tensor:
     if target.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(target)
     if target.type == "cuda":
-        tensor = tensor.pin_memory()
+        is_shared = tensor.is_pinned()  # then `pin_memory` returns it, and its owner may write to it during the copy
+        tensor = torch.empty_like(tensor, pin_memory=True).copy_(tensor) if is_shared else tensor.pin_memory()
     return tensor.to(target, non_blocking=target.type != "mps")  # MPS may read after `tensor` is freed
+
+
+def memory_of(x: Tensor) -> tuple[str, int]:
+    """Return what identifies the memory of a tensor; all views of one memory have the same.
+
+    Two tensors may share one NumPy array, so on the CPU it is the address. Other tensors may have no address.
+    """
+    storage = x.untyped_storage()
+    return (
+        ("address", storage.data_ptr()) if type(x) in (Tensor, nn.Parameter) else ("storage", StorageWeakRef(storage).cdata)
+    )
 
 
 def to_host(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from padless.callbacks import CallbackList, Results
 from padless.data.batch import Batch
 from padless.data.batch_structure import pack_x_y_sample_weight
 from padless.errors import DataError
+from padless.ragged.device import memory_of
 from padless.ragged.row_names import naming_rows
 from padless.trainers.nested_runs import running_epoch
 from padless.trainers.trainable_model import TrainableModel
@@ -118,17 +119,12 @@ def predict_epoch(
 
 def _copy_views(outputs: BatchTree, x: BatchTree) -> BatchTree:
     """Return outputs that do not share memory with the inputs, which a generator may fill again for the next batch."""
-    input_memory = {_memory_of(tensor) for tensor in pytree.tree_leaves(x) if isinstance(tensor, Tensor)}
+    input_memory = {memory_of(tensor) for tensor in pytree.tree_leaves(x) if isinstance(tensor, Tensor)}
 
     def copy_view(output: object) -> object:
-        return output.clone() if isinstance(output, Tensor) and _memory_of(output) in input_memory else output
+        return output.clone() if isinstance(output, Tensor) and memory_of(output) in input_memory else output
 
     return pytree.tree_map(copy_view, outputs)
-
-
-def _memory_of(tensor: Tensor) -> int:
-    """Return the address of the memory that a tensor is a view of."""
-    return tensor.untyped_storage().data_ptr()
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

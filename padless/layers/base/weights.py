@@ -29,6 +29,7 @@ from padless.graph.deferred_weights import deferred_weights
 from padless.graph.shape_inference import building_weights
 from padless.graph.symbolic import in_shape_inference, leaves
 from padless.initializers import InitializerFunction
+from padless.ragged.device import memory_of
 from padless.ragged.masked_array import refuse_masked_array
 from padless.regularizers import RegularizerFunction
 from padless.types import ConstraintLike, DTypeLike, InitializerLike, RegularizerLike, Shape, TensorTree
@@ -297,7 +298,9 @@ class WeightContainer(nn.Module):
                     f"Weight {number} of {self.name!r} has shape {tuple(target.shape)}; got an array of shape "
                     f"{tuple(value.shape)}."
                 )
+        memory = set(map(memory_of, targets))
         with torch.no_grad():
+            values = [v.clone() if memory_of(v) in memory else v for v in values]  # views of weights
             for target, value in zip(targets, values, strict=True):
                 target.copy_(value)
 
