@@ -230,3 +230,118 @@ def test_bad_parquet_columns_and_files_raise_before_the_model_changes(tmp_path):
         with pytest.raises(kind, match=message):
             model.fit(make(), verbose=0, **kwargs)
     assert unchanged(model, before)
+
+
+# ---------------------------------------------------------------------------------------------------- one label too many
+
+LISTS, LABELS = [[1, 2], [3]], [[0, 1], [1]]
+
+
+def step_model(pooled=False, loss="sparse_categorical_crossentropy"):
+    layers = padless.layers
+    pooling = [layers.GlobalAveragePooling1D()] if pooled else []
+    model = padless.Sequential([layers.Embedding(9, 4, mask_zero=True), *pooling, layers.Dense(3, activation="softmax")])
+    model.compile("sgd", loss)
+    model([[1]])
+    return model
+
+
+def assert_refused_before_training(model, run, error, message):
+    weights = model.get_weights()
+    with pytest.raises(error, match=message):
+        run()
+    assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("form", ["lists", "tuples", "arrays", "generator"])
+@pytest.mark.parametrize("labels", [[[0, 1], [1, 2]], [[0], [1]], [[0, 1], []]])
+def test_a_list_needs_one_label_for_each_step(labels, form):
+    row_type = {"tuples": tuple, "arrays": lambda row: np.array(row, int)}.get(form, list)
+    model, x, y = step_model(), [row_type(row) for row in LISTS], [row_type(row) for row in labels]
+    data = (x, y) if form != "generator" else (iter([(x, y)]),)
+    errors = (DataError, ShapeError)
+    assert_refused_before_training(model, lambda: model.fit(*data, verbose=0), errors, "row [01]")
+    if form != "generator":
+        assert_refused_before_training(model, lambda: model.evaluate(*data, verbose=0), errors, "row [01]")
+        with pytest.raises(ShapeError, match="row [01]|one entry"):
+            padless.losses.SparseCategoricalCrossentropy()(y, model(LISTS))
+        with pytest.raises(ShapeError, match="row [01]|one entry"):
+            padless.metrics.SparseCategoricalAccuracy()(y, model(LISTS))
+
+
+def test_labels_of_lists_are_for_all_steps_or_for_the_real_ones():
+    model, x = step_model(), [[1, 0], [3]]
+    one = model.evaluate(x, [[0], [1]], verbose=0)
+    assert model.evaluate(x, [[0, 2], [1]], verbose=0) == pytest.approx(one)
+    loss = padless.losses.SparseCategoricalCrossentropy()
+    assert loss([[0, 2], [1]], model(x)).item() == pytest.approx(one, rel=1e-6)
+    assert_refused_before_training(model, lambda: model.fit(x, [[0, 2], [1, 2]], verbose=0), DataError, "row 1")
+    padded = model.evaluate(np.array([[1, 0], [3, 0]]), [[0, 2], [1, 2]], verbose=0)  # a padded array has padded labels
+    assert padded == pytest.approx(one, rel=1e-6)
+
+
+def test_weights_and_masks_of_lists_have_one_entry_for_each_step():
+    model = step_model()
+    for weights in ([[1.0, 1], [1, 9]], [[1.0, 1], []]):
+        assert_refused_before_training(
+            model, lambda w=weights: model.fit(LISTS, LABELS, sample_weight=w, verbose=0), (DataError, ShapeError), "row 1"
+        )
+        with pytest.raises(ShapeError, match="row 1"):
+            padless.losses.SparseCategoricalCrossentropy()(LABELS, model(LISTS), sample_weight=weights)
+    model.fit(LISTS, LABELS, sample_weight=[[1.0], [2.0]], verbose=0)  # weights of sequences
+    for mask in ([[1, 1], [1, 1]], np.ones((2, 2)), [[1, 1], []]):
+        assert_refused_before_training(model, lambda m=mask: model.fit(LISTS, LABELS, mask=m, verbose=0), MaskError, "row 1")
+    for arguments in ({"mask": np.ones((2, 2))}, {"lengths": [2, 2]}):
+        with pytest.raises(MaskError, match="step 1 of row 1.*1 steps"):
+            padless.pack(LISTS, **arguments)
+    assert padless.pack(LISTS, mask=[[0, 1], [1, 0]]).values.tolist() == [2, 3]
+
+
+def test_targets_of_examples_have_one_length():
+    model = step_model(pooled=True, loss="mse")
+    assert_refused_before_training(model, lambda: model.fit(LISTS, LABELS, verbose=0), DataError, "row 1.*no steps")
+    model.fit(LISTS, [[0.0, 1, 0], [1, 0, 0]], verbose=0)
+
+
+# ---------------------------------------------------------------------------------------------------- CTC
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "row"),
+    [
+        ([[1, 2]] * 4 + [[]], [[1]] * 5, 4), ([[1, 2]] * 4 + [[1]], [[1, 2]] * 5, 4), ([[1, 2]], [[1, 1]], 0),
+        (np.array([[1, 2], [1, 0]]), np.array([[1, 2], [1, 2]]), 1),
+    ],
+)  # fmt: skip
+def test_ctc_refuses_sequences_without_enough_steps_before_training(x, y, row):
+    model = step_model(loss=padless.losses.CTC())
+    run = {"batch_size": 1, "shuffle": False, "verbose": 0}
+    assert_refused_before_training(model, lambda: model.fit(x, y, **run), DataError, f"row {row} on .*zero_infinity")
+    model.compile("sgd", padless.losses.CTC(zero_infinity=True))
+    assert np.isfinite(model.fit(x, y, **run).history["loss"]).all()
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_ctc_names_the_row_where_the_lengths_are_known_in_the_batch_only():
+    layers = padless.layers
+    x = padless.Input((None,))
+    steps = layers.Conv1D(4, 2, strides=2)(layers.Embedding(9, 4, mask_zero=True)(x))
+    model = padless.Model(x, layers.Dense(4)(steps))
+    model.compile("sgd", padless.losses.CTC())
+    with pytest.raises(DataError, match="row 1 on 1 real steps"):
+        model.fit([[1, 2, 3, 4], [1, 2]], [[1, 2], [1, 2]], verbose=0)
+
+
+def test_impossible_sequences_of_ctc_have_loss_and_gradient_zero():
+    logits = torch.randn(2, 2, 3, requires_grad=True)
+    labels = [[1], [1, 1]]
+    loss = padless.losses.CTC(reduction="none", zero_infinity=True)(labels, logits)
+    assert loss[0] > 0 and loss[1] == 0
+    loss.sum().backward()
+    assert logits.grad[0].any() and not logits.grad[1].any()
+    assert padless.losses.CTC(zero_infinity=True).get_config()["zero_infinity"] is True
+    reference = torch.nn.functional.ctc_loss(
+        logits.detach().log_softmax(-1).movedim(1, 0), torch.tensor([[1, 0], [1, 1]]), (2, 2), (1, 2),
+        reduction="none", zero_infinity=True,
+    )  # fmt: skip
+    torch.testing.assert_close(loss.detach(), reference)

@@ -180,8 +180,10 @@ def test_labels_of_merged_and_narrowed_masks_are_accepted():
     narrowed = Model(ids, Dense(1)(embed(ids)))
     narrowed.compile("sgd", "mse")
     assert np.isfinite(narrowed.fit([[1, 0, 2], [3]], [[1.0, 2.0], [1.0]], verbose=0).history["loss"][0])
-    with pytest.raises(DataError, match="3 labels in row 0, but its mask has 2"):
-        narrowed.fit([[1, 0, 2], [3]], [[1.0, 2.0, 3.0], [1.0]], verbose=0)
+    one_for_each_id = narrowed.evaluate([[1, 0, 2], [3]], [[1.0, 9.0, 2.0], [1.0]], verbose=0)
+    assert one_for_each_id == pytest.approx(narrowed.evaluate([[1, 0, 2], [3]], [[1.0, 2.0], [1.0]], verbose=0))
+    with pytest.raises(DataError, match="4 labels in row 0, but its mask has 2"):
+        narrowed.fit([[1, 0, 2], [3]], [[1.0, 2.0, 3.0, 4.0], [1.0]], verbose=0)
 
 
 def test_labels_of_merged_masks_in_a_user_defined_call_are_accepted():

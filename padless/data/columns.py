@@ -103,6 +103,12 @@ class RaggedColumn:
     def __len__(self) -> int:
         return self.num_examples
 
+    @property
+    def has_different_lengths(self) -> bool:
+        """Whether the rows differ in their number of steps."""
+        lengths = np.diff(self.offsets)
+        return bool(len(lengths)) and bool((lengths != lengths[0]).any())
+
     def read(self, rows: Rows) -> Packed:
         """Return some examples as a `Packed`."""
         examples = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows

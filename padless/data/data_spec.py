@@ -24,6 +24,8 @@ class DataSpec:
         output_names: Names of the outputs, the keys of a dictionary `y`. Empty if they are not known.
         takes_sequences: For each input, whether lists of equal lengths are sequences too. Otherwise they are an array.
             Missing entries are False.
+        outputs_have_steps: For each output, whether it has a mask, so that its targets are for steps. Missing entries are
+            False: not known.
     """
 
     num_inputs: int | None = None
@@ -31,6 +33,7 @@ class DataSpec:
     num_outputs: int | None = None
     output_names: Sequence[str] = ()
     takes_sequences: Sequence[bool] = ()
+    outputs_have_steps: Sequence[bool] = ()
 
     def complete(self, x: object, y: object, num_trained_inputs: int | None = None, num_losses: int = 1) -> DataSpec:
         """Return the spec with the unknown numbers and names derived from the data.

@@ -60,8 +60,8 @@ class Examples(NumberedExamples):
             raise ArgumentError("x is None. Give an array, a list of sequences, a Packed, or a dict of these.")
         inputs = read_columns("x", x, spec)
         self._inputs = inputs if mask is None else apply_masks(inputs, mask, spec.input_names)
-        self._targets = read_columns("y", y, spec)
-        self._weights = read_columns("sample_weight", sample_weight, spec)
+        self._targets = _lists_as_sequences(read_columns("y", y, spec), self._inputs, spec)
+        self._weights = _lists_as_sequences(read_columns("sample_weight", sample_weight, spec), self._inputs, spec)
         leaves = [column for tree in (self._inputs, self._targets, self._weights) for column in column_leaves(tree)]
         super().__init__(_common_length(leaves))
         self._inputs = _as_wide_as(self._inputs, self._targets, self._weights)
@@ -90,8 +90,9 @@ class Examples(NumberedExamples):
         """Return the examples for a model that was built after they were read. The columns are shared, not read again."""
         examples = copy(self)
         examples._inputs = fit_to_spec("x", self._inputs, spec)
-        examples._targets = fit_to_spec("y", self._targets, spec)
-        examples._weights = fit_to_spec("sample_weight", self._weights, spec)
+        weights = fit_to_spec("sample_weight", self._weights, spec)
+        examples._targets = _lists_as_sequences(fit_to_spec("y", self._targets, spec), examples._inputs, spec)
+        examples._weights = _lists_as_sequences(weights, examples._inputs, spec)
         examples._inputs = _as_wide_as(examples._inputs, examples._targets, examples._weights)
         return examples
 
@@ -130,6 +131,31 @@ def _common_length(columns: Sequence[Column]) -> int:
     if len(first) == 0:
         raise DataError(f"{first.name} holds 0 examples. Expected at least one.")
     return len(first)
+
+
+def _lists_as_sequences(columns: ColumnTree, inputs: ColumnTree, spec: DataSpec) -> ColumnTree:
+    """Return lists of equal lengths, for outputs with steps, as sequences if the inputs are lists of different lengths.
+
+    As a padded array, a list that is too long would lose the labels that its input has no step for.
+    """
+    came_without_padding = any(
+        isinstance(column, RaggedColumn) and column.kind == "list" and column.has_different_lengths
+        for column in column_leaves(inputs)
+    )
+    if not came_without_padding:
+        return columns
+    flags = dict(enumerate(spec.outputs_have_steps)) | dict(zip(spec.output_names, spec.outputs_have_steps, strict=False))
+
+    def convert(key: int | str, column: Column | None) -> Column | None:
+        if not isinstance(column, DenseColumn) or column.source.ndim < 2 or column.source.shape[1] < 2:
+            return column
+        return column.as_sequences() if flags.get(key, False) else column
+
+    if isinstance(columns, dict):
+        return {key: convert(key, column) for key, column in columns.items()}
+    if isinstance(columns, list):
+        return [convert(number, column) for number, column in enumerate(columns)]
+    return convert(0, columns)
 
 
 def _as_wide_as(inputs: ColumnTree, *others: ColumnTree) -> ColumnTree:

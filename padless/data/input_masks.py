@@ -15,6 +15,7 @@ from padless.data.columns import Column, DenseColumn, read_all
 from padless.data.containers import read_column
 from padless.data.torch_formats import read_packed
 from padless.errors import ArgumentError, DataError, MaskError
+from padless.ragged.mask import as_mask
 from padless.ragged.packed import Packed, pack_shared
 from padless.ragged.row_names import row_name
 
@@ -94,7 +95,10 @@ def read_mask(column_name: str, container: object) -> InputMask:
 def mask_column(column: Column, mask: InputMask) -> Column:
     """Return a column with the steps that are real by its mask too. `predict` answers in the kind of the column."""
     data = read_all(column)
-    masked = read_packed(column.name, pack_shared(data, mask=_align(column.name, mask, data)))
+    steps = _align(column.name, mask, data)
+    if isinstance(data, Packed) and data.index.given_lengths is not None and not isinstance(steps, Packed):
+        _check_marked_steps(column.name, steps, data)
+    masked = read_packed(column.name, pack_shared(data, mask=steps))
     return replace(masked, kind=column.kind, sequence_source=column.sequence_source)
 
 
@@ -139,6 +143,20 @@ def _fits(column: Column, mask: InputMask) -> bool:
     except MaskError:
         return False
     return isinstance(steps, Packed) or tuple(steps.shape) == tuple(data.shape[: steps.ndim])
+
+
+def _check_marked_steps(column_name: str, steps: NDArray[np.generic] | Tensor, data: Packed) -> None:
+    """Raise `MaskError` if a mask marks a step that a sequence does not have."""
+    marked = as_mask(steps, tuple(data.shape), f"the mask of {column_name}")
+    if marked.shape != data.index.mask.shape:
+        return
+    missing = np.argwhere(marked & ~data.index.mask)
+    if len(missing):
+        row, step = missing[0]
+        raise MaskError(
+            f"The mask of {column_name} marks step {step} of row {row} as real, but the data have {data.index.lengths[row]} "
+            f"steps there. Expected one entry for each step."
+        )
 
 
 def _align(column_name: str, mask: InputMask, data: Tensor | Packed) -> Steps:

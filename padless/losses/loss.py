@@ -23,6 +23,7 @@ from padless.kernels.fixed_order_sum import sum_in_fixed_order
 from padless.ragged.alignment import (
     align_targets,
     broadcast_weights,
+    check_given_lengths,
     host_copy_may_be_invalid,
     is_unweighted,
     sequence_weights,
@@ -358,7 +359,10 @@ class Loss:
         if isinstance(y_true, Packed):
             same_batch = y_true.index.shape[0] == index.shape[0]
             same_lengths = same_batch and (y_true.index.lengths == index.lengths).all()
-            return Packed(y_true.values, index).unpack() if same_lengths else y_true.unpack()
+            if same_lengths:
+                return Packed(y_true.values, index).unpack()
+            check_given_lengths(y_true.index.lengths, index, "y_true")
+            return y_true.unpack()
         has_same_grid = tuple(y_true.shape[: len(index.grid)]) == index.grid
         return pack_shared(y_true, like=index).unpack() if has_same_grid else y_true
 

@@ -204,7 +204,8 @@ class Model(Trainer, Layer):
         input_names = input_names_of(function)
         output_names = self._output_names_if_known() or []
         takes_sequences = [symbol.ndim > 1 and symbol.shape[1] is None for symbol in function.input_symbols]
-        return DataSpec(len(input_names), input_names, len(output_names), output_names, takes_sequences)
+        have_steps = [symbol.masked for symbol in function.output_symbols]
+        return DataSpec(len(input_names), input_names, len(output_names), output_names, takes_sequences, have_steps)
 
     def _complete_data_spec(self, x: object, y: object) -> DataSpec:
         """Return the spec of the model. What it does not say follows from the containers of inputs and targets."""

@@ -28,7 +28,7 @@ from padless.ragged.alignment import (
 )
 from padless.ragged.index import Index, Ints
 from padless.ragged.mask import check_columns
-from padless.ragged.packed import Packed, gather_real_steps
+from padless.ragged.packed import Packed, first_difference, gather_real_steps
 from padless.ragged.row_names import naming_rows, row_name
 from padless.trainers.compile_utils import CompiledObjective, OutputObjective
 from padless.trainers.trainable_model import TrainableModel
@@ -152,9 +152,21 @@ def _check_targets(
         if index is not None and isinstance(weight, Packed):
             subject = f"sample weights of output {output.name!r}"
             _check_lengths(weight.index.lengths, index.lengths, subject, "weights")
+        if isinstance(target, Packed) and not info.num_step_axes and len(info.shape) == 2 and info.shape[1] is not None:
+            _check_targets_of_examples(target, output)
         rows = _target_rows(target, index, output)
         if rows is not None and None not in info.shape[-1:]:
             _check_labels(rows, weights_of_steps, info, output, index)
+
+
+def _check_targets_of_examples(target: Packed, output: OutputObjective) -> None:
+    """Refuse sequences of different lengths as targets of an output without steps."""
+    row = first_difference(target.index.lengths, np.full_like(target.index.lengths, target.index.lengths[:1].sum()))
+    if row < len(target.index.lengths):
+        raise DataError(
+            f"The targets of output {output.name!r} have {target.index.lengths[row]} entries in {row_name(row)}, and "
+            f"{target.index.lengths[0]} in other rows. The output has no steps. Expected the same number for all."
+        )
 
 
 def _check_whole_sequences(
