@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from padless.callbacks import History
 from padless.callbacks.progress_bar import ProgressBar
@@ -32,6 +31,7 @@ from padless.losses import SparseCategoricalCrossentropy
 from padless.models import Model, Sequential, load_model
 from padless.optimizers.optimizers import Adam
 from padless.ragged.packed import Packed
+from padless.saving import safetensors_io
 
 METADATA = "padless.demo"  # the key under which a saved highlighter has its characters and classes
 
@@ -196,10 +196,9 @@ class Highlighter:
     def save(self, path: Path) -> None:
         """Write the model and its characters to one safetensors file, which `padless.load_model` reads as well."""
         self.model.save(path)
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-        metadata[METADATA] = json.dumps({"characters": self.characters, "classes": CLASSES})
-        save_file(load_file(path), path, metadata)
+        arrays, config = safetensors_io.read(path)
+        text = json.dumps({"characters": self.characters, "classes": CLASSES})
+        safetensors_io.write(path, arrays, config, {METADATA: text})
 
     @staticmethod
     def load(path: Path) -> Highlighter:

@@ -118,13 +118,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: JsonValue = None) -> None:
+def write(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Tensor],
+    config: JsonValue = None,
+    more_metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write arrays and a config to one safetensors file, with a checksum that `read` verifies.
 
     Args:
         path: The file. An existing file is replaced.
         arrays: The arrays, by name.
         config: JSON values.
+        more_metadata: Texts of the caller, by their keys in the metadata.
 
     Raises:
         ArgumentError: The config or the header is too large to be read again.
@@ -132,7 +138,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Tensor], config: Js
         NotWritten: The folder is not writable, or the disk is full.
     """
     host_arrays = _to_host(arrays)
-    metadata = {FORMAT_KEY: str(FORMAT)}
+    metadata = {**(more_metadata or {}), FORMAT_KEY: str(FORMAT)}
     if config is not None:
         metadata[CONFIG_KEY] = json_text.encode(config)
     metadata[CHECKSUM_KEY] = _checksum(host_arrays, metadata)
