@@ -170,8 +170,9 @@ def tensor_from_numpy(array: NDArray[np.generic]) -> Tensor:
     """
     if array.dtype.kind == "f":
         default_float = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-        with np.errstate(over="ignore"):  # infinity for large numbers, as torch
-            array = array.astype(default_float, copy=False)
+        if array.dtype != default_float:
+            with np.errstate(over="ignore"):  # infinity for large numbers, as torch
+                array = array.astype(default_float)
     return tensor_of(array)
 
 

@@ -14,7 +14,7 @@ from padless.data.arrays import as_number_tensor, as_numbers
 from padless.data.columns import Column, DenseColumn, Kind, RaggedColumn, tensor_from_numpy
 from padless.data.foreign_types import is_instance
 from padless.errors import DataError
-from padless.ragged.numeric import shorten
+from padless.ragged.numeric import array_of, shorten
 from padless.ragged.row_names import row_name
 
 Row: TypeAlias = "Tensor | NDArray[np.generic]"
@@ -82,6 +82,10 @@ def _read_row(name: str, number: int, row: object) -> Row:
     def place(index: tuple[int, ...]) -> str:
         return f"step {index[0]} of {row_name(number)}" if index else row_name(number)
 
+    if isinstance(row, list):
+        array = array_of(row)
+        if array is not None and array.ndim == 1 and array.dtype.kind in "bi":  # the usual case, without a closer look
+            return array
     if isinstance(row, Tensor):
         return as_number_tensor(f"{name}[{number}]", row, place)
     return as_numbers(f"{name}[{number}]", row, place)

@@ -87,7 +87,9 @@ class MapDatasetAdapter(NumberedExamples):
         num_rows = min(num_rows, len(self))
         if self._head is None or len(self._head) < num_rows:
             self._head = without_random_numbers(lambda: self._read_examples(slice(self._first, self._first + num_rows)))
-        return self._head.batch(slice(0, num_rows))
+        batch = self._head.batch(slice(0, num_rows))
+        batch.row_names = lambda row: f"row {self._first + row}"
+        return batch
 
     def part(self, start: int, stop: int) -> Self:
         """Return the examples from `start` to `stop`. The Dataset is shared."""
