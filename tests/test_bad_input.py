@@ -158,7 +158,7 @@ def test_rows_are_counted_from_the_first_example():
     model = trained(graph)
     x = np.ones((5000, 2), int)
     x[4999, 1] = 9
-    with pytest.raises(DataError, match=r"row 903\..*counted from 4096"):
+    with pytest.raises(DataError, match=r"row 4999\."):
         model.fit(x, np.zeros((5000, 2)), verbose=0)
     lists = [[1]] * 5000
     with pytest.raises(DataError, match="2 labels in row 4998"):
