@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from padless._torch_compat import pytree
 from padless.errors import ArgumentError, ShapeError
 from padless.graph.symbolic import SymbolicTensor, leaves, map_leaves, shape_inference_mode
-from padless.layers.base.layer import Layer, get
+from padless.layers.base.layer import Layer
 from padless.layers.base.mask_creation import MaskCreatingLayer, dry_run_masks
 from padless.layers.base.mask_recorder import record_mask
 from padless.layers.base.mask_rule import CallSpec, apply_explicit_mask, call_spec_of
@@ -28,6 +28,7 @@ from padless.ragged.index import Index, Ints
 from padless.ragged.mask import intersect_with_mask
 from padless.ragged.packed import Packed, gather_real_steps
 from padless.registry import register
+from padless.saving.serialization import deserialize
 from padless.types import ConfigLike, LayerOptions, MaskTree, Shape, ShapeTree, StepTensor, TensorTree
 
 
@@ -56,7 +57,7 @@ class TimeDistributed(Layer):
         super().__init__(**kwargs)
         if not isinstance(layer, nn.Module | dict):
             raise ArgumentError(f"TimeDistributed applies a layer to each step; got {layer!r}.")
-        self.layer: Layer = as_layer(get(layer) if isinstance(layer, dict) else layer)
+        self.layer: Layer = as_layer(deserialize(layer, ("layer", "module")) if isinstance(layer, dict) else layer)
         self._replace_unbuilt_parameters()  # the weights belong to the inner layer, which reports itself if unbuilt
 
     if TYPE_CHECKING:  # unlike most layers it returns a Packed for a tensor, if it finds masked steps
