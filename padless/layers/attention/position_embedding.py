@@ -138,7 +138,7 @@ class PositionEmbedding(_PositionLayer):
     Example:
         >>> from padless import pack
         >>> layer = PositionEmbedding(4, initializer="ones")
-        >>> layer(pack(torch.zeros(1, 3, 2), [[0, 1, 1]])).numpy().tolist()
+        >>> layer(pack(torch.zeros(1, 3, 2), [[0, 1, 1]])).detach().numpy().tolist()
         [[[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]]
     """
 

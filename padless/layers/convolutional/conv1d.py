@@ -153,7 +153,7 @@ class Conv1D(Convolution):
     Example:
         >>> from padless import pack
         >>> conv = Conv1D(1, 2, kernel_initializer="ones")
-        >>> conv(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]], [[6.0]]])).numpy().squeeze(-1).tolist()
+        >>> conv(pack([[[1.0], [2.0], [3.0]], [[4.0], [5.0]], [[6.0]]])).detach().numpy().squeeze(-1).tolist()
         [[3.0, 5.0], [9.0, 0.0], [0.0, 0.0]]
     """
 
@@ -513,7 +513,7 @@ class Conv1DTranspose(Convolution):
     Example:
         >>> from padless import pack
         >>> conv = Conv1DTranspose(1, 2, strides=2, kernel_initializer="ones")
-        >>> conv(pack([[[1.0], [2.0]], [[3.0]]])).numpy().squeeze(-1).tolist()
+        >>> conv(pack([[[1.0], [2.0]], [[3.0]]])).detach().numpy().squeeze(-1).tolist()
         [[1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 0.0, 0.0]]
     """
 

@@ -62,7 +62,7 @@ class AttentionPooling1D(Layer):
         >>> from padless import pack
         >>> pool = AttentionPooling1D(query_initializer="zeros")
         >>> pooled, scores = pool(pack([[[1.0], [3.0]], [[5.0]]]), return_attention_scores=True)
-        >>> pooled.tolist(), scores.numpy().tolist()
+        >>> pooled.tolist(), scores.detach().numpy().tolist()
         ([[2.0], [5.0]], [[0.5, 0.5], [1.0, 0.0]])
     """
 
