@@ -11,6 +11,8 @@ from padless.data import Batching, read
 from padless.data.parquet_pages import ColumnChunk, DamagedHeader, Page, check_pages
 from padless.errors import ArgumentError, DataError
 
+pytestmark = pytest.mark.slow
+
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
 IDS = [[i % 4 + 1] * (i % 3 + 1) for i in range(40)]

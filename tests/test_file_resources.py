@@ -17,6 +17,8 @@ from padless.registry import register
 from padless.saving import safetensors_io
 from padless.saving.serialization import serialize
 
+pytestmark = pytest.mark.slow
+
 MAX_SECONDS, MAX_MEBIBYTES = 5, 64  # loose: other programs may run
 
 

@@ -12,6 +12,8 @@ from padless.errors import ArgumentError
 from padless.layers import LSTM, Dense, Dropout, Embedding
 from padless.metrics import Mean, Metric, SparseCategoricalAccuracy
 
+pytestmark = pytest.mark.slow
+
 IDS = np.array([[1, 2, 0], [3, 4, 1], [2, 0, 0], [4, 4, 4], [1, 1, 2], [3, 0, 0]])
 TAGS = np.array([[0, 1, 2], [2, 1, 0], [1, 1, 1], [0, 0, 2], [1, 2, 0], [2, 2, 2]])
 OTHER_IDS, OTHER_TAGS = IDS[::-1, ::-1].copy(), TAGS[::-1].copy()

@@ -16,6 +16,8 @@ from padless import layers as L
 from padless.kernels.native import library
 from padless.ragged.index import Index
 
+pytestmark = pytest.mark.slow
+
 SIZES = (1, 2, 3, 7, 8, 13, 17, 31, 100, 257)
 PAIRS = [(size, SIZES[(7 * number + 3) % 10]) for number, size in enumerate(SIZES)]  # each size on both sides
 MASK = np.array([[1, 1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0, 0]], dtype=bool)

@@ -25,6 +25,8 @@ from padless.layers.base.layer import compiled_calls
 from padless.layers.base.weights import structure_lock
 from padless.ragged.index import Index
 
+pytestmark = pytest.mark.slow
+
 THREADS = 8
 IDS = np.array([[3, 1, 4, 0, 0], [1, 5, 0, 2, 0], [0, 0, 0, 0, 0], [2, 6, 5, 3, 5]])
 LABELS = np.array([0, 1, 1, 0])

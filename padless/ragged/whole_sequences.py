@@ -106,9 +106,10 @@ def _join(args: Args, kwargs: Kwargs) -> Packed | None:
     columns_agree = all(part.index.columns_agree for part in packed)
     index = Index.from_mask(np.concatenate([part.index.mask for part in packed]), mask_source, columns_agree)
     gap_values = None
-    if all(part.gap_values is not None for part in packed):
+    rows = [part.gap_values for part in packed if part.gap_values is not None]
+    if len(rows) == len(packed):
         one_for_each_gap = all(_rows_of_gaps(part) == part.index.num_gaps for part in packed)
-        gap_values = torch.cat([part.gap_values if one_for_each_gap else part.gap_values_per_cell() for part in packed])  # pyright: ignore[reportArgumentType, reportCallIssue] - none is None
+        gap_values = torch.cat(rows if one_for_each_gap else [part.gap_values_per_cell() for part in packed])
     return Packed(torch.cat([part.values for part in packed]), index, gap_values)
 
 

@@ -6,6 +6,8 @@ import pytest
 from fuzz.kernels import run_case
 from padless.kernels.native import library
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(library.get_library() is None, reason="there are no compiled kernels")
 def test_kernels_equal_the_reference_and_refuse_a_forged_index(monkeypatch):

@@ -6,6 +6,8 @@ pytest.importorskip("pyarrow.parquet")
 
 from fuzz.parquet_files import run_case
 
+pytestmark = pytest.mark.slow
+
 
 def test_damaged_files_are_refused_or_read_as_before():
     outcomes = [run_case(seed) for seed in range(60)]

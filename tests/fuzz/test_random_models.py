@@ -10,6 +10,8 @@ from fuzz._model_programs import Input, Line, Program, draw_program
 from fuzz.random_models import Case, Data, Failure, Violation
 from padless.registry import entries
 
+pytestmark = pytest.mark.slow
+
 ABSTRACT = {"Layer"}  # nothing to run
 
 
