@@ -42,3 +42,12 @@ def reset_names_and_random_numbers():
     """Give each test the same names of layers and the same random numbers."""
     padless.clear_session()
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def restore_registrations():
+    """Remove what a test registers or replaces in `get_custom_objects()`."""
+    registered = dict(padless.saving.get_custom_objects())
+    yield
+    padless.saving.get_custom_objects().clear()
+    padless.saving.get_custom_objects().update(registered)

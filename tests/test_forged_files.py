@@ -20,6 +20,8 @@ from padless.layers import GRU, RNN, Bidirectional, Dense, Embedding, Layer, Mas
 from padless.saving import get_custom_objects, json_text, register_keras_serializable
 from padless.saving import safetensors_io as archive
 
+pytestmark = pytest.mark.usefixtures("restore_registrations")
+
 
 def small_model():
     return Sequential([Input((None, 3)), Dense(2, name="dense")], name="small")
@@ -28,14 +30,6 @@ def small_model():
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def restore_registrations():
-    registered = dict(get_custom_objects())
-    yield
-    get_custom_objects().clear()
-    get_custom_objects().update(registered)
 
 
 def parts_of(content: bytes):

@@ -1,12 +1,11 @@
 """Graphs: shape inference by probes, replay of calls, lost masks, and gap values where the padded grid is read."""
 
-import sys
-import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from concurrency import run_in_threads
 
 import padless
 from padless import Input, Model, Packed, layers, pack
@@ -417,20 +416,5 @@ def test_the_real_steps_of_the_last_call_are_counted():
 
 
 def test_eight_threads_get_different_names():
-    names, start = [], threading.Barrier(8)
-
-    def run():
-        start.wait()
-        names.extend([auto_name("thread_test") for _ in range(500)])
-
-    threads = [threading.Thread(target=run) for _ in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    names = [name for part in run_in_threads([lambda: [auto_name("thread_test") for _ in range(500)]] * 8) for name in part]
     assert len(set(names)) == 4000

@@ -1,13 +1,13 @@
 """Index against plain loops over the grid, masks in every container, and gathers and scatters against torch's indexing."""
 
 import copy
+import functools
 import pickle
-import sys
-import threading
 
 import numpy as np
 import pytest
 import torch
+from concurrency import run_in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -281,26 +281,8 @@ def test_the_orders_of_both_directions_are_cached():
 
 def in_eight_threads(function):
     """Call a function with the number of the thread in eight threads that start together, and return the errors."""
-    errors, start = [], threading.Barrier(8)
-
-    def run(number):
-        start.wait()
-        try:
-            function(number)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    return errors
+    results = run_in_threads([functools.partial(function, number) for number in range(8)])
+    return [result for result in results if isinstance(result, BaseException)]
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from padless.saving.serialization import (
     serialize,
 )
 
+pytestmark = pytest.mark.usefixtures("restore_registrations")
+
 KIND = "kind of these tests"
 
 
@@ -44,14 +46,6 @@ def quarter_of_these_tests(x):
 @register("second " + KIND)
 class Second(Blob):
     pass
-
-
-@pytest.fixture(autouse=True)
-def restore_registrations():
-    registered = dict(get_custom_objects())
-    yield
-    get_custom_objects().clear()
-    get_custom_objects().update(registered)
 
 
 json_values = st.recursive(

@@ -154,8 +154,7 @@ class BackupAndRestore(Callback):
         for position, (_, path) in enumerate(backups):
             try:
                 arrays, plain = safetensors_io.read(path)
-                # Copied, since a mapped file that becomes shorter ends the process.
-                return state_tree.join_arrays(plain, {name: array.clone() for name, array in arrays.items()})
+                return state_tree.join_arrays(plain, arrays)
             except PadlessError as error:
                 older = [os.fspath(other) for _, other in backups[position + 1 :]]
                 if not older:

@@ -349,31 +349,10 @@ def pack(
     lengths: ArrayLike | None = None,
     like: Packed | Index | None = None,
 ) -> Packed:
-    """Gather the real steps of a padded array, or of a list of sequences. `padless.pack` reads other containers, too.
+    """Gather the real steps of a padded array, of a list of sequences, or of a `Packed`.
 
-    At most one of `mask`, `lengths` and `like` says which steps are real. Without any, all steps are real. What the
-    array contains at masked steps has no effect. The steps of arrays and lists are copied, so later changes of these have
-    no effect. The values of a `Packed` are shared.
-
-    Args:
-        values: a padded array `(B, T, ...)`, a list of sequences of different lengths, or a `Packed`. A mask keeps the
-            steps of a `Packed` that it marks, too. Masked steps of a NumPy masked array are not real.
-        mask: the boolean grid `(B, T)`, True at real steps.
-        lengths: `(B,)`, the number of real steps of each right-padded row.
-        like: a `Packed` or an `Index`; the result has its steps. Sequences must have its lengths. A `Packed` that has
-            more steps on the same grid is reduced to them.
-
-    Raises:
-        DataError: if the data are not numbers.
-        MaskError: if the mask does not fit the data, or if more than one of the three is given. Also for an array that
-            is to be packed like a slice of time whose steps are at other columns than in a slice of the array.
-        ShapeError: if lengths or shapes do not fit.
-
-    Example:
-        >>> pack([[1, 2], [3]]).index.num_steps
-        3
-        >>> pack(np.zeros((2, 3, 5)), lengths=[3, 1]).values.shape
-        torch.Size([4, 5])
+    The arguments and errors are those of `padless.pack`, which reads other containers, too. Masked steps of a NumPy masked
+    array are not real.
     """
     index = like.index if isinstance(like, Packed) else like
     if index is not None and not isinstance(values, Packed | list | tuple):
