@@ -2067,7 +2067,7 @@ GRAPH = [
     Fault(
         "a weight in a file may be larger than the arrays of the file",
         "graph/deferred_weights.py",
-        "sum(self._sizes.values()) > 2 * self.num_elements + _SPARE_ELEMENTS",
+        "self._total_size > 2 * self.num_elements + _SPARE_ELEMENTS",
         "False",
         "tests/test_file_resources.py",
         function="DeferredWeights._check_sum",

@@ -31,6 +31,7 @@ class DeferredWeights:
     def __init__(self, num_elements: int) -> None:
         self.num_elements = num_elements
         self._sizes: dict[tuple[int, str], int] = {}  # of the weights so far, by the identity of the layer and the name
+        self._total_size = 0
         self.size_limit_mode = SizeLimitMode(_SPARE_ELEMENTS // 16)
 
     def new(self, layer: nn.Module, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -39,7 +40,7 @@ class DeferredWeights:
         Raises:
             ShapeError: the file has no arrays of this size.
         """
-        self._sizes[id(layer), name] = math.prod(shape)
+        self._add((id(layer), name), math.prod(shape))
         self._check_sum(f"Weight {name!r} of shape {tuple(shape)}")
         return torch.zeros(tuple(shape), dtype=dtype)
 
@@ -50,13 +51,19 @@ class DeferredWeights:
             ShapeError: the file has no arrays of this size.
         """
         missing = {id(weight): weight for weight in weights if weight.is_meta}
-        self._sizes |= {(0, str(key)): weight.numel() for key, weight in missing.items()}
+        for key, weight in missing.items():
+            self._add((0, str(key)), weight.numel())
         self._check_sum(f"The weights of shapes {[tuple(weight.shape) for weight in missing.values()]}")
         for weight in missing.values():
             place_array(weight, torch.zeros(tuple(weight.shape), dtype=weight.dtype))
 
+    def _add(self, key: tuple[int, str], size: int) -> None:
+        """Count a weight; one with the key of an earlier weight replaces it."""
+        self._total_size += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+
     def _check_sum(self, last_weight: str) -> None:
-        if sum(self._sizes.values()) > 2 * self.num_elements + _SPARE_ELEMENTS:
+        if self._total_size > 2 * self.num_elements + _SPARE_ELEMENTS:
             raise ShapeError(
                 f"{last_weight} needs more numbers than the file has, whose arrays have {self.num_elements} numbers. The "
                 f"config does not belong to these arrays."
@@ -73,18 +80,16 @@ def deferred_weights() -> DeferredWeights | None:
 
 @contextmanager
 def deferring_weights(num_elements: int) -> Iterator[None]:
-    """Build the models in this context without initial values.
+    """Build the models in this context without initial values. `padless.models.loading` restores the random state.
 
     Args:
         num_elements: the number of elements of the arrays that the weights get afterwards.
     """
     token = _deferred.set(DeferredWeights(num_elements))
-    random_state = torch.get_rng_state()  # modules of torch draw initial values, which the arrays replace
     try:
         with limited_plans():
             yield
     finally:
-        torch.set_rng_state(random_state)
         _deferred.reset(token)
 
 
