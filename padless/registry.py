@@ -91,6 +91,16 @@ def base_of(kind: str, required: bool = True) -> Callable[[RegisteredClass], Reg
     return enter
 
 
+def is_of_padless(definition: object) -> bool:
+    """Return whether a class or function is defined in padless, not by a user or another library.
+
+    Example:
+        >>> is_of_padless(snake_case), is_of_padless(len)
+        (True, False)
+    """
+    return (getattr(definition, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]
+
+
 def is_of_kind(definition: object, kind: str) -> bool:
     """Return whether a user-defined class or function can be of a kind.
 

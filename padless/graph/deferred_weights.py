@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from padless.errors import ShapeError
 from padless.graph.meta_mode import SizeLimitMode
 from padless.ragged.plan_limit import limited_plans
+from padless.registry import is_of_padless
 
 _SPARE_ELEMENTS = 1 << 20  # of weights that are created and not used, such as those of an attempt to build a layer
 
@@ -101,7 +102,7 @@ def limited_memory(layer_class: type | None = None) -> Iterator[None]:
         layer_class: the class whose code runs. The layers of padless create their tensors by `add_weight`.
     """
     deferred = deferred_weights()
-    if deferred is None or layer_class is not None and layer_class.__module__.partition(".")[0] == "padless":
+    if deferred is None or layer_class is not None and is_of_padless(layer_class):
         yield
         return
     with deferred.size_limit_mode:

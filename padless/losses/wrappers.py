@@ -13,10 +13,9 @@ from padless._torch_compat import LossModule as TorchLossModule
 from padless.errors import ArgumentError
 from padless.losses.base import check_class_ids, check_targets_are_finite
 from padless.losses.loss import Loss, Reduction, has_mask_argument
-from padless.registry import register
+from padless.registry import is_of_padless, register
 from padless.saving import serialization as saving
 
-_PACKAGE = __name__.partition(".")[0] + "."
 FUNCTION_KINDS = ("loss_function", "loss", "metric")  # of the registry, in the order in which names are looked up
 
 
@@ -64,7 +63,7 @@ class LossFunctionWrapper(Loss):
 
     @cached_property  # read for every batch
     def _is_of_padless(self) -> bool:
-        return (getattr(self.fn, "__module__", None) or "").startswith(_PACKAGE)
+        return is_of_padless(self.fn)
 
     def check_targets(self, y_true: Tensor, y_pred: Tensor) -> None:
         if self._is_of_padless:  # a function of a user may define what NaN means

@@ -19,9 +19,8 @@ from padless.losses.loss import Loss, WeightedSum
 from padless.metrics import metrics as metrics_module
 from padless.metrics.metric import Mean, Metric
 from padless.metrics.torchmetrics_adapter import TorchMetric
+from padless.registry import is_of_padless
 from padless.types import ArrayLike, BatchTree, LossLike, MetricLike
-
-_PACKAGE = __name__.partition(".")[0] + "."
 
 LossArgument: TypeAlias = "LossLike | Sequence[LossLike | None] | Mapping[str, LossLike | None] | None"
 """`loss` of `compile`: a loss, or for several outputs a list or a dictionary by output name."""
@@ -354,7 +353,7 @@ def _metrics_of(entries: Sequence[Metric | str]) -> Iterator[Metric]:
 
 def _may_keep_targets(metric: Metric) -> bool:
     """Return whether the code that updates a metric is not of padless: that of a user, or of torchmetrics."""
-    return isinstance(metric, TorchMetric) or not type(metric).__module__.startswith(_PACKAGE)
+    return isinstance(metric, TorchMetric) or not is_of_padless(type(metric))
 
 
 def _double(weight: Tensor | float) -> Tensor | float:

@@ -20,13 +20,12 @@ from padless.losses.wrappers import LossFunctionWrapper
 from padless.ragged.alignment import match_rank, sample_weights_for, target_rows
 from padless.ragged.index import Index
 from padless.ragged.packed import Packed
+from padless.registry import is_of_padless
 from padless.trainers.accumulation_group import AccumulationGroup
 from padless.trainers.compile_utils import CompiledObjective
 from padless.trainers.data_checks import ModelMaskInfo, OutputInfo
 from padless.trainers.trainable_model import TrainableModel
 from padless.types import BatchTree
-
-_PACKAGE = __name__.partition(".")[0] + "."
 
 
 def split_into_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -139,4 +138,4 @@ def _is_padless_loss(loss: Loss) -> bool:
     """Return whether the class of a loss and its function are part of padless."""
     function = loss.fn if isinstance(loss, LossFunctionWrapper) else loss
     owner = function if inspect.isroutine(function) else type(function)
-    return all((part.__module__ or "").startswith(_PACKAGE) for part in (owner, type(loss)))
+    return is_of_padless(owner) and is_of_padless(type(loss))

@@ -21,6 +21,7 @@ from padless.losses.loss import WeightedSum
 from padless.metrics.metric import MeanMetricWrapper, Metric
 from padless.metrics.torchmetrics_adapter import TorchMetric, load_torchmetric, save_torchmetric, torchmetrics_in
 from padless.metrics.variable import Variable
+from padless.registry import is_of_padless
 from padless.saving import state_checks as checks
 from padless.trainers.compile_utils import CompiledObjective, LossTracker, OutputObjective
 from padless.trainers.epoch_loop import device_of
@@ -29,7 +30,6 @@ from padless.trainers.trainable_model import TrainableModel
 Saved: TypeAlias = "object"
 """A value of a backup: None, a number, text, a tensor, and lists, tuples and dictionaries of these."""
 
-_PACKAGE = __name__.partition(".")[0] + "."
 _NOT_SAVED = object()  # result of `_save` for a value that is not part of a state
 _TRACKER_KEYS = {"has_external_loss": "told"}  # attribute of LossTracker: its key
 
@@ -128,11 +128,10 @@ def _config(owner: CompiledObjective | OutputObjective | Metric) -> Saved:
     """Return the numbers that decide what a sum means: coefficients, and the config of a loss or metric of padless."""
     if isinstance(owner, OutputObjective):
         loss = owner.loss
-        is_of_padless = loss is not None and type(loss).__module__.startswith(_PACKAGE)
-        config = loss.get_config() if isinstance(loss, LossWithFunction) and is_of_padless else {}
+        config = loss.get_config() if isinstance(loss, LossWithFunction) and is_of_padless(type(loss)) else {}
         return _plain({"coefficient": owner.coefficient, **config})
-    is_of_padless = type(owner).__module__.startswith(f"{_PACKAGE}metrics.")
-    if isinstance(owner, CompiledObjective) or type(owner) in (MeanMetricWrapper, TorchMetric) or not is_of_padless:
+    is_built_in = type(owner).__module__.startswith("padless.metrics.")
+    if isinstance(owner, CompiledObjective) or type(owner) in (MeanMetricWrapper, TorchMetric) or not is_built_in:
         return {}  # functions and foreign metrics have no config
     return _plain(owner.get_config())
 

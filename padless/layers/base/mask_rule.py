@@ -25,6 +25,7 @@ from padless.ragged.index import Index
 from padless.ragged.mask import as_mask, check_columns
 from padless.ragged.masked_array import is_masked_array
 from padless.ragged.packed import Packed, gather_real_steps, pack_shared
+from padless.registry import is_of_padless
 from padless.types import MaskLike, MaskTree, StepTensor, TensorTree
 
 Relation: TypeAlias = Literal[
@@ -127,18 +128,14 @@ def call_spec_of(layer_class: type[CallInterface]) -> CallSpec:
         relation=None if overrides_compute_mask else relation,
         stepwise=bool(vars(call_owner).get("stepwise")),
         overrides_compute_mask=overrides_compute_mask,
-        is_built_in=_is_built_in(call_owner) and not overrides_compute_mask,
-        declares_output_shape=not _is_built_in(shape_owner) and mro.index(shape_owner) <= mro.index(call_owner),
+        is_built_in=is_of_padless(call_owner) and not overrides_compute_mask,
+        declares_output_shape=not is_of_padless(shape_owner) and mro.index(shape_owner) <= mro.index(call_owner),
         accepts_keywords=accepts_keywords,
         accepts_one_positional=accepts_keywords
         and bool(parameters)
         and parameters[0].kind is positional
         and all(p.default is not p.empty for p in parameters[1:]),
     )
-
-
-def _is_built_in(layer_class: type) -> bool:
-    return layer_class.__module__.partition(".")[0] == "padless"
 
 
 def _is_mask_name(name: str, names: tuple[str, ...]) -> bool:
