@@ -33,7 +33,7 @@ def pack(
     Args:
         values: a padded array `(B, T, ...)`, a list of sequences of different lengths, a `Packed`, or another container
             that `fit` accepts, such as a column of pyarrow, polars or pandas. A mask keeps the steps of a `Packed` that it
-            marks, too.
+            marks, too. Masked steps of a NumPy masked array are not real.
         mask: the boolean grid `(B, T)`, True at real steps. For sequences in another container it may be lists of their
             lengths.
         lengths: `(B,)`, the number of real steps of each right-padded row.

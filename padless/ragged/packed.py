@@ -351,8 +351,7 @@ def pack(
 ) -> Packed:
     """Gather the real steps of a padded array, of a list of sequences, or of a `Packed`.
 
-    The arguments and errors are those of `padless.pack`, which reads other containers, too. Masked steps of a NumPy masked
-    array are not real.
+    The arguments and errors are those of `padless.pack`, which reads other containers, too.
     """
     index = like.index if isinstance(like, Packed) else like
     if index is not None and not isinstance(values, Packed | list | tuple):
